@@ -1,0 +1,148 @@
+"""FLUX's double and single stream blocks without modulation weights: shifts, scales and gates come from outside.
+
+Shapes: B batch, L tokens, D width, H heads, K head size (D = H*K).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .config import ChromaConfig
+from .modulation import RMS_NORM_EPS, Modulation
+from .ops import Ops
+
+LAYER_NORM_EPS = 1e-6
+FP16_MAX = 65504.0
+
+
+def modulate(x: Tensor, mod: Modulation) -> Tensor:
+    return torch.addcmul(mod.shift, x, 1 + mod.scale)
+
+
+def clamp_fp16(x: Tensor) -> Tensor:
+    """Float16 overflows in the residual stream of deep models; every other dtype passes through."""
+    return torch.nan_to_num(x, nan=0.0, posinf=FP16_MAX, neginf=-FP16_MAX) if x.dtype == torch.float16 else x
+
+
+class QKNorm(nn.Module):
+    def __init__(self, head_dim: int, layers: Any, **factory: Any):
+        super().__init__()
+        self.query_norm = layers.RMSNorm(head_dim, eps=RMS_NORM_EPS, **factory)
+        self.key_norm = layers.RMSNorm(head_dim, eps=RMS_NORM_EPS, **factory)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype), v
+
+
+class SelfAttention(nn.Module):
+    """The projections of one stream; the attention itself is joint over both streams."""
+
+    def __init__(self, config: ChromaConfig, layers: Any, **factory: Any):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = layers.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias, **factory)
+        self.norm = QKNorm(config.head_dim, layers, **factory)
+        self.proj = layers.Linear(config.hidden_size, config.hidden_size, bias=True, **factory)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L, D) -> q, k, v, each (B, H, L, K), q and k normalised."""
+        return self.norm(*split_heads(self.qkv(x), self.num_heads))
+
+
+def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, ...]:
+    """(B, L, 3*D) -> q, k, v, each (B, H, L, K)."""
+    return qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def feed_forward(config: ChromaConfig, layers: Any, **factory: Any) -> nn.Sequential:
+    return nn.Sequential(
+        layers.Linear(config.hidden_size, config.mlp_hidden_dim, bias=True, **factory),
+        nn.GELU(approximate="tanh"),
+        layers.Linear(config.mlp_hidden_dim, config.hidden_size, bias=True, **factory),
+    )
+
+
+def layer_norm(config: ChromaConfig, layers: Any, **factory: Any) -> nn.Module:
+    return layers.LayerNorm(config.hidden_size, elementwise_affine=False, eps=LAYER_NORM_EPS, **factory)
+
+
+class DoubleStreamBlock(nn.Module):
+    """Image and text keep weights of their own and meet in one joint attention."""
+
+    def __init__(self, config: ChromaConfig, ops: Ops, **factory: Any):
+        super().__init__()
+        layers = ops.layers
+        self.attention = ops.attention
+        self.img_norm1 = layer_norm(config, layers, **factory)
+        self.img_attn = SelfAttention(config, layers, **factory)
+        self.img_norm2 = layer_norm(config, layers, **factory)
+        self.img_mlp = feed_forward(config, layers, **factory)
+        self.txt_norm1 = layer_norm(config, layers, **factory)
+        self.txt_attn = SelfAttention(config, layers, **factory)
+        self.txt_norm2 = layer_norm(config, layers, **factory)
+        self.txt_mlp = feed_forward(config, layers, **factory)
+
+    def forward(
+        self, img: Tensor, txt: Tensor, vec: tuple[tuple[Modulation, Modulation], ...], pe: Tensor,
+        mask: Tensor | None = None, options: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """img (B, L_img, D), txt (B, L_txt, D) -> the same; vec from `ModulationTable.double`."""
+        (img_mod1, img_mod2), (txt_mod1, txt_mod2) = vec
+        num_txt = txt.shape[1]
+
+        img_q, img_k, img_v = self.img_attn.heads(modulate(self.img_norm1(img), img_mod1))
+        txt_q, txt_k, txt_v = self.txt_attn.heads(modulate(self.txt_norm1(txt), txt_mod1))
+        q = torch.cat((txt_q, img_q), dim=2)
+        k = torch.cat((txt_k, img_k), dim=2)
+        v = torch.cat((txt_v, img_v), dim=2)
+        attn = self.attention(q, k, v, pe, mask, {**(options or {}), "img_slice": [num_txt, q.shape[2]]})
+        txt_attn, img_attn = attn[:, :num_txt], attn[:, num_txt:]
+
+        img = torch.addcmul(img, self.img_attn.proj(img_attn), img_mod1.gate)
+        img = torch.addcmul(img, self.img_mlp(modulate(self.img_norm2(img), img_mod2)), img_mod2.gate)
+        txt = torch.addcmul(txt, self.txt_attn.proj(txt_attn), txt_mod1.gate)
+        txt = torch.addcmul(txt, self.txt_mlp(modulate(self.txt_norm2(txt), txt_mod2)), txt_mod2.gate)
+        return clamp_fp16(img), clamp_fp16(txt)
+
+
+class SingleStreamBlock(nn.Module):
+    """Attention and MLP side by side over the joined sequence: two linears in all."""
+
+    def __init__(self, config: ChromaConfig, ops: Ops, **factory: Any):
+        super().__init__()
+        layers = ops.layers
+        self.attention = ops.attention
+        self.num_heads = config.num_heads
+        self.split = [3 * config.hidden_size, config.mlp_hidden_dim]
+        self.linear1 = layers.Linear(config.hidden_size, sum(self.split), bias=True, **factory)
+        self.linear2 = layers.Linear(
+            config.hidden_size + config.mlp_hidden_dim, config.hidden_size, bias=True, **factory
+        )
+        self.norm = QKNorm(config.head_dim, layers, **factory)
+        self.pre_norm = layer_norm(config, layers, **factory)
+        self.mlp_act = nn.GELU(approximate="tanh")
+
+    def forward(
+        self, x: Tensor, vec: Modulation, pe: Tensor,
+        mask: Tensor | None = None, options: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """x (B, L, D), text rows first -> the same."""
+        qkv, mlp = self.linear1(modulate(self.pre_norm(x), vec)).split(self.split, dim=-1)
+        attn = self.attention(*self.norm(*split_heads(qkv, self.num_heads)), pe, mask, options or {})
+        out = self.linear2(torch.cat((attn, self.mlp_act(mlp)), dim=-1))
+        return clamp_fp16(torch.addcmul(x, out, vec.gate))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, config: ChromaConfig, layers: Any, **factory: Any):
+        super().__init__()
+        self.norm_final = layer_norm(config, layers, **factory)
+        self.linear = layers.Linear(config.hidden_size, config.out_channels, bias=True, **factory)
+
+    def forward(self, x: Tensor, vec: tuple[Tensor, Tensor]) -> Tensor:
+        """x (B, L, D), vec (shift, scale) -> (B, L, out_channels)."""
+        shift, scale = vec
+        return self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))

@@ -1,0 +1,77 @@
+"""Sinusoidal embeddings, position ids and rotary matrices. All of it is made in float32 or better.
+
+Shapes: B batch, L tokens, D width, H heads, K head size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+TIME_FACTOR = 1000.0
+MAX_PERIOD = 10_000.0
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding of `1000 * t`: cosines first, then sines.
+
+    t:       (N,) any real values; made float32, since bf16 is off by up to 3 after the factor of 1000.
+    dim:     even.
+    returns: (N, dim) float32.
+    source:  FLUX. The float32 formula itself is part of the trained model: indices reach 343,000 rad, where another
+             precision gives another answer.
+    """
+    half = dim // 2
+    freqs = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    args = (TIME_FACTOR * t.float())[:, None] * freqs[None]
+    return torch.cat([torch.cos(args), torch.sin(args)], dim=-1)
+
+
+def position_ids(
+    num_txt: int, rows: int, columns: int, device: torch.device | None = None,
+    scale: tuple[float, float] = (1.0, 1.0), shift: tuple[float, float] = (0.0, 0.0),
+) -> Tensor:
+    """Ids of all tokens: text all zero, then image patches row by row as (0, row, column).
+
+    scale, shift: of (row, column) ids; the identity unless a user stretches the grid.
+    returns:      (num_txt + rows*columns, 3) float32; bf16 would make ids collide above 256.
+    """
+    ids = torch.zeros(num_txt + rows * columns, 3, dtype=torch.float32, device=device)
+    row = torch.arange(rows, dtype=torch.float32, device=device) * scale[0] + shift[0]
+    column = torch.arange(columns, dtype=torch.float32, device=device) * scale[1] + shift[1]
+    ids[num_txt:, 1] = row.repeat_interleave(columns)
+    ids[num_txt:, 2] = column.repeat(rows)
+    return ids
+
+
+def rotary_matrices(ids: Tensor, axes_dim: Sequence[int], theta: int) -> Tensor:
+    """One 2x2 rotation for every token and every pair of channels.
+
+    ids:     (L, A) float32, one column for each of the A axes.
+    returns: (1, 1, L, sum(axes_dim)/2, 2, 2) float32, [[cos, -sin], [sin, cos]].
+    source:  FLUX; angles are made in float64 where the device has it, on the CPU otherwise.
+    """
+    device = ids.device if ids.device.type in ("cpu", "cuda") else torch.device("cpu")
+    angles = []
+    for axis, dim in enumerate(axes_dim):
+        exponent = torch.linspace(0, (dim - 2) / dim, steps=dim // 2, dtype=torch.float64, device=device)
+        angles.append(ids[:, axis].to(device, torch.float64)[:, None] * theta ** -exponent)
+    angle = torch.cat(angles, dim=-1)  # (L, K/2)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    pe = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
+    return pe[None, None].to(ids.device, torch.float32)
+
+
+def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
+    """Rotates neighbouring channel pairs of x.
+
+    x:       (B, H, L, K).
+    pe:      (1, 1, L, K/2, 2, 2) from `rotary_matrices`.
+    returns: (B, H, L, K) in the dtype of x; computed in float32.
+    """
+    pairs = x.float().unflatten(-1, (-1, 1, 2))  # (B, H, L, K/2, 1, 2)
+    out = pe[..., 0] * pairs[..., 0] + pe[..., 1] * pairs[..., 1]
+    return out.flatten(-2).to(x.dtype)

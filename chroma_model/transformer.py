@@ -1,0 +1,130 @@
+"""Chroma: FLUX's blocks, no modulation weights in them, and one Approximator that makes every shift, scale and gate.
+
+Shapes: B batch, C latent channels, H rows, W columns, L tokens, D width, M modulations.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import DoubleStreamBlock, FinalLayer, SingleStreamBlock
+from .config import ChromaConfig
+from .embeddings import position_ids, rotary_matrices
+from .latents import grid_size, patchify, unpatchify
+from .modulation import ModulationTable, approximator_input
+from .ops import Ops
+
+RunBlock = Callable[..., Any]
+
+
+def run_block(kind: str, index: int, block: Callable[..., Any], **streams: Any) -> Any:
+    """Runs one stage. A host replaces this function to patch, replace or skip stages and to add control residuals.
+
+    kind:    "input", "double" or "single".
+    streams: x, context, ids for the input; img, txt, vec, pe, mask for a double block; x, vec, pe, mask, num_txt for
+             a single one, where num_txt tells a host where the image rows begin.
+    returns: (img, txt, ids), (img, txt) or x.
+    """
+    streams.pop("num_txt", None)
+    return block(**streams)
+
+
+class ChromaTransformer(nn.Module):
+    def __init__(self, config: ChromaConfig, ops: Ops | None = None, **factory: Any):
+        """config: every size. ops: layers and attention. factory: dtype and device of the parameters."""
+        super().__init__()
+        ops = ops or Ops()
+        layers = ops.layers
+        self.config = config
+        self.table = ModulationTable(config)
+        self.img_in = layers.Linear(config.in_channels, config.hidden_size, bias=True, **factory)
+        self.txt_in = layers.Linear(config.context_dim, config.hidden_size, bias=True, **factory)
+        self.distilled_guidance_layer = nn.Identity()  # filled at load time with the checkpoint's Approximator
+        self.double_blocks = nn.ModuleList(
+            DoubleStreamBlock(config, ops, **factory) for _ in range(config.num_double_blocks)
+        )
+        self.single_blocks = nn.ModuleList(
+            SingleStreamBlock(config, ops, **factory) for _ in range(config.num_single_blocks)
+        )
+        self.final_layer = FinalLayer(config, layers, **factory)
+
+    def modulations(self, timesteps: Tensor, guidance: Tensor) -> Tensor:
+        """Every shift, scale and gate of the model, from one MLP in float32.
+
+        timesteps: (B,) flow time in [0, 1], 1 = noise; not multiplied by 1000.
+        guidance:  (B,) 0 for Chroma.
+        returns:   (B, M, D) float32, M = config.num_modulations; order: single, img, txt, final.
+        raises:    ValueError if the batches differ or no Approximator was put in place.
+        source:    the trainer's chroma model; differs: M is computed, never 344.
+        """
+        if timesteps.shape != guidance.shape:
+            raise ValueError(f"timesteps {tuple(timesteps.shape)} and guidance {tuple(guidance.shape)} differ in batch")
+        if isinstance(self.distilled_guidance_layer, nn.Identity):
+            raise ValueError("distilled_guidance_layer is empty: fill it with the checkpoint's Approximator first")
+        config = self.config
+        rows = approximator_input(timesteps, guidance, config.num_modulations, config.approximator.in_dim)
+        return self.distilled_guidance_layer(rows)
+
+    def embed(self, x: Tensor, context: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latent and text as tokens of width D: img (B, L_img, D), txt (B, L_txt, D), and the ids unchanged."""
+        return self.img_in(patchify(x, self.config.patch_size)), self.txt_in(context), ids
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        guidance: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        modulations: Tensor | None = None,
+        ids: Tensor | None = None,
+        run_block: RunBlock = run_block,
+    ) -> Tensor:
+        """The velocity of the flow at x.
+
+        x:            (B, C, H, W) noisy latent; any size, odd ones are padded and cropped back.
+        timesteps:    (B,) in [0, 1], 1 = noise.
+        context:      (B, L_txt, context_dim) from the text encoder.
+        guidance:     (B,) or None for 0, as Chroma was trained.
+        context_mask: (B, L_txt) bool or integer, nonzero where a text token may be seen; None where all may.
+        modulations:  (1 or B, M, D) if they are known already; otherwise made from timesteps and guidance.
+        ids:          (L_txt + L_img, 3) position ids, if not the usual grid.
+        returns:      (B, C_out, H, W) in the dtype of x: noise - data, so x_next = x + (t_next - t) * velocity.
+        """
+        config, table = self.config, self.table
+        height, width = x.shape[2:]
+        grid = grid_size(height, width, config.patch_size)
+
+        if modulations is None:
+            modulations = self.modulations(timesteps, torch.zeros_like(timesteps) if guidance is None else guidance)
+        modulations = modulations.to(x.dtype)
+
+        if ids is None:
+            ids = position_ids(context.shape[1], *grid, device=x.device)
+        img, txt, ids = run_block("input", 0, self.embed, x=x, context=context, ids=ids)
+        num_txt = txt.shape[1]
+        pe = rotary_matrices(ids, config.axes_dim, config.theta)
+        mask = None if context_mask is None else key_mask(context_mask, img.shape[1])
+
+        for i, block in enumerate(self.double_blocks):
+            img, txt = run_block("double", i, block, img=img, txt=txt, vec=table.double(modulations, i), pe=pe, mask=mask)
+
+        x = torch.cat((txt, img), dim=1)
+        for i, block in enumerate(self.single_blocks):
+            x = run_block(
+                "single", i, block, x=x, vec=table.single(modulations, i), pe=pe, mask=mask, num_txt=num_txt
+            )
+
+        img = x[:, num_txt : num_txt + grid[0] * grid[1]]
+        img = self.final_layer(img, table.final(modulations))
+        return unpatchify(img, height, width, config.patch_size)
+
+
+def key_mask(context_mask: Tensor, num_img: int) -> Tensor:
+    """(B, L_txt) of valid text tokens -> (B, 1, 1, L_txt + L_img) bool; image tokens are always seen."""
+    valid = context_mask.bool()
+    seen = torch.ones(valid.shape[0], num_img, dtype=torch.bool, device=valid.device)
+    return torch.cat((valid, seen), dim=1)[:, None, None]

@@ -1,0 +1,217 @@
+"""Trains the demo's Chroma on a CPU: flow matching on pictures that are drawn as it goes.
+
+Run from the repository's root, in the environment that `python dev.py setup` makes:
+
+    python -m demo.train_transformer --out DIR [--steps 4000] [--threads 2]
+
+Every SAVE_EVERY steps all state goes to DIR; the same command goes on from there. DIR/chroma-demo.safetensors is the
+averaged model in float16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import dev
+
+from . import latents, pictures, text_encoder
+
+WIDTH, HEADS, DOUBLE, SINGLE = 128, 4, 4, 8
+APPROXIMATOR_WIDTH, APPROXIMATOR_LAYERS = 192, 3
+BATCH, WARM_UP, PEAK_RATE, WEIGHT_DECAY = 32, 100, 2e-3, 0.01
+EMA_HALF_LIFE = 100  # steps
+DROP_PROMPT = 0.1
+PAIR_SHARE = 0.15
+NUM_PAIRS = 4000
+SAVE_EVERY, LOG_EVERY = 200, 20
+
+
+def build_model() -> torch.nn.Module:
+    model = dev.load_pack("chroma_model")
+    config = model.ChromaConfig(
+        context_dim=text_encoder.WIDTH, hidden_size=WIDTH, num_heads=HEADS, mlp_hidden_dim=4 * WIDTH,
+        num_double_blocks=DOUBLE, num_single_blocks=SINGLE, axes_dim=model.config.rotary_axes(WIDTH // HEADS),
+        approximator=model.ApproximatorConfig(64, APPROXIMATOR_WIDTH, WIDTH, APPROXIMATOR_LAYERS),
+    )
+    net = model.ChromaTransformer(config)
+    net.distilled_guidance_layer = model.Approximator(config.approximator)
+    for name, p in net.named_parameters():
+        if p.ndim == 2:
+            torch.nn.init.normal_(p, std=p.shape[1] ** -0.5)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(p)
+    torch.nn.init.normal_(net.distilled_guidance_layer.out_proj.weight, std=0.1 * APPROXIMATOR_WIDTH**-0.5)
+    torch.nn.init.zeros_(net.final_layer.linear.weight)
+    with torch.no_grad():  # gates begin at a half, shifts and scales at zero: one vector for all rows cannot say so,
+        net.distilled_guidance_layer.out_proj.bias.fill_(0.1)  # so begin with a small common value
+    return net
+
+
+class Captions:
+    """Training prompts as embeddings: valid tokens and one pad row of zeros, as the host's encoder gives them."""
+
+    def __init__(self, cache: Path):
+        rng = np.random.default_rng(1)
+        scenes = pictures.all_scenes() + [pictures.random_pair(rng) for _ in range(NUM_PAIRS)]
+        self.scenes = [s for s in scenes if not any(pictures.is_held_out(c) for c in s.combinations())]
+        self.num_single = sum(len(s.things) == 1 for s in self.scenes)
+        texts = [p for s in self.scenes for p in pictures.prompts(s)] + [""]
+        if not cache.exists():
+            save_file(encode_all(texts), cache)
+        from safetensors.torch import load_file
+
+        stored = load_file(cache)
+        self.rows, self.ends = stored["rows"], stored["ends"].tolist()
+        if len(self.ends) != len(texts) + 1:
+            raise ValueError(f"{cache} belongs to another set of captions; delete it")
+
+    def embedding(self, index: int) -> Tensor:
+        rows = self.rows[self.ends[index] : self.ends[index + 1]].float()
+        return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+
+    def batch(self, rng: np.random.Generator) -> tuple[list[pictures.Scene], Tensor, Tensor]:
+        """Scenes of one batch with their context (B, L, 768) and its mask (B, L)."""
+        single = rng.random() > PAIR_SHARE  # batches of one kind keep padding short
+        low, high = (0, self.num_single) if single else (self.num_single, len(self.scenes))
+        picks = rng.integers(low, high, size=BATCH)
+        embeddings = [
+            self.embedding(len(self.ends) - 2 if rng.random() < DROP_PROMPT else 2 * i + int(rng.integers(2)))
+            for i in picks
+        ]
+        context = torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
+        lengths = torch.tensor([len(e) for e in embeddings])
+        return [self.scenes[i] for i in picks], context, torch.arange(context.shape[1]) < lengths[:, None]
+
+
+def encode_all(texts: list[str]) -> dict[str, Tensor]:
+    """Embeddings of the valid tokens of every text, laid end to end, by transformers' T5 with the demo's weights."""
+    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+    tokenizer = T5TokenizerFast.from_pretrained(dev.host_path() / "comfy" / "text_encoders" / "t5_tokenizer")
+    layers = text_encoder.NUM_ACTIVE  # the others change nothing
+    config = T5Config(
+        d_model=text_encoder.WIDTH, d_kv=text_encoder.HEAD, d_ff=text_encoder.MLP, num_layers=layers,
+        num_heads=len(text_encoder.OFFSETS), vocab_size=text_encoder.VOCABULARY, feed_forward_proj="relu",
+    )
+    encoder = T5EncoderModel(config).eval()
+    encoder.load_state_dict({k: v.float() for k, v in text_encoder.state_dict(layers).items()}, strict=False)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), 64):
+        picks = order[start : start + 64]
+        tokens = tokenizer([texts[i] for i in picks], padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            out = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        for i, rows, mask in zip(picks, out, tokens.attention_mask.bool()):
+            found[i] = rows[mask].half()
+    ends = np.cumsum([0] + [len(found[i]) for i in range(len(texts))])
+    return {"rows": torch.cat([found[i] for i in range(len(texts))]), "ends": torch.from_numpy(ends)}
+
+
+def loss_of(net: torch.nn.Module, x: Tensor, context: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Flow matching: velocity = noise - data, timesteps logit-normal."""
+    noise = torch.randn(x.shape, generator=generator)
+    t = torch.sigmoid(torch.randn(len(x), generator=generator))
+    noisy = torch.lerp(x, noise, t.view(-1, 1, 1, 1))
+    return torch.nn.functional.mse_loss(net(noisy, t, context, context_mask=mask), noise - x)
+
+
+@torch.inference_mode()
+def watch(net: torch.nn.Module, captions: Captions, code: latents.BlockCode, cfg: float, count: int = 32) -> str:
+    """Share of right pictures for seeded training prompts, decoded without the VAE."""
+    from . import judge
+
+    rng = np.random.default_rng(7)
+    picks = [int(i) for i in rng.integers(captions.num_single, size=count)]
+    pad = torch.nn.utils.rnn.pad_sequence
+    context = pad([captions.embedding(2 * i) for i in picks] + [captions.embedding(len(captions.ends) - 2)] * count, True)
+    lengths = torch.tensor([int((row.abs().sum(-1) > 0).sum()) + 1 for row in context])
+    mask = torch.arange(context.shape[1]) < lengths[:, None]
+    n = pictures.PICTURE_SIZE // latents.BLOCK
+    x = torch.randn(count, latents.CHANNELS, n, n, generator=torch.Generator().manual_seed(7))
+    sigmas = torch.linspace(1, 0, 17)
+    for s, s_next in zip(sigmas, sigmas[1:]):
+        v_cond, v_uncond = net(torch.cat([x, x]), s.expand(2 * count), context, context_mask=mask).chunk(2)
+        x = x + (s_next - s) * (v_uncond + cfg * (v_cond - v_uncond))
+    shown = code.decode(x).clamp(0, 1).numpy()
+    scores = [judge.score(p, captions.scenes[i]) for p, i in zip(shown, picks)]
+    return " ".join(f"{k} {np.mean([s[k] for s in scores]):.2f}" for k in scores[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+
+    torch.manual_seed(0)
+    net = build_model()
+    ema = {k: v.clone() for k, v in net.state_dict().items()}
+    decay = [p for p in net.parameters() if p.ndim == 2]
+    plain = [p for p in net.parameters() if p.ndim != 2]
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
+        lr=PEAK_RATE, betas=(0.9, 0.95),
+    )
+    code = latents.fit()
+    captions = Captions(args.out / "captions.safetensors")
+    state, step = args.out / "state.pt", 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        net.load_state_dict(saved["net"])
+        optimiser.load_state_dict(saved["optimiser"])
+        ema, step = saved["ema"], saved["step"]
+    print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {len(captions.scenes)} scenes, from step {step}",
+          flush=True)
+
+    began, losses = time.time(), []
+    while step < args.steps:
+        rng = np.random.default_rng([2, step])  # a restart sees what an unbroken run would have seen
+        generator = torch.Generator().manual_seed(1_000_003 + step)
+        rate = PEAK_RATE * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        scenes, context, mask = captions.batch(rng)
+        x = code.encode(torch.from_numpy(np.stack([pictures.draw(s, rng) for s in scenes])))
+        loss = loss_of(net, x, context, mask, generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        keep = 0.5 ** (1 / min(EMA_HALF_LIFE, 1 + step / 10))
+        with torch.no_grad():
+            for k, v in net.state_dict().items():
+                ema[k].lerp_(v, 1 - keep)
+        losses.append(loss.item())
+        if step % LOG_EVERY == 0:
+            print(f"step {step} loss {np.mean(losses):.4f} rate {rate:.2e} {(time.time() - began) / len(losses):.2f} s",
+                  flush=True)
+            began, losses = time.time(), []
+        if step % SAVE_EVERY == 0 or step == args.steps:
+            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema, "step": step},
+                       state.with_suffix(".partial"))
+            state.with_suffix(".partial").replace(state)
+            shown = build_model()
+            shown.load_state_dict(ema)
+            print(f"step {step} cfg 3: {watch(shown, captions, code, 3.0)} | cfg 1: {watch(shown, captions, code, 1.0)}",
+                  flush=True)
+            save_file({k: v.half().contiguous() for k, v in ema.items()}, args.out / "chroma-demo.safetensors",
+                      metadata={"title": "demo Chroma of coloured shapes", "license": "Apache-2.0", "steps": str(step)})
+            began = time.time()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Trains the demo VAE's decoder on a CPU; its encoder is known in closed form (`latents.py`).
+
+    python -m demo.train_vae --out DIR [--steps 2500] [--threads 2]
+
+The file has TAESD's layout, so the host's VAELoader takes it. Every SAVE_EVERY steps all state goes to DIR; the same
+command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import latents, pictures
+
+BATCH, CROP, WARM_UP, PEAK_RATE = 12, 48, 50, 2e-3
+EMA_HALF_LIFE = 50  # steps
+SAVE_EVERY, LOG_EVERY = 250, 50
+LATENT_NOISE = 0.03  # the transformer's latents are not exact either
+# The host's FLUX latent format; with these in the file, latents inside the model are the encoder's own.
+VAE_SCALE, VAE_SHIFT = 0.3611, 0.1159
+
+
+class Block(nn.Module):
+    """TAESD's residual block: three convolutions, rectified sum."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        conv = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
+        self.conv = nn.Sequential(conv[0], nn.ReLU(), conv[1], nn.ReLU(), conv[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x) + x)
+
+
+class Clamp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * torch.tanh(x / 3)
+
+
+def decoder(width: int = latents.WIDTH) -> nn.Sequential:
+    """TAESD's decoder, (B, 16, H, W) -> (B, 3, 8H, 8W) in [0, 1]; names as in the host's `taesd_decoder.*`."""
+    layers: list[nn.Module] = [Clamp(), nn.Conv2d(latents.CHANNELS, width, 3, padding=1), nn.ReLU()]
+    for _ in range(3):
+        layers += [Block(width) for _ in range(3)]
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1, bias=False)]
+    return nn.Sequential(*layers, Block(width), nn.Conv2d(width, 3, 3, padding=1))
+
+
+def crops(rng: np.random.Generator, scenes: list[pictures.Scene]) -> Tensor:
+    """(BATCH, CROP, CROP, 3): pieces of drawn pictures on the block grid, most of them with an edge in sight."""
+    found = []
+    while len(found) < BATCH:
+        scene = scenes[rng.integers(len(scenes))] if rng.random() > 0.25 else pictures.random_pair(rng)
+        picture = pictures.draw(scene, rng)
+        for _ in range(4):
+            y, x = rng.integers((pictures.PICTURE_SIZE - CROP) // latents.BLOCK + 1, size=2) * latents.BLOCK
+            piece = picture[y : y + CROP, x : x + CROP]
+            if piece.std(axis=(0, 1)).max() > 0.02 or rng.random() < 0.05:
+                found.append(piece)
+    return torch.from_numpy(np.stack(found[:BATCH]))
+
+
+def checkpoint(net: dict[str, Tensor], code: latents.BlockCode) -> dict[str, Tensor]:
+    sd = {f"taesd_decoder.{k}": v for k, v in net.items()}
+    sd |= {f"taesd_encoder.{k}": v for k, v in latents.encoder_state_dict(code).items()}
+    sd |= {"vae_scale": torch.tensor(VAE_SCALE), "vae_shift": torch.tensor(VAE_SHIFT)}
+    return {k: (v if k.startswith("vae_") else v.half()).contiguous() for k, v in sd.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+
+    torch.manual_seed(0)
+    net = decoder().to(memory_format=torch.channels_last)
+    ema = {k: v.clone() for k, v in net.state_dict().items()}
+    optimiser = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
+    code, scenes = latents.fit(), pictures.all_scenes()
+    state, step = args.out / "vae_state.pt", 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        net.load_state_dict(saved["net"])
+        optimiser.load_state_dict(saved["optimiser"])
+        ema, step = saved["ema"], saved["step"]
+
+    began, losses = time.time(), []
+    while step < args.steps:
+        rng = np.random.default_rng([3, step])
+        rate = PEAK_RATE * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        images = crops(rng, scenes)
+        z = code.encode(images)
+        z = z + LATENT_NOISE * torch.from_numpy(rng.standard_normal(z.shape).astype(np.float32))
+        error = net(z.contiguous(memory_format=torch.channels_last)) - images.permute(0, 3, 1, 2)
+        loss = error.abs().mean() + 4 * error.square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        with torch.no_grad():
+            keep = 0.5 ** (1 / min(EMA_HALF_LIFE, 1 + step / 10))
+            for k, v in net.state_dict().items():
+                ema[k].lerp_(v, 1 - keep)
+        losses.append(error.detach().square().mean().item())
+        if step % LOG_EVERY == 0:
+            psnr = -10 * math.log10(np.mean(losses))
+            print(f"step {step} PSNR {psnr:.2f} dB, {(time.time() - began) / len(losses):.2f} s", flush=True)
+            began, losses = time.time(), []
+        if step % SAVE_EVERY == 0 or step == args.steps:
+            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema, "step": step},
+                       state.with_suffix(".partial"))
+            state.with_suffix(".partial").replace(state)
+            save_file(checkpoint(ema, code), args.out / "chroma-demo-vae.safetensors",
+                      metadata={"title": "demo VAE of coloured shapes, TAESD layout", "license": "Apache-2.0"})
+
+
+if __name__ == "__main__":
+    main()

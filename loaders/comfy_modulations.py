@@ -1,0 +1,82 @@
+"""Keeps the Approximator's results: one per distinct timestep, shared by cond, uncond, batch rows and the next run.
+
+The store belongs to the loaded model's patcher and is reached through a wrapper around each sampling run, never
+through the module: a key names the weights by the patcher's `patches_uuid`, which every LoRA renews.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from typing import Any, Hashable
+
+import torch
+from torch import Tensor
+
+OPTION = "chroma_modulations"  # where a run's store stands in transformer_options
+MAX_BYTES = 128 * 2**20  # 60 timesteps of the 8.9B model in bfloat16
+
+
+class ModulationStore:
+    """Results of one loaded model and its clones, the oldest dropped first."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Hashable) -> Tensor | None:
+        found = self._entries.get(key)
+        if found is not None:
+            self._entries.move_to_end(key)
+        return found
+
+    def put(self, key: Hashable, value: Tensor) -> None:
+        self._entries[key] = value
+        self._bytes += value.nbytes
+        while self._bytes > MAX_BYTES and len(self._entries) > 1:
+            self._bytes -= self._entries.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def sample_wrapper(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """An OUTER_SAMPLE wrapper: puts this run's view of the store into the run's own transformer_options."""
+        guider = executor.class_obj
+        guider.model_options["transformer_options"][OPTION] = RunModulations(self, guider.model_patcher)
+        return executor(*args, **kwargs)
+
+
+class RunModulations:
+    """The store as one sampling run sees it: keyed by the weights that the run's patcher has in force."""
+
+    def __init__(self, store: ModulationStore, patcher: Any):
+        self._store = store
+        self._patcher = patcher
+        self._model = weakref.ref(patcher.model)
+        foreign = patcher.injections or patcher.hook_patches or any(
+            key.startswith("diffusion_model") for key in patcher.object_patches
+        )
+        # What changes weights without renewing patches_uuid is known to be the same within one run only.
+        self._weights: Hashable = (patcher.patches_uuid, self if foreign else None)
+
+    def get(self, model: Any, timesteps: Tensor, guidance: Tensor, dtype: torch.dtype) -> Tensor:
+        """(1 or B, M, D) in dtype, for (B,) timesteps and guidance; 1 row where all rows are equal."""
+        net = model.diffusion_model
+        if self._model() is not model:  # another model under the same guider, or a copy on another GPU
+            return net.modulations(timesteps, guidance).to(dtype)
+        rows = list(zip(timesteps.tolist(), guidance.tolist()))
+        found: dict[tuple[float, float], Tensor] = {}
+        for i, row in enumerate(rows):
+            if row in found:
+                continue
+            key = (self._weights, self._patcher.current_hooks, self._model, timesteps.device, dtype, row)
+            value = self._store.get(key)
+            if value is None:
+                value = net.modulations(timesteps[i : i + 1], guidance[i : i + 1]).to(dtype)
+                self._store.put(key, value)
+            found[row] = value
+        return next(iter(found.values())) if len(found) == 1 else torch.cat([found[row] for row in rows])

@@ -1,0 +1,72 @@
+"""Checks a file's tensors against the model they are meant for. Nothing may be missing, left over or misshapen."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import torch
+from torch import Tensor
+
+from ..chroma_model import ChromaConfig, ChromaTransformer
+from .approximator import fill_approximator
+from .detect import Detection
+from .read import Header
+
+NUM_NAMED = 5  # how many offending tensors an error names
+
+
+def expected_shapes(config: ChromaConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a model of these sizes, from the model itself."""
+    with torch.device("meta"):
+        model = ChromaTransformer(config)
+        fill_approximator(model, config)
+    return {name: tuple(p.shape) for name, p in model.state_dict().items()}
+
+
+def check(header: Header, detection: Detection) -> None:
+    """Raises ValueError naming every kind of mismatch between the file and the model that its sizes imply."""
+    expected = expected_shapes(detection.config)
+    missing = [name for name in expected if name not in detection.names]
+    if missing:
+        raise ValueError(f"{header.name}: {_list(missing)} missing. The file is incomplete; download it again")
+    unknown = [file_name for name, file_name in detection.names.items() if name not in expected]
+    if unknown:
+        raise ValueError(
+            f"{header.name}: {_list(unknown)} not part of Chroma. The file holds more than one model or a variant "
+            "that this version does not know; take an unmodified checkpoint"
+        )
+    for name, shape in expected.items():
+        found = header.tensors[detection.names[name]].shape
+        if found != shape:
+            raise ValueError(
+                f"{header.name}: tensor {detection.names[name]} has shape {found}, expected {shape} beside the other "
+                "tensors of this file. The file is damaged or was edited; take an unmodified checkpoint"
+            )
+
+
+def convert(tensors: Mapping[str, Tensor], detection: Detection) -> dict[str, Tensor]:
+    """The file's tensors under the model's own names; the tensors themselves, not copies."""
+    return {name: tensors[file_name] for name, file_name in detection.names.items()}
+
+
+def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
+    """Names of tensors that hold NaN or infinity.
+
+    sample: look at vectors and at the first, middle and last row of each matrix only, so that a mapped file of many
+            gigabytes is not read for it.
+    """
+    bad = []
+    for name, tensor in tensors.items():
+        part = tensor
+        if sample and tensor.ndim == 2 and tensor.shape[0] > 2:
+            part = tensor[[0, tensor.shape[0] // 2, -1]]
+        if part.is_floating_point() and not torch.isfinite(part.float().sum()) and not torch.isfinite(part).all():
+            bad.append(name)
+    return bad
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    plural = "tensors" if len(names) > 1 else "tensor"
+    verb = "are" if len(names) > 1 else "is"
+    return f"{plural} {', '.join(names[:NUM_NAMED])}{more} {verb}"

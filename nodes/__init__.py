@@ -1,0 +1,13 @@
+"""The pack's nodes (ComfyUI's V3 schema), one concern a file."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .loader import ChromaDiffusionLoader
+from .padding import ChromaPadMask
+
+
+class ChromaExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [ChromaDiffusionLoader, ChromaPadMask]

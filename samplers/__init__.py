@@ -1,0 +1,1 @@
+"""Schedules, guidance and samplers. Imports no sibling; host code is in comfy_*.py."""
