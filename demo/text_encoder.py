@@ -18,7 +18,7 @@ NUM_LAYERS, NUM_ACTIVE = 12, 2
 WIDTH, HEAD, MLP, VOCABULARY, BUCKETS = 768, 64, 3072, 32_128, 32
 OFFSETS = (-6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6)
 BIAS = 30.0  # e^-30 of the attention leaks to other words
-GAIN = (2.0, 1.5)  # of the neighbours against the word itself, per active layer
+GAIN = (1.0, 0.5)  # of the neighbours against the word itself, per active layer
 
 
 def bucket(offset: int) -> int:

@@ -275,7 +275,7 @@ def load_chroma(path: str, mode_name: str = "auto", disable_dynamic: bool = Fals
     store = ModulationStore()
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, store.sample_wrapper)
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, warn_of_nan(header.name))
-    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, KEY, lambda *_: store.clear())
+    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, KEY, lambda _, unpatch_all: store.clear() if unpatch_all else None)
     patcher.cached_patcher_init = (load_chroma, (path, mode_name))
     return patcher
 

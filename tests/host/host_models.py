@@ -1,0 +1,63 @@
+"""The host's own Chroma beside ours, on the same weights, in this process."""
+
+from __future__ import annotations
+
+import support
+import torch
+
+
+def native_params(cfg):
+    a = cfg.approximator
+    return dict(
+        in_channels=cfg.in_channels, out_channels=cfg.out_channels, context_in_dim=cfg.context_dim,
+        hidden_size=cfg.hidden_size, mlp_ratio=cfg.mlp_hidden_dim / cfg.hidden_size, num_heads=cfg.num_heads,
+        depth=cfg.num_double_blocks, depth_single_blocks=cfg.num_single_blocks, axes_dim=list(cfg.axes_dim),
+        theta=cfg.theta, patch_size=cfg.patch_size, qkv_bias=cfg.qkv_bias, in_dim=a.in_dim, out_dim=a.out_dim,
+        hidden_dim=a.hidden_dim, n_layers=a.num_layers, txt_ids_dims=[], vec_in_dim=None,
+    )
+
+
+def native_net(comfy, cfg, weights, dtype=torch.float32):
+    """The host's network. Its number of modulations is fixed at 344, so only 19 + 38 blocks are right."""
+    import comfy.ldm.chroma.model
+
+    net = comfy.ldm.chroma.model.Chroma(dtype=dtype, operations=comfy.ops.disable_weight_init, **native_params(cfg))
+    net.load_state_dict({k: v.to(dtype) for k, v in weights.items()})
+    return net.eval().requires_grad_(False)
+
+
+def our_net(comfy, cfg, weights, dtype=torch.float32):
+    """Our network as the host sees it."""
+    comfy_model = support.dev.load_pack("loaders.comfy_model")
+    net = comfy_model.HostTransformer(cfg, dtype=dtype, operations=comfy.ops.disable_weight_init)
+    net.load_state_dict({k: v.to(dtype) for k, v in weights.items()})
+    return net.eval().requires_grad_(False)
+
+
+def native_patcher(comfy, cfg, weights):
+    """The host's own MODEL, float32, as its loader would make it if it read the Approximator's sizes."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.Chroma({"image_model": "chroma", **native_params(cfg)})
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    model.load_model_weights(dict(weights), "")
+    device = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+
+
+def sample(comfy, patcher, cfg, *, seed=5, steps=4, scale=3.0, sampler="euler", scheduler="simple", positive=None,
+           negative=None, size=(16, 20), batch=1, tokens=(11, 7), latent=None, **more):
+    """A run of the host's sampler; conditionings of different lengths unless given."""
+    import comfy.sample
+
+    generator = torch.Generator().manual_seed(seed)
+    if positive is None:
+        positive = [[torch.randn(1, tokens[0], cfg.context_dim, generator=generator), {}]]
+        negative = [[torch.randn(1, tokens[1], cfg.context_dim, generator=generator), {}]]
+    channels = cfg.in_channels // cfg.patch_size**2
+    latent = torch.zeros(batch, channels, *size) if latent is None else latent
+    noise = torch.randn(latent.shape, generator=generator)
+    return comfy.sample.sample(patcher, noise, steps, scale, sampler, scheduler, positive, negative, latent,
+                               disable_pbar=True, seed=seed, **more)
