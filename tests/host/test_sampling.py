@@ -7,8 +7,8 @@ from host_models import native_patcher, sample
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
-# Eight steps of a network of 57 random blocks carry one forward's 2e-6 to a few times that.
-RUN_LIMIT = 5e-5
+# Eight steps carry the 2e-6 of one forward on; measured 1.4e-6 to 1.9e-6.
+RUN_LIMIT = 1e-5
 
 
 @pytest.fixture(scope="module")
