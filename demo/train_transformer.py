@@ -124,7 +124,9 @@ def loss_of(net: torch.nn.Module, x: Tensor, context: Tensor, mask: Tensor, gene
     noise = torch.randn(x.shape, generator=generator)
     t = torch.sigmoid(torch.randn(len(x), generator=generator))
     noisy = torch.lerp(x, noise, t.view(-1, 1, 1, 1))
-    return torch.nn.functional.mse_loss(net(noisy, t, context, context_mask=mask), noise - x)
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = net(noisy, t, context, context_mask=mask)
+    return torch.nn.functional.mse_loss(velocity.float(), noise - x)
 
 
 @torch.inference_mode()
@@ -163,19 +165,20 @@ def main() -> None:
     torch.manual_seed(0)
     net = build_model()
     ema = {k: v.clone() for k, v in net.state_dict().items()}
-    decay = [p for p in net.parameters() if p.ndim == 2]
-    plain = [p for p in net.parameters() if p.ndim != 2]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
-        lr=PEAK_RATE, betas=(0.9, 0.95),
-    )
+    matrices = [p for n, p in net.named_parameters() if p.ndim == 2 and "_blocks." in n]
+    others = [p for n, p in net.named_parameters() if not (p.ndim == 2 and "_blocks." in n)]
+    optimisers = [
+        torch.optim.Muon(matrices, lr=PEAK_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
     code = latents.fit()
     captions = Captions(args.out / "captions.safetensors")
     state, step = args.out / "state.pt", 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
         net.load_state_dict(saved["net"])
-        optimiser.load_state_dict(saved["optimiser"])
+        for optimiser, kept in zip(optimisers, saved["optimisers"]):
+            optimiser.load_state_dict(kept)
         ema, step = saved["ema"], saved["step"]
     print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {len(captions.scenes)} scenes, from step {step}",
           flush=True)
@@ -185,16 +188,17 @@ def main() -> None:
         rng = np.random.default_rng([2, step])  # a restart sees what an unbroken run would have seen
         generator = torch.Generator().manual_seed(1_000_003 + step)
         rate = PEAK_RATE * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
-        for group in optimiser.param_groups:
+        for group in (g for o in optimisers for g in o.param_groups):
             group["lr"] = rate
         scenes, context, mask = captions.batch(rng)
         size = SMALL_SIZE if step < SMALL_STEPS else int(rng.choice(LARGE_SIZES, p=LARGE_SHARES))
         x = code.encode(torch.from_numpy(np.stack([pictures.draw(s, rng, size) for s in scenes])))
         loss = loss_of(net, x, context, mask, generator)
-        optimiser.zero_grad(set_to_none=True)
+        net.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         step += 1
         keep = 0.5 ** (1 / min(EMA_HALF_LIFE, 1 + step / 10))
         with torch.no_grad():
@@ -206,7 +210,7 @@ def main() -> None:
                   flush=True)
             began, losses = time.time(), []
         if step % SAVE_EVERY == 0 or step == args.steps:
-            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema, "step": step},
+            torch.save({"net": net.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "ema": ema, "step": step},
                        state.with_suffix(".partial"))
             state.with_suffix(".partial").replace(state)
             shown = build_model()
