@@ -105,7 +105,9 @@ def main() -> None:
         images = crops(rng, scenes)
         z = code.encode(images)
         z = z + LATENT_NOISE * torch.from_numpy(rng.standard_normal(z.shape).astype(np.float32))
-        error = net(z.contiguous(memory_format=torch.channels_last)) - images.permute(0, 3, 1, 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = net(z.contiguous(memory_format=torch.channels_last))
+        error = out.float() - images.permute(0, 3, 1, 2)
         loss = error.abs().mean() + 4 * error.square().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

