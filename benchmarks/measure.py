@@ -42,7 +42,9 @@ def ratio_table(seconds: dict[str, list[float]], base: str) -> list[str]:
 
 
 def machine() -> str:
-    """Processor, versions and commit, in one line."""
+    """Processor or GPU, versions and commit, in one line."""
+    import torch
+
     cpu = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -52,9 +54,10 @@ def machine() -> str:
     except OSError:
         pass
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=dev.ROOT, capture_output=True, text=True).stdout.strip()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        f"{cpu}, {os.cpu_count()} cores, no GPU; Python {platform.python_version()}, torch {version('torch')}, ComfyUI "
-        f"{dev.HOST_VERSION}, diffusers {version('diffusers')}; commit {commit}; {time.strftime('%Y-%m-%d')}"
+        f"{cpu}, {os.cpu_count()} cores, {gpu}; Python {platform.python_version()}, torch {version('torch')}, ComfyUI "
+        f"{dev.host_version()}, diffusers {version('diffusers')}; commit {commit}; {time.strftime('%Y-%m-%d')}"
     )
 
 

@@ -76,10 +76,13 @@ def _template(name: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def score(picture: np.ndarray, scene: pictures.Scene) -> dict[str, bool]:
-    """Which parts of the scene the picture shows. `right` is the bar: shape colour, background and shape."""
+    """Which parts of the scene the picture shows. `right` is the bar: shape colour, background and shape.
+
+    A picture with more or fewer things than asked for is wrong in all but its background.
+    """
     verdict = look(picture)
     wanted = sorted(scene.things, key=lambda t: t.place)
-    seen = list(verdict.things[: len(wanted)])
+    seen = list(verdict.things)
     if len(wanted) == 2:  # sorting puts "at the bottom" before "at the top" and left before right
         vertical = wanted[0].place.startswith("at")
         seen.sort(key=lambda s: -s.row if vertical else s.column)

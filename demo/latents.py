@@ -17,6 +17,7 @@ from . import pictures
 
 BLOCK = 8
 CHANNELS = 16
+FIT_SIZE = 96  # pixels a side of the pictures that the components are taken from
 RMS = 0.7  # of all latents: flat colours then stay inside the range that TAESD passes unclamped (3)
 WIDTH = 64  # TAESD's
 FLATTEN = 1 / 4  # standard deviation of a component is its eigenvalue to this power: 1/2 would be plain PCA, 0 white
@@ -47,8 +48,8 @@ def fit(num_pictures: int = 1500, seed: int = 0) -> BlockCode:
     """Principal components of the blocks of seeded pictures."""
     rng = np.random.default_rng(seed)
     scenes = pictures.all_scenes()
-    images = np.stack([pictures.draw(scenes[rng.integers(len(scenes))], rng) for _ in range(num_pictures)])
-    n = pictures.PICTURE_SIZE // BLOCK
+    images = np.stack([pictures.draw(scenes[rng.integers(len(scenes))], rng, FIT_SIZE) for _ in range(num_pictures)])
+    n = FIT_SIZE // BLOCK
     blocks = images.reshape(-1, n, BLOCK, n, BLOCK, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, BLOCK * BLOCK * 3)
     mean = blocks.mean(0, dtype=np.float64)
     values, vectors = np.linalg.eigh(np.cov(blocks.T.astype(np.float64)))

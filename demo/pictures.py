@@ -12,7 +12,7 @@ from typing import Callable
 
 import numpy as np
 
-PICTURE_SIZE = 96
+PICTURE_SIZE = 128  # pixels a side
 EDGE = 1.0  # width of the smoothed edge in pixels
 COLOUR_JITTER = 6  # of 255, uniform, per channel
 PLACE_JITTER, RADIUS_JITTER = 0.015, 0.03  # of the picture, of the radius

@@ -1,4 +1,4 @@
-"""Trains the demo's Chroma on a CPU: flow matching on pictures that are drawn as it goes.
+"""Trains the demo's Chroma, on a GPU if there is one: flow matching on pictures that are drawn as it goes.
 
 Run from the repository's root, in the environment that `python dev.py setup` makes:
 
@@ -11,13 +11,15 @@ averaged model in float16.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import dev
@@ -67,14 +69,13 @@ class Captions:
         self.scenes = [s for s in scenes if not any(pictures.is_held_out(c) for c in s.combinations())]
         self.num_single = sum(len(s.things) == 1 for s in self.scenes)
         texts = [p for s in self.scenes for p in pictures.prompts(s)] + [""]
-        if not cache.exists():
-            save_file(encode_all(texts), cache)
-        from safetensors.torch import load_file
-
+        recipe = Path(text_encoder.__file__).read_bytes() + "\n".join(texts).encode()
+        tag = hashlib.sha256(recipe).hexdigest()
+        if not cache.exists() or read_tag(cache) != tag:
+            save_file(encode_all(texts), cache.with_suffix(".partial"), metadata={"recipe": tag})
+            cache.with_suffix(".partial").replace(cache)
         stored = load_file(cache)
         self.rows, self.ends = stored["rows"], stored["ends"].tolist()
-        if len(self.ends) != len(texts) + 1:
-            raise ValueError(f"{cache} belongs to another set of captions; delete it")
 
     def embedding(self, index: int) -> Tensor:
         rows = self.rows[self.ends[index] : self.ends[index + 1]].float()
@@ -92,6 +93,11 @@ class Captions:
         context = torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
         lengths = torch.tensor([len(e) for e in embeddings])
         return [self.scenes[i] for i in picks], context, torch.arange(context.shape[1]) < lengths[:, None]
+
+
+def read_tag(path: Path) -> str | None:
+    with safe_open(path, "pt") as f:
+        return (f.metadata() or {}).get("recipe")
 
 
 def encode_all(texts: list[str]) -> dict[str, Tensor]:
@@ -120,11 +126,11 @@ def encode_all(texts: list[str]) -> dict[str, Tensor]:
 
 
 def loss_of(net: torch.nn.Module, x: Tensor, context: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Flow matching: velocity = noise - data, timesteps logit-normal."""
-    noise = torch.randn(x.shape, generator=generator)
-    t = torch.sigmoid(torch.randn(len(x), generator=generator))
+    """Flow matching: velocity = noise - data, timesteps logit-normal. The draws are the same on every device."""
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    t = torch.sigmoid(torch.randn(len(x), generator=generator)).to(x.device)
     noisy = torch.lerp(x, noise, t.view(-1, 1, 1, 1))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         velocity = net(noisy, t, context, context_mask=mask)
     return torch.nn.functional.mse_loss(velocity.float(), noise - x)
 
@@ -163,7 +169,8 @@ def main() -> None:
     torch.set_flush_denormal(True)
 
     torch.manual_seed(0)
-    net = build_model()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = build_model().to(device)
     ema = {k: v.clone() for k, v in net.state_dict().items()}
     matrices = [p for n, p in net.named_parameters() if p.ndim == 2 and "_blocks." in n]
     others = [p for n, p in net.named_parameters() if not (p.ndim == 2 and "_blocks." in n)]
@@ -175,7 +182,7 @@ def main() -> None:
     captions = Captions(args.out / "captions.safetensors")
     state, step = args.out / "state.pt", 0
     if state.exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, weights_only=True, map_location=device)
         net.load_state_dict(saved["net"])
         for optimiser, kept in zip(optimisers, saved["optimisers"]):
             optimiser.load_state_dict(kept)
@@ -193,7 +200,7 @@ def main() -> None:
         scenes, context, mask = captions.batch(rng)
         size = SMALL_SIZE if step < SMALL_STEPS else int(rng.choice(LARGE_SIZES, p=LARGE_SHARES))
         x = code.encode(torch.from_numpy(np.stack([pictures.draw(s, rng, size) for s in scenes])))
-        loss = loss_of(net, x, context, mask, generator)
+        loss = loss_of(net, x.to(device), context.to(device), mask.to(device), generator)
         net.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -214,11 +221,11 @@ def main() -> None:
                        state.with_suffix(".partial"))
             state.with_suffix(".partial").replace(state)
             shown = build_model()
-            shown.load_state_dict(ema)
+            shown.load_state_dict({k: v.cpu() for k, v in ema.items()})
             size = SMALL_SIZE if step <= SMALL_STEPS else pictures.PICTURE_SIZE
             for cfg in (3.0, 1.0):
                 print(f"step {step} size {size} cfg {cfg}: {watch(shown, captions, code, cfg, size)}", flush=True)
-            save_file({k: v.half().contiguous() for k, v in ema.items()}, args.out / "chroma-demo.safetensors",
+            save_file({k: v.half().cpu().contiguous() for k, v in ema.items()}, args.out / "chroma-demo.safetensors",
                       metadata={"title": "demo Chroma of coloured shapes", "license": "Apache-2.0", "steps": str(step)})
             began = time.time()
 

@@ -1,4 +1,4 @@
-"""Trains the demo VAE's decoder on a CPU; its encoder is known in closed form (`latents.py`).
+"""Trains the demo VAE's decoder, on a GPU if there is one; its encoder is known in closed form (`latents.py`).
 
     python -m demo.train_vae --out DIR [--steps 2500] [--threads 2]
 
@@ -59,9 +59,9 @@ def crops(rng: np.random.Generator, scenes: list[pictures.Scene]) -> Tensor:
     found = []
     while len(found) < BATCH:
         scene = scenes[rng.integers(len(scenes))] if rng.random() > 0.25 else pictures.random_pair(rng)
-        picture = pictures.draw(scene, rng)
+        picture = pictures.draw(scene, rng, latents.FIT_SIZE)
         for _ in range(4):
-            y, x = rng.integers((pictures.PICTURE_SIZE - CROP) // latents.BLOCK + 1, size=2) * latents.BLOCK
+            y, x = rng.integers((latents.FIT_SIZE - CROP) // latents.BLOCK + 1, size=2) * latents.BLOCK
             piece = picture[y : y + CROP, x : x + CROP]
             if piece.std(axis=(0, 1)).max() > 0.02 or rng.random() < 0.05:
                 found.append(piece)
@@ -72,7 +72,7 @@ def checkpoint(net: dict[str, Tensor], code: latents.BlockCode) -> dict[str, Ten
     sd = {f"taesd_decoder.{k}": v for k, v in net.items()}
     sd |= {f"taesd_encoder.{k}": v for k, v in latents.encoder_state_dict(code).items()}
     sd |= {"vae_scale": torch.tensor(VAE_SCALE), "vae_shift": torch.tensor(VAE_SHIFT)}
-    return {k: (v if k.startswith("vae_") else v.half()).contiguous() for k, v in sd.items()}
+    return {k: (v if k.startswith("vae_") else v.half()).cpu().contiguous() for k, v in sd.items()}
 
 
 def main() -> None:
@@ -85,13 +85,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     torch.manual_seed(0)
-    net = decoder().to(memory_format=torch.channels_last)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = decoder().to(device, memory_format=torch.channels_last)
     ema = {k: v.clone() for k, v in net.state_dict().items()}
     optimiser = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
     code, scenes = latents.fit(), pictures.all_scenes()
     state, step = args.out / "vae_state.pt", 0
     if state.exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, weights_only=True, map_location=device)
         net.load_state_dict(saved["net"])
         optimiser.load_state_dict(saved["optimiser"])
         ema, step = saved["ema"], saved["step"]
@@ -105,7 +106,8 @@ def main() -> None:
         images = crops(rng, scenes)
         z = code.encode(images)
         z = z + LATENT_NOISE * torch.from_numpy(rng.standard_normal(z.shape).astype(np.float32))
-        with torch.autocast("cpu", torch.bfloat16):
+        z, images = z.to(device), images.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             out = net(z.contiguous(memory_format=torch.channels_last))
         error = out.float() - images.permute(0, 3, 1, 2)
         loss = error.abs().mean() + 4 * error.square().mean()

@@ -14,6 +14,7 @@ from typing import Any, Mapping
 
 import comfy.conds
 import comfy.ldm.modules.attention
+import comfy.memory_management
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -27,17 +28,17 @@ from comfy.cli_args import args
 from torch import Tensor
 
 from ..chroma_model import ChromaConfig, ChromaTransformer, Ops
-from ..chroma_model.embeddings import position_ids
+from ..chroma_model.embeddings import apply_rope, position_ids
 from ..chroma_model.latents import grid_size
 from .approximator import fill_approximator
 from .comfy_modulations import OPTION, ModulationStore
 from .convert import check, convert, non_finite
-from .detect import Detection, detect
-from .quant import QuantMode, is_quantised, quant_mode, rotation_group
+from .detect import FLOAT_DTYPES, Detection, detect
+from .quant import QUANT_MODES, QuantMode, is_quantised, quant_mode, rotation_group
 from .read import SAFETENSORS_SUFFIXES, read_header, read_tensors
 
 KEY = "chroma"  # of our wrappers and callbacks on the patcher
-FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+QUANTISE_WORKSPACE = 6  # bytes that quantising takes on the device, in float32 copies of the largest weight
 
 
 def host_attention(
@@ -52,8 +53,6 @@ def host_attention(
         q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
         pe, mask = out.get("pe", pe), out.get("attn_mask", mask)
     if comfy.model_management.in_training:  # the fused kernel has no backward
-        from ..chroma_model.embeddings import apply_rope
-
         q, k = apply_rope(q, pe), apply_rope(k, pe)
     else:
         q, k = comfy.quant_ops.ck.apply_rope(q, k, pe)
@@ -148,6 +147,8 @@ class HostTransformer(ChromaTransformer):
         return executor.execute(x, timestep, context, guidance, control, transformer_options, **kwargs)
 
     def _forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
+        if context is None:
+            raise ValueError("there is no text conditioning. Connect a prompt, an empty one if need be")
         if context.ndim != 3 or context.shape[2] != self.config.context_dim:
             raise ValueError(
                 f"the text encoder gave vectors of width {context.shape[-1]}, this model takes "
@@ -167,12 +168,10 @@ class HostTransformer(ChromaTransformer):
             shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
         )
         ids[context.shape[1]:, 0] += rope.get("shift_t", 0.0)
-        modulations = options.get(OPTION)
         totals = {"double": len(self.double_blocks), "single": len(self.single_blocks)}
         run = HostBlocks(options, control, totals, kwargs.get("attention_mask"))
         return super().forward(
-            x, timestep, context, guidance, modulations=modulations if isinstance(modulations, Tensor) else None,
-            ids=ids, run_block=run,
+            x, timestep, context, guidance, kwargs.get("context_mask"), kwargs.get("modulations"), ids, run,
         )
 
 
@@ -180,24 +179,26 @@ class ChromaModel(comfy.model_base.Chroma):
     """The host's Chroma with our transformer in it."""
 
     def __init__(self, model_config: Any, chroma_config: ChromaConfig, device: Any = None):
-        transformer = functools.partial(HostTransformer, chroma_config)
-        comfy.model_base.Flux.__init__(
-            self, model_config, comfy.model_base.ModelType.FLUX, device=device, unet_model=transformer
-        )
+        super().__init__(model_config, device=device, unet_model=functools.partial(HostTransformer, chroma_config))
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
         # Always there and never None, so that cond and uncond can share a batch.
         out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([kwargs.get("guidance") or 0.0]))
+        mask, text = kwargs.get("attention_mask"), kwargs.get("cross_attn")
+        if mask is not None and text is not None and "attention_mask_img_shape" not in kwargs:
+            if mask.shape[-1] == text.shape[1] and not bool((mask != 0).all()):  # a mask costs attention its fast path
+                # Integers: the host makes floats of everything else, and its attention adds those instead of masking.
+                out["context_mask"] = comfy.conds.CONDRegular((mask != 0).long())
         return out
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
         run = transformer_options.get(OPTION)
         if run is not None:  # outside of the network's forward, so that a compiled network never sees the look-up
             timesteps = self.model_sampling.timestep(t).float()
-            guidance = kwargs["guidance"].to(timesteps)
-            found = run.get(self, timesteps, guidance, self.get_dtype_inference())
-            transformer_options = {**transformer_options, OPTION: found}
+            guidance = kwargs.get("guidance")
+            guidance = torch.zeros_like(timesteps) if guidance is None else guidance.to(timesteps)
+            kwargs["modulations"] = run.get(self, timesteps, guidance, self.get_dtype_inference())
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
 
@@ -255,23 +256,30 @@ def load_chroma(path: str, mode_name: str = "auto", disable_dynamic: bool = Fals
     offload_device = comfy.model_management.unet_offload_device()
     config = ChromaModelConfig(detection)
     storage = _storage_dtype(detection, mode, config.supported_inference_dtypes)
+    quantised = bool(mode.format or detection.extras)
+    if detection.extras and mode != QUANT_MODES["auto"]:
+        raise ValueError(f"{header.name}: the file is quantised already. Choose auto as precision to keep it as it is")
     # Quantised weights are unpacked at use, so their compute type does not follow from how they are stored.
     compute = comfy.model_management.unet_manual_cast(
-        None if mode.format else storage, load_device, config.supported_inference_dtypes
+        None if quantised else storage, load_device, config.supported_inference_dtypes
     )
     config.set_inference_dtype(storage, compute, device=load_device)
-    if mode.format:
+    if quantised:
         config.quant_config = {"mixed_ops": True}
-        weights = quantise(weights, mode, load_device)
-    weights = {k: v.to(storage) if v.dtype != storage and v.dtype in FLOAT_TYPES and not k.endswith("_scale") else v
-               for k, v in weights.items()}
-
     model = config.get_model(weights)
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
-    model.load_model_weights(weights, "", assign=True)  # mapped tensors become the parameters: nothing is copied
     if not comfy.model_management.is_device_cpu(offload_device):
         model.to(offload_device)
+    if not patcher.is_dynamic():  # with dynamic VRAM the host casts mapped weights at use
+        weights = {k: v.to(storage) if v.dtype in FLOAT_DTYPES and k not in detection.extras else v
+                   for k, v in weights.items()}
+    if mode.format:
+        weights = quantise(weights, mode, load_device)
+    # Mapped tensors become the parameters, so that nothing is copied; except where the host's own reader has mapped
+    # them read-only and the patcher writes into its parameters.
+    assign = patcher.is_dynamic() or not comfy.memory_management.aimdo_enabled
+    model.load_model_weights(weights, "", assign=assign)
     store = ModulationStore()
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, store.sample_wrapper)
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, warn_of_nan(header.name))
@@ -317,7 +325,11 @@ def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.
     )
     if chosen == torch.float32 and detection.dtype != torch.float32 and not args.fp32_unet:
         return detection.dtype  # where only float32 is fast, cast at use: twice the memory would buy nothing
-    return chosen if chosen in FLOAT_TYPES else detection.dtype
+    if chosen not in FLOAT_DTYPES:
+        logging.warning("the option for %s weights is not followed: a plain cast harms Chroma. Choose fp8_scaled as "
+                        "precision in the loader", chosen)
+        return detection.dtype
+    return chosen
 
 
 def quantise(weights: dict[str, Tensor], mode: QuantMode, device: torch.device) -> dict[str, Tensor]:
@@ -327,6 +339,11 @@ def quantise(weights: dict[str, Tensor], mode: QuantMode, device: torch.device) 
     """
     layout = comfy.quant_ops.QUANT_ALGOS[mode.format]["comfy_tensor_layout"]
     names = [name for name, w in weights.items() if is_quantised(name, w.ndim)]
+    if device.type in ("cuda", "xpu"):
+        largest = max(weights[name].numel() for name in names) * torch.float32.itemsize
+        comfy.model_management.free_memory(QUANTISE_WORKSPACE * largest, device)
+    else:
+        device = torch.device("cpu")
     progress = comfy.utils.ProgressBar(len(names))
     out = {name: w for name, w in weights.items() if not is_quantised(name, w.ndim)}
     skipped = Counter[int]()
@@ -347,6 +364,8 @@ def quantise(weights: dict[str, Tensor], mode: QuantMode, device: torch.device) 
         marker = json.dumps(settings).encode()
         out[name.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(marker), dtype=torch.uint8)
         progress.update(1)
+    if device.type != "cpu":
+        comfy.model_management.soft_empty_cache()
     for width, count in skipped.items():
         logging.warning("%d layers of input width %d stay unquantised: no rotation fits that width", count, width)
     return out
@@ -360,8 +379,9 @@ def warn_of_nan(file: str):
         if torch.is_tensor(out) and not torch.isfinite(out.sum()):
             patcher = executor.class_obj.model_patcher
             bad = non_finite(patcher.model.diffusion_model.state_dict(), sample=False)
-            cause = f"tensors with NaN or infinite weights: {', '.join(bad[:5])}. Download the file again" if bad else (
-                "all weights are finite. If the compute type is fp16, choose bf16 or fp32 as quant_mode"
+            source = "Take the LoRAs and merges off one by one; if it stays, download" if patcher.patches else "Download"
+            cause = f"tensors with NaN or infinite weights: {', '.join(bad[:5])}. {source} the file again" if bad else (
+                "all weights are finite. If it computes in fp16, choose bf16 or fp32 as precision"
             )
             logging.warning("%s: the run ended in NaN; the picture will be black. %s", file, cause)
         return out

@@ -54,26 +54,28 @@ class RunModulations:
     """The store as one sampling run sees it: keyed by the weights that the run's patcher has in force."""
 
     def __init__(self, store: ModulationStore, patcher: Any):
-        self._store = store
         self._patcher = patcher
         self._model = weakref.ref(patcher.model)
-        foreign = patcher.injections or patcher.hook_patches or any(
+        # What changes weights without renewing patches_uuid is the same within one run only: such a run keeps a store
+        # of its own, which ends with it.
+        self._own = bool(patcher.injections or patcher.hook_patches) or any(
             key.startswith("diffusion_model") for key in patcher.object_patches
         )
-        # What changes weights without renewing patches_uuid is known to be the same within one run only.
-        self._weights: Hashable = (patcher.patches_uuid, self if foreign else None)
+        self._store = ModulationStore() if self._own else store
 
     def get(self, model: Any, timesteps: Tensor, guidance: Tensor, dtype: torch.dtype) -> Tensor:
         """(1 or B, M, D) in dtype, for (B,) timesteps and guidance; 1 row where all rows are equal."""
         net = model.diffusion_model
-        if self._model() is not model:  # another model under the same guider, or a copy on another GPU
+        # Another model under the same guider, a copy on another GPU, or training: nothing to keep.
+        if self._model() is not model or torch.is_grad_enabled():
             return net.modulations(timesteps, guidance).to(dtype)
-        rows = list(zip(timesteps.tolist(), guidance.tolist()))
+        rows = [tuple(row) for row in torch.stack((timesteps, guidance), dim=1).tolist()]  # one wait for the device
+        hooks = self._patcher.current_hooks if self._own else None
         found: dict[tuple[float, float], Tensor] = {}
         for i, row in enumerate(rows):
             if row in found:
                 continue
-            key = (self._weights, self._patcher.current_hooks, self._model, timesteps.device, dtype, row)
+            key = (self._patcher.patches_uuid, hooks, self._model, timesteps.device, dtype, row)
             value = self._store.get(key)
             if value is None:
                 value = net.modulations(timesteps[i : i + 1], guidance[i : i + 1]).to(dtype)

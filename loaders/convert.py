@@ -45,8 +45,8 @@ def check(header: Header, detection: Detection) -> None:
 
 
 def convert(tensors: Mapping[str, Tensor], detection: Detection) -> dict[str, Tensor]:
-    """The file's tensors under the model's own names; the tensors themselves, not copies."""
-    return {name: tensors[file_name] for name, file_name in detection.names.items()}
+    """The file's tensors, scales and markers under the model's own names; the tensors themselves, not copies."""
+    return {name: tensors[file_name] for name, file_name in {**detection.names, **detection.extras}.items()}
 
 
 def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
@@ -60,7 +60,10 @@ def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
         part = tensor
         if sample and tensor.ndim == 2 and tensor.shape[0] > 2:
             part = tensor[[0, tensor.shape[0] // 2, -1]]
-        if part.is_floating_point() and not torch.isfinite(part.float().sum()) and not torch.isfinite(part).all():
+        if not part.is_floating_point():
+            continue
+        part = part.float()  # not every type can be asked
+        if not torch.isfinite(part.sum()) and not torch.isfinite(part).all():
             bad.append(name)
     return bad
 

@@ -10,21 +10,24 @@ import torch
 
 from ..chroma_model import ApproximatorConfig, ChromaConfig
 from ..chroma_model.config import rotary_axes
-from .keys import APPROXIMATOR, CHROMA_SIGNATURES, OTHER_COMPONENTS, OTHER_MODELS, PREFIXES, model_name
+from .keys import APPROXIMATOR, CHROMA_SIGNATURES, OTHER_COMPONENTS, OTHER_MODELS, PREFIXES, QUANT_EXTRAS, QUANT_MARKER, model_name
 from .read import Header, TensorInfo
 
 PATCH_SIZE = 2
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BYTE_DTYPES = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)  # weights with a marker beside them
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What a file holds. `names` maps each of the model's own names to the file's."""
+    """What a file holds. `names` maps each of the model's own names to the file's; `extras` does so for the markers
+    and scales of weights that the host has saved quantised."""
 
     config: ChromaConfig
     prefix: str
-    dtype: torch.dtype  # of most of the weights' bytes
+    dtype: torch.dtype  # of most of the weights that are plain floats
     names: Mapping[str, str]
+    extras: Mapping[str, str]
     num_parameters: int
 
 
@@ -41,8 +44,11 @@ def detect(header: Header) -> Detection:
             f"{header.name}: has FLUX's blocks but no distilled_guidance_layer.* tensors, which hold Chroma's "
             f"Approximator{_hint(header)}. Take a complete Chroma checkpoint"
         )
+    extras = {name: names.pop(name) for name in list(names) if name.endswith(QUANT_EXTRAS)}
+    tensors = {name: info for name, info in tensors.items() if name not in extras}
     for name, info in tensors.items():
-        if info.dtype not in FLOAT_DTYPES:
+        marked = name.removesuffix("weight") + QUANT_MARKER in extras and info.dtype in BYTE_DTYPES
+        if info.dtype not in FLOAT_DTYPES and not marked:
             raise ValueError(
                 f"{header.name}: tensor {names[name]} is stored as {_text(info.dtype)}; this version reads float32, "
                 "bfloat16 and float16. Take a 16-bit checkpoint and choose the precision with quant_mode"
@@ -50,7 +56,8 @@ def detect(header: Header) -> Detection:
     sizes = Counter[torch.dtype]()
     for info in tensors.values():
         sizes[info.dtype] += info.numel
-    return Detection(_config(header.name, tensors), prefix, sizes.most_common(1)[0][0], names, sum(sizes.values()))
+    plain = next(dtype for dtype, _ in sizes.most_common() if dtype in FLOAT_DTYPES)
+    return Detection(_config(header.name, tensors), prefix, plain, names, extras, sum(sizes.values()))
 
 
 def _prefix(header: Header) -> str:

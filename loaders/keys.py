@@ -1,4 +1,4 @@
-"""DATA: how tensors are named in published files. A new layout is a new row here and a header in tests/headers."""
+"""DATA: how tensors are named in published files. A new layout is a new row here and a case in the tests."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ OTHER_MODELS = (
     ("lora_", "a LoRA; it belongs in models/loras"),
     (".lora_A.", "a LoRA; it belongs in models/loras"),
 )
+
+# What the host writes beside a quantised weight: what it is, and its scales.
+QUANT_MARKER = "comfy_quant"
+QUANT_EXTRAS = ("." + QUANT_MARKER, ".weight_scale", ".input_scale")
 
 # Suffix in files -> suffix in the model. RMS norms are `.scale` as published and `.weight` where a host saved them.
 RENAMED_SUFFIXES = ((".query_norm.scale", ".query_norm.weight"), (".key_norm.scale", ".key_norm.weight"))

@@ -15,11 +15,14 @@ def trim_conditioning(conditioning: list[Any], num_pads: int) -> tuple[list[Any]
     out, lines = [], []
     for tokens, options in conditioning:
         options = {**options, "guidance": 0.0}
-        own_mask = "attention_mask_img_shape" not in options  # a mask over image tokens belongs to style models
-        valid = padding_mask(tokens, options.get("attention_mask") if own_mask else None)
         before = tokens.shape[1]
+        if "attention_mask_img_shape" in options:  # a style model's mask, over these very text and image tokens
+            lines.append(f"{before} tokens: unchanged. Connect this node before the style model")
+            out.append([tokens, options])
+            continue
+        valid = padding_mask(tokens, options.get("attention_mask"))
         if valid is None:
-            lines.append(f"{before} tokens, no padding found: unchanged")
+            lines.append(f"{before} tokens, none marked as padding: unchanged")
         else:
             tokens, keep = trim_padding(tokens, valid, num_pads)
             options.pop("attention_mask", None)

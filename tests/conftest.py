@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +11,13 @@ import support
 import torch
 
 dev = support.dev
+dev.BASE = "test-base"  # models and pictures of tests stay out of the demo's
+REQUIRED = bool(os.environ.get("CHROMA_PACK_REQUIRE_HOST"))
+
+
+def give_up(reason: str) -> None:
+    """Skips, or fails where `python dev.py test` has promised a host."""
+    (pytest.fail if REQUIRED else pytest.skip)(reason)
 
 
 @pytest.fixture(autouse=True)
@@ -22,16 +31,18 @@ def host_dir() -> Path:
     try:
         path = dev.host_path()
     except dev.Problem as problem:
-        pytest.skip(str(problem))
+        give_up(str(problem))
     if not (path / "main.py").is_file() or not dev.venv_python().is_file():
-        pytest.skip("no ComfyUI here: run `python dev.py test`")
+        give_up("no ComfyUI here: run `python dev.py test`")
+    dev.place_models()
     return path
 
 
 @pytest.fixture(scope="session")
 def comfy(host_dir):
     """The host's modules in this process, on the CPU."""
-    pytest.importorskip("comfy_kitchen")
+    if importlib.util.find_spec("comfy_kitchen") is None:
+        give_up("this Python lacks ComfyUI's requirements: run `python dev.py test`")
     sys.path.insert(0, str(host_dir))
     from comfy.cli_args import args
 
@@ -54,16 +65,25 @@ def inference(comfy):
 @pytest.fixture(scope="session")
 def server(host_dir):
     """A running ComfyUI with this pack and the demo models, shared by all tests."""
-    dev.place_models()
-    with dev.Server(arguments=("--preview-method", "latent2rgb"), log=dev.cache_dir() / "test-server.log") as running:
+    arguments = ("--preview-method", "latent2rgb")
+    with dev.Server(arguments=arguments, log=dev.cache_dir() / "test-server.log", cpu=True) as running:
         yield running
+    shutil.rmtree(dev.base_dir() / "output")
+
+
+def kept_clean(folder: Path):
+    before = set(os.listdir(folder))
+    yield folder
+    for name in set(os.listdir(folder)) - before:
+        (folder / name).unlink()
 
 
 @pytest.fixture
 def models_dir(server):
     """models/diffusion_models of the running server; what a test puts there is removed again."""
-    folder = dev.base_dir() / "models" / "diffusion_models"
-    before = set(os.listdir(folder))
-    yield folder
-    for name in set(os.listdir(folder)) - before:
-        (folder / name).unlink()
+    yield from kept_clean(dev.base_dir() / "models" / "diffusion_models")
+
+
+@pytest.fixture
+def loras_dir(server):
+    yield from kept_clean(dev.base_dir() / "models" / "loras")

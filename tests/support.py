@@ -66,7 +66,7 @@ def published(weights: dict[str, Tensor], prefix: str = "", suffix: str = ".scal
     for name, tensor in weights.items():
         if name.endswith("_norm.weight") or ".norms." in name:
             name = name.removesuffix(".weight") + suffix
-        out[prefix + name] = tensor.to(dtype).contiguous()
+        out[prefix + name] = tensor.to(dtype, copy=True)
     return out
 
 

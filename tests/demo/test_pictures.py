@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import support  # noqa: F401  the repository's root on the path
-from demo import judge, pictures
+
+pytest.importorskip("scipy")
+
+from demo import judge, pictures  # noqa: E402
 
 
 def test_held_out_share_is_about_a_tenth_and_fixed():

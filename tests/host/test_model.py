@@ -1,13 +1,14 @@
 """What the host and other nodes do to a MODEL, tried on ours in this process."""
 
+import json
+import os
+
 import pytest
 import support
 import torch
 from host_models import sample
 
 pytestmark = pytest.mark.host
-
-modes = support.dev.load_pack("loaders.quant").QUANT_MODES
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +57,14 @@ def test_model_is_of_the_hosts_own_kind(comfy, model):
     assert isinstance(model.model.model_config, comfy.supported_models.Chroma)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux's list of mappings")
 def test_weights_are_mapped_not_copied(model, case):
-    from safetensors import safe_open
-
-    names = dict(model.model.diffusion_model.named_parameters())
-    with safe_open(case[2], "pt") as f:
-        size = f.get_tensor("img_in.weight").nbytes
-    weight = names["img_in.weight"]
-    assert weight.untyped_storage().nbytes() >= size
-    assert not weight.untyped_storage().is_shared()  # a private mapping: writing never reaches the file
+    mapped = []
+    for line in open("/proc/self/maps"):
+        if line.rstrip().endswith(str(case[2])):
+            mapped.append([int(x, 16) for x in line.split()[0].split("-")])
+    for name, weight in model.model.diffusion_model.named_parameters():
+        assert any(start <= weight.data_ptr() < end for start, end in mapped), name
 
 
 def test_factory_of_the_patcher_gives_an_equal_model(comfy, model, case):
@@ -198,7 +198,12 @@ def test_conditioning_without_guidance_or_with_none_runs_as_zero(comfy, model, c
 def test_cond_and_uncond_of_one_length_share_a_forward(comfy, model, case):
     rows = []
     patched = model.clone()
-    patched.set_model_unet_function_wrapper(lambda apply, a: rows.append(len(a["input"])) or apply(a["input"], a["timestep"], **a["c"]))
+
+    def wrapper(apply, a):
+        rows.append(len(a["input"]))
+        return apply(a["input"], a["timestep"], **a["c"])
+
+    patched.set_model_unet_function_wrapper(wrapper)
     sample(comfy, patched, case[0], steps=1, tokens=(7, 7))
     sample(comfy, patched, case[0], steps=1, tokens=(7, 5))
     assert rows == [2, 1, 1]
@@ -419,17 +424,35 @@ def test_merge_is_the_mean_of_both(comfy, model, case, tmp_path):
     merged.detach()
 
 
-@pytest.mark.parametrize("mode", ["auto", "int8_convrot", "fp8_scaled"])
-def test_saved_model_loads_again_and_is_the_same(comfy, load, case, tmp_path, mode):
-    model = load(mode)
+def test_saved_model_loads_again_and_is_the_same(comfy, model, case, tmp_path):
     path = tmp_path / "saved.safetensors"
     comfy.sd.save_checkpoint(str(path), model)
-    if mode == "auto":
-        again = support.dev.load_pack("loaders.comfy_model").load_chroma(str(path))
-        assert torch.equal(sample(comfy, again, case[0]), sample(comfy, model, case[0]))
-    names = support.dev.load_pack("loaders.read").read_header(path).tensors
-    assert "model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.weight" in names
-    assert (f"model.diffusion_model.{QKV}.comfy_quant" in names) == (mode != "auto")
+    again = support.dev.load_pack("loaders.comfy_model").load_chroma(str(path))
+    assert torch.equal(sample(comfy, again, case[0]), sample(comfy, model, case[0]))
+
+
+def test_saved_lora_is_in_the_weights(comfy, model, case, tmp_path):
+    patched = with_lora(comfy, model, lora_on(case[1], QKV, APPROXIMATOR))
+    path = tmp_path / "saved.safetensors"
+    comfy.sd.save_checkpoint(str(path), patched)
+    again = support.dev.load_pack("loaders.comfy_model").load_chroma(str(path))
+    assert support.relative(sample(comfy, again, case[0]), sample(comfy, patched, case[0])) < 1e-5  # fp32, four steps
+
+
+@pytest.mark.parametrize("mode, fmt", [("int8_convrot", "int8_tensorwise"), ("fp8_scaled", "float8_e4m3fn")])
+def test_8_bit_model_is_saved_in_the_hosts_layout_and_loads_again(comfy, load, case, tmp_path, mode, fmt):
+    import comfy.utils
+
+    path = tmp_path / "saved.safetensors"
+    comfy.sd.save_checkpoint(str(path), load(mode))
+    saved = comfy.utils.load_torch_file(str(path))
+    marker = json.loads(saved[f"model.diffusion_model.{QKV}.comfy_quant"].numpy().tobytes())
+    assert marker["format"] == fmt
+    assert saved[f"model.diffusion_model.{QKV}.weight"].element_size() == 1
+    load_chroma = support.dev.load_pack("loaders.comfy_model").load_chroma
+    assert torch.equal(sample(comfy, load_chroma(str(path)), case[0]), sample(comfy, load(mode), case[0]))
+    with pytest.raises(ValueError, match="saved.safetensors: the file is quantised already. Choose auto"):
+        load_chroma(str(path), "bf16")
 
 
 # --- modulations -----------------------------------------------------------------------------------------------------
@@ -468,6 +491,13 @@ def test_lora_on_the_approximator_acts_at_once_and_leaves_no_trace(comfy, model,
     assert len(approximator_calls) == 8  # both sets of weights are still known
     stronger = with_lora(comfy, patched, lora_on(case[1], APPROXIMATOR))
     assert support.relative(sample(comfy, stronger, case[0]), changed) > 1e-2
+
+
+def test_modulations_of_a_foreign_run_end_with_it(comfy, model, case):
+    patched = comfy.sd.load_bypass_lora_for_models(model, None, lora_on(case[1], APPROXIMATOR), 1.0, 0.0)[0]
+    store = patched.wrappers["outer_sample"]["chroma"][0].__self__
+    sample(comfy, patched, case[0])
+    assert len(store) == 0
 
 
 def test_bypass_lora_on_the_approximator_is_not_mistaken_for_none(comfy, model, case):
@@ -524,6 +554,35 @@ def test_nan_weights_are_named_when_a_run_ends_in_nan(comfy, inference, case, tm
     sample(comfy, load(str(path)), case[0], steps=1)
     assert "nan.safetensors: the run ended in NaN" in caplog.text
     assert "single_blocks.1.linear1.weight. Download the file again" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["fp8_scaled", "int8_convrot"])
+def test_search_for_nan_copes_with_every_storage(comfy, inference, case, tmp_path, caplog, mode):
+    weights = support.published(case[1])
+    weights["single_blocks.1.linear1.bias"][300] = float("nan")
+    path = support.write(tmp_path / "nan.safetensors", weights)
+    sample(comfy, support.dev.load_pack("loaders.comfy_model").load_chroma(str(path), mode), case[0], steps=1)
+    assert "the run ended in NaN" in caplog.text and "single_blocks.1.linear1.bias" in caplog.text
+
+
+def test_missing_text_is_an_error_with_a_remedy(model, case):
+    data = support.inputs(case[0])
+    with pytest.raises(ValueError, match="no text conditioning. Connect a prompt"):
+        model.model.diffusion_model(data["x"], data["timesteps"], None, torch.zeros(1))
+
+
+def test_training_keeps_no_modulations(model, monkeypatch):
+    """The host trains through its sampler and changes weights in place; nothing of that may be remembered."""
+    modulations = support.dev.load_pack("loaders.comfy_modulations")
+    store = modulations.ModulationStore()
+    run = modulations.RunModulations(store, model)
+    t = torch.full((1,), 0.5)
+    monkeypatch.setattr(torch, "is_grad_enabled", lambda: True)
+    run.get(model.model, t, t, torch.float32)
+    assert len(store) == 0
+    monkeypatch.undo()
+    run.get(model.model, t, t, torch.float32)
+    assert len(store) == 1
 
 
 def test_nan_in_small_tensors_is_told_at_load(comfy, inference, case, tmp_path, caplog):

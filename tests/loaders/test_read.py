@@ -116,3 +116,9 @@ def test_other_file_types_are_told(tmp_path, name, told):
     path.write_bytes(b"GGUF")
     with pytest.raises(ValueError, match=told):
         read.read_header(path)
+
+
+def test_old_unzipped_pickle_of_plain_tensors_loads(tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read.read_tensors(path)["a"], torch.ones(2))
