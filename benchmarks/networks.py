@@ -19,11 +19,7 @@ args.cpu = True
 args.use_pytorch_cross_attention = True  # the same attention on both sides
 
 import comfy.ldm.modules.attention as host_attention  # noqa: E402
-import comfy.model_management  # noqa: E402
-import comfy.samplers  # noqa: E402
-import comfy.sd  # noqa: E402
 import diffusers  # noqa: E402
-import host_models  # noqa: E402
 import support  # noqa: E402
 
 assert host_attention.optimized_attention is host_attention.attention_pytorch

@@ -28,14 +28,14 @@ def matrices() -> dict[str, torch.Tensor]:
 def main(rounds: int) -> None:
     from . import networks as n
 
-    comfy_model, quant = (n.support.dev.load_pack(f"loaders.{m}") for m in ("comfy_model", "quant"))
+    comfy_quant, quant = (n.support.dev.load_pack(f"loaders.{m}") for m in ("comfy_quant", "quant"))
     name = "double_blocks.0.img_mlp.2.weight"
 
     def kept(mode: str, weight: torch.Tensor) -> torch.Tensor:
         chosen = quant.quant_mode(mode)
         if chosen.dtype:
             return weight.to(chosen.dtype).float()
-        out = comfy_model.quantise({name: weight}, chosen, torch.device("cpu"))
+        out = comfy_quant.quantise({name: weight}, chosen, torch.device("cpu"))
         layout = n.comfy.quant_ops.QUANT_ALGOS[chosen.format]["comfy_tensor_layout"]
         params = n.comfy.quant_ops.get_layout_class(layout).Params(
             scale=out[name + "_scale"], orig_dtype=torch.float32, orig_shape=tuple(weight.shape),

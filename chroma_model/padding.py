@@ -6,7 +6,6 @@ Shapes: B batch, L text tokens, D width of the text encoder.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 

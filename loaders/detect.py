@@ -10,7 +10,16 @@ import torch
 
 from ..chroma_model import ApproximatorConfig, ChromaConfig
 from ..chroma_model.config import rotary_axes
-from .keys import APPROXIMATOR, CHROMA_SIGNATURES, OTHER_COMPONENTS, OTHER_MODELS, PREFIXES, QUANT_EXTRAS, QUANT_MARKER, model_name
+from .keys import (
+    APPROXIMATOR,
+    CHROMA_SIGNATURES,
+    OTHER_COMPONENTS,
+    OTHER_MODELS,
+    PREFIXES,
+    QUANT_EXTRAS,
+    QUANT_MARKER,
+    model_name,
+)
 from .read import Header, TensorInfo
 
 PATCH_SIZE = 2

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import support  # noqa: F401  the repository's root on the path
 import torch
+
 from demo import latents, pictures
 
 
@@ -41,6 +42,7 @@ def test_convolutions_of_taesd_compute_the_block_code(comfy, code, images):
 @pytest.mark.host
 def test_decoder_has_the_layout_of_taesd(comfy):
     from comfy.taesd.taesd import TAESD
+
     from demo import train_vae
 
     theirs, ours = TAESD(latent_channels=16).taesd_decoder, train_vae.decoder()

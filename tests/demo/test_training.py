@@ -30,8 +30,9 @@ class FewCaptions:
 
 
 def test_a_restarted_run_ends_as_an_unbroken_one(comfy, tmp_path, monkeypatch):
-    from demo import train_transformer as training
     from safetensors.torch import load_file
+
+    from demo import train_transformer as training
 
     monkeypatch.setattr(training, "Captions", FewCaptions)
     monkeypatch.setattr(training, "watch", lambda *_: "")

@@ -28,8 +28,8 @@ def native_net(comfy, cfg, weights, dtype=torch.float32):
 
 def our_net(comfy, cfg, weights, dtype=torch.float32):
     """Our network as the host sees it."""
-    comfy_model = support.dev.load_pack("loaders.comfy_model")
-    net = comfy_model.HostTransformer(cfg, dtype=dtype, operations=comfy.ops.disable_weight_init)
+    transformer = support.dev.load_pack("loaders.comfy_transformer")
+    net = transformer.HostTransformer(cfg, dtype=dtype, operations=comfy.ops.disable_weight_init)
     net.load_state_dict({k: v.to(dtype) for k, v in weights.items()})
     return net.eval().requires_grad_(False)
 

@@ -364,8 +364,7 @@ def test_bool_text_mask_reaches_the_hosts_attention(model, case):
 
 
 def quiet_blocks():
-    comfy_model = support.dev.load_pack("loaders.comfy_model")
-    return comfy_model.HostBlocks({}, None, {"double": 2, "single": 4}, None)
+    return support.dev.load_pack("loaders.comfy_transformer").HostBlocks({}, None, {"double": 2, "single": 4}, None)
 
 
 # --- LoRA layouts ----------------------------------------------------------------------------------------------------

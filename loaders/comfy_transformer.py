@@ -1,0 +1,155 @@
+"""Our transformer behind the call that the host makes: its attention, its patches and control residuals, its wrappers.
+
+Written for ComfyUI 0.30. Shapes: B batch, H heads, L tokens, K head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.ops
+import comfy.patcher_extension
+import comfy.quant_ops
+import torch
+from torch import Tensor
+
+from ..chroma_model import ChromaConfig, ChromaTransformer, Ops
+from ..chroma_model.embeddings import apply_rope, position_ids
+from ..chroma_model.latents import grid_size
+from .approximator import fill_approximator
+
+
+def host_attention(
+    q: Tensor, k: Tensor, v: Tensor, pe: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+) -> Tensor:
+    """The host's attention with its attn1 patches; shapes as in `chroma_model.ops.torch_attention`."""
+    if mask is not None and mask.dtype == torch.bool:  # not all of the host's kernels take a boolean mask
+        mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.finfo(q.dtype).max)
+    patches = options.get("patches", {})
+    for patch in patches.get("attn1_patch", ()):
+        out = patch(q, k, v, pe=pe, attn_mask=mask, extra_options=options)
+        q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
+        pe, mask = out.get("pe", pe), out.get("attn_mask", mask)
+    if comfy.model_management.in_training:  # the fused kernel has no backward
+        q, k = apply_rope(q, pe), apply_rope(k, pe)
+    else:
+        q, k = comfy.quant_ops.ck.apply_rope(q, k, pe)
+    x = comfy.ldm.modules.attention.optimized_attention(
+        q, k, v, q.shape[1], skip_reshape=True, mask=mask, transformer_options=options
+    )
+    for patch in patches.get("attn1_output_patch", ()):
+        x = patch(x, options)
+    return x
+
+
+class HostBlocks:
+    """The `run_block` of one forward: the host's patches and control residuals around our blocks."""
+
+    def __init__(self, options: dict[str, Any], control: Mapping[str, Any] | None, totals: dict[str, int],
+                 attention_mask: Tensor | None):
+        self.options = options
+        self.replace = options.get("patches_replace", {}).get("dit", {})
+        self.control = control or {}
+        self.totals = totals
+        self.attention_mask = attention_mask
+
+    def __call__(self, kind: str, index: int, block: Any, **streams: Any) -> Any:
+        if kind == "input":
+            return self.embed(block, **streams)
+        self.options.update(total_blocks=self.totals[kind], block_type=kind, block_index=index)
+        if streams["mask"] is None:
+            streams["mask"] = self.attention_mask
+        return getattr(self, kind)(index, block, **streams)
+
+    def embed(self, block: Any, x: Tensor, context: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        img, txt, ids = block(x, context, ids)
+        for patch in self.options.get("patches", {}).get("post_input", ()):
+            rows = ids[None].expand(img.shape[0], -1, -1)
+            out = patch({"img": img, "txt": txt, "img_ids": rows[:, txt.shape[1]:], "txt_ids": rows[:, :txt.shape[1]],
+                         "transformer_options": self.options})
+            img, txt = out["img"], out["txt"]
+            ids = torch.cat((out["txt_ids"][0], out["img_ids"][0])).float()
+        return img, txt, ids
+
+    def double(self, index: int, block: Any, img: Tensor, txt: Tensor, vec: Any, pe: Tensor, mask: Tensor | None):
+        def original(a: dict[str, Any]) -> dict[str, Tensor]:
+            out = block(img=a["img"], txt=a["txt"], vec=a["vec"], pe=a["pe"], mask=a.get("attn_mask"),
+                        options=a.get("transformer_options"))
+            return {"img": out[0], "txt": out[1]}
+
+        out = self.patched("double_block", index, original, {"img": img, "txt": txt, "vec": vec, "pe": pe}, mask)
+        return add_residual(out["img"], self.control.get("input"), index), out["txt"]
+
+    def single(self, index: int, block: Any, x: Tensor, vec: Any, pe: Tensor, mask: Tensor | None, num_txt: int):
+        def original(a: dict[str, Any]) -> dict[str, Tensor]:
+            return {"img": block(a["img"], vec=a["vec"], pe=a["pe"], mask=a.get("attn_mask"),
+                                 options=a.get("transformer_options"))}
+
+        self.options["img_slice"] = [num_txt, x.shape[1]]
+        out = self.patched("single_block", index, original, {"img": x, "vec": vec, "pe": pe}, mask)
+        return add_residual(out["img"], self.control.get("output"), index, num_txt)
+
+    def patched(self, name: str, index: int, original: Any, a: dict[str, Any], mask: Tensor | None) -> dict[str, Tensor]:
+        a = {**a, "attn_mask": mask, "transformer_options": self.options}
+        replacement = self.replace.get((name, index))
+        return original(a) if replacement is None else replacement(a, {"original_block": original})
+
+
+def add_residual(x: Tensor, residuals: list[Tensor | None] | None, index: int, start: int = 0) -> Tensor:
+    """Adds a ControlNet's residual to the rows from `start` on; it may be shorter than those rows."""
+    residual = residuals[index] if residuals and index < len(residuals) else None
+    if residual is None:
+        return x
+    x = x.clone()  # what a block gave may be held by somebody else
+    x[:, start : start + residual.shape[1]] += residual
+    return x
+
+
+class HostTransformer(ChromaTransformer):
+    """Our transformer behind the call that the host makes."""
+
+    def __init__(self, chroma_config: ChromaConfig, dtype: torch.dtype | None = None, device: Any = None,
+                 operations: Any = None, **_: Any):
+        ops = Ops(operations, comfy.ops.manual_cast, host_attention)
+        super().__init__(chroma_config, ops, dtype=dtype, device=device)
+        fill_approximator(self, chroma_config, ops.approximator_layers, dtype=dtype, device=device)
+        self.dtype = dtype
+        self.patch_size = chroma_config.patch_size
+
+    def forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        # transformer_options stays the last positional: the host's caches look for it there.
+        return executor.execute(x, timestep, context, guidance, control, transformer_options, **kwargs)
+
+    def _forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
+        if context is None:
+            raise ValueError("there is no text conditioning. Connect a prompt, an empty one if need be")
+        if context.ndim != 3 or context.shape[2] != self.config.context_dim:
+            raise ValueError(
+                f"the text encoder gave vectors of width {context.shape[-1]}, this model takes "
+                f"{self.config.context_dim}. Load the T5 encoder that belongs to it (CLIPLoader, type chroma)"
+            )
+        if x.shape[1] * self.patch_size**2 != self.config.in_channels:
+            raise ValueError(
+                f"the latent has {x.shape[1]} channels, this model takes "
+                f"{self.config.in_channels // self.patch_size**2}. Use EmptySD3LatentImage, or encode the image with "
+                "the VAE that belongs to the model (for Chroma: FLUX's ae.safetensors)"
+            )
+        options = transformer_options.copy()
+        rope = options.get("rope_options") or {}
+        ids = position_ids(
+            context.shape[1], *grid_size(*x.shape[2:], self.patch_size), device=x.device,
+            scale=(rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)),
+            shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
+        )
+        ids[context.shape[1]:, 0] += rope.get("shift_t", 0.0)
+        totals = {"double": len(self.double_blocks), "single": len(self.single_blocks)}
+        run = HostBlocks(options, control, totals, kwargs.get("attention_mask"))
+        return super().forward(
+            x, timestep, context, guidance, kwargs.get("context_mask"), kwargs.get("modulations"), ids, run,
+        )
