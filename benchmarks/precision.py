@@ -21,8 +21,13 @@ def matrices() -> dict[str, torch.Tensor]:
     tails = normal(*SHAPE) / (sum(normal(*SHAPE) ** 2 for _ in range(4)) / 4).sqrt()  # Student's t of 4 degrees
     outliers = gauss * torch.exp(0.5 * normal(SHAPE[0], 1)) * torch.exp(0.3 * normal(1, SHAPE[1]))
     outliers = torch.where(torch.rand(SHAPE, generator=generator) < 1e-4, 30 * outliers, outliers)
-    return {"Gaussian, 0.02": 0.02 * gauss, "Gaussian, 0.005": 0.005 * gauss, "Gaussian, 0.001": 0.001 * gauss,
-            "t(4), 0.02": 0.02 * tails, "rows, columns, outliers": 0.02 * outliers}
+    return {
+        "Gaussian, 0.02": 0.02 * gauss,
+        "Gaussian, 0.005": 0.005 * gauss,
+        "Gaussian, 0.001": 0.001 * gauss,
+        "t(4), 0.02": 0.02 * tails,
+        "rows, columns, outliers": 0.02 * outliers,
+    }
 
 
 def main(rounds: int) -> None:
@@ -38,15 +43,21 @@ def main(rounds: int) -> None:
         out = comfy_quant.quantise({name: weight}, chosen, torch.device("cpu"))
         layout = n.comfy.quant_ops.QUANT_ALGOS[chosen.format]["comfy_tensor_layout"]
         params = n.comfy.quant_ops.get_layout_class(layout).Params(
-            scale=out[name + "_scale"], orig_dtype=torch.float32, orig_shape=tuple(weight.shape),
+            scale=out[name + "_scale"],
+            orig_dtype=torch.float32,
+            orig_shape=tuple(weight.shape),
             **({"convrot": True, "convrot_groupsize": quant.rotation_group(weight.shape[1])} if chosen.rotated else {}),
         )
         return n.comfy.quant_ops.QuantizedTensor(out[name], layout, params).dequantize()
 
     modes = ("bf16", "fp16", "int8_convrot", "fp8_scaled", "float8_e5m2 (also 8 bit)")
     cases = matrices()
-    lines = [f"Relative error (Frobenius norm) of one weight matrix of {SHAPE[0]} x {SHAPE[1]}, by the spread of its values.",
-             "", "| precision | " + " | ".join(cases) + " |", "|---" * (len(cases) + 1) + "|"]
+    lines = [
+        f"Relative error (Frobenius norm) of one weight matrix of {SHAPE[0]} x {SHAPE[1]}, by the spread of its values.",
+        "",
+        "| precision | " + " | ".join(cases) + " |",
+        "|---" * (len(cases) + 1) + "|",
+    ]
     with torch.inference_mode():
         for mode in modes:
             errors = [n.support.relative(kept(mode, w.clone()), w) for w in cases.values()]

@@ -26,21 +26,38 @@ def main(rounds: int) -> None:
         native = n.host_models.native_patcher(n.comfy, cfg, weights)
         net = n.diffusers_net(cfg, weights)
         scheduler = n.diffusers.FlowMatchEulerDiscreteScheduler()
-        pipeline = n.diffusers.ChromaPipeline(scheduler=scheduler, vae=None, text_encoder=None, tokenizer=None, transformer=net)
+        pipeline = n.diffusers.ChromaPipeline(
+            scheduler=scheduler, vae=None, text_encoder=None, tokenizer=None, transformer=net
+        )
         pipeline.set_progress_bar_config(disable=True)
 
         def host(patcher: object) -> torch.Tensor:
             conds = [[[t, {}]] for t in text]
-            return n.host_models.sample(n.comfy, patcher, cfg, steps=STEPS, scale=SCALE, size=(LATENT, LATENT),
-                                        positive=conds[0], negative=conds[1])
+            return n.host_models.sample(
+                n.comfy,
+                patcher,
+                cfg,
+                steps=STEPS,
+                scale=SCALE,
+                size=(LATENT, LATENT),
+                positive=conds[0],
+                negative=conds[1],
+            )
 
         def through_pipeline(padded: int) -> object:
             embeds = [torch.nn.functional.pad(t, (0, 0, 0, padded - t.shape[1])) for t in text]
             masks = [(torch.arange(padded) < t.shape[1])[None].float() for t in text]
             return pipeline(
-                prompt_embeds=embeds[0], prompt_attention_mask=masks[0], negative_prompt_embeds=embeds[1],
-                negative_prompt_attention_mask=masks[1], height=LATENT * 8, width=LATENT * 8, output_type="latent",
-                num_inference_steps=STEPS, guidance_scale=SCALE, generator=torch.Generator().manual_seed(0),
+                prompt_embeds=embeds[0],
+                prompt_attention_mask=masks[0],
+                negative_prompt_embeds=embeds[1],
+                negative_prompt_attention_mask=masks[1],
+                height=LATENT * 8,
+                width=LATENT * 8,
+                output_type="latent",
+                num_inference_steps=STEPS,
+                guidance_scale=SCALE,
+                generator=torch.Generator().manual_seed(0),
             ).images
 
         variants = {

@@ -86,8 +86,13 @@ class DoubleStreamBlock(nn.Module):
         self.txt_mlp = feed_forward(config, layers, **factory)
 
     def forward(
-        self, img: Tensor, txt: Tensor, vec: tuple[tuple[Modulation, Modulation], ...], pe: Tensor,
-        mask: Tensor | None = None, options: Mapping[str, Any] | None = None,
+        self,
+        img: Tensor,
+        txt: Tensor,
+        vec: tuple[tuple[Modulation, Modulation], ...],
+        pe: Tensor,
+        mask: Tensor | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """img (B, L_img, D), txt (B, L_txt, D) -> the same; vec from `ModulationTable.double`."""
         (img_mod1, img_mod2), (txt_mod1, txt_mod2) = vec
@@ -126,8 +131,12 @@ class SingleStreamBlock(nn.Module):
         self.mlp_act = nn.GELU(approximate="tanh")
 
     def forward(
-        self, x: Tensor, vec: Modulation, pe: Tensor,
-        mask: Tensor | None = None, options: Mapping[str, Any] | None = None,
+        self,
+        x: Tensor,
+        vec: Modulation,
+        pe: Tensor,
+        mask: Tensor | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """x (B, L, D), text rows first -> the same."""
         qkv, mlp = self.linear1(modulate(self.pre_norm(x), vec)).split(self.split, dim=-1)

@@ -31,8 +31,12 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 def position_ids(
-    num_txt: int, rows: int, columns: int, device: torch.device | None = None,
-    scale: tuple[float, float] = (1.0, 1.0), shift: tuple[float, float] = (0.0, 0.0),
+    num_txt: int,
+    rows: int,
+    columns: int,
+    device: torch.device | None = None,
+    scale: tuple[float, float] = (1.0, 1.0),
+    shift: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
     """Ids of all tokens: text all zero, then image patches row by row as (0, row, column).
 
@@ -58,7 +62,7 @@ def rotary_matrices(ids: Tensor, axes_dim: Sequence[int], theta: int) -> Tensor:
     angles = []
     for axis, dim in enumerate(axes_dim):
         exponent = torch.linspace(0, (dim - 2) / dim, steps=dim // 2, dtype=torch.float64, device=device)
-        angles.append(ids[:, axis].to(device, torch.float64)[:, None] * theta ** -exponent)
+        angles.append(ids[:, axis].to(device, torch.float64)[:, None] * theta**-exponent)
     angle = torch.cat(angles, dim=-1)  # (L, K/2)
     cos, sin = torch.cos(angle), torch.sin(angle)
     pe = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))

@@ -48,9 +48,7 @@ class Approximator(nn.Module):
     def __init__(self, config: ApproximatorConfig, layers: Any = nn, **factory: Any):
         super().__init__()
         self.in_proj = layers.Linear(config.in_dim, config.hidden_dim, bias=True, **factory)
-        self.layers = nn.ModuleList(
-            MLPEmbedder(config.hidden_dim, layers, **factory) for _ in range(config.num_layers)
-        )
+        self.layers = nn.ModuleList(MLPEmbedder(config.hidden_dim, layers, **factory) for _ in range(config.num_layers))
         self.norms = nn.ModuleList(
             layers.RMSNorm(config.hidden_dim, eps=RMS_NORM_EPS, **factory) for _ in range(config.num_layers)
         )

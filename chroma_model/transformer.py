@@ -110,13 +110,13 @@ class ChromaTransformer(nn.Module):
         mask = None if context_mask is None else key_mask(context_mask, img.shape[1])
 
         for i, block in enumerate(self.double_blocks):
-            img, txt = run_block("double", i, block, img=img, txt=txt, vec=table.double(modulations, i), pe=pe, mask=mask)
+            img, txt = run_block(
+                "double", i, block, img=img, txt=txt, vec=table.double(modulations, i), pe=pe, mask=mask
+            )
 
         x = torch.cat((txt, img), dim=1)
         for i, block in enumerate(self.single_blocks):
-            x = run_block(
-                "single", i, block, x=x, vec=table.single(modulations, i), pe=pe, mask=mask, num_txt=num_txt
-            )
+            x = run_block("single", i, block, x=x, vec=table.single(modulations, i), pe=pe, mask=mask, num_txt=num_txt)
 
         img = x[:, num_txt : num_txt + grid[0] * grid[1]]
         img = self.final_layer(img, table.final(modulations))

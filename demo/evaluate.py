@@ -63,22 +63,33 @@ class Studio:
             self._texts[prompt] = padding.trim_padding(tokens, padding.padding_mask(tokens, None))[0]
         return self._texts[prompt]
 
-    def paint(self, prompts: list[str], seeds: list[int], cfg: float, size: int = pictures.PICTURE_SIZE,
-              steps: int = STEPS) -> np.ndarray:
+    def paint(
+        self, prompts: list[str], seeds: list[int], cfg: float, size: int = pictures.PICTURE_SIZE, steps: int = STEPS
+    ) -> np.ndarray:
         """(B, size, size, 3) in [0, 1]. The prompts must have one number of tokens."""
-        noise = torch.cat([
-            torch.randn(1, 16, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds
-        ])
+        noise = torch.cat(
+            [torch.randn(1, 16, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
         positive = [[torch.cat([self.text(p) for p in prompts]), {"guidance": 0.0}]]
         negative = [[self.text(""), {"guidance": 0.0}]]
         latent = self.comfy.sample.sample(
-            self.model, noise, steps, cfg, SAMPLER, SCHEDULE, positive, negative, torch.zeros_like(noise),
-            disable_pbar=True, seed=seeds[0],
+            self.model,
+            noise,
+            steps,
+            cfg,
+            SAMPLER,
+            SCHEDULE,
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=seeds[0],
         )
         return self.vae.decode(latent).clamp(0, 1).float().cpu().numpy()
 
-    def answers(self, asked: list[tuple[pictures.Scene, int]], cfg: float,
-                batch: int = 16) -> Iterator[tuple[pictures.Scene, np.ndarray]]:
+    def answers(
+        self, asked: list[tuple[pictures.Scene, int]], cfg: float, batch: int = 16
+    ) -> Iterator[tuple[pictures.Scene, np.ndarray]]:
         """A picture for each question, in batches of prompts of one length."""
         groups: dict[int, list[tuple[pictures.Scene, str, int]]] = defaultdict(list)
         for i, (scene, seed) in enumerate(asked):
@@ -91,7 +102,9 @@ class Studio:
 
 
 @torch.inference_mode()
-def scores(studio: Studio, asked: list[tuple[pictures.Scene, int]], cfg: float, sheet: Path | None = None) -> dict[str, Any]:
+def scores(
+    studio: Studio, asked: list[tuple[pictures.Scene, int]], cfg: float, sheet: Path | None = None
+) -> dict[str, Any]:
     """Shares of right answers, in all and for the combinations held out of training; a contact sheet if wanted."""
     verdicts, shown = [], []
     for scene, picture in studio.answers(asked, cfg):
@@ -106,6 +119,7 @@ def scores(studio: Studio, asked: list[tuple[pictures.Scene, int]], cfg: float, 
     keys = ("right", "colour", "background", "shape", "place")
     held_out = [v for v in verdicts if v["held_out"]]
     return {
-        "count": len(verdicts), **{k: float(np.mean([v[k] for v in verdicts])) for k in keys},
+        "count": len(verdicts),
+        **{k: float(np.mean([v[k] for v in verdicts])) for k in keys},
         "right_held_out": float(np.mean([v["right"] for v in held_out])) if held_out else float("nan"),
     }

@@ -36,8 +36,14 @@ def nearest_colour(rgb: np.ndarray) -> str:
 def look(picture: np.ndarray) -> Verdict:
     """picture: (H, W, 3) in [0, 1]."""
     height, width, _ = picture.shape
-    border = np.concatenate([picture[:3].reshape(-1, 3), picture[-3:].reshape(-1, 3),
-                             picture[:, :3].reshape(-1, 3), picture[:, -3:].reshape(-1, 3)])
+    border = np.concatenate(
+        [
+            picture[:3].reshape(-1, 3),
+            picture[-3:].reshape(-1, 3),
+            picture[:, :3].reshape(-1, 3),
+            picture[:, -3:].reshape(-1, 3),
+        ]
+    )
     ground = np.median(border, axis=0)
     mask = np.linalg.norm(picture - ground, axis=-1) > FOREGROUND * np.sqrt(3)
     labels, count = ndimage.label(mask)
@@ -91,8 +97,13 @@ def score(picture: np.ndarray, scene: pictures.Scene) -> dict[str, bool]:
     shape = complete and all(s.shape == t.shape for s, t in zip(seen, wanted))
     place = complete and all(_in_place(s, pictures.PLACES[t.place]) for s, t in zip(seen, wanted))
     background = verdict.background == scene.background
-    return {"colour": colour, "background": background, "shape": shape, "place": place,
-            "right": colour and background and shape}
+    return {
+        "colour": colour,
+        "background": background,
+        "shape": shape,
+        "place": place,
+        "right": colour and background and shape,
+    }
 
 
 def _in_place(seen: Seen, direction: tuple[int, int]) -> bool:

@@ -29,7 +29,11 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SIZES: dict[str, float] = {"small": 0.17, "": 0.23, "large": 0.30}  # radius as a share of the picture
 PLACES: dict[str, tuple[int, int]] = {  # direction (column, row) from the centre
-    "": (0, 0), "on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1),
+    "": (0, 0),
+    "on the left": (-1, 0),
+    "on the right": (1, 0),
+    "at the top": (0, -1),
+    "at the bottom": (0, 1),
 }
 PAIR_RADIUS = 0.19
 PAIR_PLACES = (("on the left", "on the right"), ("at the top", "at the bottom"))
@@ -55,7 +59,10 @@ def cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "circle": circle, "square": square, "triangle": triangle, "cross": cross,
+    "circle": circle,
+    "square": square,
+    "triangle": triangle,
+    "cross": cross,
 }  # signed distance in units of the radius, negative inside
 
 
@@ -88,8 +95,12 @@ def all_scenes() -> list[Scene]:
     """Every scene with one thing in it, in a fixed order."""
     return [
         Scene((Thing(size, colour, shape, place),), background)
-        for size in SIZES for colour in COLOURS for shape in SHAPES for place in PLACES
-        for background in COLOURS if background != colour
+        for size in SIZES
+        for colour in COLOURS
+        for shape in SHAPES
+        for place in PLACES
+        for background in COLOURS
+        if background != colour
     ]
 
 

@@ -1,6 +1,6 @@
 """Paints the README's sheet (docs/demo.png) and the workflows' thumbnails with the demo model in the real host.
 
-    python dev.py sheet
+python dev.py sheet
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def sheet(studio: evaluate.Studio) -> Image.Image:
         tile = Image.new("RGB", (side + 12, side + CAPTION), "white")
         tile.paste(picture.resize((side, side), Image.LANCZOS), (6, 6))
         lines = textwrap.wrap(prompt, 46)
-        ImageDraw.Draw(tile).multiline_text((8, side + 9), "\n".join(lines), fill="#333", font=ImageFont.load_default(11))
+        ImageDraw.Draw(tile).multiline_text(
+            (8, side + 9), "\n".join(lines), fill="#333", font=ImageFont.load_default(11)
+        )
         tiles.append(tile)
     width, height = tiles[0].size
     out = Image.new("RGB", (width * COLUMNS, height * (len(tiles) // COLUMNS)), "white")

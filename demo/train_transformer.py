@@ -42,8 +42,13 @@ SAVE_EVERY, LOG_EVERY = 200, 20
 def build_model() -> torch.nn.Module:
     model = dev.load_pack("chroma_model")
     config = model.ChromaConfig(
-        context_dim=text_encoder.WIDTH, hidden_size=WIDTH, num_heads=HEADS, mlp_hidden_dim=4 * WIDTH,
-        num_double_blocks=DOUBLE, num_single_blocks=SINGLE, axes_dim=model.config.rotary_axes(WIDTH // HEADS),
+        context_dim=text_encoder.WIDTH,
+        hidden_size=WIDTH,
+        num_heads=HEADS,
+        mlp_hidden_dim=4 * WIDTH,
+        num_double_blocks=DOUBLE,
+        num_single_blocks=SINGLE,
+        axes_dim=model.config.rotary_axes(WIDTH // HEADS),
         approximator=model.ApproximatorConfig(64, APPROXIMATOR_WIDTH, WIDTH, APPROXIMATOR_LAYERS),
     )
     net = model.ChromaTransformer(config)
@@ -107,8 +112,13 @@ def encode_all(texts: list[str]) -> dict[str, Tensor]:
     tokenizer = T5TokenizerFast.from_pretrained(dev.host_path() / "comfy" / "text_encoders" / "t5_tokenizer")
     layers = text_encoder.NUM_ACTIVE  # the others change nothing
     config = T5Config(
-        d_model=text_encoder.WIDTH, d_kv=text_encoder.HEAD, d_ff=text_encoder.MLP, num_layers=layers,
-        num_heads=len(text_encoder.OFFSETS), vocab_size=text_encoder.VOCABULARY, feed_forward_proj="relu",
+        d_model=text_encoder.WIDTH,
+        d_kv=text_encoder.HEAD,
+        d_ff=text_encoder.MLP,
+        num_layers=layers,
+        num_heads=len(text_encoder.OFFSETS),
+        vocab_size=text_encoder.VOCABULARY,
+        feed_forward_proj="relu",
     )
     encoder = T5EncoderModel(config).eval()
     encoder.load_state_dict({k: v.float() for k, v in text_encoder.state_dict(layers).items()}, strict=False)
@@ -136,15 +146,18 @@ def loss_of(net: torch.nn.Module, x: Tensor, context: Tensor, mask: Tensor, gene
 
 
 @torch.inference_mode()
-def watch(net: torch.nn.Module, captions: Captions, code: latents.BlockCode, cfg: float, size: int,
-          count: int = 32) -> str:
+def watch(
+    net: torch.nn.Module, captions: Captions, code: latents.BlockCode, cfg: float, size: int, count: int = 32
+) -> str:
     """Share of right pictures for seeded training prompts, decoded without the VAE."""
     from . import judge
 
     rng = np.random.default_rng(7)
     picks = [int(i) for i in rng.integers(captions.num_single, size=count)]
     pad = torch.nn.utils.rnn.pad_sequence
-    context = pad([captions.embedding(2 * i) for i in picks] + [captions.embedding(len(captions.ends) - 2)] * count, True)
+    context = pad(
+        [captions.embedding(2 * i) for i in picks] + [captions.embedding(len(captions.ends) - 2)] * count, True
+    )
     lengths = torch.tensor([int((row.abs().sum(-1) > 0).sum()) + 1 for row in context])
     mask = torch.arange(context.shape[1]) < lengths[:, None]
     n = size // latents.BLOCK
@@ -187,8 +200,10 @@ def main() -> None:
         for optimiser, kept in zip(optimisers, saved["optimisers"]):
             optimiser.load_state_dict(kept)
         ema, step = saved["ema"], saved["step"]
-    print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {len(captions.scenes)} scenes, from step {step}",
-          flush=True)
+    print(
+        f"{sum(p.numel() for p in net.parameters()):,} parameters, {len(captions.scenes)} scenes, from step {step}",
+        flush=True,
+    )
 
     began, losses = time.time(), []
     while step < args.steps:
@@ -213,20 +228,27 @@ def main() -> None:
                 ema[k].lerp_(v, 1 - keep)
         losses.append(loss.item())
         if step % LOG_EVERY == 0:
-            print(f"step {step} loss {np.mean(losses):.4f} rate {rate:.2e} {(time.time() - began) / len(losses):.2f} s",
-                  flush=True)
+            print(
+                f"step {step} loss {np.mean(losses):.4f} rate {rate:.2e} {(time.time() - began) / len(losses):.2f} s",
+                flush=True,
+            )
             began, losses = time.time(), []
         if step % SAVE_EVERY == 0 or step == args.steps:
-            torch.save({"net": net.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "ema": ema, "step": step},
-                       state.with_suffix(".partial"))
+            torch.save(
+                {"net": net.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "ema": ema, "step": step},
+                state.with_suffix(".partial"),
+            )
             state.with_suffix(".partial").replace(state)
             shown = build_model()
             shown.load_state_dict({k: v.cpu() for k, v in ema.items()})
             size = SMALL_SIZE if step <= SMALL_STEPS else pictures.PICTURE_SIZE
             for cfg in (3.0, 1.0):
                 print(f"step {step} size {size} cfg {cfg}: {watch(shown, captions, code, cfg, size)}", flush=True)
-            save_file({k: v.half().cpu().contiguous() for k, v in ema.items()}, args.out / "chroma-demo.safetensors",
-                      metadata={"title": "demo Chroma of coloured shapes", "license": "Apache-2.0", "steps": str(step)})
+            save_file(
+                {k: v.half().cpu().contiguous() for k, v in ema.items()},
+                args.out / "chroma-demo.safetensors",
+                metadata={"title": "demo Chroma of coloured shapes", "license": "Apache-2.0", "steps": str(step)},
+            )
             began = time.time()
 
 

@@ -126,11 +126,16 @@ def main() -> None:
             print(f"step {step} PSNR {psnr:.2f} dB, {(time.time() - began) / len(losses):.2f} s", flush=True)
             began, losses = time.time(), []
         if step % SAVE_EVERY == 0 or step == args.steps:
-            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema, "step": step},
-                       state.with_suffix(".partial"))
+            torch.save(
+                {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema, "step": step},
+                state.with_suffix(".partial"),
+            )
             state.with_suffix(".partial").replace(state)
-            save_file(checkpoint(ema, code), args.out / "chroma-demo-vae.safetensors",
-                      metadata={"title": "demo VAE of coloured shapes, TAESD layout", "license": "Apache-2.0"})
+            save_file(
+                checkpoint(ema, code),
+                args.out / "chroma-demo-vae.safetensors",
+                metadata={"title": "demo VAE of coloured shapes, TAESD layout", "license": "Apache-2.0"},
+            )
 
 
 if __name__ == "__main__":

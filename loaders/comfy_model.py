@@ -67,25 +67,27 @@ class ChromaModelConfig(comfy.supported_models.Chroma):
     def __init__(self, detection: Detection):
         config = detection.config
         self.chroma_config = config
-        super().__init__({
-            "image_model": "chroma",
-            "in_channels": config.in_channels,
-            "out_channels": config.out_channels,
-            "context_in_dim": config.context_dim,
-            "hidden_size": config.hidden_size,
-            "mlp_ratio": config.mlp_hidden_dim / config.hidden_size,
-            "num_heads": config.num_heads,
-            "depth": config.num_double_blocks,
-            "depth_single_blocks": config.num_single_blocks,
-            "axes_dim": list(config.axes_dim),
-            "theta": config.theta,
-            "patch_size": config.patch_size,
-            "qkv_bias": config.qkv_bias,
-            "in_dim": config.approximator.in_dim,
-            "out_dim": config.approximator.out_dim,
-            "hidden_dim": config.approximator.hidden_dim,
-            "n_layers": config.approximator.num_layers,
-        })
+        super().__init__(
+            {
+                "image_model": "chroma",
+                "in_channels": config.in_channels,
+                "out_channels": config.out_channels,
+                "context_in_dim": config.context_dim,
+                "hidden_size": config.hidden_size,
+                "mlp_ratio": config.mlp_hidden_dim / config.hidden_size,
+                "num_heads": config.num_heads,
+                "depth": config.num_double_blocks,
+                "depth_single_blocks": config.num_single_blocks,
+                "axes_dim": list(config.axes_dim),
+                "theta": config.theta,
+                "patch_size": config.patch_size,
+                "qkv_bias": config.qkv_bias,
+                "in_dim": config.approximator.in_dim,
+                "out_dim": config.approximator.out_dim,
+                "hidden_dim": config.approximator.hidden_dim,
+                "n_layers": config.approximator.num_layers,
+            }
+        )
 
     def get_model(self, state_dict: Mapping[str, Tensor], prefix: str = "", device: Any = None) -> ChromaModel:
         return ChromaModel(self, self.chroma_config, device=device)
@@ -126,8 +128,9 @@ def load_chroma(path: str, mode_name: str = "auto", disable_dynamic: bool = Fals
     if not comfy.model_management.is_device_cpu(offload_device):
         model.to(offload_device)
     if not patcher.is_dynamic():  # with dynamic VRAM the host casts mapped weights at use
-        weights = {k: v.to(storage) if v.dtype in FLOAT_DTYPES and k not in detection.extras else v
-                   for k, v in weights.items()}
+        weights = {
+            k: v.to(storage) if v.dtype in FLOAT_DTYPES and k not in detection.extras else v for k, v in weights.items()
+        }
     if mode.format:
         weights = quantise(weights, mode, load_device)
     # Mapped tensors become the parameters, so that nothing is copied; except where the host's own reader has mapped
@@ -159,7 +162,10 @@ def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:
     if bad:
         logging.warning(
             "%s: %d tensors hold NaN or infinite weights (%s ...): pictures will be black or noise. "
-            "The file is damaged; download it again", header.name, len(bad), ", ".join(bad[:3]),
+            "The file is damaged; download it again",
+            header.name,
+            len(bad),
+            ", ".join(bad[:3]),
         )
 
 
@@ -201,8 +207,11 @@ def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.
     if chosen == torch.float32 and detection.dtype != torch.float32 and not args.fp32_unet:
         return detection.dtype  # where only float32 is fast, cast at use: twice the memory would buy nothing
     if chosen not in FLOAT_DTYPES:
-        logging.warning("the option for %s weights is not followed: a plain cast harms Chroma. Choose fp8_scaled as "
-                        "precision in the loader", chosen)
+        logging.warning(
+            "the option for %s weights is not followed: a plain cast harms Chroma. Choose fp8_scaled as "
+            "precision in the loader",
+            chosen,
+        )
         return detection.dtype
     return chosen
 
@@ -215,9 +224,13 @@ def warn_of_nan(file: str):
         if torch.is_tensor(out) and not torch.isfinite(out.sum()):
             patcher = executor.class_obj.model_patcher
             bad = non_finite(patcher.model.diffusion_model.state_dict(), sample=False)
-            source = "Take the LoRAs and merges off one by one; if it stays, download" if patcher.patches else "Download"
-            cause = f"tensors with NaN or infinite weights: {', '.join(bad[:5])}. {source} the file again" if bad else (
-                "all weights are finite. If it computes in fp16, choose bf16 or fp32 as precision"
+            source = (
+                "Take the LoRAs and merges off one by one; if it stays, download" if patcher.patches else "Download"
+            )
+            cause = (
+                f"tensors with NaN or infinite weights: {', '.join(bad[:5])}. {source} the file again"
+                if bad
+                else ("all weights are finite. If it computes in fp16, choose bf16 or fp32 as precision")
             )
             logging.warning("%s: the run ended in NaN; the picture will be black. %s", file, cause)
         return out

@@ -47,8 +47,13 @@ def host_attention(
 class HostBlocks:
     """The `run_block` of one forward: the host's patches and control residuals around our blocks."""
 
-    def __init__(self, options: dict[str, Any], control: Mapping[str, Any] | None, totals: dict[str, int],
-                 attention_mask: Tensor | None):
+    def __init__(
+        self,
+        options: dict[str, Any],
+        control: Mapping[str, Any] | None,
+        totals: dict[str, int],
+        attention_mask: Tensor | None,
+    ):
         self.options = options
         self.replace = options.get("patches_replace", {}).get("dit", {})
         self.control = control or {}
@@ -67,16 +72,29 @@ class HostBlocks:
         img, txt, ids = block(x, context, ids)
         for patch in self.options.get("patches", {}).get("post_input", ()):
             rows = ids[None].expand(img.shape[0], -1, -1)
-            out = patch({"img": img, "txt": txt, "img_ids": rows[:, txt.shape[1]:], "txt_ids": rows[:, :txt.shape[1]],
-                         "transformer_options": self.options})
+            out = patch(
+                {
+                    "img": img,
+                    "txt": txt,
+                    "img_ids": rows[:, txt.shape[1] :],
+                    "txt_ids": rows[:, : txt.shape[1]],
+                    "transformer_options": self.options,
+                }
+            )
             img, txt = out["img"], out["txt"]
             ids = torch.cat((out["txt_ids"][0], out["img_ids"][0])).float()
         return img, txt, ids
 
     def double(self, index: int, block: Any, img: Tensor, txt: Tensor, vec: Any, pe: Tensor, mask: Tensor | None):
         def original(a: dict[str, Any]) -> dict[str, Tensor]:
-            out = block(img=a["img"], txt=a["txt"], vec=a["vec"], pe=a["pe"], mask=a.get("attn_mask"),
-                        options=a.get("transformer_options"))
+            out = block(
+                img=a["img"],
+                txt=a["txt"],
+                vec=a["vec"],
+                pe=a["pe"],
+                mask=a.get("attn_mask"),
+                options=a.get("transformer_options"),
+            )
             return {"img": out[0], "txt": out[1]}
 
         out = self.patched("double_block", index, original, {"img": img, "txt": txt, "vec": vec, "pe": pe}, mask)
@@ -84,14 +102,19 @@ class HostBlocks:
 
     def single(self, index: int, block: Any, x: Tensor, vec: Any, pe: Tensor, mask: Tensor | None, num_txt: int):
         def original(a: dict[str, Any]) -> dict[str, Tensor]:
-            return {"img": block(a["img"], vec=a["vec"], pe=a["pe"], mask=a.get("attn_mask"),
-                                 options=a.get("transformer_options"))}
+            return {
+                "img": block(
+                    a["img"], vec=a["vec"], pe=a["pe"], mask=a.get("attn_mask"), options=a.get("transformer_options")
+                )
+            }
 
         self.options["img_slice"] = [num_txt, x.shape[1]]
         out = self.patched("single_block", index, original, {"img": x, "vec": vec, "pe": pe}, mask)
         return add_residual(out["img"], self.control.get("output"), index, num_txt)
 
-    def patched(self, name: str, index: int, original: Any, a: dict[str, Any], mask: Tensor | None) -> dict[str, Tensor]:
+    def patched(
+        self, name: str, index: int, original: Any, a: dict[str, Any], mask: Tensor | None
+    ) -> dict[str, Tensor]:
         a = {**a, "attn_mask": mask, "transformer_options": self.options}
         replacement = self.replace.get((name, index))
         return original(a) if replacement is None else replacement(a, {"original_block": original})
@@ -110,8 +133,14 @@ def add_residual(x: Tensor, residuals: list[Tensor | None] | None, index: int, s
 class HostTransformer(ChromaTransformer):
     """Our transformer behind the call that the host makes."""
 
-    def __init__(self, chroma_config: ChromaConfig, dtype: torch.dtype | None = None, device: Any = None,
-                 operations: Any = None, **_: Any):
+    def __init__(
+        self,
+        chroma_config: ChromaConfig,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+        operations: Any = None,
+        **_: Any,
+    ):
         ops = Ops(operations, comfy.ops.manual_cast, host_attention)
         super().__init__(chroma_config, ops, dtype=dtype, device=device)
         fill_approximator(self, chroma_config, ops.approximator_layers, dtype=dtype, device=device)
@@ -143,13 +172,22 @@ class HostTransformer(ChromaTransformer):
         options = transformer_options.copy()
         rope = options.get("rope_options") or {}
         ids = position_ids(
-            context.shape[1], *grid_size(*x.shape[2:], self.patch_size), device=x.device,
+            context.shape[1],
+            *grid_size(*x.shape[2:], self.patch_size),
+            device=x.device,
             scale=(rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)),
             shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
         )
-        ids[context.shape[1]:, 0] += rope.get("shift_t", 0.0)
+        ids[context.shape[1] :, 0] += rope.get("shift_t", 0.0)
         totals = {"double": len(self.double_blocks), "single": len(self.single_blocks)}
         run = HostBlocks(options, control, totals, kwargs.get("attention_mask"))
         return super().forward(
-            x, timestep, context, guidance, kwargs.get("context_mask"), kwargs.get("modulations"), ids, run,
+            x,
+            timestep,
+            context,
+            guidance,
+            kwargs.get("context_mask"),
+            kwargs.get("modulations"),
+            ids,
+            run,
         )

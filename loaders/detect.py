@@ -121,19 +121,26 @@ def _config(file: str, tensors: Mapping[str, TensorInfo]) -> ChromaConfig:
         return found
 
     def count(stem: str) -> int:
-        indices = {int(n.split(".")[stem.count(".") + 1]) for n in tensors
-                   if n.startswith(stem + ".") and n.split(".")[stem.count(".") + 1].isdigit()}
+        indices = {
+            int(n.split(".")[stem.count(".") + 1])
+            for n in tensors
+            if n.startswith(stem + ".") and n.split(".")[stem.count(".") + 1].isdigit()
+        }
         for i in range(len(indices)):
             if i not in indices:
-                raise ValueError(f"{file}: block {stem}.{i} is missing, but {stem}.{max(indices)} is there. "
-                                 "The file is incomplete; download it again")
+                raise ValueError(
+                    f"{file}: block {stem}.{i} is missing, but {stem}.{max(indices)} is there. "
+                    "The file is incomplete; download it again"
+                )
         return len(indices)
 
     hidden_size, in_channels = shape("img_in.weight", 2)
     (head_dim,) = shape("double_blocks.0.img_attn.norm.key_norm.weight", 1)
     if hidden_size % head_dim:
-        raise ValueError(f"{file}: width {hidden_size} (img_in.weight) is not a multiple of the head size {head_dim} "
-                         "(double_blocks.0.img_attn.norm.key_norm). The file is damaged")
+        raise ValueError(
+            f"{file}: width {hidden_size} (img_in.weight) is not a multiple of the head size {head_dim} "
+            "(double_blocks.0.img_attn.norm.key_norm). The file is damaged"
+        )
     hidden_dim, in_dim = shape(APPROXIMATOR + "in_proj.weight", 2)
     try:
         return ChromaConfig(

@@ -15,8 +15,14 @@ APPROXIMATOR = "distilled_guidance_layer."
 # What else a person may have picked: part of a name -> what the file is. The first that is found is told.
 OTHER_MODELS = (
     ("img_in_patch.weight", "Chroma1-Radiance, which works on pixels; this version loads latent Chroma only"),
-    ("transformer_blocks.0.attn.norm_added_k.weight", "a Transformer in diffusers' layout; take the single-file version"),
-    ("double_blocks.0.img_mod.lin.weight", "FLUX, which has modulation layers in its blocks; load it with the host's own loader"),
+    (
+        "transformer_blocks.0.attn.norm_added_k.weight",
+        "a Transformer in diffusers' layout; take the single-file version",
+    ),
+    (
+        "double_blocks.0.img_mod.lin.weight",
+        "FLUX, which has modulation layers in its blocks; load it with the host's own loader",
+    ),
     ("joint_blocks.0.", "Stable Diffusion 3"),
     ("conditioner.embedders.1.", "SDXL"),
     ("label_emb.0.0.weight", "SDXL or another UNet with size conditioning"),

@@ -21,9 +21,17 @@ MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 # safetensors' name -> torch's. What torch lacks is left as text, so that an error can name it.
 DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
     "BOOL": torch.bool,
 }
 
@@ -104,7 +112,9 @@ def _safetensors_header(path: Path) -> Header:
         tensors = {name: _tensor_info(entry) for name, entry in entries.items()}
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path.name}: the safetensors header is damaged ({error}). Download the file again") from error
+        raise ValueError(
+            f"{path.name}: the safetensors header is damaged ({error}). Download the file again"
+        ) from error
     if size < 8 + length + end:
         raise ValueError(
             f"{path.name}: the file is cut short: {size:,} bytes of {8 + length + end:,}. Download it again"

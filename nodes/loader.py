@@ -37,19 +37,24 @@ class ChromaDiffusionLoader(io.ComfyNode):
             display_name="Load Chroma Model",
             category="loaders/chroma",
             description="Loads a Chroma diffusion model from models/diffusion_models, at its own sizes, "
-                        "and keeps or changes the precision of its weights.",
+            "and keeps or changes the precision of its weights.",
             search_aliases=["UNETLoader", "Load Diffusion Model", "Chroma", "FluxMod"],
             inputs=[
                 io.Combo.Input(
-                    "unet_name", options=model_files(), display_name="model",
+                    "unet_name",
+                    options=model_files(),
+                    display_name="model",
                     tooltip="A file from models/diffusion_models with Chroma's weights (.safetensors).",
                 ),
                 io.Combo.Input(
-                    "quant_mode", options=list(QUANT_MODES), default="auto", display_name="precision",
+                    "quant_mode",
+                    options=list(QUANT_MODES),
+                    default="auto",
+                    display_name="precision",
                     tooltip="How the weights are kept. auto: 16-bit files as they are. int8_convrot: half of bf16's "
-                            "memory, weight error about 1 %. fp8_scaled: half of bf16's memory, weight error about "
-                            "2.7 %. bf16, fp16, fp32: plain weights of that type. 8-bit modes change the linear layers "
-                            "of the blocks only.",
+                    "memory, weight error about 1 %. fp8_scaled: half of bf16's memory, weight error about "
+                    "2.7 %. bf16, fp16, fp32: plain weights of that type. 8-bit modes change the linear layers "
+                    "of the blocks only.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, for any sampler or model node.")],

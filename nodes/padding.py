@@ -42,12 +42,17 @@ class ChromaPadMask(io.ComfyNode):
             display_name="Chroma Padding",
             category="conditioning/chroma",
             description="Keeps a prompt's real tokens and one pad token, as Chroma was trained, and removes the rest. "
-                        "Same picture as masking them, at less cost. Also sets guidance to 0.",
+            "Same picture as masking them, at less cost. Also sets guidance to 0.",
             search_aliases=["ChromaPaddingRemoval", "padding", "attention mask"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="From a text encoder's node; padded or not."),
                 io.Int.Input(
-                    "pad_tokens", default=1, min=0, max=512, display_name="pad tokens", advanced=True,
+                    "pad_tokens",
+                    default=1,
+                    min=0,
+                    max=512,
+                    display_name="pad tokens",
+                    advanced=True,
                     tooltip="How many pad tokens stay, in tokens. Chroma was trained with 1.",
                 ),
             ],

@@ -19,15 +19,30 @@ import dev  # noqa: E402
 model = dev.load_pack("chroma_model")
 
 
-def config(width: int = 128, heads: int = 2, double: int = 2, single: int = 4, context: int = 64,
-           approximator: tuple[int, int, int] = (64, 48, 3), channels: int = 64, **more: Any) -> Any:
+def config(
+    width: int = 128,
+    heads: int = 2,
+    double: int = 2,
+    single: int = 4,
+    context: int = 64,
+    approximator: tuple[int, int, int] = (64, 48, 3),
+    channels: int = 64,
+    **more: Any,
+) -> Any:
     """A narrow ChromaConfig. approximator: in_dim, hidden_dim, num_layers."""
     in_dim, hidden_dim, num_layers = approximator
     return model.ChromaConfig(
-        in_channels=channels, out_channels=channels, context_dim=context, hidden_size=width, num_heads=heads,
-        mlp_hidden_dim=4 * width, num_double_blocks=double, num_single_blocks=single,
+        in_channels=channels,
+        out_channels=channels,
+        context_dim=context,
+        hidden_size=width,
+        num_heads=heads,
+        mlp_hidden_dim=4 * width,
+        num_double_blocks=double,
+        num_single_blocks=single,
         axes_dim=model.config.rotary_axes(width // heads),
-        approximator=model.ApproximatorConfig(in_dim, hidden_dim, width, num_layers), **more,
+        approximator=model.ApproximatorConfig(in_dim, hidden_dim, width, num_layers),
+        **more,
     )
 
 
@@ -59,8 +74,9 @@ def random_weights(cfg: Any, seed: int = 0) -> dict[str, Tensor]:
     return weights
 
 
-def published(weights: dict[str, Tensor], prefix: str = "", suffix: str = ".scale",
-              dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def published(
+    weights: dict[str, Tensor], prefix: str = "", suffix: str = ".scale", dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """Weights under names as in published files."""
     out = {}
     for name, tensor in weights.items():
@@ -76,7 +92,9 @@ def write(path: Path, tensors: dict[str, Tensor], **metadata: str) -> Path:
     return path
 
 
-def inputs(cfg: Any, batch: int = 1, height: int = 16, width: int = 20, tokens: int = 24, seed: int = 1) -> dict[str, Tensor]:
+def inputs(
+    cfg: Any, batch: int = 1, height: int = 16, width: int = 20, tokens: int = 24, seed: int = 1
+) -> dict[str, Tensor]:
     """x, timesteps and context for one forward."""
     generator = torch.Generator().manual_seed(seed)
     channels = cfg.in_channels // cfg.patch_size**2
@@ -107,15 +125,22 @@ def to_diffusers(weights: dict[str, Tensor], cfg: Any) -> dict[str, Tensor]:
             _, i, rest = stem.split(".", 2)
             block = f"transformer_blocks.{i}."
             if rest.endswith("_attn.qkv"):
-                names = ("to_q", "to_k", "to_v") if rest.startswith("img") else ("add_q_proj", "add_k_proj", "add_v_proj")
+                names = (
+                    ("to_q", "to_k", "to_v") if rest.startswith("img") else ("add_q_proj", "add_k_proj", "add_v_proj")
+                )
                 out.update({f"{block}attn.{n}.{kind}": part for n, part in zip(names, t.chunk(3))})
                 continue
             table = {
-                "img_attn.proj": "attn.to_out.0", "txt_attn.proj": "attn.to_add_out",
-                "img_mlp.0": "ff.net.0.proj", "img_mlp.2": "ff.net.2",
-                "txt_mlp.0": "ff_context.net.0.proj", "txt_mlp.2": "ff_context.net.2",
-                "img_attn.norm.query_norm": "attn.norm_q", "img_attn.norm.key_norm": "attn.norm_k",
-                "txt_attn.norm.query_norm": "attn.norm_added_q", "txt_attn.norm.key_norm": "attn.norm_added_k",
+                "img_attn.proj": "attn.to_out.0",
+                "txt_attn.proj": "attn.to_add_out",
+                "img_mlp.0": "ff.net.0.proj",
+                "img_mlp.2": "ff.net.2",
+                "txt_mlp.0": "ff_context.net.0.proj",
+                "txt_mlp.2": "ff_context.net.2",
+                "img_attn.norm.query_norm": "attn.norm_q",
+                "img_attn.norm.key_norm": "attn.norm_k",
+                "txt_attn.norm.query_norm": "attn.norm_added_q",
+                "txt_attn.norm.key_norm": "attn.norm_added_k",
             }
             out[f"{block}{table[rest]}.{kind}"] = t
         else:
@@ -124,7 +149,9 @@ def to_diffusers(weights: dict[str, Tensor], cfg: Any) -> dict[str, Tensor]:
             if rest == "linear1":
                 d = cfg.hidden_size
                 names = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
-                out.update({f"{block}{n}.{kind}": part for n, part in zip(names, t.split([d, d, d, cfg.mlp_hidden_dim]))})
+                out.update(
+                    {f"{block}{n}.{kind}": part for n, part in zip(names, t.split([d, d, d, cfg.mlp_hidden_dim]))}
+                )
             else:
                 table = {"linear2": "proj_out", "norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
                 out[f"{block}{table[rest]}.{kind}"] = t

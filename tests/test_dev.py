@@ -22,7 +22,9 @@ def cache(tmp_path, monkeypatch):
 
 def test_dev_uses_the_standard_library_only():
     code = "import sys; before = set(sys.modules); import dev; print(*(set(sys.modules) - before))"
-    found = subprocess.run([sys.executable, "-S", "-c", code], cwd=support.ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=support.ROOT, capture_output=True, text=True, check=True
+    )
     tops = {name.split(".")[0] for name in found.stdout.split()} - {"dev"}
     assert tops <= set(sys.stdlib_module_names), tops - set(sys.stdlib_module_names)
 
@@ -107,8 +109,14 @@ def test_host_that_is_too_old_is_told(cache, monkeypatch, tmp_path):
         dev.setup()
 
 
-@pytest.mark.parametrize("words, told", [("No space left on device", "TMPDIR"), ("No matching distribution", "Python 3.11"),
-                                         ("ReadTimeout", "check the connection")])
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("No space left on device", "TMPDIR"),
+        ("No matching distribution", "Python 3.11"),
+        ("ReadTimeout", "check the connection"),
+    ],
+)
 def test_pip_failure_has_a_remedy_for_its_cause(words, told):
     assert told in dev.pip_remedy(words)
 
@@ -122,7 +130,9 @@ def test_folder_where_the_link_belongs_is_told(tmp_path):
 
 
 def test_misspelt_option_is_refused():
-    run = subprocess.run([sys.executable, "dev.py", "demo", "--promt", "x"], cwd=support.ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "dev.py", "demo", "--promt", "x"], cwd=support.ROOT, capture_output=True, text=True
+    )
     assert run.returncode == 2 and "unknown: --promt x" in run.stderr
 
 
@@ -138,17 +148,29 @@ def test_link_points_here_and_is_renewed(tmp_path):
 
 
 INFO = {
-    "Sampler": {"input": {"required": {
-        "model": ["MODEL", {}], "seed": ["INT", {"control_after_generate": True}], "name": [["a", "b"], {}],
-        "cfg": ["FLOAT", {}]}, "optional": {"note": ["STRING", {}], "forced": ["INT", {"forceInput": True}]}},
-        "input_order": {"required": ["model", "seed", "name", "cfg"], "optional": ["note", "forced"]}},
+    "Sampler": {
+        "input": {
+            "required": {
+                "model": ["MODEL", {}],
+                "seed": ["INT", {"control_after_generate": True}],
+                "name": [["a", "b"], {}],
+                "cfg": ["FLOAT", {}],
+            },
+            "optional": {"note": ["STRING", {}], "forced": ["INT", {"forceInput": True}]},
+        },
+        "input_order": {"required": ["model", "seed", "name", "cfg"], "optional": ["note", "forced"]},
+    },
     "Loader": {"input": {"required": {"file": ["COMBO", {"options": ["x"]}]}}, "input_order": {"required": ["file"]}},
 }
 WORKFLOW = {
     "nodes": [
         {"id": 1, "type": "Loader", "inputs": [], "widgets_values": ["x"], "title": "T"},
-        {"id": 2, "type": "Sampler", "inputs": [{"name": "model", "link": 7}, {"name": "cfg", "widget": {}, "link": 8}],
-         "widgets_values": [5, "randomize", "b", 2.0, "hi"]},
+        {
+            "id": 2,
+            "type": "Sampler",
+            "inputs": [{"name": "model", "link": 7}, {"name": "cfg", "widget": {}, "link": 8}],
+            "widgets_values": [5, "randomize", "b", 2.0, "hi"],
+        },
         {"id": 3, "type": "MarkdownNote", "inputs": [], "widgets_values": ["words"]},
         {"id": 4, "type": "Loader", "mode": 4, "inputs": [], "widgets_values": ["x"]},
     ],
@@ -159,8 +181,11 @@ WORKFLOW = {
 def test_workflow_becomes_the_prompt_of_the_front_end():
     assert dev.api_graph(WORKFLOW, INFO) == {
         "1": {"class_type": "Loader", "inputs": {"file": "x"}, "_meta": {"title": "T"}},
-        "2": {"class_type": "Sampler", "inputs": {"model": ["1", 0], "seed": 5, "name": "b", "cfg": ["1", 1], "note": "hi"},
-              "_meta": {"title": ""}},
+        "2": {
+            "class_type": "Sampler",
+            "inputs": {"model": ["1", 0], "seed": 5, "name": "b", "cfg": ["1", 1], "note": "hi"},
+            "_meta": {"title": ""},
+        },
     }
 
 
@@ -169,7 +194,9 @@ def test_workflow_with_an_unknown_node_is_told():
         dev.api_graph(WORKFLOW, {"Sampler": INFO["Sampler"]})
 
 
-@pytest.mark.parametrize("path", [*(support.ROOT / "example_workflows").glob("*.json"), dev.WORKFLOW], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [*(support.ROOT / "example_workflows").glob("*.json"), dev.WORKFLOW], ids=lambda p: p.stem
+)
 def test_workflows_are_sound_json_with_matching_links(path):
     workflow = json.loads(path.read_text())
     nodes = {n["id"]: n for n in workflow["nodes"]}

@@ -7,8 +7,19 @@ import sys
 import pytest
 import support
 
-HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_kitchen", "folder_paths", "nodes",
-        "node_helpers", "server", "execution", "latent_preview"}
+HOST = {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "comfy_kitchen",
+    "folder_paths",
+    "nodes",
+    "node_helpers",
+    "server",
+    "execution",
+    "latent_preview",
+}
 ALLOWED = {  # folder -> siblings it may import
     "chroma_model": set(),
     "loaders": {"chroma_model"},

@@ -21,12 +21,16 @@ def test_approximator_is_0_28_billion_parameters():
     assert sum(p.numel() for p in approximator.parameters()) == 278_285_312
 
 
-@pytest.mark.parametrize("double, single, expected", [(19, 38, 344), (8, 38, 212), (2, 4, 38), (0, 1, 5), (20, 38, 356)])
+@pytest.mark.parametrize(
+    "double, single, expected", [(19, 38, 344), (8, 38, 212), (2, 4, 38), (0, 1, 5), (20, 38, 356)]
+)
 def test_num_modulations_follows_depth(double, single, expected):
     assert support.config(double=double, single=single).num_modulations == expected
 
 
-@pytest.mark.parametrize("head_dim, axes", [(128, (16, 56, 56)), (64, (16, 24, 24)), (32, (16, 8, 8)), (20, (16, 2, 2))])
+@pytest.mark.parametrize(
+    "head_dim, axes", [(128, (16, 56, 56)), (64, (16, 24, 24)), (32, (16, 8, 8)), (20, (16, 2, 2))]
+)
 def test_rotary_axes_sum_to_head_size(head_dim, axes):
     assert model.config.rotary_axes(head_dim) == axes
     assert sum(axes) == head_dim
@@ -40,5 +44,6 @@ def test_rotary_axes_of_impossible_head_is_an_error(head_dim):
 
 def test_approximator_of_wrong_width_is_an_error():
     with pytest.raises(ValueError, match="width 64.*128 wide"):
-        model.ChromaConfig(hidden_size=128, num_heads=2, axes_dim=(16, 24, 24),
-                           approximator=model.ApproximatorConfig(64, 32, 64, 1))
+        model.ChromaConfig(
+            hidden_size=128, num_heads=2, axes_dim=(16, 24, 24), approximator=model.ApproximatorConfig(64, 32, 64, 1)
+        )

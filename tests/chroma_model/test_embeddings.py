@@ -58,9 +58,15 @@ def test_bfloat16_model_gets_exact_ids_at_300_by_300(monkeypatch):
     monkeypatch.setattr(transformer, "rotary_matrices", lambda ids, *a: seen.update(ids=ids) or original(ids, *a))
     net = support.build(cfg, dtype=torch.bfloat16)
     modulations = torch.zeros(1, cfg.num_modulations, 40)
-    monkeypatch.setattr(net.single_blocks[0], "forward", lambda x, **_: x)  # attention over 90,000 tokens is not the point
-    net(torch.zeros(1, 1, 600, 600, dtype=torch.bfloat16), torch.ones(1), torch.zeros(1, 2, 8, dtype=torch.bfloat16),
-        modulations=modulations)
+    monkeypatch.setattr(
+        net.single_blocks[0], "forward", lambda x, **_: x
+    )  # attention over 90,000 tokens is not the point
+    net(
+        torch.zeros(1, 1, 600, 600, dtype=torch.bfloat16),
+        torch.ones(1),
+        torch.zeros(1, 2, 8, dtype=torch.bfloat16),
+        modulations=modulations,
+    )
     assert seen["ids"].dtype == torch.float32
     assert seen["ids"][2:, 1:].unique(dim=0).shape[0] == 90_000
 

@@ -122,7 +122,12 @@ def test_float16_overflow_is_clamped_in_every_stream():
 
 
 def test_head_size_and_depth_are_free():
-    for options in ({"width": 128, "heads": 2}, {"width": 80, "heads": 4}, {"double": 0}, {"approximator": (32, 24, 2)}):
+    for options in (
+        {"width": 128, "heads": 2},
+        {"width": 80, "heads": 4},
+        {"double": 0},
+        {"approximator": (32, 24, 2)},
+    ):
         cfg = support.config(**options)
         net = support.build(cfg)
         net.load_state_dict(support.random_weights(cfg))

@@ -25,8 +25,10 @@ def test_judge_is_right_about_drawn_pictures(size):
         assert verdict["right"] and verdict["place"], scene
 
 
-@pytest.mark.parametrize("part, change", [("colour", {"colour": "green"}), ("shape", {"shape": "cross"}),
-                                          ("place", {"place": "on the right"})])
+@pytest.mark.parametrize(
+    "part, change",
+    [("colour", {"colour": "green"}), ("shape", {"shape": "cross"}), ("place", {"place": "on the right"})],
+)
 def test_judge_sees_what_is_wrong(part, change):
     import dataclasses
 
@@ -44,13 +46,20 @@ def test_judge_of_an_empty_or_noisy_picture_is_not_right():
 
 
 def test_swapped_colours_of_two_things_are_wrong():
-    scene = pictures.Scene((pictures.Thing("", "red", "circle", "on the left"), pictures.Thing("", "blue", "square", "on the right")), "white")
-    swapped = pictures.Scene((pictures.Thing("", "blue", "circle", "on the left"), pictures.Thing("", "red", "square", "on the right")), "white")
+    scene = pictures.Scene(
+        (pictures.Thing("", "red", "circle", "on the left"), pictures.Thing("", "blue", "square", "on the right")),
+        "white",
+    )
+    swapped = pictures.Scene(
+        (pictures.Thing("", "blue", "circle", "on the left"), pictures.Thing("", "red", "square", "on the right")),
+        "white",
+    )
     assert not judge.score(pictures.draw(swapped, np.random.default_rng(0)), scene)["right"]
 
 
 def test_prompts_are_the_grammar():
     scene = pictures.Scene((pictures.Thing("large", "red", "circle", "on the left"),), "yellow")
     assert pictures.prompts(scene) == (
-        "a large red circle on the left on a yellow background", "large red circle, on the left, yellow background"
+        "a large red circle on the left on a yellow background",
+        "large red circle, on the left, yellow background",
     )

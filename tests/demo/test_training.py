@@ -40,7 +40,9 @@ def test_a_restarted_run_ends_as_an_unbroken_one(comfy, tmp_path, monkeypatch):
     threads = torch.get_num_threads()
 
     def run(folder, steps):
-        monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path / folder), "--steps", str(steps), "--threads", "1"])
+        monkeypatch.setattr(
+            "sys.argv", ["train", "--out", str(tmp_path / folder), "--steps", str(steps), "--threads", "1"]
+        )
         training.main()
         return load_file(tmp_path / folder / "chroma-demo.safetensors")
 

@@ -9,11 +9,24 @@ import torch
 def native_params(cfg):
     a = cfg.approximator
     return dict(
-        in_channels=cfg.in_channels, out_channels=cfg.out_channels, context_in_dim=cfg.context_dim,
-        hidden_size=cfg.hidden_size, mlp_ratio=cfg.mlp_hidden_dim / cfg.hidden_size, num_heads=cfg.num_heads,
-        depth=cfg.num_double_blocks, depth_single_blocks=cfg.num_single_blocks, axes_dim=list(cfg.axes_dim),
-        theta=cfg.theta, patch_size=cfg.patch_size, qkv_bias=cfg.qkv_bias, in_dim=a.in_dim, out_dim=a.out_dim,
-        hidden_dim=a.hidden_dim, n_layers=a.num_layers, txt_ids_dims=[], vec_in_dim=None,
+        in_channels=cfg.in_channels,
+        out_channels=cfg.out_channels,
+        context_in_dim=cfg.context_dim,
+        hidden_size=cfg.hidden_size,
+        mlp_ratio=cfg.mlp_hidden_dim / cfg.hidden_size,
+        num_heads=cfg.num_heads,
+        depth=cfg.num_double_blocks,
+        depth_single_blocks=cfg.num_single_blocks,
+        axes_dim=list(cfg.axes_dim),
+        theta=cfg.theta,
+        patch_size=cfg.patch_size,
+        qkv_bias=cfg.qkv_bias,
+        in_dim=a.in_dim,
+        out_dim=a.out_dim,
+        hidden_dim=a.hidden_dim,
+        n_layers=a.num_layers,
+        txt_ids_dims=[],
+        vec_in_dim=None,
     )
 
 
@@ -47,8 +60,24 @@ def native_patcher(comfy, cfg, weights):
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
 
 
-def sample(comfy, patcher, cfg, *, seed=5, steps=4, scale=3.0, sampler="euler", scheduler="simple", positive=None,
-           negative=None, size=(16, 20), batch=1, tokens=(11, 7), latent=None, **more):
+def sample(
+    comfy,
+    patcher,
+    cfg,
+    *,
+    seed=5,
+    steps=4,
+    scale=3.0,
+    sampler="euler",
+    scheduler="simple",
+    positive=None,
+    negative=None,
+    size=(16, 20),
+    batch=1,
+    tokens=(11, 7),
+    latent=None,
+    **more,
+):
     """A run of the host's sampler; conditionings of different lengths unless given."""
     import comfy.sample
 
@@ -59,5 +88,17 @@ def sample(comfy, patcher, cfg, *, seed=5, steps=4, scale=3.0, sampler="euler", 
     channels = cfg.in_channels // cfg.patch_size**2
     latent = torch.zeros(batch, channels, *size) if latent is None else latent
     noise = torch.randn(latent.shape, generator=generator)
-    return comfy.sample.sample(patcher, noise, steps, scale, sampler, scheduler, positive, negative, latent,
-                               disable_pbar=True, seed=seed, **more)
+    return comfy.sample.sample(
+        patcher,
+        noise,
+        steps,
+        scale,
+        sampler,
+        scheduler,
+        positive,
+        negative,
+        latent,
+        disable_pbar=True,
+        seed=seed,
+        **more,
+    )

@@ -48,6 +48,7 @@ APPROXIMATOR = "distilled_guidance_layer.out_proj"
 
 # --- kind and memory -------------------------------------------------------------------------------------------------
 
+
 def test_model_is_of_the_hosts_own_kind(comfy, model):
     import comfy.model_base
     import comfy.supported_models
@@ -102,9 +103,14 @@ def test_offloaded_weights_give_the_same_result(comfy, model, case, lora):
 # --- precision -------------------------------------------------------------------------------------------------------
 
 OUTPUT_ERROR = {  # least and most relative L2 of one forward of this random model, from each type's weight error
-    "auto": (0, 0), "fp32": (0, 0), "bf16": (1e-4, 1.5e-2), "fp16": (1e-5, 2e-3),
-    "fp8_scaled": (1e-2, 1.5e-1), "int8_convrot": (3e-3, 8e-2),
-    "float8_e4m3fn (8 bit)": (1e-2, 1.5e-1), "float8_e5m2 (also 8 bit)": (3e-2, 3e-1),
+    "auto": (0, 0),
+    "fp32": (0, 0),
+    "bf16": (1e-4, 1.5e-2),
+    "fp16": (1e-5, 2e-3),
+    "fp8_scaled": (1e-2, 1.5e-1),
+    "int8_convrot": (3e-3, 8e-2),
+    "float8_e4m3fn (8 bit)": (1e-2, 1.5e-1),
+    "float8_e5m2 (also 8 bit)": (3e-2, 3e-1),
 }
 
 
@@ -158,6 +164,7 @@ def test_lora_on_quantised_weights_acts_and_is_taken_back(comfy, load, case, mod
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
+
 def test_run_is_deterministic_and_batch_rows_are_their_own(comfy, model, case):
     cfg = case[0]
     one = sample(comfy, model, cfg)
@@ -190,8 +197,10 @@ def test_odd_sizes_run(comfy, model, case, size):
 
 def test_conditioning_without_guidance_or_with_none_runs_as_zero(comfy, model, case):
     text = torch.randn(1, 5, 64)
-    runs = [sample(comfy, model, case[0], positive=[[text, options]], negative=[[text[:, :3], options]])
-            for options in ({}, {"guidance": None}, {"guidance": 0.0})]
+    runs = [
+        sample(comfy, model, case[0], positive=[[text, options]], negative=[[text[:, :3], options]])
+        for options in ({}, {"guidance": None}, {"guidance": 0.0})
+    ]
     assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
 
 
@@ -221,6 +230,7 @@ def test_latent_of_another_kind_is_an_error_with_a_remedy(comfy, model, case):
 
 
 # --- patches ---------------------------------------------------------------------------------------------------------
+
 
 def test_patch_on_one_clone_never_shows_in_another(comfy, model, case):
     before = sample(comfy, model, case[0])
@@ -357,8 +367,9 @@ def test_bool_text_mask_reaches_the_hosts_attention(model, case):
     net = model.model.diffusion_model
     transformer = support.dev.load_pack("chroma_model").ChromaTransformer
     mask = torch.arange(24)[None] < 10
-    masked = transformer.forward(net, data["x"], data["timesteps"], data["context"], context_mask=mask,
-                                 run_block=quiet_blocks())
+    masked = transformer.forward(
+        net, data["x"], data["timesteps"], data["context"], context_mask=mask, run_block=quiet_blocks()
+    )
     short = net(data["x"], data["timesteps"], data["context"][:, :10], torch.zeros(1))
     assert support.relative(masked, short) < 2e-6
 
@@ -370,8 +381,14 @@ def quiet_blocks():
 # --- LoRA layouts ----------------------------------------------------------------------------------------------------
 
 LAYOUTS = {
-    "BFL": ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight", "diffusion_model.double_blocks.0.img_attn.qkv.lora_B.weight"),
-    "kohya": ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"),
+    "BFL": (
+        "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight",
+        "diffusion_model.double_blocks.0.img_attn.qkv.lora_B.weight",
+    ),
+    "kohya": (
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight",
+    ),
 }
 
 
@@ -404,9 +421,15 @@ def test_split_lora_of_diffusers_fills_its_third_of_the_fused_weight(comfy, mode
 
 # --- merging and saving ----------------------------------------------------------------------------------------------
 
+
 def other_model(load_file, tmp_path):
-    return load_file(str(support.write(tmp_path / "other.safetensors",
-                                       support.published(support.random_weights(support.config(), seed=8)))))
+    return load_file(
+        str(
+            support.write(
+                tmp_path / "other.safetensors", support.published(support.random_weights(support.config(), seed=8))
+            )
+        )
+    )
 
 
 def test_merge_is_the_mean_of_both(comfy, model, case, tmp_path):
@@ -455,6 +478,7 @@ def test_8_bit_model_is_saved_in_the_hosts_layout_and_loads_again(comfy, load, c
 
 
 # --- modulations -----------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def approximator_calls(monkeypatch):

@@ -32,9 +32,17 @@ def both(case, data, **options):
         return ours(*(a.clone() for a in args), **call), native(*(a.clone() for a in args), **call)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"batch": 2}, {"height": 15, "width": 19}, {"height": 16, "width": 7}, {"tokens": 1},
-], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch": 2},
+        {"height": 15, "width": 19},
+        {"height": 16, "width": 7},
+        {"tokens": 1},
+    ],
+    ids=str,
+)
 def test_forward_equals_the_hosts(case, options):
     ours, native = both(case, support.inputs(case[0], **options))
     assert ours.shape == native.shape
@@ -68,10 +76,16 @@ def test_forward_equals_diffusers(case):
     diffusers = pytest.importorskip("diffusers")
     cfg, weights, ours, _ = case
     net = diffusers.ChromaTransformer2DModel(
-        in_channels=cfg.in_channels, num_layers=cfg.num_double_blocks, num_single_layers=cfg.num_single_blocks,
-        attention_head_dim=cfg.head_dim, num_attention_heads=cfg.num_heads, joint_attention_dim=cfg.context_dim,
-        axes_dims_rope=cfg.axes_dim, approximator_num_channels=cfg.approximator.in_dim,
-        approximator_hidden_dim=cfg.approximator.hidden_dim, approximator_layers=cfg.approximator.num_layers,
+        in_channels=cfg.in_channels,
+        num_layers=cfg.num_double_blocks,
+        num_single_layers=cfg.num_single_blocks,
+        attention_head_dim=cfg.head_dim,
+        num_attention_heads=cfg.num_heads,
+        joint_attention_dim=cfg.context_dim,
+        axes_dims_rope=cfg.axes_dim,
+        approximator_num_channels=cfg.approximator.in_dim,
+        approximator_hidden_dim=cfg.approximator.hidden_dim,
+        approximator_layers=cfg.approximator.num_layers,
     ).eval()
     net.load_state_dict(support.to_diffusers(weights, cfg))
     data = support.inputs(cfg, batch=2)
@@ -79,8 +93,11 @@ def test_forward_equals_diffusers(case):
     embeddings = support.dev.load_pack("chroma_model.embeddings")
     with torch.inference_mode():
         out = net(
-            hidden_states=latents.patchify(data["x"], 2), encoder_hidden_states=data["context"],
-            timestep=data["timesteps"], txt_ids=torch.zeros(24, 3), img_ids=embeddings.position_ids(0, 8, 10),
+            hidden_states=latents.patchify(data["x"], 2),
+            encoder_hidden_states=data["context"],
+            timestep=data["timesteps"],
+            txt_ids=torch.zeros(24, 3),
+            img_ids=embeddings.position_ids(0, 8, 10),
         ).sample
         mine = ours(data["x"], data["timesteps"], data["context"], torch.zeros(2))
     assert measured(mine, latents.unpatchify(out, 16, 20, 2)) <= FLOAT32_LIMIT
@@ -96,8 +113,11 @@ def test_bfloat16_is_at_least_as_close_to_float32_as_the_hosts(comfy):
     with torch.inference_mode():
         for seed in range(10):
             data = support.inputs(cfg, height=8, width=8, tokens=8, seed=seed)
-            data = {"x": data["x"].bfloat16(), "timesteps": torch.tensor([0.05 + 0.09 * seed]),
-                    "context": data["context"].bfloat16()}
+            data = {
+                "x": data["x"].bfloat16(),
+                "timesteps": torch.tensor([0.05 + 0.09 * seed]),
+                "context": data["context"].bfloat16(),
+            }
             args = (data["x"], data["timesteps"], data["context"], torch.zeros(1))
             reference = exact(*(a.float() for a in args))
             errors.append([support.relative(net(*args), reference) for net in (ours, native)])

@@ -38,9 +38,7 @@ def test_run_equals_the_hosts_own(comfy, inference, case, sampler, with_lora):
     native = native_patcher(comfy, cfg, weights)
     plain = sample(comfy, ours, cfg, steps=8, sampler=sampler)
     if with_lora:
-        ours, native = (
-            comfy.sd.load_lora_for_models(p, None, lora(cfg, weights), 1.0, 0.0)[0] for p in (ours, native)
-        )
+        ours, native = (comfy.sd.load_lora_for_models(p, None, lora(cfg, weights), 1.0, 0.0)[0] for p in (ours, native))
     mine = sample(comfy, ours, cfg, steps=8, sampler=sampler)
     theirs = sample(comfy, native, cfg, steps=8, sampler=sampler)
     print(f"relative L2 of the final latents {support.relative(mine, theirs):.2e}")

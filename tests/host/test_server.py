@@ -80,8 +80,10 @@ def test_example_workflow_runs_with_the_demo_files(server, workflow):
     assert pixels(graph.run(server)[0]).shape == (128, 128, 3)
 
 
-@pytest.mark.parametrize("mode", ["auto", "bf16", "fp16", "fp32", "fp8_scaled", "int8_convrot",
-                                  "float8_e4m3fn (8 bit)", "float8_e5m2 (also 8 bit)"])
+@pytest.mark.parametrize(
+    "mode",
+    ["auto", "bf16", "fp16", "fp32", "fp8_scaled", "int8_convrot", "float8_e4m3fn (8 bit)", "float8_e5m2 (also 8 bit)"],
+)
 def test_each_precision_runs_and_is_near_float32(server, graph, mode):
     graph.set("KSampler", seed=104, steps=8)
     reference = pixels(graph.copy().set("ChromaDiffusionLoader", quant_mode="fp32").run(server)[0])
@@ -113,18 +115,37 @@ def wrong_shape():
 
 
 BAD_FILES = {
-    "flux": (lambda p: support.write(p, {"double_blocks.0.img_attn.qkv.weight": torch.zeros(6, 2),
-                                         "double_blocks.0.img_mod.lin.weight": torch.zeros(2, 2)}),
-             "it looks like FLUX"),
-    "sdxl": (lambda p: support.write(p, {"conditioner.embedders.1.x": torch.zeros(1),
-                                         "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}),
-             "it looks like SDXL"),
+    "flux": (
+        lambda p: support.write(
+            p,
+            {
+                "double_blocks.0.img_attn.qkv.weight": torch.zeros(6, 2),
+                "double_blocks.0.img_mod.lin.weight": torch.zeros(2, 2),
+            },
+        ),
+        "it looks like FLUX",
+    ),
+    "sdxl": (
+        lambda p: support.write(
+            p,
+            {
+                "conditioner.embedders.1.x": torch.zeros(1),
+                "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1),
+            },
+        ),
+        "it looks like SDXL",
+    ),
     "no-approximator": (lambda p: support.write(p, without("distilled")), "no distilled_guidance_layer"),
     "missing-block": (lambda p: support.write(p, without("single_blocks.1.")), "block single_blocks.1 is missing"),
-    "missing-tensor": (lambda p: support.write(p, without("single_blocks.1.linear1.bias")),
-                       "tensor single_blocks.1.linear1.bias is missing"),
+    "missing-tensor": (
+        lambda p: support.write(p, without("single_blocks.1.linear1.bias")),
+        "tensor single_blocks.1.linear1.bias is missing",
+    ),
     "wrong-shape": (lambda p: support.write(p, wrong_shape()), "single_blocks.1.linear2.weight has shape (128, 639)"),
-    "extra": (lambda p: support.write(p, {**tiny(), "control.x": torch.zeros(1)}), "tensor control.x is not part of Chroma"),
+    "extra": (
+        lambda p: support.write(p, {**tiny(), "control.x": torch.zeros(1)}),
+        "tensor control.x is not part of Chroma",
+    ),
     "truncated": (lambda p: p.write_bytes(support.write(p, tiny()).read_bytes()[:200_000]), "cut short"),
     "empty": (lambda p: p.touch(), "the file is empty"),
     "text": (lambda p: p.write_text("<html>Not found</html>" * 99), "not a safetensors file, or cut short"),
@@ -187,6 +208,7 @@ def demo_weights():
 
 # --- what people do with a MODEL -------------------------------------------------------------------------------------
 
+
 def test_sampler_custom_advanced_equals_ksampler(server, graph):
     graph.set("KSampler", seed=105, steps=4)
     reference = pixels(graph.run(server)[0])
@@ -195,8 +217,14 @@ def test_sampler_custom_advanced_equals_ksampler(server, graph):
     guider = graph.add("CFGGuider", model=k["model"], positive=k["positive"], negative=k["negative"], cfg=k["cfg"])
     sampler = graph.add("KSamplerSelect", sampler_name=k["sampler_name"])
     sigmas = graph.add("BasicScheduler", model=k["model"], scheduler=k["scheduler"], steps=4, denoise=1.0)
-    custom = graph.add("SamplerCustomAdvanced", noise=[noise, 0], guider=[guider, 0], sampler=[sampler, 0],
-                       sigmas=[sigmas, 0], latent_image=k["latent_image"])
+    custom = graph.add(
+        "SamplerCustomAdvanced",
+        noise=[noise, 0],
+        guider=[guider, 0],
+        sampler=[sampler, 0],
+        sigmas=[sigmas, 0],
+        latent_image=k["latent_image"],
+    )
     graph.set("VAEDecode", samples=[custom, 0])
     assert (pixels(graph.run(server)[0]) == reference).all()
 
@@ -239,10 +267,22 @@ def lora_files(layout):
     generator = torch.Generator().manual_seed(3)
     a, b = torch.randn(4, 128, generator=generator) * 0.1, torch.randn(128, 4, generator=generator)
     names = {
-        "bfl": ("diffusion_model.double_blocks.0.img_attn.proj.lora_A.weight", "diffusion_model.double_blocks.0.img_attn.proj.lora_B.weight"),
-        "kohya": ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "lora_unet_double_blocks_0_img_attn_proj.lora_up.weight"),
-        "diffusers": ("transformer.transformer_blocks.0.attn.to_out.0.lora_A.weight", "transformer.transformer_blocks.0.attn.to_out.0.lora_B.weight"),
-        "onetrainer": ("lora_transformer_transformer_blocks_0_attn_to_out_0.lora_down.weight", "lora_transformer_transformer_blocks_0_attn_to_out_0.lora_up.weight"),
+        "bfl": (
+            "diffusion_model.double_blocks.0.img_attn.proj.lora_A.weight",
+            "diffusion_model.double_blocks.0.img_attn.proj.lora_B.weight",
+        ),
+        "kohya": (
+            "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight",
+            "lora_unet_double_blocks_0_img_attn_proj.lora_up.weight",
+        ),
+        "diffusers": (
+            "transformer.transformer_blocks.0.attn.to_out.0.lora_A.weight",
+            "transformer.transformer_blocks.0.attn.to_out.0.lora_B.weight",
+        ),
+        "onetrainer": (
+            "lora_transformer_transformer_blocks_0_attn_to_out_0.lora_down.weight",
+            "lora_transformer_transformer_blocks_0_attn_to_out_0.lora_up.weight",
+        ),
     }[layout]
     return dict(zip(names, (a, b)))
 
@@ -283,12 +323,20 @@ def test_easycache_runs_in_the_server(server, graph):
 def test_skip_layer_guidance_of_the_host_changes_the_picture(server, graph):
     graph.set("KSampler", seed=111, steps=4)
     plain = pixels(graph.copy().run(server)[0])
-    graph.model_through("SkipLayerGuidanceDiT", double_layers="1", single_layers="3", scale=3.0, start_percent=0.0,
-                        end_percent=1.0, rescaling_scale=0.0)
+    graph.model_through(
+        "SkipLayerGuidanceDiT",
+        double_layers="1",
+        single_layers="3",
+        scale=3.0,
+        start_percent=0.0,
+        end_percent=1.0,
+        rescaling_scale=0.0,
+    )
     assert (pixels(graph.run(server)[0]) != plain).any()
 
 
 # --- websocket: reports, previews, interrupt ---------------------------------------------------------------------------
+
 
 def follow(server, graph, on_step=None):
     """Queues a graph and gives every websocket message until its end: dicts, and bytes for binary ones."""
@@ -328,7 +376,9 @@ def texts(messages):
 def test_nodes_say_what_they_loaded_and_what_they_removed(server, graph):
     graph.set("CLIPTextEncode", "Prompt", text="a red cross on a blue background")
     shown = texts(follow(server, graph.set("ChromaDiffusionLoader", quant_mode="float8_e4m3fn (8 bit)")))
-    assert any(t.startswith("Chroma, 3.5 M parameters, 4 + 8 blocks of width 128\nfloat8_e4m3fn, 4 MB") for t in shown), shown
+    assert any(
+        t.startswith("Chroma, 3.5 M parameters, 4 + 8 blocks of width 128\nfloat8_e4m3fn, 4 MB") for t in shown
+    ), shown
     assert "128 tokens -> 11" in shown  # seven words (each "a" is two tokens), the end token and one pad
 
 

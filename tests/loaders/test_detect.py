@@ -29,10 +29,20 @@ def test_every_prefix_norm_name_and_storage_is_recognised(prefix, suffix, dtype)
     assert (found.prefix, found.dtype) == (prefix, dtype)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"width": 256, "heads": 2}, {"width": 80, "heads": 4}, {"double": 1, "single": 1}, {"double": 8, "single": 38},
-    {"approximator": (32, 40, 6)}, {"context": 4096}, {"channels": 128}, {"qkv_bias": False},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"width": 256, "heads": 2},
+        {"width": 80, "heads": 4},
+        {"double": 1, "single": 1},
+        {"double": 8, "single": 38},
+        {"approximator": (32, 40, 6)},
+        {"context": 4096},
+        {"channels": 128},
+        {"qkv_bias": False},
+    ],
+)
 def test_sizes_are_read_from_shapes(options):
     cfg = support.config(**options)
     assert detect.detect(header(meta(cfg))).config == cfg
@@ -54,11 +64,17 @@ def test_parts_of_an_all_in_one_checkpoint_are_left_aside():
     convert.check(file, detect.detect(file))
 
 
-FLUX = {"double_blocks.0.img_attn.qkv.weight": torch.empty(6, 2), "double_blocks.0.img_mod.lin.weight": torch.empty(2, 2),
-        "img_in.weight": torch.empty(2, 2)}
+FLUX = {
+    "double_blocks.0.img_attn.qkv.weight": torch.empty(6, 2),
+    "double_blocks.0.img_mod.lin.weight": torch.empty(2, 2),
+    "img_in.weight": torch.empty(2, 2),
+}
 OTHERS = {
     "FLUX": FLUX,
-    "SDXL": {"conditioner.embedders.1.model.x": torch.empty(1), "model.diffusion_model.input_blocks.0.0.weight": torch.empty(1)},
+    "SDXL": {
+        "conditioner.embedders.1.model.x": torch.empty(1),
+        "model.diffusion_model.input_blocks.0.0.weight": torch.empty(1),
+    },
     "diffusers' layout": {"transformer_blocks.0.attn.norm_added_k.weight": torch.empty(1)},
     "T5 text encoder": {"encoder.block.0.layer.0.SelfAttention.q.weight": torch.empty(1)},
     "Radiance": {"img_in_patch.weight": torch.empty(1)},
@@ -73,7 +89,9 @@ def test_other_models_are_named(what):
 
 
 def test_unknown_file_shows_what_it_begins_with():
-    with pytest.raises(ValueError, match=r"not a Chroma checkpoint \(it begins with weird.tensor\).*Choose a file with"):
+    with pytest.raises(
+        ValueError, match=r"not a Chroma checkpoint \(it begins with weird.tensor\).*Choose a file with"
+    ):
         detect.detect(header({"weird.tensor": torch.empty(1)}))
 
 
@@ -83,12 +101,15 @@ def test_missing_approximator_is_told():
         detect.detect(header(tensors))
 
 
-@pytest.mark.parametrize("gone, told", [
-    ("double_blocks.0.", "double_blocks.0 is missing"),
-    ("single_blocks.1.", "single_blocks.1 is missing, but single_blocks.3 is there"),
-    ("distilled_guidance_layer.layers.1.", "distilled_guidance_layer.layers.1 is missing"),
-    ("img_in.weight", "tensor img_in.weight is missing"),
-])
+@pytest.mark.parametrize(
+    "gone, told",
+    [
+        ("double_blocks.0.", "double_blocks.0 is missing"),
+        ("single_blocks.1.", "single_blocks.1 is missing, but single_blocks.3 is there"),
+        ("distilled_guidance_layer.layers.1.", "distilled_guidance_layer.layers.1 is missing"),
+        ("img_in.weight", "tensor img_in.weight is missing"),
+    ],
+)
 def test_missing_block_is_named(gone, told):
     tensors = {k: v for k, v in meta(support.config()).items() if not k.startswith(gone)}
     with pytest.raises(ValueError, match=f"model.safetensors: .*{told}.*download it again"):
@@ -122,7 +143,9 @@ def test_wrong_shape_is_named_with_both_shapes():
     tensors = meta(support.config())
     tensors["single_blocks.1.linear2.weight"] = torch.empty(128, 639, device="meta")
     file = header(tensors)
-    with pytest.raises(ValueError, match=r"single_blocks.1.linear2.weight has shape \(128, 639\), expected \(128, 640\)"):
+    with pytest.raises(
+        ValueError, match=r"single_blocks.1.linear2.weight has shape \(128, 639\), expected \(128, 640\)"
+    ):
         convert.check(file, detect.detect(file))
 
 
@@ -140,13 +163,16 @@ def test_unsupported_storage_is_named():
         detect.detect(header(tensors))
 
 
-@pytest.mark.parametrize("name, shape, told", [
-    ("img_in.weight", (128,), "expected 2 sizes"),
-    ("img_in.weight", (0, 64), "expected 2 sizes"),
-    ("img_in.weight", (100, 64), "not a multiple of the head size"),
-    ("double_blocks.0.img_attn.norm.key_norm.scale", (16,), "head size 16"),
-    ("distilled_guidance_layer.out_proj.weight", (64, 48), "width 64, but the blocks are 128 wide"),
-])
+@pytest.mark.parametrize(
+    "name, shape, told",
+    [
+        ("img_in.weight", (128,), "expected 2 sizes"),
+        ("img_in.weight", (0, 64), "expected 2 sizes"),
+        ("img_in.weight", (100, 64), "not a multiple of the head size"),
+        ("double_blocks.0.img_attn.norm.key_norm.scale", (16,), "head size 16"),
+        ("distilled_guidance_layer.out_proj.weight", (64, 48), "width 64, but the blocks are 128 wide"),
+    ],
+)
 def test_sizes_that_make_no_model_are_told(name, shape, told):
     tensors = meta(support.config())
     tensors[name] = torch.empty(shape, device="meta")

@@ -27,8 +27,10 @@ def test_rotation_group_is_the_largest_that_divides(width, group):
     assert quant.rotation_group(width) == group
 
 
-@pytest.mark.parametrize("text, fmt", [("float8_e4m3fn (8 bit)", "float8_e4m3fn"),
-                                       ("float8_e5m2 (also 8 bit)", "float8_e5m2"), ("bf16", None)])
+@pytest.mark.parametrize(
+    "text, fmt",
+    [("float8_e4m3fn (8 bit)", "float8_e4m3fn"), ("float8_e5m2 (also 8 bit)", "float8_e5m2"), ("bf16", None)],
+)
 def test_texts_of_old_graphs_are_understood(text, fmt):
     assert quant.quant_mode(text).format == fmt
 

@@ -11,7 +11,9 @@ read = support.dev.load_pack("loaders.read")
 
 @pytest.fixture
 def file(tmp_path):
-    return support.write(tmp_path / "model.safetensors", {"a": torch.randn(3, 4), "b": torch.ones(2).bfloat16()}, note="x")
+    return support.write(
+        tmp_path / "model.safetensors", {"a": torch.randn(3, 4), "b": torch.ones(2).bfloat16()}, note="x"
+    )
 
 
 def test_header_tells_names_types_and_shapes(file):
@@ -45,9 +47,18 @@ def test_truncated_file_is_an_error_with_a_remedy(file, keep):
         read.read_header(file)
 
 
-@pytest.mark.parametrize("raw", [b"{not json", b"[1, 2]", b'{"a": {"dtype": "F32"}}', b'{"a": 3}', b"\xff\xfe" * 8,
-                                 b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
-                                 b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}'])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{not json",
+        b"[1, 2]",
+        b'{"a": {"dtype": "F32"}}',
+        b'{"a": 3}',
+        b"\xff\xfe" * 8,
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}',
+    ],
+)
 def test_damaged_header_is_an_error_not_a_crash(tmp_path, raw):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + b"\0" * 64)
