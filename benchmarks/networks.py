@@ -18,10 +18,17 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = True
 args.use_pytorch_cross_attention = True  # the same attention on both sides
 
+import comfy  # noqa: E402
 import comfy.ldm.modules.attention as host_attention  # noqa: E402
+import comfy.model_management  # noqa: E402
+import comfy.quant_ops  # noqa: E402
+import comfy.samplers  # noqa: E402
+import comfy.sd  # noqa: E402
 import diffusers  # noqa: E402
+import host_models  # noqa: E402
 import support  # noqa: E402
 
+__all__ = ["case", "comfy", "diffusers", "diffusers_net", "host_models", "support"]
 assert host_attention.optimized_attention is host_attention.attention_pytorch
 
 
