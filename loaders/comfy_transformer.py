@@ -32,7 +32,8 @@ def host_attention(
         out = patch(q, k, v, pe=pe, attn_mask=mask, extra_options=options)
         q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
         pe, mask = out.get("pe", pe), out.get("attn_mask", mask)
-    if comfy.model_management.in_training:  # the fused kernel has no backward
+    # The fused kernel has no backward, and none at all on a CPU.
+    if comfy.model_management.in_training or q.device.type == "cpu":
         q, k = apply_rope(q, pe), apply_rope(k, pe)
     else:
         q, k = comfy.quant_ops.ck.apply_rope(q, k, pe)
