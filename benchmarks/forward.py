@@ -14,7 +14,7 @@ def main(rounds: int) -> None:
 
     cfg, weights = n.case(WIDTH)
     ours, native = n.host_models.our_net(n.comfy, cfg, weights), n.host_models.native_net(n.comfy, cfg, weights)
-    other = n.diffusers_net(cfg, weights)
+    other = n.host_models.diffusers_net(cfg, weights)
     data = n.support.inputs(cfg, height=LATENT, width=LATENT, tokens=TOKENS)
     patches = n.support.dev.load_pack("chroma_model.latents").patchify(data["x"], 2)
     ids = n.support.dev.load_pack("chroma_model.embeddings").position_ids(0, LATENT // 2, LATENT // 2)

@@ -28,7 +28,7 @@ import diffusers  # noqa: E402
 import host_models  # noqa: E402
 import support  # noqa: E402
 
-__all__ = ["case", "comfy", "diffusers", "diffusers_net", "host_models", "support"]
+__all__ = ["case", "comfy", "diffusers", "host_models", "support"]
 assert host_attention.optimized_attention is host_attention.attention_pytorch
 
 
@@ -37,20 +37,3 @@ def case(width: int, context: int = 512) -> tuple[Any, dict[str, torch.Tensor]]:
         width=width, heads=width // 64, double=19, single=38, context=context, approximator=(64, 2 * width, 5)
     )
     return cfg, support.random_weights(cfg)
-
-
-def diffusers_net(cfg: Any, weights: dict[str, torch.Tensor]) -> Any:
-    net = diffusers.ChromaTransformer2DModel(
-        in_channels=cfg.in_channels,
-        num_layers=cfg.num_double_blocks,
-        num_single_layers=cfg.num_single_blocks,
-        attention_head_dim=cfg.head_dim,
-        num_attention_heads=cfg.num_heads,
-        joint_attention_dim=cfg.context_dim,
-        axes_dims_rope=cfg.axes_dim,
-        approximator_num_channels=cfg.approximator.in_dim,
-        approximator_hidden_dim=cfg.approximator.hidden_dim,
-        approximator_layers=cfg.approximator.num_layers,
-    ).eval()
-    net.load_state_dict(support.to_diffusers(weights, cfg))
-    return net

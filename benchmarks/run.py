@@ -24,7 +24,7 @@ def main(rounds: int) -> None:
         path = n.support.write(Path(folder) / "model.safetensors", n.support.published(weights))
         ours = n.support.dev.load_pack("loaders.comfy_model").load_chroma(str(path))
         native = n.host_models.native_patcher(n.comfy, cfg, weights)
-        net = n.diffusers_net(cfg, weights)
+        net = n.host_models.diffusers_net(cfg, weights)
         scheduler = n.diffusers.FlowMatchEulerDiscreteScheduler()
         pipeline = n.diffusers.ChromaPipeline(
             scheduler=scheduler, vae=None, text_encoder=None, tokenizer=None, transformer=net

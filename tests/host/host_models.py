@@ -102,3 +102,34 @@ def sample(
         seed=seed,
         **more,
     )
+
+
+def diffusers_net(cfg, weights):
+    """diffusers' class on the same weights."""
+    import diffusers
+
+    net = diffusers.ChromaTransformer2DModel(
+        in_channels=cfg.in_channels,
+        num_layers=cfg.num_double_blocks,
+        num_single_layers=cfg.num_single_blocks,
+        attention_head_dim=cfg.head_dim,
+        num_attention_heads=cfg.num_heads,
+        joint_attention_dim=cfg.context_dim,
+        axes_dims_rope=cfg.axes_dim,
+        approximator_num_channels=cfg.approximator.in_dim,
+        approximator_hidden_dim=cfg.approximator.hidden_dim,
+        approximator_layers=cfg.approximator.num_layers,
+    ).eval()
+    net.load_state_dict(support.to_diffusers(weights, cfg))
+    return net
+
+
+def lora_on(weights, *names, strength=0.5):
+    """A seeded LoRA of rank 4 on the named layers, in BFL's layout."""
+    generator = torch.Generator().manual_seed(4)
+    out = {}
+    for name in names:
+        rows, columns = weights[name + ".weight"].shape
+        out[f"diffusion_model.{name}.lora_A.weight"] = torch.randn(4, columns, generator=generator) * columns**-0.5
+        out[f"diffusion_model.{name}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) * strength
+    return out

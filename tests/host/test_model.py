@@ -6,7 +6,7 @@ import os
 import pytest
 import support
 import torch
-from host_models import sample
+from host_models import lora_on, sample
 
 pytestmark = pytest.mark.host
 
@@ -26,16 +26,6 @@ def load(comfy, inference, case):
 @pytest.fixture
 def model(load):
     return load()
-
-
-def lora_on(weights, *names, strength=0.5):
-    generator = torch.Generator().manual_seed(4)
-    out = {}
-    for name in names:
-        rows, columns = weights[name + ".weight"].shape
-        out[f"diffusion_model.{name}.lora_A.weight"] = torch.randn(4, columns, generator=generator) * columns**-0.5
-        out[f"diffusion_model.{name}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) * strength
-    return out
 
 
 def with_lora(comfy, model, sd, strength=1.0):

@@ -3,7 +3,7 @@
 import pytest
 import support
 import torch
-from host_models import native_net, our_net
+from host_models import diffusers_net, native_net, our_net
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
@@ -73,21 +73,9 @@ def test_forward_with_a_replaced_block_equals_the_hosts(case, name):
 
 
 def test_forward_equals_diffusers(case):
-    diffusers = pytest.importorskip("diffusers")
+    pytest.importorskip("diffusers")
     cfg, weights, ours, _ = case
-    net = diffusers.ChromaTransformer2DModel(
-        in_channels=cfg.in_channels,
-        num_layers=cfg.num_double_blocks,
-        num_single_layers=cfg.num_single_blocks,
-        attention_head_dim=cfg.head_dim,
-        num_attention_heads=cfg.num_heads,
-        joint_attention_dim=cfg.context_dim,
-        axes_dims_rope=cfg.axes_dim,
-        approximator_num_channels=cfg.approximator.in_dim,
-        approximator_hidden_dim=cfg.approximator.hidden_dim,
-        approximator_layers=cfg.approximator.num_layers,
-    ).eval()
-    net.load_state_dict(support.to_diffusers(weights, cfg))
+    net = diffusers_net(cfg, weights)
     data = support.inputs(cfg, batch=2)
     latents = support.dev.load_pack("chroma_model.latents")
     embeddings = support.dev.load_pack("chroma_model.embeddings")

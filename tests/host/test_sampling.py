@@ -2,8 +2,7 @@
 
 import pytest
 import support
-import torch
-from host_models import native_patcher, sample
+from host_models import lora_on, native_patcher, sample
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
@@ -19,15 +18,7 @@ def case(comfy, tmp_path_factory):
     return cfg, weights, path
 
 
-def lora(cfg, weights, strength=0.5, names=("double_blocks.3.img_attn.qkv", "single_blocks.20.linear1")):
-    """A LoRA in BFL's layout on two layers."""
-    generator = torch.Generator().manual_seed(9)
-    out = {}
-    for name in names:
-        rows, columns = weights[name + ".weight"].shape
-        out[f"diffusion_model.{name}.lora_A.weight"] = torch.randn(4, columns, generator=generator) * columns**-0.5
-        out[f"diffusion_model.{name}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) * strength
-    return out
+LAYERS = ("double_blocks.3.img_attn.qkv", "single_blocks.20.linear1")
 
 
 @pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "lora"])
@@ -38,7 +29,9 @@ def test_run_equals_the_hosts_own(comfy, inference, case, sampler, with_lora):
     native = native_patcher(comfy, cfg, weights)
     plain = sample(comfy, ours, cfg, steps=8, sampler=sampler)
     if with_lora:
-        ours, native = (comfy.sd.load_lora_for_models(p, None, lora(cfg, weights), 1.0, 0.0)[0] for p in (ours, native))
+        ours, native = (
+            comfy.sd.load_lora_for_models(p, None, lora_on(weights, *LAYERS), 1.0, 0.0)[0] for p in (ours, native)
+        )
     mine = sample(comfy, ours, cfg, steps=8, sampler=sampler)
     theirs = sample(comfy, native, cfg, steps=8, sampler=sampler)
     print(f"relative L2 of the final latents {support.relative(mine, theirs):.2e}")
