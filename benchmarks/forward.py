@@ -34,11 +34,10 @@ def main(rounds: int) -> None:
         ).sample
 
     modulations = ours.modulations(data["timesteps"], guidance)
-    known = {n.support.dev.load_pack("loaders.comfy_modulations").OPTION: modulations}
     variants = {
         "ours": lambda: ours(data["x"], data["timesteps"], data["context"], guidance),
         "ours, modulations known (every forward of a run but the first of a step)": lambda: ours(
-            data["x"], data["timesteps"], data["context"], guidance, None, known
+            data["x"], data["timesteps"], data["context"], guidance, modulations=modulations
         ),
         "ComfyUI's Chroma": lambda: native(data["x"], data["timesteps"], data["context"], guidance),
         "diffusers, 256 tokens": lambda: through_diffusers(data["context"]),
