@@ -22,10 +22,26 @@ class ApproximatorConfig:
 
 
 @dataclass(frozen=True)
+class NerfConfig:
+    """Sizes of the ends of a model that works on pixels. The defaults are the published Chroma1-Radiance, which has
+    in_channels and out_channels 3 and patch_size 16."""
+
+    hidden_size: int = 64
+    num_blocks: int = 4
+    mlp_ratio: int = 4
+    num_freqs: int = 8  # cosines a side; a pixel's place in its patch is num_freqs^2 numbers
+    final: str = "conv"  # a key of `radiance.FINAL_LAYERS`
+    kernel_size: int = 16  # of img_in_patch; half of patch_size where the blocks see every second pixel only
+
+    def __post_init__(self) -> None:
+        _one_of("final", self.final, ("conv", "linear"))
+
+
+@dataclass(frozen=True)
 class ChromaConfig:
     """Sizes of the transformer. The defaults are the published 8.9B model; loaders read them from the file."""
 
-    in_channels: int = 64  # latent channels * patch_size^2
+    in_channels: int = 64  # latent channels * patch_size^2; with `nerf` the picture's own channels
     out_channels: int = 64
     context_dim: int = 4096  # width of the text encoder
     hidden_size: int = 3072
@@ -38,6 +54,9 @@ class ChromaConfig:
     qkv_bias: bool = True
     patch_size: int = 2
     approximator: ApproximatorConfig = ApproximatorConfig()
+    nerf: NerfConfig | None = None  # set where the model works on pixels (Radiance)
+    prediction: str = "v"  # v: the network gives the velocity; x0: the picture itself
+    text_ids: str = "zeros"  # position ids of text tokens; sequential: numbered from 0
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -49,19 +68,46 @@ class ChromaConfig:
                 f"the Approximator gives vectors of width {self.approximator.out_dim}, "
                 f"but the blocks are {self.hidden_size} wide"
             )
+        _one_of("prediction", self.prediction, ("v", "x0"))
+        _one_of("text_ids", self.text_ids, ("zeros", "sequential"))
+        if self.nerf is not None and self.patch_size % self.nerf.kernel_size:
+            raise ValueError(
+                f"patch_size {self.patch_size} is not a multiple of img_in_patch's kernel {self.nerf.kernel_size}"
+            )
 
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
 
     @property
+    def channels(self) -> int:
+        """Of the picture that the model takes: the latent's, or the pixels' own."""
+        return self.in_channels // self.patch_size**2 if self.nerf is None else self.in_channels
+
+    @property
     def num_modulations(self) -> int:
-        """Rows that the Approximator gives: 344 for 38 single and 19 double blocks."""
+        """Rows that the Approximator gives: 344 for 38 single and 19 double blocks.
+
+        A model on pixels has no final layer, so the last two are left out. The trainer computes them all the same and
+        reads them nowhere; each row depends on its own index only, so that the others are equal without them.
+        """
         return (
             VECTORS_PER_SINGLE * self.num_single_blocks
             + 2 * VECTORS_PER_STREAM * self.num_double_blocks
-            + VECTORS_FINAL
+            + (VECTORS_FINAL if self.nerf is None else 0)
         )
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Names of the empty tensors by which files, the host's and the trainer's, tell what shapes do not."""
+        half_size = self.nerf is not None and self.nerf.kernel_size != self.patch_size
+        said = {"__x0__": self.prediction == "x0", "__sequential__": self.text_ids == "sequential"}
+        return tuple(name for name, there in {**said, "__32x32__": half_size}.items() if there)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected {' or '.join(choices)}")
 
 
 def rotary_axes(head_dim: int) -> tuple[int, int, int]:

@@ -88,7 +88,8 @@ class ModulationTable:
         for i in range(config.num_double_blocks):
             self.rows["img", i] = singles + VECTORS_PER_STREAM * i, VECTORS_PER_STREAM
             self.rows["txt", i] = singles + stream + VECTORS_PER_STREAM * i, VECTORS_PER_STREAM
-        self.rows["final", 0] = singles + 2 * stream, VECTORS_FINAL
+        if config.nerf is None:  # on pixels there is no final layer
+            self.rows["final", 0] = singles + 2 * stream, VECTORS_FINAL
 
     def take(self, modulations: Tensor, part: str, index: int = 0) -> tuple[Tensor, ...]:
         """The vectors of one block, each (B, 1, D), from modulations (B, M, D)."""

@@ -1,6 +1,9 @@
 """Chroma: FLUX's blocks, no modulation weights in them, and one Approximator that makes every shift, scale and gate.
 
-Shapes: B batch, C latent channels, H rows, W columns, L tokens, D width, M modulations.
+It works on latents, or, where `config.nerf` is set, on pixels (Chroma1-Radiance): the blocks are the same, the two ends
+are those of `radiance.py`.
+
+Shapes: B batch, C channels of the picture or latent, H rows, W columns, L tokens, D width, M modulations.
 """
 
 from __future__ import annotations
@@ -16,6 +19,16 @@ from .embeddings import position_ids, rotary_matrices
 from .latents import grid_size, patchify, unpatchify
 from .modulation import ModulationTable, approximator_input
 from .ops import Ops
+from .radiance import (
+    FINAL_LAYERS,
+    NerfBlock,
+    NerfEmbedder,
+    number_text,
+    pad_to_patches,
+    paint,
+    patch_conv,
+    velocity_from_data,
+)
 
 RunBlock = Callable[..., Any]
 
@@ -40,7 +53,10 @@ class ChromaTransformer(nn.Module):
         layers = ops.layers
         self.config = config
         self.table = ModulationTable(config)
-        self.img_in = layers.Linear(config.in_channels, config.hidden_size, bias=True, **factory)
+        if config.nerf is None:
+            self.img_in = layers.Linear(config.in_channels, config.hidden_size, bias=True, **factory)
+        else:
+            self.img_in_patch = patch_conv(config, layers, **factory)
         self.txt_in = layers.Linear(config.context_dim, config.hidden_size, bias=True, **factory)
         self.distilled_guidance_layer = nn.Identity()  # filled at load time with the checkpoint's Approximator
         self.double_blocks = nn.ModuleList(
@@ -49,14 +65,24 @@ class ChromaTransformer(nn.Module):
         self.single_blocks = nn.ModuleList(
             SingleStreamBlock(config, ops, **factory) for _ in range(config.num_single_blocks)
         )
-        self.final_layer = FinalLayer(config, layers, **factory)
+        if config.nerf is None:
+            self.final_layer = FinalLayer(config, layers, **factory)
+        else:
+            self.nerf_image_embedder = NerfEmbedder(config, ops.approximator_layers, **factory)
+            self.nerf_blocks = nn.ModuleList(
+                NerfBlock(config, layers, **factory) for _ in range(config.nerf.num_blocks)
+            )
+            name, final_class = FINAL_LAYERS[config.nerf.final]
+            self.add_module(name, final_class(config, layers, **factory))
+        for name in config.markers:  # so that a saved model says what it is
+            self.register_buffer(name, torch.empty(0, device=factory.get("device")))
 
     def modulations(self, timesteps: Tensor, guidance: Tensor) -> Tensor:
         """Every shift, scale and gate of the model, from one MLP in float32.
 
         timesteps: (B,) flow time in [0, 1], 1 = noise; not multiplied by 1000.
         guidance:  (B,) 0 for Chroma.
-        returns:   (B, M, D) float32, M = config.num_modulations; order: single, img, txt, final.
+        returns:   (B, M, D) float32, M = config.num_modulations; order: single, img, txt, final (none on pixels).
         raises:    ValueError if the batches differ or no Approximator was put in place.
         source:    the trainer's chroma model; differs: M is computed, never 344.
         """
@@ -69,8 +95,23 @@ class ChromaTransformer(nn.Module):
         return self.distilled_guidance_layer(rows)
 
     def embed(self, x: Tensor, context: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latent and text as tokens of width D: img (B, L_img, D), txt (B, L_txt, D), and the ids unchanged."""
-        return self.img_in(patchify(x, self.config.patch_size)), self.txt_in(context), ids
+        """Picture and text as tokens of width D: img (B, L_img, D), txt (B, L_txt, D), and the ids unchanged."""
+        patch_size = self.config.patch_size
+        if self.config.nerf is None:
+            img = self.img_in(patchify(x, patch_size))
+        else:
+            img = self.img_in_patch(pad_to_patches(x, patch_size))
+            img = img.flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, L, D)
+        return img, self.txt_in(context), ids
+
+    def predict(self, img: Tensor, x: Tensor, modulations: Tensor, nerf_tile: int | None = None) -> Tensor:
+        """What the tokens of the last block say of the noisy x: (B, L_img, D) -> (B, C_out, H, W)."""
+        config = self.config
+        if config.nerf is None:
+            img = self.final_layer(img, self.table.final(modulations))
+            return unpatchify(img, *x.shape[2:], config.patch_size)
+        final = self.get_submodule(FINAL_LAYERS[config.nerf.final][0])
+        return paint(x, img, config.patch_size, self.nerf_image_embedder, self.nerf_blocks, final, nerf_tile)
 
     def forward(
         self,
@@ -82,21 +123,22 @@ class ChromaTransformer(nn.Module):
         modulations: Tensor | None = None,
         ids: Tensor | None = None,
         run_block: RunBlock = run_block,
+        nerf_tile: int | None = None,
     ) -> Tensor:
         """The velocity of the flow at x.
 
-        x:            (B, C, H, W) noisy latent; any size, odd ones are padded and cropped back.
+        x:            (B, C, H, W) noisy latent or picture; any size, odd ones are padded and cropped back.
         timesteps:    (B,) in [0, 1], 1 = noise.
         context:      (B, L_txt, context_dim) from the text encoder.
         guidance:     (B,) or None for 0, as Chroma was trained.
         context_mask: (B, L_txt) bool or integer, nonzero where a text token may be seen; None where all may.
         modulations:  (1 or B, M, D) if they are known already; otherwise made from timesteps and guidance.
         ids:          (L_txt + L_img, 3) position ids, if not the usual grid.
+        nerf_tile:    on pixels, how many patches the head paints at a time; see `radiance.paint`.
         returns:      (B, C_out, H, W) in the dtype of x: noise - data, so x_next = x + (t_next - t) * velocity.
         """
         config, table = self.config, self.table
-        height, width = x.shape[2:]
-        grid = grid_size(height, width, config.patch_size)
+        grid = grid_size(*x.shape[2:], config.patch_size)
 
         if modulations is None:
             modulations = self.modulations(timesteps, torch.zeros_like(timesteps) if guidance is None else guidance)
@@ -104,6 +146,7 @@ class ChromaTransformer(nn.Module):
 
         if ids is None:
             ids = position_ids(context.shape[1], *grid, device=x.device)
+            ids = number_text(ids, context.shape[1]) if config.text_ids == "sequential" else ids
         img, txt, ids = run_block("input", 0, self.embed, x=x, context=context, ids=ids)
         num_txt = txt.shape[1]
         pe = rotary_matrices(ids, config.axes_dim, config.theta)
@@ -114,13 +157,15 @@ class ChromaTransformer(nn.Module):
                 "double", i, block, img=img, txt=txt, vec=table.double(modulations, i), pe=pe, mask=mask
             )
 
-        x = torch.cat((txt, img), dim=1)
+        joint = torch.cat((txt, img), dim=1)
         for i, block in enumerate(self.single_blocks):
-            x = run_block("single", i, block, x=x, vec=table.single(modulations, i), pe=pe, mask=mask, num_txt=num_txt)
+            joint = run_block(
+                "single", i, block, x=joint, vec=table.single(modulations, i), pe=pe, mask=mask, num_txt=num_txt
+            )
 
-        img = x[:, num_txt : num_txt + grid[0] * grid[1]]
-        img = self.final_layer(img, table.final(modulations))
-        return unpatchify(img, height, width, config.patch_size)
+        img = joint[:, num_txt : num_txt + grid[0] * grid[1]]
+        predicted = self.predict(img, x, modulations, nerf_tile)
+        return velocity_from_data(predicted, x, timesteps) if config.prediction == "x0" else predicted
 
 
 def key_mask(context_mask: Tensor, num_img: int) -> Tensor:

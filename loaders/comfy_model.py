@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Mapping
 
 import comfy.conds
+import comfy.latent_formats
 import comfy.memory_management
 import comfy.model_base
 import comfy.model_management
@@ -20,30 +23,38 @@ import comfy.supported_models
 import comfy.utils
 import torch
 from comfy.cli_args import args
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
 from ..chroma_model import ChromaConfig
+from .comfy_layers import MATMULS, fast_matmul, operations
 from .comfy_modulations import OPTION, ModulationStore
-from .comfy_quant import quantise
+from .comfy_quant import StateBuilder
 from .comfy_transformer import HostTransformer
-from .convert import check, convert, non_finite
-from .detect import FLOAT_DTYPES, Detection, detect
+from .convert import check, non_finite
+from .detect import Detection, detect, layout_of, source_names, with_approximator
 from .quant import QUANT_MODES, QuantMode, quant_mode
-from .read import SAFETENSORS_SUFFIXES, Header, read_header, read_tensors
+from .read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
+from .storage import FLOAT_DTYPES, GGUF_PREFIX
 
 KEY = "chroma"  # of our wrappers and callbacks on the patcher
+# What the Approximator is told where a conditioning says nothing. Chroma was trained with 0, FLUX's own with 3.5.
+GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": 3.5}
 
 
 class ChromaModel(comfy.model_base.Chroma):
     """The host's Chroma with our transformer in it."""
 
-    def __init__(self, model_config: Any, chroma_config: ChromaConfig, device: Any = None):
+    def __init__(self, model_config: Any, chroma_config: ChromaConfig, device: Any = None, guidance: float = 0.0):
         super().__init__(model_config, device=device, unet_model=functools.partial(HostTransformer, chroma_config))
+        self.default_guidance = guidance
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
         # Always there and never None, so that cond and uncond can share a batch.
-        out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([kwargs.get("guidance") or 0.0]))
+        guidance = kwargs.get("guidance")
+        guidance = self.default_guidance if guidance is None else guidance
+        out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([guidance]))
         mask, text = kwargs.get("attention_mask"), kwargs.get("cross_attn")
         if mask is not None and text is not None and "attention_mask_img_shape" not in kwargs:
             if mask.shape[-1] == text.shape[1] and not bool((mask != 0).all()):  # a mask costs attention its fast path
@@ -67,9 +78,11 @@ class ChromaModelConfig(comfy.supported_models.Chroma):
     def __init__(self, detection: Detection):
         config = detection.config
         self.chroma_config = config
+        self.variant = detection.variant
+        self.loaded = None
         super().__init__(
             {
-                "image_model": "chroma",
+                "image_model": "chroma" if config.nerf is None else "chroma_radiance",
                 "in_channels": config.in_channels,
                 "out_channels": config.out_channels,
                 "context_in_dim": config.context_dim,
@@ -90,56 +103,131 @@ class ChromaModelConfig(comfy.supported_models.Chroma):
         )
 
     def get_model(self, state_dict: Mapping[str, Tensor], prefix: str = "", device: Any = None) -> ChromaModel:
-        return ChromaModel(self, self.chroma_config, device=device)
+        return ChromaModel(self, self.chroma_config, device, GUIDANCE[self.variant])
 
 
-def load_chroma(path: str, mode_name: str = "auto", disable_dynamic: bool = False) -> Any:
+class RadianceModelConfig(ChromaModelConfig):
+    """The same for the model that works on pixels."""
+
+    latent_format = comfy.latent_formats.ChromaRadiance
+    memory_usage_factor = comfy.supported_models.ChromaRadiance.memory_usage_factor
+
+
+def load_chroma(
+    path: str,
+    mode_name: str = "auto",
+    approximator: str | None = None,
+    prediction: str = "auto",
+    text_ids: str = "auto",
+    full_precision: bool = False,
+    disable_dynamic: bool = False,
+) -> Any:
     """A Chroma file as the host's MODEL.
 
     mode_name: a name of `quant.QUANT_MODES` or one of its aliases.
+    approximator: a file to take the Approximator from, in place of the checkpoint's own; needed for FLUX.
+    prediction, text_ids: see `detect.detect`.
+    full_precision: unpack 8- and 4-bit weights for multiplication also where the device can multiply them as they are.
     disable_dynamic: asked for by the host where it needs a patcher without dynamic VRAM.
     returns:   a ModelPatcher.
     raises:    ValueError naming the file, what was found and the remedy.
     """
-    mode = quant_mode(mode_name)
-    header = read_header(path)
-    detection = detect(header)
-    check(header, detection)
-    if detection.extras and mode != QUANT_MODES["auto"]:
-        raise ValueError(f"{header.name}: the file is quantised already. Choose auto as precision to keep it as it is")
-    weights = convert(_host_tensors(path), detection)
-    warn_of_damage(header, weights)
-
+    quant_mode(mode_name)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    config = ChromaModelConfig(detection)
-    quantised = bool(mode.format or detection.extras)
+    source = Source(path, approximator)
+    header = source.header
+    detection = detect(header, prediction, text_ids)
+    check(header, detection)
+    mode, reason = choose_mode(mode_name, detection, load_device)
+
+    config = model_config(detection)
+    quantised = bool(mode.format or (mode.keeps and detection.formats))
     storage = _storage_dtype(detection, mode, config.supported_inference_dtypes)
     # Quantised weights are unpacked at use, so their compute type does not follow from how they are stored.
     compute = comfy.model_management.unet_manual_cast(
         None if quantised else storage, load_device, config.supported_inference_dtypes
     )
     config.set_inference_dtype(storage, compute, device=load_device)
-    config.quant_config = {"mixed_ops": True} if quantised else None
+    if quantised:
+        config.custom_operations = operations(compute or storage, load_device)
+    config.loaded = Loaded(header.name, header.num_bytes, detection, reason)
 
-    model = config.get_model(weights)
+    model = config.get_model({})
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
     if not comfy.model_management.is_device_cpu(offload_device):
         model.to(offload_device)
-    if not patcher.is_dynamic():  # with dynamic VRAM the host casts mapped weights at use
-        weights = {
-            k: v.to(storage) if v.dtype in FLOAT_DTYPES and k not in detection.extras else v for k, v in weights.items()
-        }
-    if mode.format:
-        weights = quantise(weights, mode, load_device)
+    # With dynamic VRAM the host casts mapped weights at use.
+    plain = None if patcher.is_dynamic() and mode.dtype is None else storage
+    weights = StateBuilder(
+        detection, source.tensors(), mode, plain, compute or storage, load_device, full_precision
+    ).build()
+    warn_of_damage(header, weights)
+    weights.update({name: torch.empty(0) for name in detection.config.markers})
     # Mapped tensors become the parameters, so that nothing is copied; except where the host's own reader has mapped
     # them read-only and the patcher writes into its parameters.
     assign = patcher.is_dynamic() or not comfy.memory_management.aimdo_enabled
     model.load_model_weights(weights, "", assign=assign)
     attach(patcher, header)
-    patcher.cached_patcher_init = (load_chroma, (path, mode_name))
+    patcher.cached_patcher_init = (
+        load_chroma,
+        (path, mode_name, approximator, prediction, text_ids, full_precision),
+    )
     return patcher
+
+
+class Source:
+    """A file, and where one was given, the file that its Approximator comes from."""
+
+    def __init__(self, path: str, approximator: str | None = None):
+        self.path = path
+        self.approximator = approximator
+        self.header = read_header(path)
+        self._names: dict[str, str] = {}
+        if approximator is not None:
+            other = read_header(approximator)
+            self.header = with_approximator(self.header, other)
+            prefix = layout_of(self.header)[1]
+            self._names = {prefix + name: n for name, n in source_names(other).items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors under the names of `header`, mapped."""
+        tensors = _host_tensors(self.path)
+        if self.approximator is not None:
+            theirs = _host_tensors(self.approximator)
+            tensors.update({name: theirs[n] for name, n in self._names.items()})
+        return tensors
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a model was made from; `reason` says why auto chose what it did, or is empty."""
+
+    file: str
+    num_bytes: int
+    detection: Detection
+    reason: str
+
+
+def model_config(detection: Detection) -> "ChromaModelConfig":
+    return (ChromaModelConfig if detection.config.nerf is None else RadianceModelConfig)(detection)
+
+
+def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[QuantMode, str]:
+    """The mode to load with, and why, where the name leaves the choice to us."""
+    mode = quant_mode(name)
+    if name != "auto" or detection.formats:
+        return mode, ""
+    room = comfy.model_management.maximum_vram_for_weights(device)
+    needed = 2 * detection.num_parameters
+    if needed <= room:
+        return mode, ""
+    problem = fast_matmul("int8", device)
+    chosen = "q8_0" if problem else "int8_convrot"
+    return QUANT_MODES[chosen], (
+        f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
+    )
 
 
 def attach(patcher: Any, header: Header) -> None:
@@ -170,20 +258,80 @@ def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:
 
 
 def describe(patcher: Any) -> str:
-    """What was loaded, for people: sizes, how the weights are kept, what they compute in."""
+    """What was loaded, for people: what the file is, how the weights are kept, what they compute in and why."""
     model = patcher.model
-    config = model.model_config.chroma_config
-    weights = list(model.diffusion_model.parameters())
-    count = sum(w.numel() for w in weights)
-    size = comfy.model_management.module_size(model.diffusion_model)
-    kinds = sorted({getattr(m, "quant_format", None) or "" for m in model.diffusion_model.modules()} - {""})
-    kept = ", ".join(kinds) if kinds else str(model.get_dtype()).removeprefix("torch.")
-    compute = str(model.get_dtype_inference()).removeprefix("torch.")
-    return (
-        f"Chroma, {_count(count)} parameters, {config.num_double_blocks} + {config.num_single_blocks} blocks of "
-        f"width {config.hidden_size}\n{kept}, {size / 1e6:,.0f} MB, {8 * size / count:.1f} bits a weight, "
-        f"computes in {compute}"
+    loaded: Loaded = model.model_config.loaded
+    detection, config = loaded.detection, model.model_config.chroma_config
+    extras = [text for flag, text in FLAG_TEXTS if flag in config.markers]
+    ends = ", ".join([f"{detection.layout} names", *extras])
+    lines = [
+        f"{detection.variant}, {_count(detection.num_parameters)} parameters, {config.num_double_blocks} + "
+        f"{config.num_single_blocks} blocks of width {config.hidden_size}",
+        f"file: {_stored(detection)}, {ends}",
+    ]
+    if detection.dropped:
+        lines.append(f"{len(detection.dropped)} modulation tensors of FLUX left out, the Approximator replaces them")
+    modules = [m for m in model.diffusion_model.modules() if getattr(m, "weight", None) is not None]
+    packed = Counter(m.quant_format for m in modules if getattr(m, "quant_format", None))
+    size = sum(_nbytes(p) for p in model.diffusion_model.parameters())
+    kept = ", ".join(f"{_format_text(name, modules)} ({n} layers)" for name, n in packed.most_common())
+    plain = Counter(p.dtype for m in modules if not getattr(m, "quant_format", None) for p in m.parameters(recurse=False))
+    rest = str(plain.most_common(1)[0][0]).removeprefix("torch.") if plain else ""
+    kept = f"{kept}, rest {rest}" if kept else rest
+    lines.append(f"kept as {kept}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight")
+    if loaded.reason:
+        lines.append(f"auto: {loaded.reason}")
+    lines.append(_compute(model, packed, patcher.load_device))
+    return "\n".join(lines)
+
+
+FLAG_TEXTS = (
+    ("__x0__", "predicts the picture (x0)"),
+    ("__32x32__", "patches of 32 seen at half size"),
+    ("__sequential__", "numbered text positions"),
+)
+
+
+def _stored(detection: Detection) -> str:
+    plain = str(detection.dtype).removeprefix("torch.")
+    if not detection.formats:
+        return plain
+    formats = sorted(detection.formats.items(), key=lambda item: -item[1])
+    return ", ".join(f"{format} ({n} tensors)" for format, n in formats) + f", rest {plain}"
+
+
+def _format_text(name: str, modules: list[Any]) -> str:
+    rotated = any(
+        getattr(m, "quant_format", None) == name and getattr(m.weight._params, "convrot", False) for m in modules
     )
+    return "int8_convrot" if rotated else name.removeprefix(GGUF_PREFIX)
+
+
+def _compute(model: Any, packed: Mapping[str, int], device: torch.device) -> str:
+    """What the model multiplies in, and why not in something faster."""
+    dtype = str(model.get_dtype_inference()).removeprefix("torch.")
+    parts = []
+    for format in packed:
+        kind = MATMULS.get(format)
+        if kind is None:
+            parts.append(f"{format.removeprefix(GGUF_PREFIX)} is unpacked at use, no device multiplies it as it is")
+            continue
+        layers = [m for m in model.diffusion_model.modules() if getattr(m, "quant_format", None) == format]
+        problem = fast_matmul(kind, device)
+        if problem is not None:
+            parts.append(f"{format} is unpacked at use: {kind} {problem}")
+        elif all(m._full_precision_mm for m in layers):
+            parts.append(f"{format} is unpacked at use, since full precision was asked for by the file or the node")
+        else:
+            parts.append(f"{kind} matrix multiplication")
+    return f"computes in {dtype}" + "".join(f"; {part}" for part in parts)
+
+
+def _nbytes(weight: Tensor) -> int:
+    if not isinstance(weight, QuantizedTensor):
+        return weight.nbytes
+    names, _ = weight.__tensor_flatten__()
+    return sum(getattr(weight, name).nbytes for name in names)
 
 
 def _count(n: int) -> str:
@@ -192,13 +340,20 @@ def _count(n: int) -> str:
 
 def _host_tensors(path: str) -> dict[str, Tensor]:
     """Mapped tensors from the host's reader, which can stream them from the disk to a GPU."""
-    if os.path.splitext(path)[1].lower() in SAFETENSORS_SUFFIXES:
-        return comfy.utils.load_torch_file(path)
-    return read_tensors(path)
+    path = str(whole(path))
+    files = [str(file) for file in shards(Path(path))] if path.endswith(INDEX_SUFFIX) else [path]
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        infos = read_header(file).tensors.values() if file.endswith(SAFETENSORS_SUFFIXES) else ()
+        if infos and not any(info.dtype == getattr(torch, "float8_e8m0fnu", None) for info in infos):
+            tensors.update(comfy.utils.load_torch_file(file))
+        else:  # the host's reader does not know that type
+            tensors.update(read_tensors(file))
+    return tensors
 
 
 def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.dtype]) -> torch.dtype:
-    """The type that weights are kept in: the user's, else the file's 16 bits, else what the host prefers."""
+    """The type that plain weights are kept in: the user's, else the file's 16 bits, else what the host prefers."""
     if mode.dtype is not None:
         return mode.dtype
     chosen = comfy.model_management.unet_dtype(

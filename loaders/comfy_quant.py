@@ -1,56 +1,290 @@
-"""Quantising at load, layer by layer, with the host's own quantised tensors."""
+"""From stored tensors to the model's state: unpacked, quantised anew, or kept packed, weight by weight."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import Counter
+from typing import Any, Mapping
 
 import comfy.model_management
-import comfy.quant_ops
 import comfy.utils
 import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
-from .quant import QuantMode, is_quantised, rotation_group
+from .comfy_layers import LAYOUT, PackedLayout, format_name
+from .detect import Detection, Part
+from .gguf_types import GGML_TYPES
+from .packed import Change
+from .quant import FLOAT32_PARTS, QuantMode, is_quantised, rotation_group
+from .storage import FP8_FORMATS, HOST_FORMATS, round_up
 
 QUANTISE_WORKSPACE = 6  # bytes that quantising takes on the device, in float32 copies of the largest weight
+FP8_DTYPES = {format: dtype for dtype, format in FP8_FORMATS.items()}
+TILE_ROWS = 128  # of the block scales of mxfp8 and nvfp4, which lie in the order that tensor cores read
 
 
-def quantise(weights: dict[str, Tensor], mode: QuantMode, device: torch.device) -> dict[str, Tensor]:
-    """The blocks' linears as the host's quantised tensors, layer by layer; all other tensors as they are.
+class StateBuilder:
+    """Makes the entries of a model's state dict from the stored parts of each tensor.
 
-    returns: a state dict in the host's own layout (`weight`, `weight_scale`, `comfy_quant` for each layer).
+    detection: of the file; tensors: its tensors by their names in the file, given up as they are used.
+    mode:    what the blocks' linears become.
+    storage: type of all plain weights; None leaves each as it is (the host casts at use).
+    compute: type that packed weights are unpacked in.
+    device:  where quantising happens.
+    full_precision: never multiply in 8 or 4 bits.
     """
-    layout = comfy.quant_ops.QUANT_ALGOS[mode.format]["comfy_tensor_layout"]
-    names = [name for name, w in weights.items() if is_quantised(name, w.ndim)]
-    if device.type in ("cuda", "xpu"):
-        largest = max(weights[name].numel() for name in names) * torch.float32.itemsize
-        comfy.model_management.free_memory(QUANTISE_WORKSPACE * largest, device)
-    else:
-        device = torch.device("cpu")
-    progress = comfy.utils.ProgressBar(len(names))
-    out = {name: w for name, w in weights.items() if not is_quantised(name, w.ndim)}
-    skipped = Counter[int]()
-    for name in names:
-        weight = weights.pop(name)
-        extra = dict(mode.quantise)
-        settings = {"format": mode.format, **mode.settings}
-        if mode.rotated:
-            group = rotation_group(weight.shape[1])
-            if group is None:
-                skipped[weight.shape[1]] += 1
-                out[name] = weight
-                continue
+
+    def __init__(
+        self,
+        detection: Detection,
+        tensors: dict[str, Tensor],
+        mode: QuantMode,
+        storage: torch.dtype | None,
+        compute: torch.dtype | None,
+        device: torch.device,
+        full_precision: bool = False,
+    ):
+        self.detection = detection
+        self.tensors = tensors
+        self.mode = mode
+        self.storage = storage
+        self.compute = compute or torch.bfloat16
+        self.device = device if device.type in ("cuda", "xpu") else torch.device("cpu")
+        self.full_precision = full_precision
+        self.skipped = Counter[int]()  # inputs of layers that the format does not fit -> how many
+
+    def build(self) -> dict[str, Tensor]:
+        """The whole state dict; quantised weights come as the host's quantised tensors with their marker beside them."""
+        progress = comfy.utils.ProgressBar(len(self.detection.tensors))
+        if self.mode.format is not None and self.device.type != "cpu":
+            largest = max(math.prod(part.storage.shape) for part in self._parts()) * torch.float32.itemsize
+            comfy.model_management.free_memory(QUANTISE_WORKSPACE * largest, self.device)
+        state: dict[str, Tensor] = {}
+        for name, parts in self.detection.tensors.items():
+            state.update(self.entries(name, parts))
+            progress.update(1)
+        if self.device.type != "cpu":
+            comfy.model_management.soft_empty_cache()
+        for width, count in self.skipped.items():
+            logging.warning(
+                "%d layers of input width %d stay unquantised: no block of this format fits that width", count, width
+            )
+        return state
+
+    def entries(self, name: str, parts: tuple[Part, ...]) -> dict[str, Tensor]:
+        """The state dict's entries of one tensor."""
+        in_block = is_quantised(name, len(parts[0].storage.shape), self.detection.variant)
+        packed = any(part.storage.format is not None for part in parts)
+        if self.mode.format is not None and in_block:
+            if len(parts) == 1 and self._is_target(parts[0]):
+                return self._keep(name, parts, in_block)
+            return self._quantise(name, self._dense(parts, torch.float32))
+        linear = len(parts[0].storage.shape) == 2 and name.endswith(".weight")
+        if packed and linear and self.mode.keeps:
+            return self._keep(name, parts, in_block)
+        if packed:
+            dtype = torch.float32 if name.startswith(FLOAT32_PARTS) else self.mode.dtype
+            return {name: self._dense(parts, dtype or self.storage or self._plain_dtype())}
+        weight = _joined([self._plain(part) for part in parts])
+        storage = torch.float32 if name.startswith(FLOAT32_PARTS) else self.storage
+        return {name: weight if storage is None else weight.to(storage)}
+
+    def _parts(self) -> list[Part]:
+        return [part for parts in self.detection.tensors.values() for part in parts]
+
+    def _plain_dtype(self) -> torch.dtype:
+        return self.detection.dtype if self.detection.dtype != torch.float32 else torch.bfloat16
+
+    def _plain(self, part: Part) -> Tensor:
+        for file_name in part.scales.values():
+            scale = self.tensors.pop(file_name)
+            if not bool((scale.float() == 1).all()):
+                raise ValueError(
+                    f"{part.file_name} is stored in 16 or 32 bits, but {file_name} beside it is "
+                    f"{scale.flatten()[0].item():g}, expected 1. The file is damaged; take another version"
+                )
+        return self.tensors.pop(part.file_name)
+
+    def _dense(self, parts: tuple[Part, ...], dtype: torch.dtype) -> Tensor:
+        """The unpacked weight in dtype, made on the device that quantises."""
+        dense = []
+        for part in parts:
+            if part.storage.format is None:
+                dense.append(self._plain(part).to(self.device, dtype))
+            elif len(part.storage.shape) == 2:
+                weight, _ = self._packed(part, torch.float32)
+                dense.append(weight.to(self.device).dequantize().to(dtype))
+            else:
+                dense.append(self._unpack_vector(part).to(self.device, dtype))
+        out = _joined(dense)
+        return out if self.mode.format is not None else out.cpu()
+
+    def _unpack_vector(self, part: Part) -> Tensor:
+        """Biases, norms and convolutions in fp8 or a GGML type, in float32."""
+        stored = self.tensors.pop(part.file_name)
+        if part.storage.format in GGML_TYPES:
+            return PackedLayout.dequantize(stored, self._params(part, torch.float32))
+        scale = self.tensors.pop(part.scales["weight_scale"]).float() if part.scales else torch.ones(())
+        return stored.float() * scale
+
+    def _is_target(self, part: Part) -> bool:
+        rotated = bool(part.storage.settings.get("convrot")) == bool(self.mode.quantise.get("convrot"))
+        return part.storage.format == self.mode.format and rotated
+
+    def _quantise(self, name: str, weight: Tensor) -> dict[str, Tensor]:
+        format, extra, settings = self.mode.format, dict(self.mode.quantise), {}
+        columns = weight.shape[1]
+        fits = True
+        if extra.get("convrot"):
+            group = rotation_group(columns)
+            fits = group is not None
             extra["convrot_groupsize"] = group
-            settings |= {"convrot": True, "convrot_groupsize": group}
-        packed = comfy.quant_ops.QuantizedTensor.from_float(weight.to(device, torch.float32), layout, **extra)
-        out.update({k: v.cpu() for k, v in packed.state_dict(name).items()})
-        marker = json.dumps(settings).encode()
-        out[name.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(marker), dtype=torch.uint8)
-        progress.update(1)
-    if device.type != "cpu":
-        comfy.model_management.soft_empty_cache()
-    for width, count in skipped.items():
-        logging.warning("%d layers of input width %d stay unquantised: no rotation fits that width", count, width)
-    return out
+            settings = {"convrot": True, "convrot_groupsize": group}
+        elif format in GGML_TYPES:
+            fits = columns % GGML_TYPES[format].block_size == 0
+            extra["format"] = format
+        if not fits:
+            self.skipped[columns] += 1
+            return {name: weight.to(self.storage or self._plain_dtype()).cpu()}
+        layout = QUANT_ALGOS[format_name(format)]["comfy_tensor_layout"]
+        packed = QuantizedTensor.from_float(weight, layout, **extra)
+        # One after the other: asked for both at once in inference mode, a quantised tensor comes back unpacked.
+        packed = packed.to(device="cpu").to(dtype=self.compute)
+        return self._entry(name, packed, format, settings, {}, in_block=True)
+
+    def _keep(self, name: str, parts: tuple[Part, ...], in_block: bool) -> dict[str, Tensor]:
+        if len(parts) == 1:
+            weight, inputs = self._packed(parts[0], self.compute)
+            return self._entry(name, weight, parts[0].storage.format, parts[0].storage.settings, inputs, in_block)
+        fused = None
+        if all(part.storage.format is not None for part in parts):
+            pieces = [self._packed(part, self.compute) for part in parts]
+            fused = fuse([weight for weight, _ in pieces], [part.storage.format for part in parts])
+            # Each part was calibrated on the same inputs; one scale must hold them all.
+            scales = [inputs["input_scale"] for _, inputs in pieces if "input_scale" in inputs]
+            inputs = {"input_scale": torch.stack(scales).amax(0)} if len(scales) == len(parts) else {}
+        if fused is not None:
+            weight, format = fused
+            return self._entry(name, weight, format, parts[0].storage.settings, inputs, in_block)
+        if all(part.storage.format is not None for part in parts):
+            dense = torch.cat([weight.to(dtype=torch.float32).dequantize() for weight, _ in pieces])
+        else:
+            dense = self._dense(parts, torch.float32).cpu()
+        return {name: dense.to(self.storage or self._plain_dtype())}
+
+    def _entry(
+        self,
+        name: str,
+        weight: QuantizedTensor,
+        format: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Tensor],
+        in_block: bool,
+    ) -> dict[str, Tensor]:
+        marker = {k: v for k, v in settings.items() if k != "unscaled"}
+        # Outside of the blocks nothing is rounded twice: those layers cost next to nothing and matter most.
+        if self.full_precision or not in_block:
+            marker["full_precision_matrix_mult"] = True
+        text = json.dumps({"format": format_name(format), **marker}).encode()
+        stem = name.removesuffix(".weight")
+        return {
+            name: weight,
+            f"{stem}.comfy_quant": torch.tensor(list(text), dtype=torch.uint8),
+            **{f"{stem}.{role}": value for role, value in inputs.items()},
+        }
+
+    def _params(self, part: Part, dtype: torch.dtype) -> Any:
+        return PackedLayout.Params(None, dtype, part.storage.shape, part.storage.format)
+
+    def _packed(self, part: Part, dtype: torch.dtype) -> tuple[QuantizedTensor, dict[str, Tensor]]:
+        """The stored weight as a quantised tensor that unpacks in dtype, and what concerns its inputs."""
+        storage = part.storage
+        format = storage.format
+        data = self.tensors.pop(part.file_name)
+        scales = {role: self.tensors.pop(file_name) for role, file_name in part.scales.items()}
+        inputs = {role: scales.pop(role).float() for role in ("input_scale", "pre_quant_scale") if role in scales}
+        if "input_scale" in inputs and bool((inputs["input_scale"] == 1).all()):
+            del inputs["input_scale"]  # a placeholder
+        if format not in HOST_FORMATS:
+            if data.dtype == torch.uint8 and format.startswith("float8"):
+                data = data.view(FP8_DTYPES[format.rpartition("_")[0]])
+            scale = scales.pop("weight_scale").float() if format not in GGML_TYPES else None
+            change = {f: scales.pop("weight_" + f, None) for f in Change._fields}
+            params = PackedLayout.Params(scale, dtype, storage.shape, format, **change)
+            return QuantizedTensor(data, LAYOUT, params), {}
+        layout = QUANT_ALGOS[format]["comfy_tensor_layout"]
+        rows, columns = storage.shape
+        extra: dict[str, Any] = {}
+        if format == "nvfp4":
+            blocks = scales["weight_scale"].view(torch.float8_e4m3fn)
+            extra["block_scale"] = blocks.view(_tiled(rows, columns, 16))
+            extra["scale"] = scales["weight_scale_2"].float().reshape(())
+        elif format == "mxfp8":
+            data = data.view(torch.float8_e4m3fn)
+            extra["scale"] = scales["weight_scale"].view(torch.float8_e8m0fnu).view(_tiled(rows, columns, 32))
+        elif format in FP8_DTYPES:
+            data = data.view(FP8_DTYPES[format])
+            scale = scales.get("weight_scale")
+            extra["scale"] = torch.ones(()) if scale is None else scale.float().reshape(())
+        else:
+            scale = scales["weight_scale"].float()
+            if format == "convrot_w4a4":
+                extra["quant_group_size"] = 64
+            else:
+                scale = scale.reshape(()) if scale.numel() == 1 else scale.reshape(rows, 1)
+            extra["scale"] = scale
+            extra.update(storage.settings)
+        params = get_layout_class(layout).Params(orig_dtype=dtype, orig_shape=storage.shape, **extra)
+        return QuantizedTensor(data, layout, params), inputs
+
+
+def fuse(weights: list[QuantizedTensor], formats: list[str]) -> tuple[QuantizedTensor, str] | None:
+    """Quantised weights joined by rows without unpacking them, and their format; None where their formats forbid it."""
+    first, format = weights[0], formats[0]
+    if any(f != format for f in formats):
+        return None
+    params = [weight._params for weight in weights]
+    data = torch.cat([weight._qdata for weight in weights])
+    rows = [weight.shape[0] for weight in weights]
+    shape = (sum(rows), first.shape[1])
+
+    def made(layout: str, **changed: Any) -> QuantizedTensor:
+        kwargs = {k: getattr(params[0], k) for k in params[0].__dataclass_fields__}
+        return QuantizedTensor(data, layout, get_layout_class(layout).Params(**{**kwargs, "orig_shape": shape, **changed}))
+
+    if format in GGML_TYPES:
+        return (made(LAYOUT), format) if all(p.up is None and p.delta is None for p in params) else None
+    if format in FP8_DTYPES:
+        if all(bool(p.scale == params[0].scale) for p in params):
+            return made(first._layout_cls), format
+        scale = torch.cat([p.scale.expand(n, 1) for p, n in zip(params, rows)])
+        new = f"{format}_rowwise"
+        return QuantizedTensor(data, LAYOUT, PackedLayout.Params(scale, params[0].orig_dtype, shape, new)), new
+    if format.endswith("_rowwise"):
+        return made(LAYOUT, scale=torch.cat([p.scale.reshape(-1, 1) for p in params])), format
+    if format.endswith("_blockwise"):
+        heights = {n // p.scale.shape[0] for p, n in zip(params, rows)}
+        return (made(LAYOUT, scale=torch.cat([p.scale for p in params])), format) if len(heights) == 1 else None
+    if format == "int8_tensorwise":
+        if len({(p.convrot, p.convrot_groupsize if p.convrot else 0) for p in params}) > 1:
+            return None
+        return made(first._layout_cls, scale=torch.cat([p.scale.expand(n, 1) for p, n in zip(params, rows)])), format
+    if format == "mxfp8" and all(n % TILE_ROWS == 0 for n in rows):
+        bits = torch.cat([p.scale.view(torch.uint8) for p in params])
+        return made(first._layout_cls, scale=bits.view(torch.float8_e8m0fnu)), format
+    if format == "nvfp4" and all(n % TILE_ROWS == 0 and bool(p.scale == params[0].scale) for p, n in zip(params, rows)):
+        bits = torch.cat([p.block_scale.view(torch.uint8) for p in params])
+        return made(first._layout_cls, block_scale=bits.view(torch.float8_e4m3fn)), format
+    return None
+
+
+def _tiled(rows: int, columns: int, block: int) -> tuple[int, int]:
+    return round_up(rows, TILE_ROWS), round_up(math.ceil(columns / block), 4)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -18,7 +18,19 @@ from torch import Tensor
 from ..chroma_model import ChromaConfig, ChromaTransformer, Ops
 from ..chroma_model.embeddings import apply_rope, position_ids
 from ..chroma_model.latents import grid_size
+from ..chroma_model.radiance import number_text
 from .approximator import fill_approximator
+
+# What a wrong number of channels calls for.
+LATENT_REMEDY = (
+    "Use EmptySD3LatentImage, or encode the image with the VAE that belongs to the model (for Chroma: "
+    "FLUX's ae.safetensors)"
+)
+PIXEL_REMEDY = (
+    "It works on pixels: use EmptyChromaRadianceLatentImage, and VAELoader with pixel_space to encode and decode images"
+)
+# What ChromaRadianceOptions may set for a run -> its type.
+RADIANCE_OPTIONS = {"nerf_tile_size": int, "use_sequential_txt_ids": bool}
 
 
 def host_attention(
@@ -142,7 +154,8 @@ class HostTransformer(ChromaTransformer):
         operations: Any = None,
         **_: Any,
     ):
-        ops = Ops(operations, comfy.ops.manual_cast, host_attention)
+        float32_layers = operations if getattr(operations, "takes_float32", False) else comfy.ops.manual_cast
+        ops = Ops(operations, float32_layers, host_attention)
         super().__init__(chroma_config, ops, dtype=dtype, device=device)
         fill_approximator(self, chroma_config, ops.approximator_layers, dtype=dtype, device=device)
         self.dtype = dtype
@@ -164,13 +177,13 @@ class HostTransformer(ChromaTransformer):
                 f"the text encoder gave vectors of width {context.shape[-1]}, this model takes "
                 f"{self.config.context_dim}. Load the T5 encoder that belongs to it (CLIPLoader, type chroma)"
             )
-        if x.shape[1] * self.patch_size**2 != self.config.in_channels:
+        if x.shape[1] != self.config.channels:
             raise ValueError(
-                f"the latent has {x.shape[1]} channels, this model takes "
-                f"{self.config.in_channels // self.patch_size**2}. Use EmptySD3LatentImage, or encode the image with "
-                "the VAE that belongs to the model (for Chroma: FLUX's ae.safetensors)"
+                f"the latent has {x.shape[1]} channels, this model takes {self.config.channels}. "
+                f"{LATENT_REMEDY if self.config.nerf is None else PIXEL_REMEDY}"
             )
         options = transformer_options.copy()
+        radiance = {} if self.config.nerf is None else radiance_options(options)
         rope = options.get("rope_options") or {}
         ids = position_ids(
             context.shape[1],
@@ -179,6 +192,8 @@ class HostTransformer(ChromaTransformer):
             scale=(rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)),
             shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
         )
+        if radiance.get("use_sequential_txt_ids", self.config.text_ids == "sequential"):
+            ids = number_text(ids, context.shape[1])
         ids[context.shape[1] :, 0] += rope.get("shift_t", 0.0)
         totals = {"double": len(self.double_blocks), "single": len(self.single_blocks)}
         run = HostBlocks(options, control, totals, kwargs.get("attention_mask"))
@@ -191,4 +206,18 @@ class HostTransformer(ChromaTransformer):
             kwargs.get("modulations"),
             ids,
             run,
+            radiance.get("nerf_tile_size"),
         )
+
+
+def radiance_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the host's ChromaRadianceOptions node has set for this step.
+
+    raises: ValueError for an option that has no effect here, or a value of another type.
+    """
+    found = options.get("chroma_radiance_options") or {}
+    for name, value in found.items():
+        if name not in RADIANCE_OPTIONS or not isinstance(value, RADIANCE_OPTIONS[name]):
+            known = ", ".join(f"{k} ({t.__name__})" for k, t in RADIANCE_OPTIONS.items())
+            raise ValueError(f"chroma_radiance_options has {name} = {value!r}; it may have {known}")
+    return found

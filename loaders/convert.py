@@ -1,4 +1,4 @@
-"""Checks a file's tensors against the model they are meant for. Nothing may be missing, left over or misshapen."""
+"""Checks a file's tensors against the model that they are meant for. Nothing may be missing, left over or misshapen."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..chroma_model import ChromaConfig, ChromaTransformer
 from .approximator import fill_approximator
 from .detect import Detection
+from .keys import FLAGS
 from .read import Header
 
 NUM_NAMED = 5  # how many offending tensors an error names
@@ -20,33 +22,29 @@ def expected_shapes(config: ChromaConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = ChromaTransformer(config)
         fill_approximator(model, config)
-    return {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    return {name: tuple(p.shape) for name, p in model.state_dict().items() if name not in FLAGS}
 
 
 def check(header: Header, detection: Detection) -> None:
     """Raises ValueError naming every kind of mismatch between the file and the model that its sizes imply."""
     expected = expected_shapes(detection.config)
-    missing = [name for name in expected if name not in detection.names]
+    missing = [name for name in expected if name not in detection.tensors]
     if missing:
         raise ValueError(f"{header.name}: {_list(missing)} missing. The file is incomplete; download it again")
-    unknown = [file_name for name, file_name in detection.names.items() if name not in expected]
+    unknown = [p.file_name for name, parts in detection.tensors.items() if name not in expected for p in parts]
     if unknown:
         raise ValueError(
             f"{header.name}: {_list(unknown)} not part of Chroma. The file holds more than one model or a variant "
             "that this version does not know; take an unmodified checkpoint"
         )
     for name, shape in expected.items():
-        found = header.tensors[detection.names[name]].shape
+        parts = detection.tensors[name]
+        found = (sum(p.storage.shape[0] for p in parts), *parts[0].storage.shape[1:]) if shape else ()
         if found != shape:
             raise ValueError(
-                f"{header.name}: tensor {detection.names[name]} has shape {found}, expected {shape} beside the other "
-                "tensors of this file. The file is damaged or was edited; take an unmodified checkpoint"
+                f"{header.name}: tensor {' + '.join(p.file_name for p in parts)} has shape {found}, expected {shape} "
+                "beside the other tensors of this file. The file is damaged or was edited; take an unmodified checkpoint"
             )
-
-
-def convert(tensors: Mapping[str, Tensor], detection: Detection) -> dict[str, Tensor]:
-    """The file's tensors, scales and markers under the model's own names; the tensors themselves, not copies."""
-    return {name: tensors[file_name] for name, file_name in {**detection.names, **detection.extras}.items()}
 
 
 def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
@@ -58,6 +56,8 @@ def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
     bad = []
     for name, tensor in tensors.items():
         part = tensor
+        if type(tensor) is not Tensor and type(tensor) is not Parameter:
+            continue  # packed: its bytes say nothing, and unpacking a whole model takes as long as a run
         if sample and tensor.ndim == 2 and tensor.shape[0] > 2:
             part = tensor[[0, tensor.shape[0] // 2, -1]]
         if not part.is_floating_point():

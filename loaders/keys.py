@@ -1,54 +1,131 @@
-"""DATA: how tensors are named in published files. A new layout is a new row here and a case in the tests."""
+"""DATA: how tensors are named in published files. A new layout is a new row here and a header in the tests.
+
+A `stem` is a tensor's name without its last part: `double_blocks.0.img_attn.qkv` of `double_blocks.0.img_attn.qkv.weight`.
+"""
 
 from __future__ import annotations
 
-# What a file may put before every name of the transformer, longest first.
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+import re
+from typing import NamedTuple
+
+APPROXIMATOR = "distilled_guidance_layer."
+
+# A layer that only transformers of the FLUX family have; what stands before it in the file is the prefix.
+SIGNATURES = {
+    "BFL": "double_blocks.0.img_attn.qkv.weight",
+    "diffusers": "transformer_blocks.0.attn.to_q.weight",
+}
 
 # Parts of an all-in-one checkpoint that are not the transformer.
 OTHER_COMPONENTS = ("first_stage_model.", "vae.", "cond_stage_model.", "conditioner.", "text_encoders.")
 
-# A name that only a Chroma transformer has, as the start of a name without prefix.
-CHROMA_SIGNATURES = ("double_blocks.0.img_attn.qkv.weight",)
-APPROXIMATOR = "distilled_guidance_layer."
+# FLUX's own modulation, which the Approximator replaces.
+FLUX_MODULATION = re.compile(
+    r"(time_in|vector_in|guidance_in)\.|double_blocks\.\d+\.(img|txt)_mod\.|single_blocks\.\d+\.modulation\."
+    r"|final_layer\.adaLN_modulation\.|(time_text_embed|norm_out)\.|(single_)?transformer_blocks\.\d+\.norm\d?(_context)?\."
+)
 
 # What else a person may have picked: part of a name -> what the file is. The first that is found is told.
 OTHER_MODELS = (
-    ("img_in_patch.weight", "Chroma1-Radiance, which works on pixels; this version loads latent Chroma only"),
-    (
-        "transformer_blocks.0.attn.norm_added_k.weight",
-        "a Transformer in diffusers' layout; take the single-file version",
-    ),
-    (
-        "double_blocks.0.img_mod.lin.weight",
-        "FLUX, which has modulation layers in its blocks; load it with the host's own loader",
-    ),
     ("joint_blocks.0.", "Stable Diffusion 3"),
+    ("transformer_blocks.0.attn2.to_q.weight", "another model in diffusers' layout"),
     ("conditioner.embedders.1.", "SDXL"),
     ("label_emb.0.0.weight", "SDXL or another UNet with size conditioning"),
     ("input_blocks.0.0.weight", "Stable Diffusion 1 or 2"),
     ("encoder.block.0.layer.0.SelfAttention.q.weight", "a T5 text encoder; it belongs in models/text_encoders"),
+    ("enc.blk.0.attn_q.weight", "a T5 text encoder; it belongs in models/text_encoders"),
     ("decoder.up.0.block.0.conv1.weight", "a VAE; it belongs in models/vae"),
+    ("decoder.up_blocks.0.resnets.0.conv1.weight", "a VAE; it belongs in models/vae"),
     ("taesd_decoder.1.weight", "a TAESD VAE; it belongs in models/vae"),
     ("lora_", "a LoRA; it belongs in models/loras"),
     (".lora_A.", "a LoRA; it belongs in models/loras"),
 )
 
-# What the host writes beside a quantised weight: what it is, and its scales.
+# Empty tensors whose presence says how the network is used. With or without the file's prefix.
+FLAGS = {"__x0__": "x0", "__32x32__": "32x32", "__sequential__": "sequential"}
+
+# What stands beside a quantised weight. Old names -> today's.
 QUANT_MARKER = "comfy_quant"
-QUANT_EXTRAS = ("." + QUANT_MARKER, ".weight_scale", ".input_scale")
+OLD_MARKER = "scaled_fp8"  # one for the whole file
+OLD_SCALES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
+SCALES = (
+    *("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"),
+    *("weight_up", "weight_down", "weight_delta", "weight_delta_scale"),  # a merged LoRA beside a packed weight
+)
+# What bitsandbytes writes beside its 4-bit weights.
+BITSANDBYTES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
+
+
+class Rule(NamedTuple):
+    """A stem of diffusers' ChromaTransformer2DModel and the published one; `part` numbers the rows of a fused layer."""
+
+    theirs: str
+    ours: str
+    part: int | None = None
+
+
+# Source: diffusers' own conversion of single files, read backwards.
+DIFFUSERS = (
+    Rule("x_embedder", "img_in"),
+    Rule("context_embedder", "txt_in"),
+    Rule("proj_out", "final_layer.linear"),
+    Rule("distilled_guidance_layer.layers.{i}.linear_1", "distilled_guidance_layer.layers.{i}.in_layer"),
+    Rule("distilled_guidance_layer.layers.{i}.linear_2", "distilled_guidance_layer.layers.{i}.out_layer"),
+    *(Rule(f"distilled_guidance_layer.{x}", f"distilled_guidance_layer.{x}") for x in ("in_proj", "out_proj")),
+    Rule("distilled_guidance_layer.norms.{i}", "distilled_guidance_layer.norms.{i}"),
+    *(Rule(f"transformer_blocks.{{i}}.attn.to_{x}", "double_blocks.{i}.img_attn.qkv", n) for n, x in enumerate("qkv")),
+    *(
+        Rule(f"transformer_blocks.{{i}}.attn.add_{x}_proj", "double_blocks.{i}.txt_attn.qkv", n)
+        for n, x in enumerate("qkv")
+    ),
+    Rule("transformer_blocks.{i}.attn.to_out.0", "double_blocks.{i}.img_attn.proj"),
+    Rule("transformer_blocks.{i}.attn.to_add_out", "double_blocks.{i}.txt_attn.proj"),
+    Rule("transformer_blocks.{i}.attn.norm_q", "double_blocks.{i}.img_attn.norm.query_norm"),
+    Rule("transformer_blocks.{i}.attn.norm_k", "double_blocks.{i}.img_attn.norm.key_norm"),
+    Rule("transformer_blocks.{i}.attn.norm_added_q", "double_blocks.{i}.txt_attn.norm.query_norm"),
+    Rule("transformer_blocks.{i}.attn.norm_added_k", "double_blocks.{i}.txt_attn.norm.key_norm"),
+    Rule("transformer_blocks.{i}.ff.net.0.proj", "double_blocks.{i}.img_mlp.0"),
+    Rule("transformer_blocks.{i}.ff.net.2", "double_blocks.{i}.img_mlp.2"),
+    Rule("transformer_blocks.{i}.ff_context.net.0.proj", "double_blocks.{i}.txt_mlp.0"),
+    Rule("transformer_blocks.{i}.ff_context.net.2", "double_blocks.{i}.txt_mlp.2"),
+    *(Rule(f"single_transformer_blocks.{{i}}.attn.to_{x}", "single_blocks.{i}.linear1", n) for n, x in enumerate("qkv")),
+    Rule("single_transformer_blocks.{i}.proj_mlp", "single_blocks.{i}.linear1", 3),
+    Rule("single_transformer_blocks.{i}.proj_out", "single_blocks.{i}.linear2"),
+    Rule("single_transformer_blocks.{i}.attn.norm_q", "single_blocks.{i}.norm.query_norm"),
+    Rule("single_transformer_blocks.{i}.attn.norm_k", "single_blocks.{i}.norm.key_norm"),
+)
+_BY_THEIRS = {rule.theirs: rule for rule in DIFFUSERS}
+_BY_OURS = {ours: [r for r in DIFFUSERS if r.ours == ours] for ours in {rule.ours for rule in DIFFUSERS}}
+_INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)|(?<=layers\.)\d+(?=\.)|(?<=norms\.)\d+$")
 
 # Suffix in files -> suffix in the model. RMS norms are `.scale` as published and `.weight` where a host saved them.
-RENAMED_SUFFIXES = ((".query_norm.scale", ".query_norm.weight"), (".key_norm.scale", ".key_norm.weight"))
-APPROXIMATOR_NORM = (APPROXIMATOR + "norms.", ".scale", ".weight")
+NORMS = re.compile(r"(\.(query_norm|key_norm)|distilled_guidance_layer\.norms\.\d+|nerf_[a-z_]+(\.\d+)?\.norm)\.scale$")
+NESTED_APPROXIMATOR = APPROXIMATOR + "0."  # where a trainer wrapped it in a list
+
+
+def published_name(name: str) -> tuple[str, int | None]:
+    """(published name, part of a fused layer or None) of a tensor in diffusers' layout.
+
+    The name comes back unchanged where no rule knows its stem.
+    """
+    stem, _, last = name.rpartition(".")
+    found = _INDEX.search(stem)
+    rule = _BY_THEIRS.get(_INDEX.sub("{i}", stem, count=1) if found else stem)
+    if rule is None:
+        return name, None
+    return f"{rule.ours.replace('{i}', found.group() if found else '')}.{last}", rule.part
+
+
+def diffusers_names(name: str) -> list[str]:
+    """The names of one of our tensors in diffusers' layout; several, in the order of rows, where a layer is fused."""
+    stem, _, last = name.rpartition(".")
+    found = _INDEX.search(stem)
+    rules = _BY_OURS.get(_INDEX.sub("{i}", stem, count=1) if found else stem, [])
+    return [f"{rule.theirs.replace('{i}', found.group() if found else '')}.{last}" for rule in rules]
 
 
 def model_name(name: str) -> str:
     """The model's own name of a tensor from its published one (without prefix)."""
-    for published, own in RENAMED_SUFFIXES:
-        if name.endswith(published):
-            return name.removesuffix(published) + own
-    start, published, own = APPROXIMATOR_NORM
-    if name.startswith(start) and name.endswith(published):
-        return name.removesuffix(published) + own
-    return name
+    if name.startswith(NESTED_APPROXIMATOR):
+        name = APPROXIMATOR + name.removeprefix(NESTED_APPROXIMATOR)
+    return name.removesuffix(".scale") + ".weight" if NORMS.search(name) else name

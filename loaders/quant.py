@@ -1,4 +1,4 @@
-"""DATA: what quant_mode means, and which layers it touches. Host-free; the quantising itself is the host's."""
+"""DATA: what quant_mode means, and which layers it touches. Host-free; the quantising itself is in comfy_quant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Any, Mapping
 
 import torch
 
-QUANTISED_PARTS = ("double_blocks.", "single_blocks.")  # all else is 3 % of the weights and the most sensitive
+# What stays in 16 bits whatever the mode: 3 % of the weights and the most sensitive. Radiance's NeRF layers make the
+# weights of a network for each patch, so that an error there is multiplied.
+KEPT_PARTS = {
+    "Chroma": ("img_in.", "txt_in.", "final_layer.", "distilled_guidance_layer."),
+    "Radiance": ("img_in_patch.", "txt_in.", "nerf_", "distilled_guidance_layer.", "__"),
+}
+KEPT_PARTS["Chroma lite"] = KEPT_PARTS["FLUX"] = KEPT_PARTS["Chroma"]
+FLOAT32_PARTS = ("nerf_image_embedder.",)  # so trained, stored and computed
 CONVROT_GROUPS = (256, 64, 16)  # sizes of the host's Hadamard rotations; 256 fits every linear of the 8.9B model
 
 
@@ -16,36 +23,42 @@ class QuantMode:
     """One choice of the loader's quant_mode.
 
     dtype:  storage type of all weights, or None to keep the file's.
-    format: the host's name of the quantised storage of the blocks' linears, or None.
-    quantise: arguments of the host layout's quantiser.
-    settings: what goes into the layer's `comfy_quant` entry beside the format.
+    format: storage of the blocks' linears (a name of `storage.HOST_FORMATS` or `gguf_types.GGML_TYPES`), or None.
+    quantise: arguments of the layout's quantiser.
+    matmul: what a device must multiply in for the format to be faster than 16 bits; None where it is unpacked anyway.
     """
 
     dtype: torch.dtype | None = None
     format: str | None = None
     quantise: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    rotated: bool = False
+    matmul: str | None = None
 
+    @property
+    def keeps(self) -> bool:
+        return self.dtype is None and self.format is None
 
-# fp8 weights are multiplied in full precision: the host casts activations to fp8 with a bare scale of 1 otherwise.
-FULL_PRECISION = {"full_precision_matrix_mult": True}
 
 QUANT_MODES: dict[str, QuantMode] = {
     "auto": QuantMode(),
+    "keep": QuantMode(),
     "bf16": QuantMode(dtype=torch.bfloat16),
     "fp16": QuantMode(dtype=torch.float16),
     "fp32": QuantMode(dtype=torch.float32),
-    "fp8_scaled": QuantMode(format="float8_e4m3fn", quantise={"scale": "recalculate"}, settings=FULL_PRECISION),
-    "int8_convrot": QuantMode(format="int8_tensorwise", quantise={"per_channel": True, "convrot": True}, rotated=True),
+    "q8_0": QuantMode(format="Q8_0"),
+    "int8_convrot": QuantMode(
+        format="int8_tensorwise", quantise={"per_channel": True, "convrot": True}, matmul="int8"
+    ),
+    "fp8_scaled": QuantMode(format="float8_e4m3fn", quantise={"scale": "recalculate"}, matmul="fp8"),
+    "mxfp8": QuantMode(format="mxfp8", matmul="mxfp8"),
+    "nvfp4": QuantMode(format="nvfp4", quantise={"scale": "recalculate"}, matmul="nvfp4"),
+    "q5_1": QuantMode(format="Q5_1"),
+    "q4_1": QuantMode(format="Q4_1"),
 }
 
 # Texts of other packs' workflows; each runs as the scaled kind of the same type, since a plain cast is 3 to 56 % off.
 ALIASES: dict[str, QuantMode] = {
     "float8_e4m3fn (8 bit)": QUANT_MODES["fp8_scaled"],
-    "float8_e5m2 (also 8 bit)": QuantMode(
-        format="float8_e5m2", quantise={"scale": "recalculate"}, settings=FULL_PRECISION
-    ),
+    "float8_e5m2 (also 8 bit)": QuantMode(format="float8_e5m2", quantise={"scale": "recalculate"}, matmul="fp8"),
 }
 
 
@@ -57,9 +70,9 @@ def quant_mode(name: str) -> QuantMode:
     return mode
 
 
-def is_quantised(name: str, ndim: int) -> bool:
+def is_quantised(name: str, ndim: int, variant: str = "Chroma") -> bool:
     """Whether a mode with a format applies to this tensor: weights of linears inside the blocks."""
-    return ndim == 2 and name.startswith(QUANTISED_PARTS) and name.endswith(".weight")
+    return ndim == 2 and name.endswith(".weight") and not name.startswith(KEPT_PARTS[variant])
 
 
 def rotation_group(in_features: int) -> int | None:

@@ -1,22 +1,31 @@
-"""Opens weight files: first the header alone, then the tensors, mapped and not copied. Renames nothing."""
+"""Opens weight files: first the header alone, then the tensors, mapped and not copied. Renames nothing.
+
+Read are safetensors (one file, or shards with their index), GGUF and torch's own files.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
+import re
 import struct
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Mapping
+from typing import Any, Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .gguf_read import map_gguf, read_gguf_header
+
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+GGUF_SUFFIX = ".gguf"
+INDEX_SUFFIX = ".safetensors.index.json"
+SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 # safetensors' name -> torch's. What torch lacks is left as text, so that an error can name it.
@@ -33,6 +42,20 @@ DTYPES: dict[str, torch.dtype] = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    **({"F8_E8M0": torch.float8_e8m0fnu} if hasattr(torch, "float8_e8m0fnu") else {}),
+}
+# A marker is a small tensor that holds JSON; it is part of the header's meaning.
+MARKER_SUFFIX = ".comfy_quant"
+MAX_MARKER_BYTES = 4096
+GGML_PLAIN = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 
 
@@ -40,8 +63,8 @@ DTYPES: dict[str, torch.dtype] = {
 class TensorInfo:
     """What a header says of one tensor."""
 
-    dtype: torch.dtype | str
-    shape: tuple[int, ...]
+    dtype: torch.dtype | str  # text for GGML's packed types and for what torch lacks
+    shape: tuple[int, ...]  # the weight's own, also where values are packed by GGML
 
     @property
     def numel(self) -> int:
@@ -57,41 +80,127 @@ class Header:
 
     name: str  # for messages: the file's name, not its path
     tensors: Mapping[str, TensorInfo]
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    markers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # tensor name -> the JSON in it
+    num_bytes: int = 0  # of all files together
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """The header of a weight file, checked against the file's size.
 
+    path: a file, the index of a sharded one (`*.safetensors.index.json`) or one of its shards.
     raises: ValueError if the file is empty, cut short, malformed, of an unknown kind, or a pickle that holds code.
     """
-    path = Path(path)
+    path = whole(path)
     if not path.is_file():
         raise ValueError(f"{path.name}: there is no such file. Refresh the page to renew the list of models")
     if path.stat().st_size == 0:
         raise ValueError(f"{path.name}: the file is empty. Download it again")
     suffix = path.suffix.lower()
+    if path.name.endswith(INDEX_SUFFIX):
+        return _sharded_header(path)
     if suffix in SAFETENSORS_SUFFIXES:
         return _safetensors_header(path)
     if suffix in PICKLE_SUFFIXES:
         tensors = _load_pickle(path)
-        return Header(path.name, {k: TensorInfo(v.dtype, tuple(v.shape)) for k, v in tensors.items()}, {})
-    if suffix == ".gguf":
-        raise ValueError(f"{path.name}: GGUF files are not read by this version. Take the model's .safetensors file")
-    known = ", ".join(SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES)
+        infos = {k: TensorInfo(v.dtype, tuple(v.shape)) for k, v in tensors.items()}
+        markers = {k: _marker(path.name, k, v.numpy().tobytes()) for k, v in tensors.items() if _is_marker(k, infos[k])}
+        return Header(path.name, infos, {}, markers, path.stat().st_size)
+    if suffix == GGUF_SUFFIX:
+        tensors, metadata = read_gguf_header(path)
+        infos = {k: TensorInfo(GGML_PLAIN.get(t.type_name, t.type_name), t.shape) for k, t in tensors.items()}
+        return Header(path.name, infos, metadata, {}, path.stat().st_size)
+    known = ", ".join((*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES, GGUF_SUFFIX, INDEX_SUFFIX))
     raise ValueError(f"{path.name}: unknown file type {suffix!r} (known: {known})")
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a file that `read_header` accepted, on the CPU, mapped from the file and read when touched."""
-    path = Path(path)
+    """All tensors of a file that `read_header` accepted, on the CPU, mapped from the file and read when touched.
+
+    GGML's packed types come as uint8 (*shape[:-1], bytes of a row).
+    """
+    path = whole(path)
     if path.suffix.lower() in PICKLE_SUFFIXES:
         return _load_pickle(path)
+    if path.suffix.lower() == GGUF_SUFFIX:
+        return map_gguf(path, read_gguf_header(path)[0])
+    tensors: dict[str, Tensor] = {}
+    for file in shards(path) if path.name.endswith(INDEX_SUFFIX) else [path]:
+        try:
+            with safe_open(file, framework="pt") as f:
+                tensors.update({name: f.get_tensor(name) for name in f.keys()})
+        except SafetensorError as error:
+            raise ValueError(f"{file.name}: not a sound safetensors file ({error}). Download it again") from error
+    return tensors
+
+
+def whole(path: str | os.PathLike[str]) -> Path:
+    """The index beside a shard, where the path is a shard's; else the path itself.
+
+    raises: ValueError for a shard without its index.
+    """
+    path = Path(path)
+    shard = SHARD.match(path.name)
+    if shard is None:
+        return path
+    index = path.with_name(shard.group(1) + INDEX_SUFFIX)
+    if not index.is_file():
+        raise ValueError(
+            f"{path.name}: one part of several, and {index.name}, which lists them, is not beside it. Download the "
+            "whole folder, or the model as one file"
+        )
+    return index
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index names, in the order of their names.
+
+    raises: ValueError if the index is malformed, names files elsewhere, or a file is missing.
+    """
     try:
-        with safe_open(path, framework="pt") as f:
-            return {name: f.get_tensor(name) for name in f.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path.name}: not a sound safetensors file ({error}). Download it again") from error
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index.name}: not an index of shards ({error}). Download it again") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(SAFETENSORS_SUFFIXES):
+            raise ValueError(f"{index.name}: names {name!r}, expected safetensors files beside it. Download it again")
+        if not index.with_name(name).is_file():
+            raise ValueError(
+                f"{index.name}: {name}, one of {len(names)} parts, is missing. Download it into the same folder"
+            )
+    return [index.with_name(name) for name in names]
+
+
+def _sharded_header(index: Path) -> Header:
+    tensors: dict[str, TensorInfo] = {}
+    markers: dict[str, Mapping[str, Any]] = {}
+    metadata: dict[str, Any] = {}
+    size = 0
+    for file in shards(index):
+        part = _safetensors_header(file)
+        twice = tensors.keys() & part.tensors.keys()
+        if twice:
+            raise ValueError(f"{file.name}: {min(twice)} is in another part as well. Download the whole folder again")
+        tensors.update(part.tensors)
+        markers.update(part.markers)
+        metadata.update(part.metadata)
+        size += part.num_bytes
+    return Header(index.name, tensors, metadata, markers, size)
+
+
+def _is_marker(name: str, info: TensorInfo) -> bool:
+    return name.endswith(MARKER_SUFFIX) and info.dtype == torch.uint8 and 0 < info.numel <= MAX_MARKER_BYTES
+
+
+def _marker(file: str, name: str, raw: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: the marker {name} is damaged ({error}). Download the file again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: the marker {name} holds {raw[:40]!r}, expected an object. Download the file again")
+    return found
 
 
 def _safetensors_header(path: Path) -> Header:
@@ -106,27 +215,53 @@ def _safetensors_header(path: Path) -> Header:
                 f"bytes, the file has {size:,}. Download it again"
             )
         raw = f.read(length)
-    try:
-        entries = json.loads(raw)
-        metadata = entries.pop("__metadata__", {}) or {}
-        tensors = {name: _tensor_info(entry) for name, entry in entries.items()}
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"{path.name}: the safetensors header is damaged ({error}). Download the file again"
-        ) from error
-    if size < 8 + length + end:
-        raise ValueError(
-            f"{path.name}: the file is cut short: {size:,} bytes of {8 + length + end:,}. Download it again"
-        )
-    return Header(path.name, tensors, metadata)
+        try:
+            entries = json.loads(raw)
+            metadata = entries.pop("__metadata__", {}) or {}
+            if not isinstance(metadata, dict):
+                raise ValueError(f"metadata {metadata!r}")
+            tensors = {name: _tensor_info(entry) for name, entry in entries.items()}
+            spans = sorted(_span(name, entry, tensors[name]) for name, entry in entries.items())
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            raise ValueError(
+                f"{path.name}: the safetensors header is damaged ({error}). Download the file again"
+            ) from error
+        end = 0
+        for first, last, name in spans:
+            if first != end:
+                raise ValueError(
+                    f"{path.name}: the safetensors header is damaged ({name} begins at {first:,}, expected {end:,}). "
+                    "Download the file again"
+                )
+            end = last
+        if size != 8 + length + end:
+            problem = "cut short" if size < 8 + length + end else "longer than its header says"
+            raise ValueError(f"{path.name}: the file is {problem}: {size:,} bytes of {8 + length + end:,}. Download it again")
+        markers = {}
+        for first, last, name in spans:
+            if _is_marker(name, tensors[name]):
+                f.seek(8 + length + first)
+                markers[name] = _marker(path.name, name, f.read(last - first))
+    return Header(path.name, tensors, metadata, markers, size)
 
 
 def _tensor_info(entry: dict) -> TensorInfo:
     shape = tuple(entry["shape"])
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"shape {entry['shape']}")
+    if not isinstance(entry["dtype"], str):
+        raise ValueError(f"dtype {entry['dtype']}")
     return TensorInfo(DTYPES.get(entry["dtype"], entry["dtype"]), shape)
+
+
+def _span(name: str, entry: dict, info: TensorInfo) -> tuple[int, int, str]:
+    """(first byte, one past the last, name), checked against the tensor's shape and type."""
+    first, last = entry["data_offsets"]
+    if type(first) is not int or type(last) is not int or not 0 <= first <= last:
+        raise ValueError(f"{name} has offsets {entry['data_offsets']}")
+    if isinstance(info.dtype, torch.dtype) and last - first != info.numel * info.dtype.itemsize:
+        raise ValueError(f"{name} takes {last - first:,} bytes, its shape {info.shape} needs others")
+    return first, last, name
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:

@@ -2,59 +2,82 @@
 
 from __future__ import annotations
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..loaders.comfy_model import describe, load_chroma
+from ..loaders.detect import PREDICTIONS, TEXT_IDS
 from ..loaders.quant import ALIASES, QUANT_MODES
+from .files import model_files, model_path
 from .report import report
 
-FOLDERS = ("diffusion_models", "unet_gguf")  # the second exists where a GGUF pack has registered it
-
-
-def model_files() -> list[str]:
-    names = [n for f in FOLDERS if f in folder_paths.folder_names_and_paths for n in folder_paths.get_filename_list(f)]
-    return sorted(set(names), key=str.lower)
-
-
-def model_path(name: str) -> str:
-    """raises: ValueError if the name is not one of the listed files."""
-    if name in model_files():
-        for folder in FOLDERS:
-            path = folder in folder_paths.folder_names_and_paths and folder_paths.get_full_path(folder, name)
-            if path:
-                return path
-    raise ValueError(
-        f"{name}: not among the model files. Put it into ComfyUI/models/diffusion_models and refresh the page"
-    )
+OWN_APPROXIMATOR = "from the model file"
 
 
 class ChromaDiffusionLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        files = model_files()
         return io.Schema(
             node_id="ChromaDiffusionLoader",
             display_name="Load Chroma Model",
             category="loaders/chroma",
-            description="Loads a Chroma diffusion model from models/diffusion_models, at its own sizes, "
-            "and keeps or changes the precision of its weights.",
-            search_aliases=["UNETLoader", "Load Diffusion Model", "Chroma", "FluxMod"],
+            description="Loads a Chroma diffusion model of any kind (safetensors, GGUF, sharded, all-in-one; any "
+            "precision) at its own sizes, and keeps or changes the precision of its weights.",
+            search_aliases=["UNETLoader", "Load Diffusion Model", "Unet Loader (GGUF)", "Chroma", "Radiance", "FluxMod"],
             inputs=[
                 io.Combo.Input(
                     "unet_name",
-                    options=model_files(),
+                    options=files,
                     display_name="model",
-                    tooltip="A file from models/diffusion_models with Chroma's weights (.safetensors).",
+                    tooltip="A file with Chroma's weights from models/diffusion_models (.safetensors, .gguf, .pth; the "
+                    ".index.json of a sharded one), or an all-in-one checkpoint from models/checkpoints.",
                 ),
                 io.Combo.Input(
                     "quant_mode",
                     options=list(QUANT_MODES),
                     default="auto",
                     display_name="precision",
-                    tooltip="How the weights are kept. auto: 16-bit files as they are. int8_convrot: half of bf16's "
-                    "memory, weight error about 1 %. fp8_scaled: half of bf16's memory, weight error about "
-                    "2.7 %. bf16, fp16, fp32: plain weights of that type. 8-bit modes change the linear layers "
-                    "of the blocks only.",
+                    tooltip="How the weights are kept. auto: as in the file, in 8 bits where 16 do not fit. keep: as in "
+                    "the file. bf16, fp16, fp32: unpacked. Error of the weights and bits for each: q8_0 0.5 to 0.7 %, "
+                    "8.5; int8_convrot 1 %, 8; fp8_scaled and mxfp8 2.7 %, 8; q5_1 3.8 %, 6; q4_1 7.8 %, 5; nvfp4 9.5 %, "
+                    "4.5. They change the linear layers of the blocks only.",
+                ),
+                io.Combo.Input(
+                    "approximator",
+                    options=[OWN_APPROXIMATOR, *files],
+                    default=OWN_APPROXIMATOR,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Another file to take the Approximator (distilled_guidance_layer) from. Needed to run FLUX "
+                    "as FluxMod does.",
+                ),
+                io.Combo.Input(
+                    "prediction",
+                    options=list(PREDICTIONS),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What the network predicts: v, the velocity, or x0, the picture. auto: as the file's "
+                    "marker says. Set it where a converter has lost the marker and pictures are noise.",
+                ),
+                io.Combo.Input(
+                    "text_ids",
+                    options=list(TEXT_IDS),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    display_name="text positions",
+                    tooltip="Position ids of text tokens: zeros, or sequential as in Radiance since May 2026. auto: as "
+                    "the file's marker says.",
+                ),
+                io.Boolean.Input(
+                    "full_precision_matmul",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    display_name="full precision matmul",
+                    tooltip="Unpack 8- and 4-bit weights for multiplication even where the device could multiply them "
+                    "as they are. Slower; output error of fp8 falls from 3.8 to 2.7 %, of int8_convrot from 1.3 to 1 %.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, for any sampler or model node.")],
@@ -69,7 +92,18 @@ class ChromaDiffusionLoader(io.ComfyNode):
         return f"precision {quant_mode!r} is not known. Choose one of: {', '.join(QUANT_MODES)}"
 
     @classmethod
-    def execute(cls, unet_name: str, quant_mode: str) -> io.NodeOutput:
-        model = load_chroma(model_path(unet_name), quant_mode)
+    def execute(
+        cls,
+        unet_name: str,
+        quant_mode: str,
+        approximator: str = OWN_APPROXIMATOR,
+        prediction: str = "auto",
+        text_ids: str = "auto",
+        full_precision_matmul: bool = False,
+    ) -> io.NodeOutput:
+        other = None if approximator == OWN_APPROXIMATOR else model_path(approximator)
+        model = load_chroma(
+            model_path(unet_name), quant_mode, other, prediction, text_ids, full_precision=full_precision_matmul
+        )
         report(cls, describe(model))
         return io.NodeOutput(model)

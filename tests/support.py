@@ -46,6 +46,12 @@ def config(
     )
 
 
+def nerf(**sizes: Any) -> Any:
+    """A narrow NerfConfig."""
+    return model.NerfConfig(**{"hidden_size": 8, "num_blocks": 2, "mlp_ratio": 2, "kernel_size": 8, **sizes})
+
+
+RADIANCE = {"channels": 3, "patch_size": 8, "nerf": nerf()}
 FULL_DEPTH = {"width": 256, "heads": 4, "double": 19, "single": 38, "approximator": (64, 128, 5)}
 
 
@@ -66,8 +72,8 @@ def random_weights(cfg: Any, seed: int = 0) -> dict[str, Tensor]:
         noise = torch.randn(shape, generator=generator)
         if name.endswith("norm.weight") or ".norms." in name:
             weights[name] = 1 + 0.1 * noise
-        elif len(shape) == 2:
-            weights[name] = noise * shape[1] ** -0.5
+        elif len(shape) >= 2:
+            weights[name] = noise * shape[1:].numel() ** -0.5
         else:
             weights[name] = 0.02 * noise
     weights["distilled_guidance_layer.out_proj.weight"] *= 0.3
@@ -80,7 +86,7 @@ def published(
     """Weights under names as in published files."""
     out = {}
     for name, tensor in weights.items():
-        if name.endswith("_norm.weight") or ".norms." in name:
+        if name.endswith("norm.weight") or ".norms." in name:
             name = name.removesuffix(".weight") + suffix
         out[prefix + name] = tensor.to(dtype, copy=True)
     return out
@@ -97,9 +103,8 @@ def inputs(
 ) -> dict[str, Tensor]:
     """x, timesteps and context for one forward."""
     generator = torch.Generator().manual_seed(seed)
-    channels = cfg.in_channels // cfg.patch_size**2
     return {
-        "x": torch.randn(batch, channels, height, width, generator=generator),
+        "x": torch.randn(batch, cfg.channels, height, width, generator=generator),
         "timesteps": torch.full((batch,), 0.7),
         "context": torch.randn(batch, tokens, cfg.context_dim, generator=generator),
     }

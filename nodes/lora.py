@@ -1,0 +1,61 @@
+"""Load Chroma LoRA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..loaders.comfy_lora import apply_lora
+from .report import report
+
+
+def lora_path(name: str) -> str:
+    """raises: ValueError if the name is not one of the listed files."""
+    path = folder_paths.get_full_path("loras", name) if name in folder_paths.get_filename_list("loras") else None
+    if path is None:
+        raise ValueError(f"{name}: not among the LoRA files. Put it into ComfyUI/models/loras and refresh the page")
+    return path
+
+
+class ChromaLoraLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ChromaLoraLoader",
+            display_name="Load Chroma LoRA",
+            category="loaders/chroma",
+            description="Puts a LoRA from models/loras on a Chroma model, made for Chroma or for FLUX.1 and in any "
+            "trainer's layout, and tells which of its layers fit.",
+            search_aliases=["LoraLoaderModelOnly", "LoRA", "load lora", "LyCORIS", "LoKr", "LoHa", "DoRA"],
+            inputs=[
+                io.Model.Input("model", tooltip="A Chroma model, also one that has LoRAs already."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=folder_paths.get_filename_list("loras"),
+                    display_name="LoRA",
+                    tooltip="A file from models/loras: LoRA, DoRA, LoHa, LoKr, GLoRA, OFT or BOFT.",
+                ),
+                io.Float.Input(
+                    "strength_model",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    display_name="strength",
+                    tooltip="How strongly the LoRA acts: 1 as trained, 0 not at all, negative the opposite.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the LoRA on it. The input stays as it was.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, lora_name: str, strength_model: float) -> io.NodeOutput:
+        if strength_model == 0:
+            report(cls, "strength 0: the model is unchanged")
+            return io.NodeOutput(model)
+        clone, text = apply_lora(model, lora_path(lora_name), strength_model)
+        report(cls, text)
+        return io.NodeOutput(clone)
