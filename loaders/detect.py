@@ -98,9 +98,10 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
 
     found: dict[str, dict[int | None, Part]] = {}
     for name, file_name in plain.items():
-        if FLUX_MODULATION.match(name):
-            continue
         stem = name.removesuffix(".weight")
+        if FLUX_MODULATION.match(name):
+            scales.pop(stem, None)
+            continue
         own = scales.pop(stem, {}) if name.endswith(".weight") else {}
         storage = storage_of(
             f"{header.name}: tensor {file_name}",

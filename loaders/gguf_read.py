@@ -119,8 +119,8 @@ def read_gguf_header(path: str | os.PathLike[str]) -> tuple[dict[str, GGUFTensor
 def map_gguf(path: str | os.PathLike[str], tensors: Mapping[str, GGUFTensor]) -> dict[str, Tensor]:
     """Tensors that `read_gguf_header` named, on the CPU, mapped from the file and read when touched.
 
-    Like the host's own they are read-only: writing into one ends the process, so clone first. A tensor that the file
-    places too oddly for its dtype is copied.
+    Writing into one never reaches the file; on Windows, where a writable view of a file takes as much of the page file,
+    it ends the process, so clone first. A tensor that the file places too oddly for its dtype is copied.
 
     returns: F64, F32, F16, BF16, I64, I32, I16 and I8 as that dtype in the tensor's shape; all else as uint8
              (..., K // block_size * type_size).
@@ -131,11 +131,11 @@ def map_gguf(path: str | os.PathLike[str], tensors: Mapping[str, GGUFTensor]) ->
     out: dict[str, Tensor] = {}
     with open(path, "rb") as f, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        buffer = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        buffer = _map(f.fileno())
         for name, t in tensors.items():
             if t.type_name not in sizes:
                 raise ValueError(f"{path.name}: {name} has tensor {t.type_name}, which is not known. Take another file")
-            if t.offset + t.nbytes > len(buffer):
+            if t.nbytes and t.offset + t.nbytes > len(buffer):
                 raise ValueError(f"{path.name}: the file has become shorter. Download it again")
             dtype, shape, alignment = DTYPES.get(t.type_name), t.shape, BLOCK_ALIGNMENT
             if dtype is None:
@@ -152,6 +152,13 @@ def map_gguf(path: str | os.PathLike[str], tensors: Mapping[str, GGUFTensor]) ->
                 count = t.nbytes // dtype.itemsize
                 out[name] = torch.frombuffer(buffer, dtype=dtype, count=count, offset=t.offset).view(shape)
     return out
+
+
+def _map(file: int) -> mmap.mmap:
+    if os.name == "nt":
+        return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)  # pages that are never written need no swap behind them
+    return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 class _Cursor:

@@ -20,6 +20,8 @@ def _flat(shape: Shape) -> Shape:
 
 
 def _product(a: Shape, b: Shape) -> Shape | None:
+    if min(len(a), len(b)) < 2:
+        return None
     a, b = _flat(a), _flat(b)
     return (a[0], b[1]) if a[1] == b[0] else None
 
@@ -39,7 +41,7 @@ def _lokr(parts: Parts, weight: Shape) -> Shape | None:
         factor = parts.get(name)
         if factor is None and {name + "_a", name + "_b"} <= parts.keys():
             factor = _product(parts[name + "_a"], parts[name + "_b"])
-        if factor is None:
+        if factor is None or len(factor) < 2:
             return None
         shape = (shape[0] * _flat(factor)[0], shape[1] * _flat(factor)[1])
     return shape

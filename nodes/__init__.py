@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .loader import ChromaDiffusionLoader
+from .lora import ChromaLoraLoader
 from .padding import ChromaPadMask
 
 
 class ChromaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ChromaDiffusionLoader, ChromaPadMask]
+        return [ChromaDiffusionLoader, ChromaLoraLoader, ChromaPadMask]

@@ -49,4 +49,4 @@ def test_name_that_is_not_listed_is_refused(node, folders, name):
 def test_old_texts_of_precision_pass_and_unknown_ones_are_told(node):
     for text in ("bf16", "float8_e4m3fn (8 bit)", "float8_e5m2 (also 8 bit)"):
         assert node.ChromaDiffusionLoader.validate_inputs(text) is True
-    assert "Choose one of: auto, bf16" in node.ChromaDiffusionLoader.validate_inputs("int3")
+    assert "Choose one of: auto, keep, bf16" in node.ChromaDiffusionLoader.validate_inputs("int3")

@@ -12,6 +12,7 @@ from math import prod
 import gguf
 import headers
 import pytest
+import support
 from headers import build
 
 KINDS = headers.kinds()
@@ -373,3 +374,101 @@ def test_refused_kinds_are_these():
         "t5xxl": "T5",
         "vae": "VAE",
     }
+
+
+# --- detection, on every kind ----------------------------------------------------------------------------------------
+
+keys = support.dev.load_pack("loaders.keys")
+read = support.dev.load_pack("loaders.read")
+detect = support.dev.load_pack("loaders.detect")
+convert = support.dev.load_pack("loaders.convert")
+
+
+def read_header_of(kind):
+    """The header as our reader gives it."""
+    tensors, metadata, markers = header_of(kind)
+    plain = {**read.DTYPES, **(read.GGML_PLAIN if headers.load(kind)["file"].endswith(".gguf") else {})}
+    infos = {name: read.TensorInfo(plain.get(dtype, dtype), shape) for name, (dtype, shape) in tensors.items()}
+    return read.Header(
+        headers.load(kind)["file"], infos, metadata, {name: json.loads(text) for name, text in markers.items()}
+    )
+
+
+def flux(kind):
+    return expect_of(kind)["variant"] == "FLUX"
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_kind_is_recognised_and_complete(kind):
+    expect, file = expect_of(kind), read_header_of(kind)
+    if flux(kind):
+        file = detect.with_approximator(file, read_header_of("fluxmod_modulator"))
+    found = detect.detect(file)
+    convert.check(file, found)  # every tensor of the model is there and has its shape
+    config = found.config
+    assert found.variant == expect["variant"]
+    assert found.layout == expect["layout"]
+    assert found.prefix == expect["prefix"]
+    assert config.prediction == expect["prediction"]
+    assert (config.num_double_blocks, config.num_single_blocks) == (
+        expect["num_double_blocks"],
+        expect["num_single_blocks"],
+    )
+    assert str(found.dtype) == "torch." + (expect["plain"] or "bfloat16")
+    if not flux(kind):  # there some of the file's tensors are not used
+        assert found.num_parameters == expect["num_parameters"]
+        vectors = Counter(expect.get("storage_vectors", {}))
+        assert Counter(found.formats) == Counter(expect["storage"]) + vectors
+        a = config.approximator
+        assert [a.in_dim, a.hidden_dim, a.num_layers] == expect["approximator"]
+    if expect["variant"] == "Radiance":
+        nerf = config.nerf
+        assert (nerf.final, nerf.kernel_size, config.patch_size) == (
+            expect["head"],
+            expect["kernel"],
+            expect["patch_size"],
+        )
+        assert config.text_ids == expect["txt_ids"]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_kind_that_is_not_supported_is_refused_by_name(kind):
+    file = read_header_of(kind)
+    with pytest.raises(ValueError) as told:
+        detect.detect(file)
+    assert str(told.value).startswith(file.name + ": ")
+    assert expect_of(kind)["error"] in str(told.value)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ACCEPTED if flux(kind)])
+def test_flux_without_an_approximator_is_told_where_to_choose_one(kind):
+    with pytest.raises(ValueError, match="it looks like FLUX.* choose a file with an Approximator for it in the loader"):
+        detect.detect(read_header_of(kind))
+
+
+@pytest.mark.parametrize("prediction, text_ids", [("x0", "auto"), ("auto", "sequential"), ("v", "zeros")])
+def test_overrides_win_over_markers(prediction, text_ids):
+    for kind in ("bfl_bf16", "radiance_sequential"):
+        marked = detect.detect(read_header_of(kind)).config
+        found = detect.detect(read_header_of(kind), prediction, text_ids).config
+        assert found.prediction == (marked.prediction if prediction == "auto" else prediction)
+        assert found.text_ids == (marked.text_ids if text_ids == "auto" else text_ids)
+
+
+def test_unknown_override_lists_the_known_ones():
+    with pytest.raises(ValueError, match="prediction 'eps' is not known .known: auto, v, x0"):
+        detect.detect(read_header_of("bfl_bf16"), prediction="eps")
+
+
+@pytest.mark.parametrize("kind", ["gguf_q8_0", "comfy_int8_convrot", "old_fp8", "diffusers_bf16_sharded"])
+def test_names_convert_in_both_directions(kind):
+    found = detect.detect(read_header_of(kind))
+    for name, parts in found.tensors.items():
+        if found.layout == "diffusers":
+            theirs = keys.diffusers_names(name)
+            assert [p.file_name for p in parts] == [found.prefix + n for n in theirs]
+            published = {keys.published_name(n) for n in theirs}
+            assert {keys.model_name(n) for n, _ in published} == {name}
+            assert sorted(p or 0 for _, p in published) == list(range(len(theirs)))
+        else:
+            assert keys.model_name(parts[0].file_name.removeprefix(found.prefix)) == name

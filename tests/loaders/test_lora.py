@@ -205,6 +205,11 @@ def test_adapter_of_a_convolution_is_told(core):
     assert "of a convolution" in str(lora.plan(tensors, MODEL).misshapen[0])
 
 
+def test_vectors_are_no_pair_of_matrices():
+    found = lora.plan({"txt_in.lora_up.weight": (128,), "txt_in.lora_down.weight": (1, 64)}, MODEL)
+    assert "LoRA whose parts do not belong together" in str(found.misshapen[0])
+
+
 def test_alpha_must_be_one_number():
     assert lora.plan(pair("txt_in", 128, 64) | {"txt_in.alpha": (1,)}, MODEL).matched == ["txt_in"]
     assert "alpha of shape 2" in str(lora.plan(pair("txt_in", 128, 64) | {"txt_in.alpha": (2,)}, MODEL).misshapen[0])

@@ -36,5 +36,5 @@ def test_texts_of_old_graphs_are_understood(text, fmt):
 
 
 def test_unknown_mode_lists_the_known_ones():
-    with pytest.raises(ValueError, match="quant_mode 'int3' is not known .*auto, bf16.*int8_convrot"):
+    with pytest.raises(ValueError, match="quant_mode 'int3' is not known .*auto, keep, bf16.*int8_convrot"):
         quant.quant_mode("int3")

@@ -121,7 +121,7 @@ def test_pickle_without_tensors_is_an_error(tmp_path):
         read.read_header(path)
 
 
-@pytest.mark.parametrize("name, told", [("m.gguf", "GGUF files are not read"), ("m.onnx", "unknown file type '.onnx'")])
+@pytest.mark.parametrize("name, told", [("m.gguf", "GGUF header is damaged"), ("m.onnx", "unknown file type '.onnx'")])
 def test_other_file_types_are_told(tmp_path, name, told):
     path = tmp_path / name
     path.write_bytes(b"GGUF")
