@@ -75,9 +75,13 @@ class StateBuilder:
             )
         return state
 
+    def is_quantised(self, name: str, ndim: int) -> bool:
+        """Whether a mode with a format applies to this tensor."""
+        return is_quantised(name, ndim, self.detection.variant)
+
     def entries(self, name: str, parts: tuple[Part, ...]) -> dict[str, Tensor]:
         """The state dict's entries of one tensor."""
-        in_block = is_quantised(name, len(parts[0].storage.shape), self.detection.variant)
+        in_block = self.is_quantised(name, len(parts[0].storage.shape))
         packed = any(part.storage.format is not None for part in parts)
         if self.mode.format is not None and in_block:
             if len(parts) == 1 and self._is_target(parts[0]):

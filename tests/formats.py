@@ -202,7 +202,7 @@ SAFETENSORS: dict[str, Stored] = {
 PLAIN = ("fp32", "fp16", "bf16", "F32", "F16", "BF16")
 # Symmetric types spend a block's largest magnitude on half their levels; those with a minimum its spread on all.
 GGUF: dict[str, Stored] = {
-    name: Stored(None, error, gguf=name)
+    name: Stored(None, error, "all", gguf=name)
     for name, error in {
         "F32": lambda k: 0.0,
         "F16": lambda k: floating(10),
@@ -275,8 +275,9 @@ def write_gguf(path: Path, weights: dict[str, Tensor], stored: Stored, architect
         block, _ = gguf.GGML_QUANT_SIZES[kind]
         keep = name.split(".")[-3 if "final_layer" in name else -2] in ("img_in", "txt_in", "final_layer")
         if not is_linear(name, tensor) or keep or tensor.shape[1] % block:
-            kind = gguf.GGMLQuantizationType.F32 if tensor.ndim == 1 else gguf.GGMLQuantizationType.F16
-            data = tensor.numpy() if tensor.ndim == 1 else tensor.half().numpy()
+            plain = tensor.ndim == 1 or stored.gguf == "F32"
+            kind = gguf.GGMLQuantizationType.F32 if plain else gguf.GGMLQuantizationType.F16
+            data = tensor.numpy() if plain else tensor.half().numpy()
             writer.add_tensor(name, data, raw_dtype=kind)
             continue
         names.add(name)

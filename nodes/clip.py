@@ -1,0 +1,69 @@
+"""Load Chroma Text Encoder."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..loaders.comfy_t5 import DEVICES, PRECISIONS, describe, load_encoder
+from .files import HOW_TO_ADD, listed
+from .report import report
+
+FOLDERS = ("text_encoders", "clip_gguf")  # the second exists where a GGUF pack has registered it
+
+
+def encoder_path(name: str) -> str:
+    """raises: ValueError if the name is not one of the listed files."""
+    path = listed(FOLDERS).get(name)
+    if path is None:
+        raise ValueError(f"{name}: not among the text encoders. {HOW_TO_ADD.format(folder='text_encoders')}")
+    return path
+
+
+class ChromaCLIPLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ChromaCLIPLoader",
+            display_name="Load Chroma Text Encoder",
+            category="loaders/chroma",
+            description="Loads a T5 text encoder for Chroma of any kind (safetensors, GGUF, sharded, whole or encoder "
+            "alone; any precision) at its own sizes, and keeps or changes the precision of its weights.",
+            search_aliases=["CLIPLoader", "Load CLIP", "CLIPLoader (GGUF)", "T5", "t5xxl", "flan", "text encoder"],
+            inputs=[
+                io.Combo.Input(
+                    "clip_name",
+                    options=sorted(listed(FOLDERS), key=str.lower),
+                    display_name="text encoder",
+                    tooltip="A file with T5's weights from models/text_encoders (.safetensors, .gguf; the .index.json of "
+                    "a sharded one). Chroma needs T5-XXL v1.1 (t5xxl) or flan-T5-xxl.",
+                ),
+                io.Combo.Input(
+                    "device",
+                    options=list(DEVICES),
+                    default="default",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where the encoder runs. default: the host decides. cpu: slower, and leaves the GPU to the "
+                    "model.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How the weights are kept. auto: as in the file, 32 bits as 16. keep: as in the file. bf16, "
+                    "fp16, fp32: unpacked. Error of the weights and bits for each: q8_0 0.5 to 0.7 %, 8.5; fp8_scaled "
+                    "2.7 %, 8. These two change the linear layers only. It computes in float32 in any case.",
+                ),
+            ],
+            outputs=[io.Clip.Output(tooltip="The text encoder, for any node that takes a CLIP.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, clip_name: str, device: str = "default", precision: str = "auto") -> io.NodeOutput:
+        clip = load_encoder(encoder_path(clip_name), precision, device, folder_paths.get_folder_paths("embeddings"))
+        report(cls, describe(clip))
+        return io.NodeOutput(clip)
