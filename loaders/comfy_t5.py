@@ -82,8 +82,10 @@ class EncoderState(StateBuilder):
 
     def entries(self, name: str, parts: Any) -> dict[str, Tensor]:
         format = parts[0].storage.format
-        if is_linear(name) or format is None or (name == EMBEDDING and self.mode.keeps and format in ROW_FORMATS):
+        if is_linear(name) or format is None:
             return super().entries(name, parts)
+        if name == EMBEDDING and self.mode.dtype is None and format in ROW_FORMATS:
+            return self._keep(name, parts, in_block=False)
         return {name: self._dense(parts, self.mode.dtype or self.storage or self._plain_dtype()).cpu()}
 
 

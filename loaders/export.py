@@ -141,6 +141,34 @@ class Written:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Item:
+    """One tensor of the model, and how it is written.
+
+    type: see `Stored`. marker: the host's description of a quantised layer, as bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    in_block: bool
+    marker: Tensor | None
+
+    @property
+    def stored(self) -> dict[str, Stored]:
+        """Role -> tensor of the file: the weight, and in safetensors what stands beside a quantised one."""
+        stem = self.name.removesuffix(".weight")
+        weight = Stored(file_name(self.name), self.type, self.shape)
+        if self.marker is None:
+            return {"weight": weight}
+        scale = () if self.type == "F8_E4M3" else (self.shape[0], 1)
+        return {
+            "weight": weight,
+            "weight_scale": Stored(f"{stem}.weight_scale", "F32", scale),
+            QUANT_MARKER: Stored(f"{stem}.{QUANT_MARKER}", "U8", tuple(self.marker.shape)),
+        }
+
+
 def write_model(
     source: Weights,
     path: Path,
@@ -163,40 +191,36 @@ def write_model(
     """
     format = export_format(format_name, path)
     detection = source.detection
-    types = _types(detection, format)
-    marks = {name: _marker(types[name], shape, full_precision) for name, shape in shapes_of(detection).items()}
-    stored = [s for name, shape in shapes_of(detection).items() for s in _stored(name, types[name], shape, marks[name])]
-    # Where the format lost them, programs that know the empty tensors still find them; we read the metadata too.
+    items = plan(detection, format, full_precision)
+    stored = [s for item in items for s in item.stored.values()]
+    # The empty tensors are what other programs look for; in a GGUF, where some drop them, the metadata tells it too.
     stored += [Stored(name, "F32", (0,)) for name in detection.config.markers]
     record = {
-        **_kept_metadata(source.metadata, format.container),
+        **kept_metadata(source.metadata, format.container),
         **(metadata or {}),
-        **_record(source, format_name, full_precision),
+        **settings(source, format_name, full_precision),
     }
     if format.container == GGUF:
-        name = str(record.pop("general.name", path.stem))
-        file: Any = GGUFFile(stored, record, name, int(format.file_type))
+        title = str(record.pop("general.name", path.stem))
+        file: Any = GGUFFile(stored, record, title, int(format.file_type))
     else:
-        file = SafetensorsFile(stored, record)
-    squares = torch.zeros(2, dtype=torch.float64)  # of the linears' errors, of their weights
+        file = SafetensorsFile(stored, {key: str(value) for key, value in record.items()})
+    squares = torch.zeros(2, dtype=torch.float64)
     done = 0
     with whole_file(path, file.nbytes, overwrite) as partial, file.open(partial):
-        for name, shape in shapes_of(detection).items():
+        for item in items:
             if progress is not None:
-                progress(done, detection.num_parameters, name)
-            coded, found = _coded(f"{source.name}: {name}", source.dense(name), types[name], shape)
-            if is_quantised(name, len(shape), detection.variant):
+                progress(done, detection.num_parameters, item.name)
+            roles, found = coded(f"{source.name}: tensor {item.name}", source.dense(item.name), item)
+            if item.in_block:
                 squares += found
-            scale = coded.get("weight_scale")
-            for s in _stored(name, types[name], shape, marks[name]):
-                role = s.name.rpartition(".")[2]
-                values = {"weight_scale": scale, QUANT_MARKER: marks[name]}.get(role)
-                file.write(s.name, coded[""] if values is None else values)
-            done += math.prod(shape)
+            for role, s in item.stored.items():
+                file.write(s.name, roles[role])
+            done += math.prod(item.shape)
         for name in detection.config.markers:
             file.write(name, torch.empty(0))
-    linears = [n for n, shape in shapes_of(detection).items() if is_quantised(n, len(shape), detection.variant)]
-    skipped = [n for n in linears if types[n] != format.linears]
+    linears = [item for item in items if item.in_block]
+    skipped = [item for item in linears if item.type != format.linears]
     return Written(
         path,
         format_name,
@@ -204,6 +228,172 @@ def write_model(
         detection.num_parameters,
         len(linears) - len(skipped),
         float((squares[0] / squares[1]).sqrt()) if squares[1] else 0.0,
-        Counter(shapes_of(detection)[n][1] for n in skipped),
+        Counter(item.shape[1] for item in skipped),
         KEPT_PARTS[detection.variant],
     )
+
+
+def export_format(name: str, path: Path | None = None) -> ExportFormat:
+    """raises: ValueError for an unknown name, or for a path whose ending is of another container."""
+    format = FORMATS.get(name)
+    if format is None:
+        raise ValueError(f"format {name!r} is not known (known: {', '.join(FORMATS)})")
+    if path is not None and not path.name.lower().endswith(SUFFIXES[format.container]):
+        raise ValueError(
+            f"{path.name}: {name} is written as {format.container}, so the name must end in "
+            f"{' or '.join(SUFFIXES[format.container])}"
+        )
+    return format
+
+
+def plan(detection: Detection, format: ExportFormat, full_precision: bool = True) -> list[Item]:
+    """What each tensor becomes, in the source's order.
+
+    The linears of the blocks take the format; other matrices 16 bits (fp16 if the source's are), `FLOAT32_PARTS` and,
+    in a GGUF, vectors and kernels 32: other readers take the sizes of 4-D tensors from bytes unless they are F32 or F16.
+    """
+    half = "F16" if detection.dtype == torch.float16 else "BF16"
+    half = format.linears if format.linears in ("F16", "BF16") else half
+    items = []
+    shapes = expected_shapes(detection.config)
+    for name in detection.tensors:
+        shape = shapes[name]
+        in_block = is_quantised(name, len(shape), detection.variant)
+        if name.startswith(FLOAT32_PARTS) or (format.container == GGUF and len(shape) != 2):
+            kind = "F32"
+        else:
+            kind = format.linears if in_block and fits(format.linears, shape[1]) else half
+        items.append(Item(name, shape, kind, in_block, marker(kind, shape, full_precision)))
+    return items
+
+
+def fits(type: str, columns: int) -> bool:
+    """Whether rows of that many inputs make whole blocks of a type."""
+    if type == "I8":
+        return rotation_group(columns) is not None
+    return type in DTYPES or columns % gguf_types.ggml_type(type).block_size == 0
+
+
+def marker(type: str, shape: tuple[int, ...], full_precision: bool) -> Tensor | None:
+    """The host's JSON on a quantised layer, as uint8; None for types that need none."""
+    entry: dict[str, Any]
+    if type == "F8_E4M3":
+        entry = {"format": "float8_e4m3fn", **({"full_precision_matrix_mult": True} if full_precision else {})}
+    elif type == "I8":
+        entry = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": rotation_group(shape[1])}
+    else:
+        return None
+    return torch.tensor(list(json.dumps(entry).encode()), dtype=torch.uint8)
+
+
+def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Tensor]:
+    """A tensor's values as they are stored, on the CPU, by role, and the sums of squares (2,) of error and weight.
+
+    label:  for messages. weight: of any floating dtype, on any device.
+    raises: ValueError if it holds NaN or infinity, or more than fp16 holds where that is its type.
+    """
+    if tuple(weight.shape) != item.shape:
+        raise ValueError(f"{label} has become {tuple(weight.shape)}, expected {item.shape}. Take off what changed its size")
+    low, high = weight.aminmax()
+    peak = torch.maximum(-low, high).float()
+    if not bool(torch.isfinite(peak)):
+        raise ValueError(f"{label} holds NaN or infinite weights. Download the file again, or take off the last LoRA")
+    if item.type == "F16" and peak > torch.finfo(torch.float16).max:
+        raise ValueError(f"{label} holds {float(peak):g}, more than fp16 can. Choose a format in bf16")
+    encode, decode = CODECS.get(item.type) or _ggml_codec(item.type)
+    rows = weight.reshape(-1, item.shape[-1])
+    codes, scales, squares = [], [], torch.zeros(2, dtype=torch.float64)
+    for part in rows.split(max(1, CHUNK // item.shape[-1])):
+        part = part.float()
+        code, scale = encode(part, peak)
+        error = decode(code, scale).sub_(part)
+        squares += torch.stack([x.square().sum(dtype=torch.float64) for x in (error, part)]).cpu()
+        codes.append(code.cpu())
+        scales.append(scale.cpu() if scale is not None else None)
+    roles = {"weight": torch.cat(codes), QUANT_MARKER: item.marker}
+    if scales[0] is not None:
+        roles["weight_scale"] = torch.cat(scales) if scales[0].ndim else scales[0]
+    return roles, squares
+
+
+Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # rows float32, the tensor's peak -> codes, scale
+Decode = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def _to_fp8(rows: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
+    """As the host's: one scale, the inverse of which is multiplied with."""
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    scale = torch.where(peak > 0, peak / largest, 1.0)
+    return (rows * (1.0 / scale)).clamp_(-largest, largest).to(torch.float8_e4m3fn), scale
+
+
+def _from_fp8(codes: Tensor, scale: Tensor | None) -> Tensor:
+    return codes.float() * scale
+
+
+def _to_int8(rows: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
+    """As the host's: rows rotated, then a scale each."""
+    rotated = rotate(rows, rotation_group(rows.shape[1]))
+    scale = (rotated.abs().amax(dim=1, keepdim=True) / INT8_MAX).clamp_(min=torch.finfo(torch.float32).tiny)
+    return (rotated / scale).round_().to(torch.int8), scale
+
+
+def _from_int8(codes: Tensor, scale: Tensor | None) -> Tensor:
+    return rotate(codes * scale, rotation_group(codes.shape[1]))
+
+
+def _plain_codec(dtype: torch.dtype) -> tuple[Encode, Decode]:
+    return lambda rows, peak: (rows.to(dtype), None), lambda codes, scale: codes.to(torch.float32, copy=True)
+
+
+def _ggml_codec(type: str) -> tuple[Encode, Decode]:
+    return (
+        lambda rows, peak: (gguf_types.quantise(rows, type), None),
+        lambda codes, scale: gguf_types.dequantise(codes, type, torch.float32),
+    )
+
+
+CODECS: Mapping[str, tuple[Encode, Decode]] = {
+    "F8_E4M3": (_to_fp8, _from_fp8),
+    "I8": (_to_int8, _from_int8),
+    **{name: _plain_codec(DTYPES[name]) for name in ("F32", "BF16", "F16")},
+}
+
+
+def file_name(name: str) -> str:
+    """The published name of one of the model's tensors: norms end in `.scale`."""
+    published = name.removesuffix(".weight") + ".scale"
+    return published if name.endswith(".weight") and NORMS.search(published) else name
+
+
+def kept_metadata(metadata: Mapping[str, Any], container: str) -> dict[str, Any]:
+    """What a source's metadata says of the model, as the container can hold it; arrays are left out."""
+    left_out = (*OUTDATED, *GGUF_OWN) if container == GGUF else (*OUTDATED, *GGUF_OWN, "comfy.gguf.")
+    return {
+        key: value
+        for key, value in metadata.items()
+        if not key.startswith(left_out) and isinstance(value, (str, bool, int, float))
+    }
+
+
+def settings(source: Weights, format_name: str, full_precision: bool) -> dict[str, str]:
+    """The record of how a file was made, and what the model's markers say."""
+    config = source.detection.config
+    entries = {
+        "writer": f"chroma-pack {version()}",
+        "source": source.name,
+        "format": format_name,
+        "kept": ", ".join(KEPT_PARTS[source.detection.variant]),
+        "prediction": config.prediction,
+        "text_ids": config.text_ids,
+    }
+    if FORMATS[format_name].linears == "F8_E4M3":
+        entries["full_precision_matrix_mult"] = str(full_precision).lower()
+    return {METADATA_PREFIX + key: value for key, value in entries.items()}
+
+
+@functools.lru_cache
+def version() -> str:
+    """This pack's."""
+    found = re.search(r'^version = "(.+)"', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)
+    return found.group(1) if found else "of unknown version"
