@@ -34,23 +34,12 @@ def main(rounds: int) -> None:
     from . import networks as n
 
     comfy_quant, quant = (n.support.dev.load_pack(f"loaders.{m}") for m in ("comfy_quant", "quant"))
-    name = "double_blocks.0.img_mlp.2.weight"
 
     def kept(mode: str, weight: torch.Tensor) -> torch.Tensor:
         chosen = quant.quant_mode(mode)
-        if chosen.dtype:
-            return weight.to(chosen.dtype).float()
-        out = comfy_quant.quantise({name: weight}, chosen, torch.device("cpu"))
-        layout = n.comfy.quant_ops.QUANT_ALGOS[chosen.format]["comfy_tensor_layout"]
-        params = n.comfy.quant_ops.get_layout_class(layout).Params(
-            scale=out[name + "_scale"],
-            orig_dtype=torch.float32,
-            orig_shape=tuple(weight.shape),
-            **({"convrot": True, "convrot_groupsize": quant.rotation_group(weight.shape[1])} if chosen.rotated else {}),
-        )
-        return n.comfy.quant_ops.QuantizedTensor(out[name], layout, params).dequantize()
+        return weight.to(chosen.dtype).float() if chosen.dtype else comfy_quant.pack(weight, chosen)[0].dequantize()
 
-    modes = ("bf16", "fp16", "int8_convrot", "fp8_scaled", "float8_e5m2 (also 8 bit)")
+    modes = [name for name in (*quant.QUANT_MODES, *quant.ALIASES) if not quant.quant_mode(name).keeps]
     cases = matrices()
     lines = [
         f"Relative error (Frobenius norm) of one weight matrix of {SHAPE[0]} x {SHAPE[1]}, by the spread of its values.",

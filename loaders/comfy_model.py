@@ -378,7 +378,7 @@ def warn_of_nan(file: str):
         out = executor(*a, **k)
         if torch.is_tensor(out) and not torch.isfinite(out.sum()):
             patcher = executor.class_obj.model_patcher
-            bad = non_finite(patcher.model.diffusion_model.state_dict(), sample=False)
+            bad = non_finite(dict(patcher.model.diffusion_model.named_parameters()), sample=False)
             source = (
                 "Take the LoRAs and merges off one by one; if it stays, download" if patcher.patches else "Download"
             )

@@ -140,25 +140,14 @@ class StateBuilder:
         return part.storage.format == self.mode.format and rotated
 
     def _quantise(self, name: str, weight: Tensor) -> dict[str, Tensor]:
-        format, extra, settings = self.mode.format, dict(self.mode.quantise), {}
-        columns = weight.shape[1]
-        fits = True
-        if extra.get("convrot"):
-            group = rotation_group(columns)
-            fits = group is not None
-            extra["convrot_groupsize"] = group
-            settings = {"convrot": True, "convrot_groupsize": group}
-        elif format in GGML_TYPES:
-            fits = columns % GGML_TYPES[format].block_size == 0
-            extra["format"] = format
-        if not fits:
-            self.skipped[columns] += 1
+        made = pack(weight, self.mode)
+        if made is None:
+            self.skipped[weight.shape[1]] += 1
             return {name: weight.to(self.storage or self._plain_dtype()).cpu()}
-        layout = QUANT_ALGOS[format_name(format)]["comfy_tensor_layout"]
-        packed = QuantizedTensor.from_float(weight, layout, **extra)
+        packed, settings = made
         # One after the other: asked for both at once in inference mode, a quantised tensor comes back unpacked.
         packed = packed.to(device="cpu").to(dtype=self.compute)
-        return self._entry(name, packed, format, settings, {}, in_block=True)
+        return self._entry(name, packed, self.mode.format, settings, {}, in_block=True)
 
     def _keep(self, name: str, parts: tuple[Part, ...], in_block: bool) -> dict[str, Tensor]:
         if len(parts) == 1:
@@ -244,6 +233,23 @@ class StateBuilder:
             extra.update(storage.settings)
         params = get_layout_class(layout).Params(orig_dtype=dtype, orig_shape=storage.shape, **extra)
         return QuantizedTensor(data, layout, params), inputs
+
+
+def pack(weight: Tensor, mode: QuantMode) -> tuple[QuantizedTensor, dict[str, Any]] | None:
+    """A float32 weight (N, K) in a mode's format, and what its marker must say; None where no block fits K."""
+    extra, settings = dict(mode.quantise), {}
+    if extra.get("convrot"):
+        group = rotation_group(weight.shape[1])
+        if group is None:
+            return None
+        extra["convrot_groupsize"] = group
+        settings = {"convrot": True, "convrot_groupsize": group}
+    elif mode.format in GGML_TYPES:
+        if weight.shape[1] % GGML_TYPES[mode.format].block_size:
+            return None
+        extra["format"] = mode.format
+    layout = QUANT_ALGOS[format_name(mode.format)]["comfy_tensor_layout"]
+    return QuantizedTensor.from_float(weight, layout, **extra), settings
 
 
 def fuse(weights: list[QuantizedTensor], formats: list[str]) -> tuple[QuantizedTensor, str] | None:

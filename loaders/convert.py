@@ -57,7 +57,9 @@ def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
     for name, tensor in tensors.items():
         part = tensor
         if type(tensor) is not Tensor and type(tensor) is not Parameter:
-            continue  # packed: its bytes say nothing, and unpacking a whole model takes as long as a run
+            if sample:
+                continue  # packed: its bytes say nothing, and unpacking a whole model takes as long as a run
+            part = tensor.dequantize()
         if sample and tensor.ndim == 2 and tensor.shape[0] > 2:
             part = tensor[[0, tensor.shape[0] // 2, -1]]
         if not part.is_floating_point():

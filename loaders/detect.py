@@ -28,6 +28,7 @@ from .keys import (
     model_name,
     published_name,
 )
+from .messages import reason, short
 from .read import Header
 from .storage import FLOAT_DTYPES, Storage, storage_of
 
@@ -123,7 +124,7 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
     tensors = {name: _ordered(header.name, name, parts) for name, parts in found.items()}
     shapes = {name: _shape(header.name, name, parts) for name, parts in tensors.items()}
     config = _config(header.name, shapes, flags)
-    config = _with_flags(config, flags, header.metadata, prediction, text_ids)
+    config = _with_flags(header.name, config, flags, header.metadata, prediction, text_ids)
     every = [part for parts in tensors.values() for part in parts]
     sizes = Counter[torch.dtype]()
     for part in every:
@@ -252,7 +253,7 @@ def _markers(header: Header, names: Mapping[str, str], prefix: str) -> dict[str,
             layers = json.loads(text)["layers"].items()
             markers = {stem.removeprefix(prefix): dict(entry) for stem, entry in layers}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{header.name}: {METADATA_MARKERS} is damaged ({error}). Download it again") from error
+            raise ValueError(f"{header.name}: {METADATA_MARKERS} is damaged ({reason(error)}). Download it again") from error
     for name, file_name in names.items():
         if name.endswith("." + QUANT_MARKER):
             if file_name not in header.markers:
@@ -386,7 +387,7 @@ def _radiance(
 
 
 def _with_flags(
-    config: ChromaConfig, flags: set[str], metadata: Mapping[str, Any], prediction: str, text_ids: str
+    file: str, config: ChromaConfig, flags: set[str], metadata: Mapping[str, Any], prediction: str, text_ids: str
 ) -> ChromaConfig:
     """The user's word counts before the file's metadata, and that before its markers."""
     found = {
@@ -399,7 +400,12 @@ def _with_flags(
         said = metadata.get(METADATA_PREFIX + name)
         if asked != "auto":
             found[name] = asked
-        elif said in known[1:]:
+        elif said is not None:
+            if not isinstance(said, str) or said not in known[1:]:
+                raise ValueError(
+                    f"{file}: its metadata say {METADATA_PREFIX}{name} is {short(said)} "
+                    f"(known: {', '.join(known[1:])}). Choose {name} in the loader, or download the file again"
+                )
             found[name] = said
     return replace(config, **found)
 

@@ -34,7 +34,7 @@ SUFFIXES = {SAFETENSORS: SAFETENSORS_SUFFIXES, GGUF: (GGUF_SUFFIX,)}
 INT8_MAX = 127
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 # Metadata that described the source file and not the model.
-OUTDATED = (METADATA_MARKERS, METADATA_PREFIX, ORIGINAL_SHAPE, "modelspec.hash_sha256", "sshs_", "split.", "GGUF.")
+OUTDATED = (METADATA_MARKERS, METADATA_PREFIX, ORIGINAL_SHAPE, "modelspec.hash_sha256", "sshs_", "split.")
 GGUF_OWN = ("general.architecture", "general.quantization_version", "general.file_type", "general.alignment")
 
 Progress = Callable[[int, int, str], None]  # weights written, weights in all, name of the tensor that comes next
@@ -113,6 +113,7 @@ class FileWeights:
 class Written:
     """What was written.
 
+    num_linears: linear layers of the blocks that are in the format.
     error:   relative Frobenius error of the blocks' linears, all together.
     skipped: inputs of linears that the format does not fit -> how many; they are in 16 bits.
     """
@@ -124,20 +125,23 @@ class Written:
     num_linears: int
     error: float
     skipped: Mapping[int, int]
-    kept: tuple[str, ...]
+    variant: str
 
     def text(self) -> str:
         """For people."""
+        kept = [part.rstrip("._") for part in KEPT_PARTS[self.variant] if part.rstrip("._")]
         lines = [
             f"{self.path}",
             f"{self.num_bytes / 1e6:,.1f} MB, {8 * self.num_bytes / self.num_parameters:.2f} bits a weight",
-            f"{self.num_linears} linear layers in {self.format}, error of their weights {self.error:.3%}; "
-            f"in 16 or 32 bits: {', '.join(self.kept)}, norms, biases",
+            f"{self.num_linears} linear layers in {self.format}, error of their weights {self.error:.3%}",
+            f"in 16 or 32 bits: {', '.join(kept)}, norms, biases",
         ]
         lines += [
             f"{count} layers of input width {width} are in 16 bits too: no block of this format fits that width"
             for width, count in self.skipped.items()
         ]
+        if self.variant == "FLUX":
+            lines.append("without FLUX's own modulation: it will load as Chroma, so set its guidance, usually 3.5, by node")
         return "\n".join(lines)
 
 
@@ -229,7 +233,7 @@ def write_model(
         len(linears) - len(skipped),
         float((squares[0] / squares[1]).sqrt()) if squares[1] else 0.0,
         Counter(item.shape[1] for item in skipped),
-        KEPT_PARTS[detection.variant],
+        detection.variant,
     )
 
 
@@ -321,9 +325,11 @@ Decode = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def _to_fp8(rows: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
-    """As the host's: one scale, the inverse of which is multiplied with."""
+    """One scale that bfloat16 holds exactly, since the host unpacks in its compute type and would round another."""
     largest = torch.finfo(torch.float8_e4m3fn).max
-    scale = torch.where(peak > 0, peak / largest, 1.0)
+    scale = (peak / largest).clamp(min=torch.finfo(torch.float32).tiny)
+    near = scale.bfloat16().float()
+    scale = torch.where(near < scale, near * (1 + 2.0**-7), near).bfloat16().float()  # the next one, so that none is cut
     return (rows * (1.0 / scale)).clamp_(-largest, largest).to(torch.float8_e4m3fn), scale
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .gguf_types import ALL_TYPES
+from .messages import name_problem, short
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # laid out alike; 1 had shorter counts
@@ -30,6 +31,7 @@ MAX_HEADER_BYTES = 1 << 25  # the largest tokenizers take half of it
 MIN_TENSOR_BYTES = 24  # of a header entry: length of the name, count of sizes, type, offset
 MIN_ENTRY_BYTES = 13  # of a metadata entry: length of the key, type, the smallest value
 MIN_ARRAY_BYTES = 12
+UNKNOWN_TYPE = "type "  # + its number
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # + tensor's name: sizes before city96's converter regrouped them
 
 U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
@@ -105,14 +107,14 @@ def read_gguf_header(path: str | os.PathLike[str]) -> tuple[dict[str, GGUFTensor
             metadata[key] = _value(cursor, kinds[key], key)
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if kinds.get("general.alignment", UINT32) != UINT32 or alignment < 1 or alignment & (alignment - 1):
-            raise cursor.damaged(f"its alignment is {alignment!r}, which is no power of two")
+            raise cursor.damaged(f"its alignment is {short(alignment)}, which is no power of two")
         tensors: dict[str, GGUFTensor] = {}
         for _ in range(count):
             name = cursor.name("tensor name", tensors)
             tensors[name] = _tensor(cursor, name, metadata)
         start = -(-cursor.at // alignment) * alignment
     placed = {name: GGUFTensor(t.type_name, t.shape, start + t.offset, t.nbytes) for name, t in tensors.items()}
-    _check_places(placed, size, path.name)
+    _check_places(placed, start, size, alignment, path.name)
     return placed, metadata
 
 
@@ -203,6 +205,8 @@ class _Cursor:
             name = raw.decode("utf-8")
         except UnicodeDecodeError:
             raise self.damaged(f"a {what} is no UTF-8 text ({raw[:40]!r})") from None
+        if name_problem(name):
+            raise self.damaged(f"a {what} is {name_problem(name)}")
         if name in known:
             raise self.damaged(f"the {what} {name!r} comes twice")
         return name
@@ -255,7 +259,7 @@ def _tensor(cursor: _Cursor, name: str, metadata: Mapping[str, object]) -> GGUFT
     if 0 in shape and len(shape) > 1:
         raise cursor.damaged(f"{name!r} has the shape {list(shape)}")
     numel = math.prod(shape)
-    type_name, block_size, type_size = ALL_TYPES.get(code, (f"type {code}", 1, 0))
+    type_name, block_size, type_size = ALL_TYPES.get(code, (f"{UNKNOWN_TYPE}{code}", 1, 0))
     if numel >= 1 << 63 or (block_size > 1 and (not shape or shape[-1] % block_size)):
         raise cursor.damaged(f"{name!r} of type {type_name} has the shape {list(shape)}")
     original = metadata.get(ORIGINAL_SHAPE + name)
@@ -266,15 +270,32 @@ def _tensor(cursor: _Cursor, name: str, metadata: Mapping[str, object]) -> GGUFT
     return GGUFTensor(type_name, shape, offset, numel // block_size * type_size)
 
 
-def _check_places(tensors: Mapping[str, GGUFTensor], size: int, file_name: str) -> None:
-    """Every tensor with bytes lies inside the file, none in another."""
-    end, last = 0, ""
-    for name, t in sorted(((n, t) for n, t in tensors.items() if t.nbytes), key=lambda item: item[1].offset):
+def _check_places(
+    tensors: Mapping[str, GGUFTensor], start: int, size: int, alignment: int, file_name: str
+) -> None:
+    """Tensors follow each other in the header's order, none in another, and fill the file up to padding.
+
+    ggml asks the same of a file. It is what shows a wrong size, type or place, and bytes that were lost or came to.
+    """
+    end, last = start, "the header"  # end None: unknown, after a tensor of unknown type
+    for name, t in tensors.items():
+        if t.type_name.startswith(UNKNOWN_TYPE):
+            end, last = None, name
+        if not t.nbytes:
+            continue
         if t.offset + t.nbytes > size:
             raise ValueError(
                 f"{file_name}: damaged or cut short: {name!r} ends at byte {t.offset + t.nbytes:,} of {size:,}. "
                 "Download it again"
             )
-        if t.offset < end:
-            raise ValueError(f"{file_name}: damaged: {name!r} lies inside {last!r}. Download it again")
+        if end is not None and t.offset < end:
+            raise ValueError(f"{file_name}: damaged: {name!r} lies inside or before {last!r}. Download it again")
+        if end is not None and t.offset - end >= alignment:
+            gap = t.offset - end
+            raise ValueError(f"{file_name}: damaged: {gap:,} bytes before {name!r} are unaccounted for. Download it again")
         end, last = t.offset + t.nbytes, name
+    if tensors and end is not None and size not in (end, -(-end // alignment) * alignment):
+        raise ValueError(
+            f"{file_name}: damaged: the file has {size:,} bytes, its last tensor {last!r} ends at byte {end:,}. "
+            "Download it again"
+        )

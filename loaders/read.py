@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import struct
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .gguf_read import map_gguf, read_gguf_header
+from .gguf_types import ALL_TYPES
+from .messages import name_problem, reason, short
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
@@ -27,6 +29,8 @@ GGUF_SUFFIX = ".gguf"
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_DIMS = 8
+MAX_FILE_NAME = 255  # of common file systems
 
 # safetensors' name -> torch's. What torch lacks is left as text, so that an error can name it.
 DTYPES: dict[str, torch.dtype] = {
@@ -47,6 +51,9 @@ DTYPES: dict[str, torch.dtype] = {
 # A marker is a small tensor that holds JSON; it is part of the header's meaning.
 MARKER_SUFFIX = ".comfy_quant"
 MAX_MARKER_BYTES = 4096
+ZIP_HEADER_BYTES, ZIP_LENGTHS_AT = 30, 26  # of a part; the lengths are of what stands before its data
+ZIP_DESCRIPTOR = b"PK\x07\x08"  # begins the sizes that may stand behind
+GGML_NAMES = {name for name, _, _ in ALL_TYPES.values()}
 GGML_PLAIN = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -130,7 +137,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             with safe_open(file, framework="pt") as f:
                 tensors.update({name: f.get_tensor(name) for name in f.keys()})
         except SafetensorError as error:
-            raise ValueError(f"{file.name}: not a sound safetensors file ({error}). Download it again") from error
+            raise ValueError(f"{file.name}: not a sound safetensors file ({reason(error)}). Download it again") from error
     return tensors
 
 
@@ -161,10 +168,13 @@ def shards(index: Path) -> list[Path]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index.name}: not an index of shards ({error}). Download it again") from error
+        raise ValueError(f"{index.name}: not an index of shards ({reason(error)}). Download it again") from error
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(SAFETENSORS_SUFFIXES):
-            raise ValueError(f"{index.name}: names {name!r}, expected safetensors files beside it. Download it again")
+        plain = isinstance(name, str) and name.isprintable() and len(name.encode()) <= MAX_FILE_NAME
+        if not plain or Path(name).name != name or not name.endswith(SAFETENSORS_SUFFIXES):
+            raise ValueError(
+                f"{index.name}: names {short(name)}, expected safetensors files beside it. Download it again"
+            )
         if not index.with_name(name).is_file():
             raise ValueError(
                 f"{index.name}: {name}, one of {len(names)} parts, is missing. Download it into the same folder"
@@ -195,11 +205,11 @@ def _is_marker(name: str, info: TensorInfo) -> bool:
 
 def _marker(file: str, name: str, raw: bytes) -> Mapping[str, Any]:
     try:
-        found = json.loads(raw)
+        found = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: the marker {name} is damaged ({error}). Download the file again") from error
+        raise ValueError(f"{file}: the marker {name} is damaged ({reason(error)}). Download the file again") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file}: the marker {name} holds {raw[:40]!r}, expected an object. Download the file again")
+        raise ValueError(f"{file}: the marker {name} holds {short(raw)}, expected an object. Download the file again")
     return found
 
 
@@ -216,15 +226,15 @@ def _safetensors_header(path: Path) -> Header:
             )
         raw = f.read(length)
         try:
-            entries = json.loads(raw)
-            metadata = entries.pop("__metadata__", {}) or {}
-            if not isinstance(metadata, dict):
-                raise ValueError(f"metadata {metadata!r}")
-            tensors = {name: _tensor_info(entry) for name, entry in entries.items()}
+            entries = json.loads(raw.decode("utf-8"))
+            metadata = entries.pop("__metadata__", {})
+            if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+                raise ValueError(f"metadata {short(metadata)}")
+            tensors = {name: _tensor_info(name, entry) for name, entry in entries.items()}
             spans = sorted(_span(name, entry, tensors[name]) for name, entry in entries.items())
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
             raise ValueError(
-                f"{path.name}: the safetensors header is damaged ({error}). Download the file again"
+                f"{path.name}: the safetensors header is damaged ({reason(error)}). Download the file again"
             ) from error
         end = 0
         for first, last, name in spans:
@@ -245,33 +255,39 @@ def _safetensors_header(path: Path) -> Header:
     return Header(path.name, tensors, metadata, markers, size)
 
 
-def _tensor_info(entry: dict) -> TensorInfo:
-    shape = tuple(entry["shape"])
-    if not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"shape {entry['shape']}")
-    if not isinstance(entry["dtype"], str):
-        raise ValueError(f"dtype {entry['dtype']}")
-    return TensorInfo(DTYPES.get(entry["dtype"], entry["dtype"]), shape)
+def _tensor_info(name: str, entry: dict) -> TensorInfo:
+    if name_problem(name):
+        raise ValueError(name_problem(name))
+    shape, dtype = entry["shape"], entry["dtype"]
+    if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"{name} has the shape {short(shape)}")
+    if not isinstance(dtype, str) or name_problem(dtype) or dtype in GGML_NAMES - DTYPES.keys():
+        raise ValueError(f"{name} has the type {short(dtype)}")
+    return TensorInfo(DTYPES.get(dtype, short(dtype).strip("'")), tuple(shape))
 
 
 def _span(name: str, entry: dict, info: TensorInfo) -> tuple[int, int, str]:
     """(first byte, one past the last, name), checked against the tensor's shape and type."""
     first, last = entry["data_offsets"]
     if type(first) is not int or type(last) is not int or not 0 <= first <= last:
-        raise ValueError(f"{name} has offsets {entry['data_offsets']}")
+        raise ValueError(f"{name} has offsets {short(entry['data_offsets'])}")
     if isinstance(info.dtype, torch.dtype) and last - first != info.numel * info.dtype.itemsize:
-        raise ValueError(f"{name} takes {last - first:,} bytes, its shape {info.shape} needs others")
+        raise ValueError(f"{name} takes {last - first:,} bytes, its shape {short(info.shape)} needs others")
     return first, last, name
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:
-    try:  # only the zipped kind, torch's since 1.6, can be mapped
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    try:
+        mapped = zipfile.is_zipfile(path)  # only the zipped kind, torch's since 1.6, can be mapped
+        if mapped:
+            _check_zip(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of old kinds of tensors; those are refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged pickle ends in any of two dozen kinds
         raise ValueError(
             f"{path.name}: refused, it is damaged or holds more than weights, which could run code on this machine "
-            f"({reason}). Take the model's .safetensors file instead"
+            f"({reason(error)}). Take the model's .safetensors file instead"
         ) from error
     for wrapper in ("state_dict", "model", "module"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
@@ -279,4 +295,29 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
     if not tensors:
         raise ValueError(f"{path.name}: holds no named tensors. Take the model's .safetensors file")
+    for name, tensor in tensors.items():
+        if name_problem(name):
+            raise ValueError(f"{path.name}: holds {name_problem(name)}. Take the model's .safetensors file")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise ValueError(f"{path.name}: {name} is no plain tensor. Take the model's .safetensors file")
     return tensors
+
+
+def _check_zip(path: Path) -> None:
+    """A zipped pickle's parts but the weights against their checksums, and the places of all.
+
+    torch looks at neither where it maps a file. raises: anything, if the file is damaged.
+    """
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as f:
+        entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+        ends = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
+        for entry, end in zip(entries, ends):
+            with archive.open(entry) as part:  # compares the two copies of the name
+                if "/data/" not in entry.filename:
+                    part.read()
+            f.seek(entry.header_offset + ZIP_LENGTHS_AT)
+            start = entry.header_offset + ZIP_HEADER_BYTES + sum(struct.unpack("<HH", f.read(4)))
+            f.seek(start + entry.compress_size)
+            behind = f.read(max(end - f.tell(), 0)) if end - f.tell() < ZIP_HEADER_BYTES else b""
+            if f.tell() != end or (behind and not behind.startswith(ZIP_DESCRIPTOR)):
+                raise ValueError(f"{entry.filename} is out of place")

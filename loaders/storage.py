@@ -12,6 +12,7 @@ from typing import Any, Mapping
 import torch
 
 from .gguf_types import GGML_TYPES
+from .messages import short
 from .read import TensorInfo
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -37,6 +38,26 @@ SCALED_FORMATS = (
 )
 GGUF_PREFIX = "gguf_"  # of GGML's types in a marker, where the host has saved such a model
 PACKED_4BIT = ("nvfp4", "convrot_w4a4")  # two values a byte
+# Beginning of a marker's format -> what the weights may be stored as. uint8 holds what a writer's table lacked.
+MARKED_DTYPES = {
+    "float8_e5m2": (torch.float8_e5m2, torch.uint8),
+    "float8": (torch.float8_e4m3fn, torch.uint8),
+    "mxfp8": (torch.float8_e4m3fn, torch.uint8),
+    "nvfp4": (torch.uint8,),
+    "int8": (torch.int8,),
+    "convrot_w4a4": (torch.int8,),
+}
+SCALE_BITS = (torch.uint8, torch.float8_e4m3fn, getattr(torch, "float8_e8m0fnu", torch.uint8))  # of mxfp8 and nvfp4
+BESIDE_GGML = ("weight_up", "weight_down", "weight_delta", "weight_delta_scale")  # a merged LoRA
+BESIDE_SCALED = ("weight_scale", "input_scale", *BESIDE_GGML)
+SCALE_DTYPES = {
+    "weight_scale": (*FLOAT_DTYPES, *SCALE_BITS, "F8_E8M0"),
+    "weight_delta": (torch.int8,),
+    **dict.fromkeys(
+        ("weight_scale_2", "input_scale", "pre_quant_scale", "weight_up", "weight_down", "weight_delta_scale"), FLOAT_DTYPES
+    ),
+}
+LINEAR_DTYPES = ("int4", "int8")  # what convrot_w4a4 multiplies in
 
 
 @dataclass(frozen=True)
@@ -70,6 +91,26 @@ def storage_of(
     """
     marker = dict(marker or {})
     named = marker.get("format")
+    if named is not None and not isinstance(named, str):
+        raise ValueError(f"{label} is marked as {short(named)}, expected the name of a format. Download the file again")
+    storage = _recognised(label, weight, scales, marker, old_marker)
+    known = BESIDE_GGML if storage.format in GGML_TYPES else HOST_FORMATS.get(storage.format, BESIDE_SCALED)
+    for role, scale in scales.items():
+        if storage.format is not None and (role not in known or scale.dtype not in SCALE_DTYPES[role]):
+            raise _misfit(label, weight, scale)
+        if role == "input_scale" and scale.numel != 1:
+            raise _misfit(label, weight, scale)
+    return storage
+
+
+def _recognised(
+    label: str,
+    weight: TensorInfo,
+    scales: Mapping[str, TensorInfo],
+    marker: Mapping[str, Any],
+    old_marker: TensorInfo | None,
+) -> Storage:
+    named = marker.get("format")
     if isinstance(weight.dtype, str):
         if weight.dtype in PACKED_GGML:
             return Storage(weight.dtype, weight.shape)
@@ -84,12 +125,17 @@ def storage_of(
         if weight.dtype in FP8_FORMATS and (scale is None or scale.numel == 1):
             return Storage(FP8_FORMATS[weight.dtype], weight.shape, {"unscaled": scale is None})
         raise _unknown(label, weight)
-    if isinstance(named, str) and named.startswith(GGUF_PREFIX):
+    if named is not None and named.startswith(GGUF_PREFIX):
         return _gguf_saved(label, weight, named.removeprefix(GGUF_PREFIX).upper())
     if named is not None and named not in HOST_FORMATS and named not in SCALED_FORMATS:
         if not (named.startswith("float8") or named.startswith("int8")):
             known = ", ".join((*HOST_FORMATS, *SCALED_FORMATS))
-            raise ValueError(f"{label} is marked as {named}, which is not supported ({known} are)")
+            raise ValueError(f"{label} is marked as {short(named)}, which is not supported ({known} are)")
+    held = next((dtypes for start, dtypes in MARKED_DTYPES.items() if named and named.startswith(start)), None)
+    if held is not None and weight.dtype not in held:
+        raise ValueError(
+            f"{label} is marked as {short(named)} but stored as {_text(weight.dtype)}. The file is damaged; download it again"
+        )
     dtype = weight.dtype
     if dtype == torch.uint8:
         if "weight_scale_2" in scales or named == "nvfp4":
@@ -118,13 +164,14 @@ def _fp8(
         settings["full_precision_matrix_mult"] = True
     scale = scales.get("weight_scale")
     if scale is None:
-        if marker.get("format") in ("mxfp8", *SCALED_FORMATS):
-            raise ValueError(f"{label} is marked as {marker['format']} but has no scales. Download the file again")
+        if marker.get("format") or scales:
+            said = f"is marked as {short(marker['format'])}" if marker.get("format") else f"has {', '.join(scales)}"
+            raise ValueError(f"{label} {said} but has no weight_scale. Download the file again")
         return Storage(FP8_FORMATS[dtype], weight.shape, {**settings, "unscaled": True})
     rows, columns = weight.shape
-    if scale.numel == 1:
+    if scale.numel == 1 and scale.dtype in FLOAT_DTYPES:
         return Storage(FP8_FORMATS[dtype], weight.shape, settings)
-    if scale.dtype in (torch.uint8, "F8_E8M0", getattr(torch, "float8_e8m0fnu", None)):
+    if dtype == torch.float8_e4m3fn and scale.dtype in (torch.uint8, "F8_E8M0", *SCALE_BITS[2:]):
         if scale.numel != round_up(rows, 128) * round_up(-(-columns // 32), 4):
             raise _misfit(label, weight, scale)
         return Storage("mxfp8", weight.shape, settings)
@@ -142,22 +189,36 @@ def _int8(
     group = marker.get("convrot_groupsize", params.get("convrot_groupsize", 256))
     rows, columns = weight.shape
     if marker.get("format") == "convrot_w4a4":
-        if scale.numel != rows or type(group) is not int or group < 1 or 2 * columns % group:
+        if scale.numel != rows or scale.dtype not in FLOAT_DTYPES or not _rotates(2 * columns, group):
             raise _misfit(label, weight, scale)
         kind = marker.get("linear_dtype", params.get("linear_dtype", "int4"))
+        if kind not in LINEAR_DTYPES:
+            raise ValueError(f"{label} is marked for {short(kind)}, expected {' or '.join(LINEAR_DTYPES)}")
         return Storage("convrot_w4a4", (rows, 2 * columns), {"convrot_groupsize": group, "linear_dtype": kind})
+    if type(rotated) is not bool:
+        raise ValueError(f"{label} has convrot {short(rotated)} in its marker, expected true or false")
+    if scale.dtype not in FLOAT_DTYPES or (rotated and scale.numel not in (1, rows)):
+        raise _misfit(label, weight, scale)
     if scale.numel not in (1, rows):
         return _scaled(label, "int8", weight, scale)
-    if not marker:
+    if not marker.get("format"):
         raise ValueError(
             f"{label} is stored as int8 without a comfy_quant marker, which would say whether its rows are rotated. "
             "Take a file with markers"
         )
     if not rotated:
         return Storage("int8_tensorwise", weight.shape)
-    if type(group) is not int or group < 1 or columns % group:
-        raise ValueError(f"{label} has {columns} inputs, which its rotation in groups of {group} does not divide")
+    if not _rotates(columns, group):
+        raise ValueError(
+            f"{label} has {columns} inputs, which its rotation in groups of {short(group)} does not fit: expected a "
+            "power of 4 that divides them. Download the file again"
+        )
     return Storage("int8_tensorwise", weight.shape, {"convrot": True, "convrot_groupsize": group})
+
+
+def _rotates(columns: int, group: Any) -> bool:
+    """Whether a regular Hadamard matrix of this size, a power of 4, turns rows of so many inputs."""
+    return type(group) is int and group >= 4 and group.bit_count() == 1 and group.bit_length() % 2 == 1 and columns % group == 0
 
 
 def _scaled(label: str, element: str, weight: TensorInfo, scale: TensorInfo) -> Storage:
@@ -179,8 +240,11 @@ def _nvfp4(label: str, weight: TensorInfo, scales: Mapping[str, TensorInfo]) -> 
             raise ValueError(f"{label} is stored as nvfp4 but has no {role} beside it. Download the file again")
     rows, columns = weight.shape[0], 2 * weight.shape[1]
     scale = scales["weight_scale"]
-    if scale.numel != round_up(rows, 128) * round_up(-(-columns // 16), 4) or scales["weight_scale_2"].numel != 1:
+    whole = scales["weight_scale_2"]
+    if scale.numel != round_up(rows, 128) * round_up(-(-columns // 16), 4) or scale.dtype not in SCALE_BITS[:2]:
         raise _misfit(label, weight, scale)
+    if whole.numel != 1:
+        raise _misfit(label, weight, whole)
     return Storage("nvfp4", (rows, columns))
 
 

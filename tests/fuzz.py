@@ -14,6 +14,7 @@ import random
 import signal
 import struct
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -279,7 +280,7 @@ def _fields(sample: Sample, rng: random.Random) -> Iterator[tuple[str, Callable[
 
 
 def _made(kind: str, what: str, make: Callable[[], dict[str, bytes]]) -> Iterator[tuple[str, Callable[[], Mutation]]]:
-    yield kind, lambda: Mutation(kind, what[:200], make())
+    yield kind, lambda: Mutation(kind, what[:200], make(), header=not kind.startswith("pickled"))
 
 
 def _paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -621,51 +622,56 @@ BYTE_KINDS = (
 )
 
 
-def header_size(name: str, raw: bytes) -> int:
+def weight_spans(name: str, raw: bytes) -> list[tuple[int, int]]:
+    """Where the tensors' bytes are; all else says what they mean. Not known for torch's old pickles: all of the file."""
     if name.endswith(".safetensors"):
-        return 8 + struct.unpack("<Q", raw[:8])[0]
+        return [(8 + struct.unpack("<Q", raw[:8])[0], len(raw))]
     if name.endswith(".gguf"):
         end = map_of(raw).end
-        return end + -end % ALIGNMENT
-    if name.endswith(".json"):
-        return len(raw)
-    return 0
+        return [(end + -end % ALIGNMENT, len(raw))]
+    if not zipfile.is_zipfile(io.BytesIO(raw)):
+        return [] if name.endswith(".json") else [(0, len(raw))]
+    spans = []
+    for entry in zipfile.ZipFile(io.BytesIO(raw)).infolist():
+        if "/data/" in entry.filename:
+            start = entry.header_offset + 30 + sum(struct.unpack_from("<HH", raw, entry.header_offset + 26))
+            spans.append((start, start + entry.file_size))
+    return spans
 
 
 def _bytes_mutation(sample: Sample, kind: str, rng: random.Random) -> Mutation:
     name = rng.choice(list(sample.files))
     raw = sample.files[name]
-    border = header_size(name, raw)
+    weights = weight_spans(name, raw)
     action, _, where = kind.partition(" ")
-    if border == 0:  # a pickle's parts are spread: ends of the file hold most of what is not weights
-        first, last = rng.choice(((0, 4096), (len(raw) - 8192, len(raw)), (0, len(raw))))
-    else:
-        first, last = (0, border) if where == "header" or border == len(raw) else (border, len(raw))
+    borders = [0, *(at for span in weights for at in span), len(raw)]
+    others = [span for span in zip(borders[::2], borders[1::2]) if span[0] < span[1]]
+    spans = (others if where == "header" else weights) or [(0, len(raw))]
+    first, last = rng.choice(spans)
     out, at, n = bytearray(raw), rng.randrange(first, last), rng.randint(1, 64)
     if action == "flip":
         out[at] ^= 1 << rng.randrange(8)
     elif action == "set":
         word = rng.choice(UNSIGNED).to_bytes(8, "little")[: rng.choice((1, 4, 8))]
-        out[at : min(at + len(word), last)] = word[: min(len(word), last - at)]
+        out[at : min(at + len(word), last)] = word[: last - at]
     elif action == "insert":
         out[at:at] = rng.randbytes(n)
     elif action == "delete":
-        del out[at : at + n]
+        del out[at : min(at + n, last)]
     elif action == "copy":
         other = rng.randrange(first, last)
-        piece = raw[other : min(other + n, last - max(at - other, 0))]
+        piece = raw[other : min(other + n, last)][: last - at]
         out[at : at + len(piece)] = piece
     elif action == "truncate":
-        at = rng.randrange(0, len(raw))
-        del out[at:]
+        del out[rng.randrange(0, len(raw)) :]
     elif action == "append":
         out += rng.randbytes(n)
     else:
-        out[at : min(at + n, last)] = bytes(min(n, last - at))
-    changed = bytes(out)
-    in_header = bool(border) and changed[border:] == raw[border:]
-    resized = len(changed) != len(raw) and not (border and where == "header")
-    return Mutation(kind, f"{kind} of {name} at {at:,} ({n})", {name: changed}, in_header, resized)
+        n = min(n, last - at)
+        out[at : at + n] = bytes(n)
+    header = spans is not weights and (name.endswith(".json") or bool(weights) and weights != [(0, len(raw))])
+    resized = len(out) != len(raw) and not header
+    return Mutation(kind, f"{kind} of {name} at {at:,} ({n})", {name: bytes(out)}, header, resized)
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -761,10 +767,10 @@ def difference(sound: Meaning, found: Meaning) -> str | None:
         types = all((a.dtype, a.format) != (b.dtype, b.format) for a, b in changed)
         return "type of equal size" if types else "settings of a marker"
     kept = all((a.dtype, a.format, a.shape, a.settings) == (b.dtype, b.format, b.shape, b.settings) for a, b in changed)
-    for one, other in (("values", "scales"), ("scales", "values")):
-        moved = sorted(getattr(a, one) for a, _ in changed) == sorted(getattr(b, one) for _, b in changed)
-        if kept and moved and all(getattr(a, other) == getattr(b, other) for a, b in changed):
-            return "swapped"
+    values = [sorted(stored.values for stored in side) for side in zip(*changed)]
+    scales = [sorted(raw for stored in side for _, raw in stored.scales) for side in zip(*changed)]
+    if kept and values[0] == values[1] and scales[0] == scales[1]:
+        return "swapped"
     return "values"
 
 

@@ -287,3 +287,14 @@ def test_report_names_file_storage_size_and_compute(loader, file_of):
     assert lines[1] == "file: Q8_0 (18 tensors), rest float16, BFL names"
     assert lines[2].startswith("kept as q8_0 (18 layers), rest float16: 4 MB, 8.7")
     assert lines[3] == "computes in float32; q8_0 is unpacked at use, no device multiplies it as it is"
+
+
+def test_damaged_scale_in_a_gguf_is_named_after_a_run_in_nan(comfy, loader, cfg, file_of, caplog):
+    path = file_of("Q8_0")
+    place = support.dev.load_pack("loaders.gguf_read").read_gguf_header(path)[0][QKV + ".weight"].offset
+    with open(path, "r+b") as f:
+        f.seek(place)
+        f.write(b"\xff\x7f")  # the first block's scale: NaN in float16
+    patcher = loader.load_chroma(path)
+    assert not torch.isfinite(sample(comfy, patcher, cfg)).all()
+    assert f"tensors with NaN or infinite weights: {QKV}.weight. Download the file again" in caplog.text

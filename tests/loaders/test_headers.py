@@ -13,6 +13,7 @@ import gguf
 import headers
 import pytest
 import support
+from header_cases import ACCEPTED, REFUSED, expect_of, flux, header_of, read_header_of
 from headers import build
 
 KINDS = headers.kinds()
@@ -20,21 +21,6 @@ BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1
 # What stands beside a quantised weight and holds no parameter of the model.
 EXTRAS = (".scale_weight", ".scale_input", ".weight_scale", ".weight_scale_2", ".input_scale", ".comfy_quant")
 OTHERS = ("vae.", "text_encoders.")
-
-
-def header_of(kind):
-    """name -> (dtype, shape), the metadata, and name -> JSON text of the *.comfy_quant tensors."""
-    header = headers.load(kind)
-    tensors = {name: (dtype, tuple(shape)) for name, (dtype, shape) in header["tensors"].items()}
-    return tensors, header["metadata"], header["markers"]
-
-
-def expect_of(kind):
-    return headers.load(kind)["expect"]
-
-
-ACCEPTED = [kind for kind in KINDS if "error" not in expect_of(kind)]
-REFUSED = [kind for kind in KINDS if kind not in ACCEPTED]
 
 
 def own_tensors(kind):
@@ -379,23 +365,8 @@ def test_refused_kinds_are_these():
 # --- detection, on every kind ----------------------------------------------------------------------------------------
 
 keys = support.dev.load_pack("loaders.keys")
-read = support.dev.load_pack("loaders.read")
 detect = support.dev.load_pack("loaders.detect")
 convert = support.dev.load_pack("loaders.convert")
-
-
-def read_header_of(kind):
-    """The header as our reader gives it."""
-    tensors, metadata, markers = header_of(kind)
-    plain = {**read.DTYPES, **(read.GGML_PLAIN if headers.load(kind)["file"].endswith(".gguf") else {})}
-    infos = {name: read.TensorInfo(plain.get(dtype, dtype), shape) for name, (dtype, shape) in tensors.items()}
-    return read.Header(
-        headers.load(kind)["file"], infos, metadata, {name: json.loads(text) for name, text in markers.items()}
-    )
-
-
-def flux(kind):
-    return expect_of(kind)["variant"] == "FLUX"
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
@@ -442,7 +413,9 @@ def test_kind_that_is_not_supported_is_refused_by_name(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind in ACCEPTED if flux(kind)])
 def test_flux_without_an_approximator_is_told_where_to_choose_one(kind):
-    with pytest.raises(ValueError, match="it looks like FLUX.* choose a file with an Approximator for it in the loader"):
+    with pytest.raises(
+        ValueError, match="it looks like FLUX.* choose a file with an Approximator for it in the loader"
+    ):
         detect.detect(read_header_of(kind))
 
 

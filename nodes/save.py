@@ -1,0 +1,80 @@
+"""Save Chroma Quantized."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.cli_args import args
+from comfy_api.latest import io
+
+from ..loaders.comfy_export import export_model
+from ..loaders.export import FORMATS, export_format
+from .report import report
+
+
+class ChromaSaveQuantized(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ChromaSaveQuantized",
+            display_name="Save Chroma Quantized",
+            category="advanced/chroma",
+            description="Writes a Chroma model with its LoRAs and merges as a safetensors or GGUF file in a precision of "
+            "choice, into the output folder.",
+            search_aliases=["ModelSave", "save model", "quantize", "quantise", "GGUF", "fp8", "int8", "convert"],
+            inputs=[
+                io.Model.Input("model", tooltip="A Chroma model. LoRAs and merges on it go into the file's weights."),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="int8_convrot",
+                    tooltip="Of the blocks' linear layers; the rest stays in 16 or 32 bits. Error of the weights and "
+                    "bits for each. safetensors: int8_convrot 1 %, 8; fp8_scaled 2.7 %, 8; bf16, fp16. GGUF: q8_0 0.5 to "
+                    "0.7 %, 8.5; q5_1 3.8 %, 6; q5_0 4.3 %, 5.5; q4_1 7.8 %, 5; q4_0 8.6 %, 4.5; gguf_bf16, gguf_f16.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="diffusion_models/chroma",
+                    display_name="filename prefix",
+                    tooltip="Place and beginning of the name in the output folder; a number is added to it. The host "
+                    "finds models in output/diffusion_models.",
+                ),
+                io.Boolean.Input(
+                    "full_precision_matmul",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    display_name="full precision matmul",
+                    tooltip="fp8_scaled: mark the layers to be unpacked for multiplication. Off: the host's own loader "
+                    "multiplies in fp8 on GPUs that can, with inputs cast without a scale of their own.",
+                ),
+            ],
+            outputs=[],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, format: str, filename_prefix: str, full_precision_matmul: bool = True
+    ) -> io.NodeOutput:
+        suffix = export_format(format).suffix
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        path = Path(folder) / f"{name}_{counter:05}_{suffix}"
+        metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        _, text = export_model(model, path, format, full_precision_matmul, metadata)
+        report(cls, text)
+        return io.NodeOutput()
+
+
+def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
+    """The graph that made the file, under the names that the host's save nodes use; nothing if the host is told so."""
+    if args.disable_metadata:
+        return {}
+    entries = {"prompt": prompt, **(extra_pnginfo or {})}
+    return {name: json.dumps(value) for name, value in entries.items() if value is not None}
