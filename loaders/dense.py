@@ -16,7 +16,7 @@ from .detect import Part
 from .packed import unpack
 from .storage import FP8_FORMATS, GGML_TYPES, SCALED_FORMATS, round_up
 
-CHUNK = 1 << 22  # weights at a time, so that what is in between stays small
+CHUNK = 1 << 20  # weights at a time, so that what is in between stays small
 TILE_ROWS, TILE_COLUMNS = 128, 4  # of the block scales of nvfp4 and mxfp8
 NVFP4_BLOCK, MXFP8_BLOCK = 16, 32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # an nvfp4 code without its sign

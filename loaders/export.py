@@ -306,17 +306,21 @@ def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Te
         raise ValueError(f"{label} holds {float(peak):g}, more than fp16 can. Choose a format in bf16")
     encode, decode = CODECS.get(item.type) or _ggml_codec(item.type)
     rows = weight.reshape(-1, item.shape[-1])
-    codes, scales, squares = [], [], torch.zeros(2, dtype=torch.float64)
-    for part in rows.split(max(1, CHUNK // item.shape[-1])):
-        part = part.float()
-        code, scale = encode(part, peak)
-        error = decode(code, scale).sub_(part)
+    roles: dict[str, Tensor] = {QUANT_MARKER: item.marker} if item.marker is not None else {}
+    squares = torch.zeros(2, dtype=torch.float64)
+    height = max(1, CHUNK // item.shape[-1])
+    for start in range(0, len(rows), height):
+        part = rows[start : start + height].float()
+        made = encode(part, peak)
+        error = decode(*made).sub_(part)
         squares += torch.stack([x.square().sum(dtype=torch.float64) for x in (error, part)]).cpu()
-        codes.append(code.cpu())
-        scales.append(scale.cpu() if scale is not None else None)
-    roles = {"weight": torch.cat(codes), QUANT_MARKER: item.marker}
-    if scales[0] is not None:
-        roles["weight_scale"] = torch.cat(scales) if scales[0].ndim else scales[0]
+        for role, values in zip(("weight", "weight_scale"), made):
+            if values is None or not values.ndim:  # no scale, or one for all rows
+                roles.update({} if values is None else {role: values.cpu()})
+                continue
+            if role not in roles:
+                roles[role] = torch.empty(len(rows), values.shape[1], dtype=values.dtype)
+            roles[role][start : start + height] = values.cpu()
     return roles, squares
 
 

@@ -317,7 +317,7 @@ def _check_zip(path: Path) -> None:
                     part.read()
             f.seek(entry.header_offset + ZIP_LENGTHS_AT)
             start = entry.header_offset + ZIP_HEADER_BYTES + sum(struct.unpack("<HH", f.read(4)))
-            f.seek(start + entry.compress_size)
-            behind = f.read(max(end - f.tell(), 0)) if end - f.tell() < ZIP_HEADER_BYTES else b""
-            if f.tell() != end or (behind and not behind.startswith(ZIP_DESCRIPTOR)):
+            last = start + entry.compress_size
+            f.seek(last)
+            if not (last == end or (last < end <= last + ZIP_HEADER_BYTES and f.read(4) == ZIP_DESCRIPTOR)):
                 raise ValueError(f"{entry.filename} is out of place")

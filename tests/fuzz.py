@@ -752,8 +752,18 @@ def unpacked(part: Any, tensors: dict[str, Tensor]) -> Tensor | None:
     return dense
 
 
+# Loads that differ from the sound file although no byte of a weight was changed: the damaged header is a sound header of
+# another model. Beside these: damage to the weights' own bytes, for which no format but a zip has checksums.
+UNDETECTABLE = {
+    "swapped": "tensors of one type and shape under each other's names",
+    "type of equal size": "bf16 said to be fp16, or e4m3 e5m2 where no marker names the format",
+    "settings of a marker": "another sound marker: rotated or not, in groups of another size",
+    "marker in the metadata": "the entry or the empty tensor that says how the model predicts is gone or has another name",
+}
+
+
 def difference(sound: Meaning, found: Meaning) -> str | None:
-    """How a load differs from the sound one, in words that `UNDETECTABLE` explains; None where it does not."""
+    """How a load differs from the sound one, a key of UNDETECTABLE where it may; None where it does not."""
     if found == sound:
         return None
     if found.config != sound.config:
@@ -775,28 +785,29 @@ def difference(sound: Meaning, found: Meaning) -> str | None:
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
-    """Ends what hangs, refuses memory beyond a limit (where the system can), and lets no warning pass."""
+def guarded(seconds: float = SECONDS, memory: int = MEMORY, silent: bool = True) -> Iterator[None]:
+    """Ends what hangs and refuses memory beyond a limit, where the system can. silent: a warning is an error."""
 
     def stop(*_: Any) -> None:
-        raise Hang(f"took more than {SECONDS} s")
+        raise Hang(f"took more than {seconds} s")
 
     with contextlib.ExitStack() as stack:
         if hasattr(signal, "setitimer"):
             old = signal.signal(signal.SIGALRM, stop)
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
             stack.callback(signal.signal, signal.SIGALRM, old)
             stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
         statm = Path("/proc/self/statm")
         if statm.is_file():
             import resource
 
             soft, hard = resource.getrlimit(resource.RLIMIT_AS)
             now = int(statm.read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, hard))
             stack.callback(resource.setrlimit, resource.RLIMIT_AS, (soft, hard))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("error")
+            resource.setrlimit(resource.RLIMIT_AS, (now + memory, hard))
+        if silent:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("error")
         yield
 
 

@@ -303,7 +303,7 @@ def test_hosts_own_loader_runs_the_file(comfy, inference, full_width, tmp_path, 
     assert layer._full_precision_mm_config == (name == "fp8_scaled")
     error = support.relative(found, expected)
     print(f"{name}: {error:.2%}")
-    least, most = {"fp8_scaled": (0.01, 0.05), "int8_convrot": (0.003, 0.03)}[name]
+    least, most = {"fp8_scaled": (0.02, 0.05), "int8_convrot": (0.008, 0.03)}[name]  # 3.7 and 1.7 % measured
     assert least < error < most
     path.unlink()
 
