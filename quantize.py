@@ -28,9 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
-    table = "\n".join(
-        f"  {name:<14}{f.container:<13}error of the weights {f.error:.2%}" for name, f in formats.items()
-    )
+    table = "\n".join(f"  {name:<14}{f.container:<13}error of the weights {f.error:.2%}" for name, f in formats.items())
     p = Parser(
         prog="python -m quantize",
         description=__doc__,
@@ -51,7 +49,7 @@ def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
     p.add_argument(
         "--text-ids", choices=("auto", "zeros", "sequential"), default="auto", help="if the file has lost its marker"
     )
-    p.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, cuda:1, mps")
+    p.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, cuda:1")
     return p
 
 
@@ -79,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         export.export_format(args.format, args.target)
     except ValueError as error:
         p.error(str(error))
+    if args.source.is_dir():
+        p.error(f"{args.source} is a folder. Give the .safetensors or .index.json file in it")
     if not args.source.is_file():
         p.error(f"{args.source}: there is no such file")
     if args.target.exists():

@@ -120,8 +120,11 @@ class StateBuilder:
             if part.storage.format is None:
                 dense.append(self._plain(part).to(self.device, dtype))
             elif len(part.storage.shape) == 2:
-                weight, _ = self._packed(part, torch.float32)
-                dense.append(weight.to(self.device).dequantize().to(dtype))
+                weight, inputs = self._packed(part, torch.float32)
+                weight = weight.to(device=self.device).dequantize()
+                if "pre_quant_scale" in inputs:  # smooths the inputs of this weight; a plain weight has it within
+                    weight = weight * inputs["pre_quant_scale"].to(weight)
+                dense.append(weight.to(dtype))
             else:
                 dense.append(self._unpack_vector(part).to(self.device, dtype))
         out = _joined(dense)

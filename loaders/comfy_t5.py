@@ -99,6 +99,13 @@ def encoder_operations(device: torch.device) -> Any:
     host = operations(COMPUTE, device)
 
     class Layers(host):
+        class Linear(host.Linear):
+            """Unpacks whatever the format: left to themselves, some of the host's layouts round the inputs as well."""
+
+            def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+                scale = getattr(self, "pre_quant_scale", None)
+                return self._unpacked(input if scale is None else input * comfy.ops.cast_to_input(scale, input))
+
         class Embedding(host.Embedding):
             """Unpacks the rows that are looked up, where they lie, and nothing else."""
 
@@ -231,7 +238,7 @@ def describe(clip: Any) -> str:
         f"file: {_stored(detection)}, {loaded.num_bytes / 1e6:,.0f} MB, {detection.layout} names",
     ]
     left_out = ((len(detection.dropped), "of the decoder and the like"), (detection.others, "of other models"))
-    lines += [f"{count} tensors {what} left out" for count, what in left_out if count]
+    lines += [f"{count} tensor{'s' * (count > 1)} {what} left out" for count, what in left_out if count]
     modules = [m for m in clip.cond_stage_model.modules() if getattr(m, "weight", None) is not None]
     packed = Counter(m.quant_format.removeprefix(GGUF_PREFIX) for m in modules if getattr(m, "quant_format", None))
     plain = Counter[str]()
@@ -250,9 +257,7 @@ def describe(clip: Any) -> str:
     return "\n".join(lines)
 
 
-def _storage_dtype(
-    precision: str, mode: QuantMode, detection: T5Detection, device: torch.device
-) -> torch.dtype | None:
+def _storage_dtype(precision: str, mode: QuantMode, detection: T5Detection, device: torch.device) -> torch.dtype | None:
     """The type that plain weights are kept in; None leaves each as it is."""
     if mode.dtype is not None or precision == "keep" or detection.formats or detection.dtype != torch.float32:
         return mode.dtype

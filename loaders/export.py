@@ -141,7 +141,9 @@ class Written:
             for width, count in self.skipped.items()
         ]
         if self.variant == "FLUX":
-            lines.append("without FLUX's own modulation: it will load as Chroma, so set its guidance, usually 3.5, by node")
+            lines.append(
+                "without FLUX's own modulation: it will load as Chroma, so set its guidance, usually 3.5, by node"
+            )
         return "\n".join(lines)
 
 
@@ -297,7 +299,9 @@ def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Te
     raises: ValueError if it holds NaN or infinity, or more than fp16 holds where that is its type.
     """
     if tuple(weight.shape) != item.shape:
-        raise ValueError(f"{label} has become {tuple(weight.shape)}, expected {item.shape}. Take off what changed its size")
+        raise ValueError(
+            f"{label} has become {tuple(weight.shape)}, expected {item.shape}. Take off what changed its size"
+        )
     low, high = weight.aminmax()
     peak = torch.maximum(-low, high).float()
     if not bool(torch.isfinite(peak)):
@@ -313,7 +317,7 @@ def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Te
         part = rows[start : start + height].float()
         made = encode(part, peak)
         error = decode(*made).sub_(part)
-        squares += torch.stack([x.square().sum(dtype=torch.float64) for x in (error, part)]).cpu()
+        squares += torch.stack([x.square().sum() for x in (error, part)]).cpu()  # chunks are short enough for float32
         for role, values in zip(("weight", "weight_scale"), made):
             if values is None or not values.ndim:  # no scale, or one for all rows
                 roles.update({} if values is None else {role: values.cpu()})
@@ -333,7 +337,9 @@ def _to_fp8(rows: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
     largest = torch.finfo(torch.float8_e4m3fn).max
     scale = (peak / largest).clamp(min=torch.finfo(torch.float32).tiny)
     near = scale.bfloat16().float()
-    scale = torch.where(near < scale, near * (1 + 2.0**-7), near).bfloat16().float()  # the next one, so that none is cut
+    scale = (
+        torch.where(near < scale, near * (1 + 2.0**-7), near).bfloat16().float()
+    )  # the next one, so that none is cut
     return (rows * (1.0 / scale)).clamp_(-largest, largest).to(torch.float8_e4m3fn), scale
 
 

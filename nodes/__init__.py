@@ -7,8 +7,9 @@ from comfy_api.latest import ComfyExtension, io
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .padding import ChromaPadMask
+from .save import ChromaSaveQuantized
 
 
 class ChromaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ChromaDiffusionLoader, ChromaLoraLoader, ChromaPadMask]
+        return [ChromaDiffusionLoader, ChromaLoraLoader, ChromaPadMask, ChromaSaveQuantized]

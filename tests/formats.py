@@ -266,9 +266,15 @@ def entries(weights: dict[str, Tensor], stored: Stored) -> tuple[dict[str, Tenso
     return {n: t.contiguous() for n, t in out.items()}, metadata, names
 
 
-def write_gguf(path: Path, weights: dict[str, Tensor], stored: Stored, architecture: str | None = "flux") -> set[str]:
+def write_gguf(
+    path: Path,
+    weights: dict[str, Tensor],
+    stored: Stored,
+    architecture: str = "flux",
+    pack: Callable[[Tensor, str], Tensor] = packed_ggml,
+) -> set[str]:
     """By city96's rules: vectors in F32; all linears of whole blocks in the type, but for the first and last layers."""
-    writer = gguf.GGUFWriter(path, arch=architecture or "flux")
+    writer = gguf.GGUFWriter(path, arch=architecture)
     names = set()
     for name, tensor in weights.items():
         kind = gguf.GGMLQuantizationType[stored.gguf]
@@ -281,7 +287,7 @@ def write_gguf(path: Path, weights: dict[str, Tensor], stored: Stored, architect
             writer.add_tensor(name, data, raw_dtype=kind)
             continue
         names.add(name)
-        data = packed_ggml(tensor, stored.gguf).contiguous().numpy()
+        data = pack(tensor, stored.gguf).contiguous().numpy()
         writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -219,6 +219,18 @@ def test_encoding_is_as_exact_as_the_files_bits(node, original, reference, tmp_p
         assert packed < 0.56 * sum(2 * original[n].numel() for n in linears)  # 8.5 bits of 16, and scales
 
 
+def test_inputs_are_multiplied_by_the_scale_that_a_file_has_for_them(node, original, reference, tmp_path):
+    tensors, _ = entries(original, STORAGES["nvfp4"])
+    stem = "encoder.block.0.layer.1.DenseReluDense.wi_0"
+    scale = torch.linspace(0.5, 2.0, GATED.width)
+    save_file({**tensors, f"{stem}.pre_quant_scale": scale}, tmp_path / "t5.safetensors")
+    clip = load(node, "t5.safetensors", precision="keep")
+    weights = unpacked(clip)
+    weights[f"{stem}.weight"] = weights[f"{stem}.weight"] * scale
+    weights = {n: weights[n] for n in original}
+    assert output_error(clip, reference, weights) <= FLOAT32
+
+
 @pytest.mark.parametrize("embedding", EMBEDDING_TYPES)
 def test_packed_embedding_is_unpacked_for_the_tokens_only(node, original, reference, tmp_path, monkeypatch, embedding):
     write_gguf(tmp_path / "t5.gguf", original, "F32", embedding)
@@ -235,7 +247,9 @@ def test_packed_embedding_is_unpacked_for_the_tokens_only(node, original, refere
     block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
     assert parameters(clip)["shared.weight"][1] == GATED.vocab_size * GATED.width // block_size * type_size
     tokens = torch.tensor([[5, 32_099, 5], [0, 1, 777]])
-    torch.testing.assert_close(encoder(clip).shared(tokens, out_dtype=torch.float32), dense(weight)[tokens], rtol=0, atol=0)
+    torch.testing.assert_close(
+        encoder(clip).shared(tokens, out_dtype=torch.float32), dense(weight)[tokens], rtol=0, atol=0
+    )
     implied = STORAGES[embedding].error(GATED.width)
     error = support.relative(dense(weight)[:NUM_ROWS], original[t5.EMBEDDING][:NUM_ROWS])
     assert abs(error - implied) <= WEIGHT_TOLERANCE * implied
@@ -245,7 +259,9 @@ def test_packed_embedding_is_unpacked_for_the_tokens_only(node, original, refere
     assert LEAST_GAIN * implied <= output <= (1 + 2 + 2 * 2) * implied
 
 
-@pytest.mark.parametrize("storage", ["fp8 raw", "fp8 old", "fp8 old e5m2", "fp8 rows", "fp8 blocks of 64", "int8 rows", "int8 rotated"])
+@pytest.mark.parametrize(
+    "storage", ["fp8 raw", "fp8 old", "fp8 old e5m2", "fp8 rows", "fp8 blocks of 64", "int8 rows", "int8 rotated"]
+)
 def test_rows_of_every_other_format_are_those_of_the_whole(node, original, tmp_path, storage):
     tensors, _ = entries(original, STORAGES["fp32"])
     small = original[t5.EMBEDDING][:512]
@@ -255,7 +271,8 @@ def test_rows_of_every_other_format_are_those_of_the_whole(node, original, tmp_p
         blocks = 512 // t.shape[0] if t.ndim == 2 else 1
         per_row = name != "comfy_quant" and t.ndim and t.shape[0] > 1
         rows = repeated[::blocks] // blocks
-        tensors[f"shared.{name}"] = t.view(torch.uint8)[rows].view(t.dtype) if per_row else t
+        bits = t.view(torch.uint8) if t.dtype.itemsize == 1 else t  # fp8 can not be indexed everywhere
+        tensors[f"shared.{name}"] = bits[rows].view(t.dtype) if per_row else t
     if STORAGES[storage].marker:
         tensors |= STORAGES[storage].marker()
     save_file(tensors, tmp_path / "t5.safetensors")
@@ -298,7 +315,7 @@ def test_quantised_whole_t5_behind_a_prefix_gives_the_same(node, original, tmp_p
     assert all(torch.equal(encode(clip, p), e) for p, e in zip(PROMPTS, expected))
     lines = node.said[-1].splitlines()
     assert f"{len(decoder)} tensors of the decoder and the like left out" in lines
-    assert "1 tensors of other models left out" in lines
+    assert "1 tensor of other models left out" in lines
 
 
 def test_whole_t5_as_gguf_leaves_its_decoder_out(node, original, tmp_path):
@@ -398,7 +415,7 @@ def test_layers_of_zeros_stay_zeros(node, original, tmp_path, precision):
     assert torch.isfinite(encode(clip, PROMPTS[0])).all()
 
 
-def test_embedding_of_zeros_and_odd_widths_stay_as_they_are(node, tmp_path, caplog):
+def test_layers_whose_width_no_block_fits_stay_plain(node, tmp_path, caplog):
     config = t5.T5Config(32_128, 48, 1, 3, 16, 80, True)  # no block of 32 fits 48
     weights = random_weights(config)
     clip = load(node, write(tmp_path, weights, "fp16"), precision="q8_0")
@@ -450,7 +467,7 @@ def test_lora_of_the_text_encoder_is_applied_and_taken_off(comfy, node, original
         limit = (1 + WEIGHT_TOLERANCE) * rounding + 1e-5 if changed else 0.0
         assert support.relative(weights_then[name], exact) <= limit, name
         if changed:
-            assert support.relative(weights[name], exact) > 0.2  # the LoRA does something
+            assert support.relative(weights[name], exact) > 0.02  # the LoRA does something
     assert torch.equal(encode(clip, PROMPTS[0]), before)
 
 
@@ -539,7 +556,9 @@ def test_broken_files_are_refused_by_name(node, original, tmp_path):
         load(node, name)
     tensors = {n: t for n, t in original.items() if n != "encoder.block.1.layer.1.layer_norm.weight"}
     save_file(tensors, tmp_path / "lost.safetensors")
-    with pytest.raises(ValueError, match="lost.safetensors: tensor encoder.block.1.layer.1.layer_norm.weight is missing"):
+    with pytest.raises(
+        ValueError, match="lost.safetensors: tensor encoder.block.1.layer.1.layer_norm.weight is missing"
+    ):
         load(node, "lost.safetensors")
     save_file({"text_model.encoder.layers.0.mlp.fc1.weight": torch.ones(2, 2)}, tmp_path / "clip_l.safetensors")
     with pytest.raises(ValueError, match="clip_l.safetensors: not a T5 text encoder; it looks like CLIP-L"):
@@ -560,9 +579,7 @@ def test_gguf_files_are_offered_also_from_a_gguf_packs_folder(node, monkeypatch,
     (tmp_path / "a.gguf").touch()
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "B.gguf").touch()
-    monkeypatch.setitem(
-        folder_paths.folder_names_and_paths, "text_encoders", ([str(tmp_path)], {".safetensors"})
-    )
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "text_encoders", ([str(tmp_path)], {".safetensors"}))
     assert set(node.listed(node.FOLDERS)) == {"a.gguf", "more/B.gguf"}
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "c.gguf").touch()

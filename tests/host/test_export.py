@@ -274,7 +274,9 @@ def full_width(tmp_path_factory):
         start = len(weights) * 977  # another piece of the same numbers, which are quick to make
         noise = block.roll(-start).repeat(-(-count // len(block)))[:count].view(shape)
         norm = name.endswith("norm.weight") or ".norms." in name
-        weights[name] = torch.ones(shape).bfloat16() if norm else noise * (shape[-1] ** -0.5 if len(shape) > 1 else 0.02)
+        weights[name] = (
+            torch.ones(shape).bfloat16() if norm else noise * (shape[-1] ** -0.5 if len(shape) > 1 else 0.02)
+        )
     path = tmp_path_factory.mktemp("full") / "m.safetensors"
     support.write(path, support.published(weights, dtype=torch.bfloat16))
     del weights
