@@ -10,15 +10,29 @@ BFL's or diffusers' names; in 16, 8 or 4 bits. The file appears under its name O
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import dev
-
+PACK = "chroma_pack"
 FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
 REPORT_SECONDS = 10  # between lines of progress where there is no terminal
+
+
+def load(module: str) -> Any:
+    """A module of the pack, whatever its folder is called; no other file is needed for it."""
+    root = Path(__file__).resolve().parent
+    if PACK not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            PACK, root / "__init__.py", submodule_search_locations=[str(root)]
+        )
+        package = importlib.util.module_from_spec(spec)
+        sys.modules[PACK] = package
+        spec.loader.exec_module(package)
+    return importlib.import_module(f"{PACK}.{module}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,7 +84,7 @@ def progress() -> Any:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    export = dev.load_pack("loaders.export")
+    export = load("loaders.export")
     p = parser(export.FORMATS)
     args = p.parse_args(arguments)
     try:

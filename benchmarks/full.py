@@ -150,7 +150,11 @@ def child(path: str) -> None:
     start = time.perf_counter()
     with torch.inference_mode():
         patcher = comfy_model.load_chroma(path)
-        out = {"load_s": time.perf_counter() - start, "load": dict(peak), "text": comfy_model.describe(patcher)}
+        out = {
+            "load_s": time.perf_counter() - start,
+            "load": dict(peak),
+            "text": dev.load_pack("loaders.comfy_report").describe(patcher),
+        }
         context = torch.randn(1, TOKENS, 4096, generator=torch.Generator().manual_seed(1))
         latent = torch.zeros(1, 16, PICTURE // 8, PICTURE // 8)
         generator = torch.Generator().manual_seed(2)
@@ -210,6 +214,9 @@ def main(rounds: int) -> None:
             f"| {storage} | {size / GB:.2f} | {found['load_s']:.1f} | {a['all'] / GB:.2f} | {found['first_s']:.0f} "
             f"| {found['second_s']:.0f} | {b['all'] / GB:.2f} | {(b['all'] - size) / GB:.2f} |"
         )
-        texts.append(f"{storage}: before loading the process held {found['before'] / GB:.2f} GB. " + found["text"].replace("\n", "; "))
+        texts.append(
+            f"{storage}: before loading the process held {found['before'] / GB:.2f} GB. "
+            + found["text"].replace("\n", "; ")
+        )
         print(lines[-1], flush=True)
     write("full", "The whole model without a GPU", [*lines, "", *(f"- {text}" for text in texts)])

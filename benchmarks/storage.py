@@ -79,7 +79,9 @@ def main(rounds: int) -> None:
             "",
             *ratio_table(seconds, "float32"),
         ]
-        lines[lines.index("| | median s | least s | ratio to ours |")] = "| stored as | median s | least s | ratio to float32 |"
+        lines[lines.index("| | median s | least s | ratio to ours |")] = (
+            "| stored as | median s | least s | ratio to float32 |"
+        )
         lines += [
             "",
             f"Two LoRAs of rank {RANK} on every linear of the blocks, beside the same model without, alternating. Float32, "

@@ -27,7 +27,13 @@ from .storage import FP8_FORMATS, GGUF_PREFIX, PACKED_GGML, SCALED_FORMATS
 
 LAYOUT = "ChromaPackedLayout"
 EIGHT_BIT = {**{name: "fp8" for name in FP8_FORMATS.values()}, "int8_tensorwise": "int8"}
-MATMULS = {**EIGHT_BIT, "nvfp4": "nvfp4", "mxfp8": "mxfp8"}  # format -> what the device must be able to multiply in
+ROUNDS_INPUTS = ("int8_tensorwise", "convrot_w4a4")  # layouts of the host that do so whatever the layer says
+MATMULS = {
+    **EIGHT_BIT,
+    "nvfp4": "nvfp4",
+    "mxfp8": "mxfp8",
+    "convrot_w4a4": "w4a4",
+}  # format -> what the device must be able to multiply in
 
 
 class PackedLayout(QuantizedLayout):
@@ -166,9 +172,10 @@ def operations(compute_dtype: torch.dtype | None, device: torch.device) -> Any:
                         missing.remove(prefix + name)
 
             def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                kind = EIGHT_BIT.get(getattr(self, "quant_format", None))
-                if kind == "int8" and self._full_precision_mm:
-                    return self._unpacked(input)  # else the host's layout would round the inputs to int8
+                format = getattr(self, "quant_format", None)
+                if format in ROUNDS_INPUTS and self._full_precision_mm:
+                    return self._unpacked(input)
+                kind = EIGHT_BIT.get(format)
                 plain = getattr(self, "comfy_force_cast_weights", False) or self.weight_function or self.bias_function
                 if kind != "fp8" or self._full_precision_mm or plain or getattr(self, "input_scale", None) is not None:
                     return super().forward(input, *args, **kwargs)
@@ -200,7 +207,7 @@ def operations(compute_dtype: torch.dtype | None, device: torch.device) -> Any:
 def fast_matmul(kind: str, device: torch.device) -> str | None:
     """Why a device can not multiply in a format, or None where it can; found by trying.
 
-    kind: "int8", "fp8", "nvfp4" or "mxfp8".
+    kind: "int8", "fp8", "nvfp4", "mxfp8" or "w4a4".
     """
     if kind == "nvfp4" and not comfy.model_management.supports_nvfp4_compute(device):
         return "needs an NVIDIA GPU of compute capability 10"
@@ -213,18 +220,19 @@ def fast_matmul(kind: str, device: torch.device) -> str | None:
         "fp8": ("TensorCoreFP8E4M3Layout", {"scale": "recalculate"}),
         "nvfp4": ("TensorCoreNVFP4Layout", {"scale": "recalculate"}),
         "mxfp8": ("TensorCoreMXFP8Layout", {}),
+        "w4a4": ("TensorCoreConvRotW4A4Layout", {"convrot_groupsize": 64}),
     }[kind]
     generator = torch.Generator().manual_seed(0)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     x, w = (torch.randn(64, 128, generator=generator).to(device, dtype) for _ in range(2))
     try:
         weight = QuantizedTensor.from_float(w, layout, **options)
-        rows = x if kind == "int8" else QuantizedTensor.from_float(x, layout, scale="recalculate")
+        rows = x if kind in ("int8", "w4a4") else QuantizedTensor.from_float(x, layout, scale="recalculate")
         found = torch.nn.functional.linear(rows, weight)
         wanted = torch.nn.functional.linear(x, w)
         error = float((found.float() - wanted.float()).norm() / wanted.float().norm())
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as problem:
         logging.debug("no %s multiplication on %s", kind, device, exc_info=True)
         return f"this device and PyTorch have no such operation ({str(problem).splitlines()[0][:80]})"
-    limit = {"int8": 0.05, "fp8": 0.1, "mxfp8": 0.1, "nvfp4": 0.3}[kind]  # 1.4, 3.8, 3.8 and 13 % are usual
+    limit = {"int8": 0.05, "fp8": 0.1, "mxfp8": 0.1, "nvfp4": 0.3, "w4a4": 0.4}[kind]  # usual: 1.4, 3.8, 3.8, 13, 24 %
     return None if error < limit else f"its {kind} operation is wrong by {error:.0%}"

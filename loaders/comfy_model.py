@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
@@ -23,11 +22,10 @@ import comfy.supported_models
 import comfy.utils
 import torch
 from comfy.cli_args import args
-from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
 from ..chroma_model import ChromaConfig
-from .comfy_layers import MATMULS, fast_matmul, operations
+from .comfy_layers import fast_matmul, operations
 from .comfy_modulations import OPTION, ModulationStore
 from .comfy_quant import StateBuilder
 from .comfy_transformer import HostTransformer
@@ -35,7 +33,7 @@ from .convert import check, non_finite
 from .detect import Detection, detect, layout_of, source_names, with_approximator
 from .quant import QUANT_MODES, QuantMode, quant_mode
 from .read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
-from .storage import FLOAT_DTYPES, GGUF_PREFIX
+from .storage import FLOAT_DTYPES
 
 KEY = "chroma"  # of our wrappers and callbacks on the patcher
 # What the Approximator is told where a conditioning says nothing. Chroma was trained with 0, FLUX's own with 3.5.
@@ -257,87 +255,6 @@ def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:
         )
 
 
-def describe(patcher: Any) -> str:
-    """What was loaded, for people: what the file is, how the weights are kept, what they compute in and why."""
-    model = patcher.model
-    loaded: Loaded = model.model_config.loaded
-    detection, config = loaded.detection, model.model_config.chroma_config
-    extras = [text for flag, text in FLAG_TEXTS if flag in config.markers]
-    ends = ", ".join([f"{detection.layout} names", *extras])
-    lines = [
-        f"{detection.variant}, {_count(detection.num_parameters)} parameters, {config.num_double_blocks} + "
-        f"{config.num_single_blocks} blocks of width {config.hidden_size}",
-        f"file: {_stored(detection)}, {ends}",
-    ]
-    if detection.dropped:
-        lines.append(f"{len(detection.dropped)} modulation tensors of FLUX left out, the Approximator replaces them")
-    modules = [m for m in model.diffusion_model.modules() if getattr(m, "weight", None) is not None]
-    packed = Counter(m.quant_format for m in modules if getattr(m, "quant_format", None))
-    size = sum(_nbytes(p) for p in model.diffusion_model.parameters())
-    kept = ", ".join(f"{_format_text(name, modules)} ({n} layers)" for name, n in packed.most_common())
-    plain = Counter(p.dtype for m in modules if not getattr(m, "quant_format", None) for p in m.parameters(recurse=False))
-    rest = str(plain.most_common(1)[0][0]).removeprefix("torch.") if plain else ""
-    kept = f"{kept}, rest {rest}" if kept else rest
-    lines.append(f"kept as {kept}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight")
-    if loaded.reason:
-        lines.append(f"auto: {loaded.reason}")
-    lines.append(_compute(model, packed, patcher.load_device))
-    return "\n".join(lines)
-
-
-FLAG_TEXTS = (
-    ("__x0__", "predicts the picture (x0)"),
-    ("__32x32__", "patches of 32 seen at half size"),
-    ("__sequential__", "numbered text positions"),
-)
-
-
-def _stored(detection: Detection) -> str:
-    plain = str(detection.dtype).removeprefix("torch.")
-    if not detection.formats:
-        return plain
-    formats = sorted(detection.formats.items(), key=lambda item: -item[1])
-    return ", ".join(f"{format} ({n} tensors)" for format, n in formats) + f", rest {plain}"
-
-
-def _format_text(name: str, modules: list[Any]) -> str:
-    rotated = any(
-        getattr(m, "quant_format", None) == name and getattr(m.weight._params, "convrot", False) for m in modules
-    )
-    return "int8_convrot" if rotated else name.removeprefix(GGUF_PREFIX)
-
-
-def _compute(model: Any, packed: Mapping[str, int], device: torch.device) -> str:
-    """What the model multiplies in, and why not in something faster."""
-    dtype = str(model.get_dtype_inference()).removeprefix("torch.")
-    parts = []
-    for format in packed:
-        kind = MATMULS.get(format)
-        if kind is None:
-            parts.append(f"{format.removeprefix(GGUF_PREFIX)} is unpacked at use, no device multiplies it as it is")
-            continue
-        layers = [m for m in model.diffusion_model.modules() if getattr(m, "quant_format", None) == format]
-        problem = fast_matmul(kind, device)
-        if problem is not None:
-            parts.append(f"{format} is unpacked at use: {kind} {problem}")
-        elif all(m._full_precision_mm for m in layers):
-            parts.append(f"{format} is unpacked at use, since full precision was asked for by the file or the node")
-        else:
-            parts.append(f"{kind} matrix multiplication")
-    return f"computes in {dtype}" + "".join(f"; {part}" for part in parts)
-
-
-def _nbytes(weight: Tensor) -> int:
-    if not isinstance(weight, QuantizedTensor):
-        return weight.nbytes
-    names, _ = weight.__tensor_flatten__()
-    return sum(getattr(weight, name).nbytes for name in names)
-
-
-def _count(n: int) -> str:
-    return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.1f} M"
-
-
 def _host_tensors(path: str) -> dict[str, Tensor]:
     """Mapped tensors from the host's reader, which can stream them from the disk to a GPU."""
     path = str(whole(path))
@@ -345,9 +262,10 @@ def _host_tensors(path: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in files:
         infos = read_header(file).tensors.values() if file.endswith(SAFETENSORS_SUFFIXES) else ()
-        if infos and not any(info.dtype == getattr(torch, "float8_e8m0fnu", None) for info in infos):
+        unknown = any(isinstance(t.dtype, str) or t.dtype == getattr(torch, "float8_e8m0fnu", None) for t in infos)
+        if infos and not unknown:
             tensors.update(comfy.utils.load_torch_file(file))
-        else:  # the host's reader does not know that type
+        else:  # the host's reader does not know that type, or has none for such files
             tensors.update(read_tensors(file))
     return tensors
 

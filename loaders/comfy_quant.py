@@ -251,6 +251,8 @@ def pack(weight: Tensor, mode: QuantMode) -> tuple[QuantizedTensor, dict[str, An
         if weight.shape[1] % GGML_TYPES[mode.format].block_size:
             return None
         extra["format"] = mode.format
+    if "scale" in extra and not bool(weight.any()):
+        extra["scale"] = torch.ones((), device=weight.device)  # of nothing the scale would be 0, and 0 / 0 is NaN
     layout = QUANT_ALGOS[format_name(mode.format)]["comfy_tensor_layout"]
     return QuantizedTensor.from_float(weight, layout, **extra), settings
 
@@ -267,7 +269,9 @@ def fuse(weights: list[QuantizedTensor], formats: list[str]) -> tuple[QuantizedT
 
     def made(layout: str, **changed: Any) -> QuantizedTensor:
         kwargs = {k: getattr(params[0], k) for k in params[0].__dataclass_fields__}
-        return QuantizedTensor(data, layout, get_layout_class(layout).Params(**{**kwargs, "orig_shape": shape, **changed}))
+        return QuantizedTensor(
+            data, layout, get_layout_class(layout).Params(**{**kwargs, "orig_shape": shape, **changed})
+        )
 
     if format in GGML_TYPES:
         return (made(LAYOUT), format) if all(p.up is None and p.delta is None for p in params) else None

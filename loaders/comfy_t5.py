@@ -23,8 +23,9 @@ from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
 from .comfy_layers import operations
-from .comfy_model import Loaded, Source, _count, _nbytes, _stored, warn_of_damage
+from .comfy_model import Loaded, Source, warn_of_damage
 from .comfy_quant import StateBuilder
+from .comfy_report import count_text, num_bytes, stored_text
 from .gguf_types import GGML_TYPES
 from .quant import QUANT_MODES, QuantMode
 from .storage import FLOAT_DTYPES, FP8_FORMATS, GGUF_PREFIX, SCALED_FORMATS
@@ -192,7 +193,7 @@ def load_encoder(
     options["dtype"] = weights[FINAL_NORM].dtype
     options[f"{encoder.name}_model_config"] = host_config(detection.config)
     # The host multiplies this with the size of the type, to see whether the weights fit.
-    parameters = sum(map(_nbytes, weights.values())) // options["dtype"].itemsize
+    parameters = sum(map(num_bytes, weights.values())) // options["dtype"].itemsize
     clip = comfy.sd.CLIP(
         Target(encoder.model, encoder.tokenizer),
         embedding_directory=embeddings,
@@ -233,9 +234,9 @@ def describe(clip: Any) -> str:
     detection: T5Detection = loaded.detection
     config = detection.config
     lines = [
-        f"{detection.variant} encoder, {_count(detection.num_parameters)} parameters, {config.num_layers} layers of "
+        f"{detection.variant} encoder, {count_text(detection.num_parameters)} parameters, {config.num_layers} layers of "
         f"width {config.width}",
-        f"file: {_stored(detection)}, {loaded.num_bytes / 1e6:,.0f} MB, {detection.layout} names",
+        f"file: {stored_text(detection)}, {loaded.num_bytes / 1e6:,.0f} MB, {detection.layout} names",
     ]
     left_out = ((len(detection.dropped), "of the decoder and the like"), (detection.others, "of other models"))
     lines += [f"{count} tensor{'s' * (count > 1)} {what} left out" for count, what in left_out if count]
@@ -247,7 +248,7 @@ def describe(clip: Any) -> str:
             plain[str(m.weight.dtype).removeprefix("torch.")] += m.weight.numel()
     kept = [f"{format} ({count} layers)" for format, count in packed.most_common()]
     kept += [f"rest {plain.most_common(1)[0][0]}" if packed else plain.most_common(1)[0][0]]
-    size = sum(_nbytes(m.weight) for m in modules)
+    size = sum(num_bytes(m.weight) for m in modules)
     lines.append(
         f"kept as {', '.join(kept)}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight"
     )

@@ -30,11 +30,11 @@ def check(header: Header, detection: Detection) -> None:
     expected = expected_shapes(detection.config)
     missing = [name for name in expected if name not in detection.tensors]
     if missing:
-        raise ValueError(f"{header.name}: {_list(missing)} missing. The file is incomplete; download it again")
+        raise ValueError(f"{header.name}: {listed(missing)} missing. The file is incomplete; download it again")
     unknown = [p.file_name for name, parts in detection.tensors.items() if name not in expected for p in parts]
     if unknown:
         raise ValueError(
-            f"{header.name}: {_list(unknown)} not part of Chroma. The file holds more than one model or a variant "
+            f"{header.name}: {listed(unknown)} not part of Chroma. The file holds more than one model or a variant "
             "that this version does not know; take an unmodified checkpoint"
         )
     for name, shape in expected.items():
@@ -70,7 +70,7 @@ def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
     return bad
 
 
-def _list(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
     plural = "tensors" if len(names) > 1 else "tensor"
     verb = "are" if len(names) > 1 else "is"

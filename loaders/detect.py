@@ -84,12 +84,12 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
     """
     layout, prefix = layout_of(header)
     names = _names(header, prefix)
-    _refuse_bitsandbytes(header)
+    refuse_bitsandbytes(header)
     flags = {FLAGS[name] for name in names if name in FLAGS}
     old_marker = header.tensors.get(names.get(OLD_MARKER, ""))
-    markers = _markers(header, names, prefix)
+    markers = layer_markers(header, names, prefix)
     dropped = tuple(file_name for name, file_name in names.items() if FLUX_MODULATION.match(name))
-    plain, scales = _split(names)
+    plain, scales = split_scales(names)
     if not any(name.startswith(APPROXIMATOR) for name in plain):
         what = "FLUX, which has modulation layers of its own" if dropped else "a model of FLUX's kind"
         raise ValueError(
@@ -177,11 +177,7 @@ def source_names(approximator: Header) -> dict[str, str]:
             "checkpoint or a file with in_proj, layers, norms and out_proj"
         )
     prefix = own[0].removesuffix("in_proj.weight")
-    return {
-        APPROXIMATOR + name.removeprefix(prefix): name
-        for name in approximator.tensors
-        if name.startswith(prefix)
-    }
+    return {APPROXIMATOR + name.removeprefix(prefix): name for name in approximator.tensors if name.startswith(prefix)}
 
 
 def layout_of(header: Header) -> tuple[str, str]:
@@ -235,7 +231,7 @@ def _names(header: Header, prefix: str) -> dict[str, str]:
     return names
 
 
-def _refuse_bitsandbytes(header: Header) -> None:
+def refuse_bitsandbytes(header: Header) -> None:
     for name in header.tensors:
         if name.endswith(tuple("." + part for part in BITSANDBYTES)):
             raise ValueError(
@@ -244,7 +240,7 @@ def _refuse_bitsandbytes(header: Header) -> None:
             )
 
 
-def _markers(header: Header, names: Mapping[str, str], prefix: str) -> dict[str, Mapping[str, Any]]:
+def layer_markers(header: Header, names: Mapping[str, str], prefix: str) -> dict[str, Mapping[str, Any]]:
     """Stem -> the layer's `comfy_quant` entry, from tensors and from the file's metadata."""
     markers: dict[str, Mapping[str, Any]] = {}
     text = header.metadata.get(METADATA_MARKERS)
@@ -253,7 +249,9 @@ def _markers(header: Header, names: Mapping[str, str], prefix: str) -> dict[str,
             layers = json.loads(text)["layers"].items()
             markers = {stem.removeprefix(prefix): dict(entry) for stem, entry in layers}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{header.name}: {METADATA_MARKERS} is damaged ({reason(error)}). Download it again") from error
+            raise ValueError(
+                f"{header.name}: {METADATA_MARKERS} is damaged ({reason(error)}). Download it again"
+            ) from error
     for name, file_name in names.items():
         if name.endswith("." + QUANT_MARKER):
             if file_name not in header.markers:
@@ -266,7 +264,7 @@ def _markers(header: Header, names: Mapping[str, str], prefix: str) -> dict[str,
     return markers
 
 
-def _split(names: Mapping[str, str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+def split_scales(names: Mapping[str, str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """(the model's tensors, stem -> scales by today's role); markers and flags are left out."""
     plain: dict[str, str] = {}
     scales: dict[str, dict[str, str]] = {}

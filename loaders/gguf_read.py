@@ -159,7 +159,9 @@ def map_gguf(path: str | os.PathLike[str], tensors: Mapping[str, GGUFTensor]) ->
 def _map(file: int) -> mmap.mmap:
     if os.name == "nt":
         return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
-    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)  # pages that are never written need no swap behind them
+    flags = mmap.MAP_PRIVATE | getattr(
+        mmap, "MAP_NORESERVE", 0
+    )  # pages that are never written need no swap behind them
     return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
@@ -270,9 +272,7 @@ def _tensor(cursor: _Cursor, name: str, metadata: Mapping[str, object]) -> GGUFT
     return GGUFTensor(type_name, shape, offset, numel // block_size * type_size)
 
 
-def _check_places(
-    tensors: Mapping[str, GGUFTensor], start: int, size: int, alignment: int, file_name: str
-) -> None:
+def _check_places(tensors: Mapping[str, GGUFTensor], start: int, size: int, alignment: int, file_name: str) -> None:
     """Tensors follow each other in the header's order, none in another, and fill the file up to padding.
 
     ggml asks the same of a file. It is what shows a wrong size, type or place, and bytes that were lost or came to.
@@ -292,7 +292,9 @@ def _check_places(
             raise ValueError(f"{file_name}: damaged: {name!r} lies inside or before {last!r}. Download it again")
         if end is not None and t.offset - end >= alignment:
             gap = t.offset - end
-            raise ValueError(f"{file_name}: damaged: {gap:,} bytes before {name!r} are unaccounted for. Download it again")
+            raise ValueError(
+                f"{file_name}: damaged: {gap:,} bytes before {name!r} are unaccounted for. Download it again"
+            )
         end, last = t.offset + t.nbytes, name
     if tensors and end is not None and size not in (end, -(-end // alignment) * alignment):
         raise ValueError(

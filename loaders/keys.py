@@ -88,7 +88,10 @@ DIFFUSERS = (
     Rule("transformer_blocks.{i}.ff.net.2", "double_blocks.{i}.img_mlp.2"),
     Rule("transformer_blocks.{i}.ff_context.net.0.proj", "double_blocks.{i}.txt_mlp.0"),
     Rule("transformer_blocks.{i}.ff_context.net.2", "double_blocks.{i}.txt_mlp.2"),
-    *(Rule(f"single_transformer_blocks.{{i}}.attn.to_{x}", "single_blocks.{i}.linear1", n) for n, x in enumerate("qkv")),
+    *(
+        Rule(f"single_transformer_blocks.{{i}}.attn.to_{x}", "single_blocks.{i}.linear1", n)
+        for n, x in enumerate("qkv")
+    ),
     Rule("single_transformer_blocks.{i}.proj_mlp", "single_blocks.{i}.linear1", 3),
     Rule("single_transformer_blocks.{i}.proj_out", "single_blocks.{i}.linear2"),
     Rule("single_transformer_blocks.{i}.attn.norm_q", "single_blocks.{i}.norm.query_norm"),

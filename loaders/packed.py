@@ -69,7 +69,9 @@ def change_between(wanted: Tensor, kept: Tensor) -> Change:
         down = basis.T @ difference
         if (difference - basis @ down).norm() <= allowed:
             u, s, v = torch.linalg.svd(down, full_matrices=False)
-            needed = int((s > s[0] * torch.finfo(torch.float32).eps * down.shape[1]).sum())  # no rank for rounding noise
+            needed = int(
+                (s > s[0] * torch.finfo(torch.float32).eps * down.shape[1]).sum()
+            )  # no rank for rounding noise
             root = s[:needed].sqrt()
             up, down = basis @ u[:, :needed] * root, root[:, None] * v[:needed]
             return Change(up=up.to(wanted.dtype), down=down.to(wanted.dtype))

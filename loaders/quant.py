@@ -45,9 +45,7 @@ QUANT_MODES: dict[str, QuantMode] = {
     "fp16": QuantMode(dtype=torch.float16),
     "fp32": QuantMode(dtype=torch.float32),
     "q8_0": QuantMode(format="Q8_0"),
-    "int8_convrot": QuantMode(
-        format="int8_tensorwise", quantise={"per_channel": True, "convrot": True}, matmul="int8"
-    ),
+    "int8_convrot": QuantMode(format="int8_tensorwise", quantise={"per_channel": True, "convrot": True}, matmul="int8"),
     "fp8_scaled": QuantMode(format="float8_e4m3fn", quantise={"scale": "recalculate"}, matmul="fp8"),
     "mxfp8": QuantMode(format="mxfp8", matmul="mxfp8"),
     "nvfp4": QuantMode(format="nvfp4", quantise={"scale": "recalculate"}, matmul="nvfp4"),

@@ -11,6 +11,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping
@@ -137,7 +138,9 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             with safe_open(file, framework="pt") as f:
                 tensors.update({name: f.get_tensor(name) for name in f.keys()})
         except SafetensorError as error:
-            raise ValueError(f"{file.name}: not a sound safetensors file ({reason(error)}). Download it again") from error
+            raise ValueError(
+                f"{file.name}: not a sound safetensors file ({reason(error)}). Download it again"
+            ) from error
     return tensors
 
 
@@ -226,7 +229,7 @@ def _safetensors_header(path: Path) -> Header:
             )
         raw = f.read(length)
         try:
-            entries = json.loads(raw.decode("utf-8"))
+            entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
             metadata = entries.pop("__metadata__", {})
             if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
                 raise ValueError(f"metadata {short(metadata)}")
@@ -246,13 +249,24 @@ def _safetensors_header(path: Path) -> Header:
             end = last
         if size != 8 + length + end:
             problem = "cut short" if size < 8 + length + end else "longer than its header says"
-            raise ValueError(f"{path.name}: the file is {problem}: {size:,} bytes of {8 + length + end:,}. Download it again")
+            raise ValueError(
+                f"{path.name}: the file is {problem}: {size:,} bytes of {8 + length + end:,}. Download it again"
+            )
         markers = {}
         for first, last, name in spans:
             if _is_marker(name, tensors[name]):
                 f.seek(8 + length + first)
                 markers[name] = _marker(path.name, name, f.read(last - first))
     return Header(path.name, tensors, metadata, markers, size)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names all differ; where they do not, readers disagree on which counts."""
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{short(twice)} comes twice")
+    return out
 
 
 def _tensor_info(name: str, entry: dict) -> TensorInfo:

@@ -54,7 +54,8 @@ SCALE_DTYPES = {
     "weight_scale": (*FLOAT_DTYPES, *SCALE_BITS, "F8_E8M0"),
     "weight_delta": (torch.int8,),
     **dict.fromkeys(
-        ("weight_scale_2", "input_scale", "pre_quant_scale", "weight_up", "weight_down", "weight_delta_scale"), FLOAT_DTYPES
+        ("weight_scale_2", "input_scale", "pre_quant_scale", "weight_up", "weight_down", "weight_delta_scale"),
+        FLOAT_DTYPES,
     ),
 }
 LINEAR_DTYPES = ("int4", "int8")  # what convrot_w4a4 multiplies in
@@ -178,9 +179,7 @@ def _fp8(
     return _scaled(label, FP8_FORMATS[dtype], weight, scale)
 
 
-def _int8(
-    label: str, weight: TensorInfo, scales: Mapping[str, TensorInfo], marker: Mapping[str, Any]
-) -> Storage:
+def _int8(label: str, weight: TensorInfo, scales: Mapping[str, TensorInfo], marker: Mapping[str, Any]) -> Storage:
     scale = scales.get("weight_scale")
     if scale is None:
         raise ValueError(f"{label} is stored as int8 but has no weight_scale beside it. Download the file again")
@@ -218,7 +217,13 @@ def _int8(
 
 def _rotates(columns: int, group: Any) -> bool:
     """Whether a regular Hadamard matrix of this size, a power of 4, turns rows of so many inputs."""
-    return type(group) is int and group >= 4 and group.bit_count() == 1 and group.bit_length() % 2 == 1 and columns % group == 0
+    return (
+        type(group) is int
+        and group >= 4
+        and group.bit_count() == 1
+        and group.bit_length() % 2 == 1
+        and columns % group == 0
+    )
 
 
 def _scaled(label: str, element: str, weight: TensorInfo, scale: TensorInfo) -> Storage:

@@ -12,8 +12,8 @@ from typing import Mapping
 
 import torch
 
-from .convert import _list
-from .detect import Part, _markers, _refuse_bitsandbytes, _split
+from .convert import listed
+from .detect import Part, layer_markers, refuse_bitsandbytes, split_scales
 from .keys import OLD_MARKER, OTHER_MODELS
 from .read import Header
 from .storage import FLOAT_DTYPES, storage_of
@@ -105,11 +105,11 @@ def detect_t5(header: Header) -> T5Detection:
             misshapen or unknown tensor, or a storage type that is not supported.
     """
     layout, prefix = _layout_of(header)
-    _refuse_bitsandbytes(header)
+    refuse_bitsandbytes(header)
     names, dropped, others = _names(header, layout, prefix)
     old_marker = next((info for name, info in header.tensors.items() if _is_old_marker(name, prefix)), None)
-    markers = _markers(header, names, prefix)
-    plain, scales = _split(names)
+    markers = layer_markers(header, names, prefix)
+    plain, scales = split_scales(names)
     tensors: dict[str, tuple[Part, ...]] = {}
     for name, file_name in plain.items():
         stem = name.removesuffix(".weight")
@@ -285,10 +285,10 @@ def _config(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> T5Config:
 def _check(file: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, tuple[Part, ...]]) -> None:
     missing = [name for name in expected if name not in tensors]
     if missing:
-        raise ValueError(f"{file}: {_list(missing)} missing. The file is incomplete; download it again")
+        raise ValueError(f"{file}: {listed(missing)} missing. The file is incomplete; download it again")
     unknown = [parts[0].file_name for name, parts in tensors.items() if name not in expected]
     if unknown:
-        raise ValueError(f"{file}: {_list(unknown)} not part of T5's encoder. {NEEDED}, unmodified")
+        raise ValueError(f"{file}: {listed(unknown)} not part of T5's encoder. {NEEDED}, unmodified")
     for name, shape in expected.items():
         part = tensors[name][0]
         if part.storage.shape != shape:

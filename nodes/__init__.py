@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .clip import ChromaCLIPLoader
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .padding import ChromaPadMask
@@ -12,4 +13,10 @@ from .save import ChromaSaveQuantized
 
 class ChromaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ChromaDiffusionLoader, ChromaLoraLoader, ChromaPadMask, ChromaSaveQuantized]
+        return [
+            ChromaDiffusionLoader,
+            ChromaCLIPLoader,
+            ChromaLoraLoader,
+            ChromaPadMask,
+            ChromaSaveQuantized,
+        ]

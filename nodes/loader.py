@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..loaders.comfy_model import describe, load_chroma
+from ..loaders.comfy_model import load_chroma
+from ..loaders.comfy_report import describe
 from ..loaders.detect import PREDICTIONS, TEXT_IDS
 from ..loaders.quant import ALIASES, QUANT_MODES
 from .files import model_files, model_path
@@ -23,7 +24,14 @@ class ChromaDiffusionLoader(io.ComfyNode):
             category="loaders/chroma",
             description="Loads a Chroma diffusion model of any kind (safetensors, GGUF, sharded, all-in-one; any "
             "precision) at its own sizes, and keeps or changes the precision of its weights.",
-            search_aliases=["UNETLoader", "Load Diffusion Model", "Unet Loader (GGUF)", "Chroma", "Radiance", "FluxMod"],
+            search_aliases=[
+                "UNETLoader",
+                "Load Diffusion Model",
+                "Unet Loader (GGUF)",
+                "Chroma",
+                "Radiance",
+                "FluxMod",
+            ],
             inputs=[
                 io.Combo.Input(
                     "unet_name",

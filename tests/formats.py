@@ -142,7 +142,10 @@ def host(layout: str, settings: dict[str, Any], **options: Any):
         from comfy.quant_ops import QuantizedTensor
 
         entries = QuantizedTensor.from_float(weight, layout, **options).state_dict("weight")
-        out = {name: t.view(torch.uint8) if t.dtype.itemsize == 1 and "e8m0" in str(t.dtype) else t for name, t in entries.items()}
+        out = {
+            name: t.view(torch.uint8) if t.dtype.itemsize == 1 and "e8m0" in str(t.dtype) else t
+            for name, t in entries.items()
+        }
         return {**out, "comfy_quant": marker(**settings)}
 
     return write
@@ -169,7 +172,10 @@ SAFETENSORS: dict[str, Stored] = {
         lambda: {"scaled_fp8": torch.empty(0, dtype=E4M3)},
     ),
     "fp8 old e5m2": Stored(
-        fp8(E5M2, "scale_weight", (1,)), lambda k: floating(2), "all", lambda: {"scaled_fp8": torch.empty(2, dtype=E5M2)}
+        fp8(E5M2, "scale_weight", (1,)),
+        lambda k: floating(2),
+        "all",
+        lambda: {"scaled_fp8": torch.empty(2, dtype=E5M2)},
     ),
     "fp8 old hybrid": Stored(
         fp8(E4M3, "scale_weight", (1,)),
@@ -193,7 +199,9 @@ SAFETENSORS: dict[str, Stored] = {
     "int8 blocks of 128": Stored(blocks(torch.int8, 128, "int8_blockwise"), lambda k: grid(largest(128 * 128), 127)),
     "mxfp8": Stored(host("TensorCoreMXFP8Layout", {"format": "mxfp8"}), lambda k: floating(3)),
     # e2m1: one bit of mantissa above 1, an even grid below; the blocks of 16 hardly leave that grid
-    "nvfp4": Stored(host("TensorCoreNVFP4Layout", {"format": "nvfp4"}, scale="recalculate"), lambda k: 0.93 * floating(1)),
+    "nvfp4": Stored(
+        host("TensorCoreNVFP4Layout", {"format": "nvfp4"}, scale="recalculate"), lambda k: 0.93 * floating(1)
+    ),
     "w4a4 rotated": Stored(
         host("TensorCoreConvRotW4A4Layout", {"format": "convrot_w4a4", "convrot_groupsize": 256}),
         lambda k: grid(largest(k), 7) * 1.15,

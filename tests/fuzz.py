@@ -21,7 +21,6 @@ from typing import Any, Callable, Iterator
 
 import gguf
 import kquants
-import numpy as np
 import support
 import torch
 from torch import Tensor
@@ -162,7 +161,9 @@ def _scaled(kind: str) -> Entries:
 
 
 def _metadata(entries: Entries) -> dict[str, str]:
-    layers = {n.removesuffix(".weight"): {"format": "float8_e4m3fn"} for n, e in entries.items() if e.dtype == "F8_E4M3"}
+    layers = {
+        n.removesuffix(".weight"): {"format": "float8_e4m3fn"} for n, e in entries.items() if e.dtype == "F8_E4M3"
+    }
     return {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
 
 
@@ -174,7 +175,9 @@ def _plain() -> Entries:
 def _sharded() -> Sample:
     plain = list(_plain().items())
     parts = [dict(plain[: len(plain) // 2]), dict(plain[len(plain) // 2 :])]
-    files = {f"model-0000{i}-of-00002.safetensors": safetensors(part, {"format": "pt"}) for i, part in enumerate(parts, 1)}
+    files = {
+        f"model-0000{i}-of-00002.safetensors": safetensors(part, {"format": "pt"}) for i, part in enumerate(parts, 1)
+    }
     places = {name: file for file, part in zip(files, parts) for name in part}
     index = {"metadata": {"total_size": sum(map(len, files.values()))}, "weight_map": places}
     return Sample("model.safetensors.index.json", {"model.safetensors.index.json": json.dumps(index).encode(), **files})
@@ -449,7 +452,18 @@ def _marker_fields(name: str, raw: bytes, tensor: str, marker: dict[str, Any], r
     )
     for new in more:
         yield from _made("marker", f"{tensor}: {new!r:.100}", lambda new=new: write_text(text_of(new)))
-    for text in (b"", b"{", b"{}", b"null", b"\xff" * 9, b"\0" * 9, b"[]", b'"x"', b" " * 5000, json.dumps(marker).encode()[:-1]):
+    for text in (
+        b"",
+        b"{",
+        b"{}",
+        b"null",
+        b"\xff" * 9,
+        b"\0" * 9,
+        b"[]",
+        b'"x"',
+        b" " * 5000,
+        json.dumps(marker).encode()[:-1],
+    ):
         yield from _made("marker", f"{tensor}: {text!r:.60}", lambda text=text: write_text(text))
 
 
@@ -562,7 +576,7 @@ def _gguf_fields(name: str, raw: bytes, rng: random.Random):
                 before = spans[i - 1]
                 swap = ((before[0], before[1], own), (first, last, raw[before[0] : before[1]]))
                 yield from _made(kind, f"{kind} {i} moved", lambda c=swap: spliced(*c))
-    for (a, b), (c, d) in zip(found.tensors, found.tensors[1:]):
+    for (a, b), (_, d) in zip(found.tensors, found.tensors[1:]):
         swap = ((b - 8, b, raw[d - 8 : d]), (d - 8, d, raw[b - 8 : b]))
         yield from _made("swapped", f"offsets of {raw[a + 8 : a + 60]!r} and the next", lambda s=swap: spliced(*s))
     dims = [f for f in found.fields if f.kind == "dim"]

@@ -170,7 +170,7 @@ def encode(clip, prompt):
 
 def parameters(clip):
     """Name -> (type, bytes), a packed weight's own bytes and not what they stand for."""
-    nbytes = dev.load_pack("loaders.comfy_model")._nbytes
+    nbytes = dev.load_pack("loaders.comfy_report").num_bytes
     return {name: (type(p.data), nbytes(p)) for name, p in encoder(clip).named_parameters()}
 
 

@@ -47,6 +47,10 @@ def loader(comfy):
     return support.dev.load_pack("loaders.comfy_model")
 
 
+def describe(patcher):
+    return support.dev.load_pack("loaders.comfy_report").describe(patcher)
+
+
 @pytest.fixture
 def file_of(tmp_path, cfg, weights):
     def write(storage):
@@ -110,7 +114,7 @@ def test_auto_takes_8_bits_where_16_do_not_fit(loader, file_of, monkeypatch, pro
 
     monkeypatch.setattr(comfy.model_management, "maximum_vram_for_weights", lambda device: 1e6)
     monkeypatch.setattr(loader, "fast_matmul", lambda kind, device: problem)
-    text = loader.describe(loader.load_chroma(file_of("bf16")))
+    text = describe(loader.load_chroma(file_of("bf16")))
     assert f"auto: {chosen}, since 16 bits take 0.0 GB and there is room for 0.0 GB" in text
     assert f"kept as {chosen} (12 layers), rest bfloat16" in text
 
@@ -118,9 +122,9 @@ def test_auto_takes_8_bits_where_16_do_not_fit(loader, file_of, monkeypatch, pro
 def test_auto_keeps_what_fits_and_what_is_quantised(loader, file_of, monkeypatch):
     import comfy.model_management
 
-    assert "kept as bfloat16: " in loader.describe(loader.load_chroma(file_of("bf16")))
+    assert "kept as bfloat16: " in describe(loader.load_chroma(file_of("bf16")))
     monkeypatch.setattr(comfy.model_management, "maximum_vram_for_weights", lambda device: 0)
-    assert "kept as q4_k (" in loader.describe(loader.load_chroma(file_of("Q4_K")))
+    assert "kept as q4_k (" in describe(loader.load_chroma(file_of("Q4_K")))
 
 
 # --- LoRA ------------------------------------------------------------------------------------------------------------
@@ -147,7 +151,9 @@ def test_lora_changes_packed_weights_by_its_product(comfy, loader, file_of, weig
     comfy.model_management.load_models_gpu([patched])
     change = dense(patched, QKV) - before
     wanted = b @ a
-    if storage == "Q8_0":  # written anew, with unbiased rounding: 0.93 % of the weight in all, and nothing of it is lost
+    if (
+        storage == "Q8_0"
+    ):  # written anew, with unbiased rounding: 0.93 % of the weight in all, and nothing of it is lost
         assert support.relative(before + change, weights[QKV + ".weight"] + wanted) < 0.011
         kept = float((change * wanted).sum() / wanted.square().sum())
         assert abs(kept - 1) < 0.02
@@ -249,8 +255,8 @@ def test_int8_is_multiplied_in_int8_or_unpacked_on_request(loader, file_of, cfg)
     exact = run(loader.load_chroma(path, "fp32"))
     fast = loader.load_chroma(path, "int8_convrot")
     full = loader.load_chroma(path, "int8_convrot", full_precision=True)
-    assert "computes in float32; int8 matrix multiplication" in loader.describe(fast)
-    assert "full precision was asked for" in loader.describe(full)
+    assert "computes in float32; int8 matrix multiplication" in describe(fast)
+    assert "full precision was asked for" in describe(full)
     weight_only = support.relative(run(full), exact)
     assert 0.3 * weight_only < support.relative(run(fast), run(full)) < 3 * weight_only  # inputs are rounded as well
 
@@ -282,7 +288,7 @@ def test_probe_names_what_a_device_lacks(comfy):
 
 
 def test_report_names_file_storage_size_and_compute(loader, file_of):
-    lines = loader.describe(loader.load_chroma(file_of("Q8_0"))).splitlines()
+    lines = describe(loader.load_chroma(file_of("Q8_0"))).splitlines()
     assert lines[0].startswith("Chroma, ") and lines[0].endswith("1 + 2 blocks of width 256")
     assert lines[1] == "file: Q8_0 (18 tensors), rest float16, BFL names"
     assert lines[2].startswith("kept as q8_0 (18 layers), rest float16: 4 MB, 8.7")

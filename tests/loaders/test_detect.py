@@ -159,7 +159,9 @@ def test_tensor_under_two_names_is_an_error():
 def test_unsupported_storage_is_named(dtype):
     tensors = meta(support.config())
     tensors["img_in.weight"] = torch.empty(128, 64, dtype=dtype, device="meta")
-    with pytest.raises(ValueError, match=f"img_in.weight is stored as {str(dtype)[6:]} of shape .128, 64., which no known"):
+    with pytest.raises(
+        ValueError, match=f"img_in.weight is stored as {str(dtype)[6:]} of shape .128, 64., which no known"
+    ):
         detect.detect(header(tensors))
 
 

@@ -10,7 +10,7 @@ import pytest
 import support
 import torch
 
-COUNTS = {key: 100 if "pth" in key else 300 for key in fuzz.SAMPLES}
+COUNTS = {key: 150 if "pth" in key else 600 for key in fuzz.SAMPLES}
 
 
 @pytest.fixture
@@ -151,8 +151,14 @@ def gguf_name(name, *rest):
 
 FOUND = {
     "scale as int32": (entry_edited("fp8", f"{QKV}.weight_scale", dtype="I32"), "scales of shape .* fit no known"),
-    "scale gone": (renamed("old fp8", f"{QKV}.scale_weight", f"{QKV}.scale_input"), "has input_scale but has no weight"),
-    "marked otherwise": (entry_edited("fp8", f"{QKV}.weight", dtype="F8_E5M2"), "marked as .* but stored as float8_e5m2"),
+    "scale gone": (
+        renamed("old fp8", f"{QKV}.scale_weight", f"{QKV}.scale_input"),
+        "has input_scale but has no weight",
+    ),
+    "marked otherwise": (
+        entry_edited("fp8", f"{QKV}.weight", dtype="F8_E5M2"),
+        "marked as .* but stored as float8_e5m2",
+    ),
     "fp8 as int8": (entry_edited("fp8 metadata", f"{QKV}.weight", dtype="I8"), "marked as .* but stored as int8"),
     "ggml's type": (entry_edited("bf16", f"{QKV}.weight", dtype="Q8_0", shape=[2**60, 64]), "has the type 'Q8_0'"),
     "format is a list": (marked("fp8", QKV, b'{"format": ["x"]}'), "expected the name of a format"),
@@ -168,8 +174,15 @@ FOUND = {
     "marker without format": (marked("int8", QKV, b'{"x": 1}'), "int8 without a comfy_quant marker"),
     "long name": (renamed("bf16", f"{QKV}.bias", "x" * 10_000), "expected at most 256 characters"),
     "name that cannot be shown": (renamed("bf16", f"{QKV}.bias", "\ud800\n"), "damaged .the name"),
+    "name twice": (
+        replaced("bf16", b'"double_blocks.0.txt_mlp.0.bias"', b'"double_blocks.0.img_mlp.0.bias"'),
+        "damaged .'double_blocks.0.img_mlp.0.bias' comes twice",
+    ),
     "metadata of numbers": (header_edited("bf16", lambda h: h.update(__metadata__={"a": 1})), "damaged .metadata"),
-    "GGUF prediction": (replaced("Q8_0", b"\0x0", b"\0x1"), "chroma.prediction is 'x1' .known: v, x0.*Choose prediction"),
+    "GGUF prediction": (
+        replaced("Q8_0", b"\0x0", b"\0x1"),
+        "chroma.prediction is 'x1' .known: v, x0.*Choose prediction",
+    ),
     "GGUF size": (
         replaced("Q8_0", gguf_name(b"txt_in.weight", 32, 64), gguf_name(b"txt_in.weight", 31, 64)),
         "128 bytes before .* are unaccounted for",

@@ -70,7 +70,12 @@ def test_old_marker_of_two_values_asks_for_full_precision(values, full):
         ((torch.float64, (8, 4)), {}, None, "stored as float64 of shape .8, 4., which no known format"),
         ((U8, (8, 4)), {}, None, "stored as uint8 of shape .8, 4., which no known format"),
         ((I8, (8, 4)), {}, None, "stored as int8 but has no weight_scale"),
-        ((I8, (8, 4)), {"weight_scale": (F32, (8, 1))}, None, "without a comfy_quant marker.*rotated. Take a file with"),
+        (
+            (I8, (8, 4)),
+            {"weight_scale": (F32, (8, 1))},
+            None,
+            "without a comfy_quant marker.*rotated. Take a file with",
+        ),
         ((I8, (8, 100)), {"weight_scale": (F32, (8, 1))}, ROTATED, "100 inputs, which its rotation in groups of 64"),
         ((E4M3, (256, 128)), {"weight_scale": (F32, (3, 2))}, None, "scales of shape .3, 2., float32, which fit no"),
         ((E4M3, (256, 128)), {"weight_scale": (U8, (9, 9))}, None, "scales of shape .9, 9., uint8, which fit no"),
