@@ -159,9 +159,8 @@ def map_gguf(path: str | os.PathLike[str], tensors: Mapping[str, GGUFTensor]) ->
 def _map(file: int) -> mmap.mmap:
     if os.name == "nt":
         return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
-    flags = mmap.MAP_PRIVATE | getattr(
-        mmap, "MAP_NORESERVE", 0
-    )  # pages that are never written need no swap behind them
+    # Pages that are never written need no swap behind them.
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
     return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 

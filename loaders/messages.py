@@ -11,7 +11,9 @@ MAX_REASON = 160
 
 def short(found: object) -> str:
     """What was found, as Python writes it, cut to what a message has room for."""
-    return reprlib.repr(found)[:MAX_QUOTE]
+    cut = reprlib.Repr()
+    cut.maxstring = cut.maxother = MAX_QUOTE
+    return cut.repr(found)[:MAX_QUOTE]
 
 
 def reason(error: BaseException) -> str:

@@ -304,3 +304,21 @@ def test_damaged_scale_in_a_gguf_is_named_after_a_run_in_nan(comfy, loader, cfg,
     patcher = loader.load_chroma(path)
     assert not torch.isfinite(sample(comfy, patcher, cfg)).all()
     assert f"tensors with NaN or infinite weights: {QKV}.weight. Download the file again" in caplog.text
+
+
+@pytest.mark.parametrize("mode", [m for m, (format, _) in TARGETS.items() if format])
+def test_weight_of_zeros_stays_zero(comfy, mode):
+    comfy_quant, quant = (support.dev.load_pack(f"loaders.{m}") for m in ("comfy_quant", "quant"))
+    packed_weight, _ = comfy_quant.pack(torch.zeros(128, 256), quant.QUANT_MODES[mode])
+    assert not packed_weight.dequantize().any()
+
+
+@pytest.mark.parametrize("storage", ["int8 rotated", "w4a4 rotated"])
+def test_full_precision_leaves_inputs_unrounded(comfy, loader, file_of, cfg, storage):
+    x = support.inputs(cfg)
+    path = file_of(storage)
+    fast, full = (loader.load_chroma(path, "keep", full_precision=f).model.diffusion_model for f in (False, True))
+    unpacked = loader.load_chroma(path, "fp32").model.diffusion_model
+    found = [net(x["x"], x["timesteps"], x["context"]) for net in (fast, full, unpacked)]
+    assert support.relative(found[1], found[2]) < 2e-6  # fp32
+    assert support.relative(found[0], found[2]) > 1e-3  # else this test shows nothing

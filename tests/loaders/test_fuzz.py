@@ -10,7 +10,7 @@ import pytest
 import support
 import torch
 
-COUNTS = {key: 150 if "pth" in key else 600 for key in fuzz.SAMPLES}
+COUNTS = {key: 100 if "pth" in key else 400 for key in fuzz.SAMPLES}
 
 
 @pytest.fixture
