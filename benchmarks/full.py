@@ -34,7 +34,7 @@ def noise(storage: str) -> bytes:
     if storage == "fp8":
         data = (values * 100).to(torch.float8_e4m3fn).view(torch.uint8)
     elif storage == "q8_0":
-        data = gguf_types.quantise(values.view(-1, 3072)[: (1 << 24) // 3072], "Q8_0")
+        data = gguf_types.quantise(values[: (1 << 24) // 3072 * 3072].view(-1, 3072), "Q8_0")
     else:
         data = values.bfloat16().view(torch.uint8)
     return data.contiguous().numpy().tobytes()

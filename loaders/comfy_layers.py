@@ -26,6 +26,9 @@ from .packed import REWRITTEN, Change, change_between, unpack
 from .storage import FP8_FORMATS, GGUF_PREFIX, PACKED_GGML, SCALED_FORMATS
 
 LAYOUT = "ChromaPackedLayout"
+FP8_LAYOUTS = ("TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout")
+CPU_CHUNK = 1 << 22  # weights unpacked at a time on a CPU: 16 MB in float32
+ROW_STEP = 256  # a multiple of the heights of all known blocks
 EIGHT_BIT = {**{name: "fp8" for name in FP8_FORMATS.values()}, "int8_tensorwise": "int8"}
 ROUNDS_INPUTS = ("int8_tensorwise", "convrot_w4a4")  # layouts of the host that do so whatever the layer says
 MATMULS = {
@@ -105,13 +108,50 @@ def _packed_linear(qt: Any, args: tuple, kwargs: dict) -> Tensor:
         x = x.dequantize()
     if not isinstance(weight, QuantizedTensor) or weight._layout_cls != LAYOUT:
         return torch.nn.functional.linear(x, weight, bias)
+    return linear(x, weight, bias)
+
+
+def linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
+    """x (..., K) @ weight (N, K).T + bias, the weight unpacked straight into the type of x.
+
+    On a CPU a few rows of it at a time, which stay in the cache and keep the whole weight's copy out of memory.
+    """
     params = weight._params
-    plain = dataclasses.replace(params, orig_dtype=x.dtype, up=None, down=None)
-    y = torch.nn.functional.linear(x, PackedLayout.dequantize(weight._qdata, plain), bias)
-    if params.up is None:
+    low_rank = getattr(params, "up", None) is not None
+    plain = dataclasses.replace(params, orig_dtype=x.dtype, **({"up": None, "down": None} if low_rank else {}))
+    rows = weight.shape[0]
+    step = CPU_CHUNK // weight.shape[1] // ROW_STEP * ROW_STEP
+    if x.device.type != "cpu" or not 0 < step < rows or not _has_rows(weight):
+        y = torch.nn.functional.linear(x, weight.layout_cls.dequantize(weight._qdata, plain), bias)
+    else:
+        y = x.new_empty(*x.shape[:-1], rows)
+        for start in range(0, rows, step):
+            piece = slice(start, min(start + step, rows))
+            dense = weight.layout_cls.dequantize(weight._qdata[piece], _rows_of(plain, piece, rows))
+            y[..., piece] = torch.nn.functional.linear(x, dense, None if bias is None else bias[piece])
+    if not low_rank:
         return y
     low = torch.nn.functional.linear(x, params.down.to(x))
     return y.add_(torch.nn.functional.linear(low, params.up.to(x)))
+
+
+def _has_rows(weight: QuantizedTensor) -> bool:
+    """Whether ROW_STEP rows of the weight can be unpacked on their own."""
+    scale = weight._params.scale
+    if scale is not None and scale.numel() > 1 and ROW_STEP % (weight.shape[0] // scale.shape[0]):
+        return False
+    return weight._layout_cls == LAYOUT or weight._layout_cls in FP8_LAYOUTS
+
+
+def _rows_of(params: Any, piece: slice, rows: int) -> Any:
+    """What unpacks these rows of a weight; ROW_STEP is a multiple of every block's height."""
+    changed: dict[str, Any] = {"orig_shape": (piece.stop - piece.start, params.orig_shape[1])}
+    for field in ("scale", "delta", "delta_scale"):
+        value = getattr(params, field, None)
+        if value is not None and value.numel() > 1:
+            height = rows // value.shape[0]
+            changed[field] = value[piece.start // height : -(-piece.stop // height)]
+    return dataclasses.replace(params, **changed)
 
 
 def format_name(format: str) -> str:
@@ -173,7 +213,7 @@ def operations(compute_dtype: torch.dtype | None, device: torch.device) -> Any:
 
             def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
                 format = getattr(self, "quant_format", None)
-                if format in ROUNDS_INPUTS and self._full_precision_mm:
+                if self._full_precision_mm and (format in ROUNDS_INPUTS or format in FP8_FORMATS.values()):
                     return self._unpacked(input)
                 kind = EIGHT_BIT.get(format)
                 plain = getattr(self, "comfy_force_cast_weights", False) or self.weight_function or self.bias_function
@@ -195,8 +235,10 @@ def operations(compute_dtype: torch.dtype | None, device: torch.device) -> Any:
                 weight, bias, stream = comfy.ops.cast_bias_weight(
                     self, input, offloadable=True, compute_dtype=input.dtype
                 )
-                dense = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
-                y = torch.nn.functional.linear(input, dense, bias)
+                if isinstance(weight, QuantizedTensor):
+                    y = linear(input, weight, bias)
+                else:
+                    y = torch.nn.functional.linear(input, weight, bias)
                 comfy.ops.uncast_bias_weight(self, weight, bias, stream)
                 return y
 

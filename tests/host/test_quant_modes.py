@@ -322,3 +322,26 @@ def test_full_precision_leaves_inputs_unrounded(comfy, loader, file_of, cfg, sto
     found = [net(x["x"], x["timesteps"], x["context"]) for net in (fast, full, unpacked)]
     assert support.relative(found[1], found[2]) < 2e-6  # fp32
     assert support.relative(found[0], found[2]) > 1e-3  # else this test shows nothing
+
+
+@pytest.mark.parametrize("change", ["none", "low rank", "full rank"])
+@pytest.mark.parametrize("storage", ["Q8_0", "Q4_K", "fp8 new", "fp8 rows", "fp8 blocks of 64", "int8 blocks of 128"])
+def test_rows_unpacked_a_few_at_a_time_give_the_same(comfy, loader, file_of, monkeypatch, storage, change):
+    layers = support.dev.load_pack("loaders.comfy_layers")
+    weight = loader.load_chroma(file_of(storage), "keep").model.diffusion_model.get_parameter(QKV + ".weight").data
+    wanted = weight.dequantize()
+    if change != "none":
+        rank = 4 if change == "low rank" else 256
+        wanted = wanted + torch.randn(768, rank) @ torch.randn(rank, 256) * 0.002
+        weight = weight.requantize_from_float(wanted, scale="recalculate", stochastic_rounding=1)
+    x, bias = torch.randn(2, 5, 256), torch.randn(768)
+    whole = layers.linear(x, weight, bias)
+    calls = []
+    real = weight.layout_cls.dequantize.__func__
+    monkeypatch.setattr(
+        weight.layout_cls, "dequantize", classmethod(lambda cls, q, p: calls.append(len(q)) or real(cls, q, p))
+    )
+    monkeypatch.setattr(layers, "CPU_CHUNK", 256 * 256)
+    assert support.relative(layers.linear(x, weight, bias), whole) < 1e-6  # fp32, sums in another order
+    assert calls == [256, 256, 256]
+    assert support.relative(whole, x @ wanted.T + bias) < 0.05
