@@ -16,15 +16,14 @@ from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
 from .comfy_layers import LAYOUT, PackedLayout, format_name
+from .dense import FP8_DTYPES, TILE_COLUMNS, TILE_ROWS, dense, joined
 from .detect import Detection, Part
 from .gguf_types import GGML_TYPES
 from .packed import Change
 from .quant import FLOAT32_PARTS, QuantMode, is_quantised, rotation_group
-from .storage import FP8_FORMATS, HOST_FORMATS, round_up
+from .storage import HOST_FORMATS, round_up
 
 QUANTISE_WORKSPACE = 6  # bytes that quantising takes on the device, in float32 copies of the largest weight
-FP8_DTYPES = {format: dtype for dtype, format in FP8_FORMATS.items()}
-TILE_ROWS = 128  # of the block scales of mxfp8 and nvfp4, which lie in the order that tensor cores read
 
 
 class StateBuilder:
@@ -93,7 +92,7 @@ class StateBuilder:
         if packed:
             dtype = torch.float32 if name.startswith(FLOAT32_PARTS) else self.mode.dtype
             return {name: self._dense(parts, dtype or self.storage or self._plain_dtype())}
-        weight = _joined([self._plain(part) for part in parts])
+        weight = joined([dense(part, self._take(part)) for part in parts])
         storage = torch.float32 if name.startswith(FLOAT32_PARTS) else self.storage
         return {name: weight if storage is None else weight.to(storage)}
 
@@ -103,40 +102,15 @@ class StateBuilder:
     def _plain_dtype(self) -> torch.dtype:
         return self.detection.dtype if self.detection.dtype != torch.float32 else torch.bfloat16
 
-    def _plain(self, part: Part) -> Tensor:
-        for file_name in part.scales.values():
-            scale = self.tensors.pop(file_name)
-            if not bool((scale.float() == 1).all()):
-                raise ValueError(
-                    f"{part.file_name} is stored in 16 or 32 bits, but {file_name} beside it is "
-                    f"{scale.flatten()[0].item():g}, expected 1. The file is damaged; take another version"
-                )
-        return self.tensors.pop(part.file_name)
+    def _take(self, part: Part, device: torch.device | None = None) -> dict[str, Tensor]:
+        """What is stored of one part, given up by the file's tensors."""
+        stored = {name: self.tensors.pop(name) for name in (part.file_name, *part.scales.values())}
+        return stored if device is None else {name: t.to(device) for name, t in stored.items()}
 
     def _dense(self, parts: tuple[Part, ...], dtype: torch.dtype) -> Tensor:
-        """The unpacked weight in dtype, made on the device that quantises."""
-        dense = []
-        for part in parts:
-            if part.storage.format is None:
-                dense.append(self._plain(part).to(self.device, dtype))
-            elif len(part.storage.shape) == 2:
-                weight, inputs = self._packed(part, torch.float32)
-                weight = weight.to(device=self.device).dequantize()
-                if "pre_quant_scale" in inputs:  # smooths the inputs of this weight; a plain weight has it within
-                    weight = weight * inputs["pre_quant_scale"].to(weight)
-                dense.append(weight.to(dtype))
-            else:
-                dense.append(self._unpack_vector(part).to(self.device, dtype))
-        out = _joined(dense)
-        return out if self.mode.format is not None else out.cpu()
-
-    def _unpack_vector(self, part: Part) -> Tensor:
-        """Biases, norms and convolutions in fp8 or a GGML type, in float32."""
-        stored = self.tensors.pop(part.file_name)
-        if part.storage.format in GGML_TYPES:
-            return PackedLayout.dequantize(stored, self._params(part, torch.float32))
-        scale = self.tensors.pop(part.scales["weight_scale"]).float() if part.scales else torch.ones(())
-        return stored.float() * scale
+        """The unpacked weight in dtype; where it is to be quantised, on the device that does it."""
+        device = self.device if self.mode.format is not None else None
+        return joined([dense(part, self._take(part, device)).to(dtype) for part in parts])
 
     def _is_target(self, part: Part) -> bool:
         rotated = bool(part.storage.settings.get("convrot")) == bool(self.mode.quantise.get("convrot"))
@@ -156,21 +130,18 @@ class StateBuilder:
         if len(parts) == 1:
             weight, inputs = self._packed(parts[0], self.compute)
             return self._entry(name, weight, parts[0].storage.format, parts[0].storage.settings, inputs, in_block)
-        fused = None
-        if all(part.storage.format is not None for part in parts):
-            pieces = [self._packed(part, self.compute) for part in parts]
-            fused = fuse([weight for weight, _ in pieces], [part.storage.format for part in parts])
-            # Each part was calibrated on the same inputs; one scale must hold them all.
-            scales = [inputs["input_scale"] for _, inputs in pieces if "input_scale" in inputs]
-            inputs = {"input_scale": torch.stack(scales).amax(0)} if len(scales) == len(parts) else {}
-        if fused is not None:
-            weight, format = fused
-            return self._entry(name, weight, format, parts[0].storage.settings, inputs, in_block)
-        if all(part.storage.format is not None for part in parts):
-            dense = torch.cat([weight.to(dtype=torch.float32).dequantize() for weight, _ in pieces])
-        else:
-            dense = self._dense(parts, torch.float32).cpu()
-        return {name: dense.to(self.storage or self._plain_dtype())}
+        smoothed = any("pre_quant_scale" in part.scales for part in parts)
+        if smoothed or any(part.storage.format is None for part in parts):
+            return {name: self._dense(parts, torch.float32).cpu().to(self.storage or self._plain_dtype())}
+        pieces = [self._packed(part, self.compute) for part in parts]
+        fused = fuse([weight for weight, _ in pieces], [part.storage.format for part in parts])
+        if fused is None:
+            whole = torch.cat([weight.to(dtype=torch.float32).dequantize() for weight, _ in pieces])
+            return {name: whole.to(self.storage or self._plain_dtype())}
+        # Each part was calibrated on the same inputs; one scale must hold them all.
+        scales = [inputs["input_scale"] for _, inputs in pieces if "input_scale" in inputs]
+        inputs = {"input_scale": torch.stack(scales).amax(0)} if len(scales) == len(parts) else {}
+        return self._entry(name, *fused, parts[0].storage.settings, inputs, in_block)
 
     def _entry(
         self,
@@ -192,9 +163,6 @@ class StateBuilder:
             f"{stem}.comfy_quant": torch.tensor(list(text), dtype=torch.uint8),
             **{f"{stem}.{role}": value for role, value in inputs.items()},
         }
-
-    def _params(self, part: Part, dtype: torch.dtype) -> Any:
-        return PackedLayout.Params(None, dtype, part.storage.shape, part.storage.format)
 
     def _packed(self, part: Part, dtype: torch.dtype) -> tuple[QuantizedTensor, dict[str, Tensor]]:
         """The stored weight as a quantised tensor that unpacks in dtype, and what concerns its inputs."""
@@ -300,8 +268,4 @@ def fuse(weights: list[QuantizedTensor], formats: list[str]) -> tuple[QuantizedT
 
 
 def _tiled(rows: int, columns: int, block: int) -> tuple[int, int]:
-    return round_up(rows, TILE_ROWS), round_up(math.ceil(columns / block), 4)
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    return round_up(rows, TILE_ROWS), round_up(math.ceil(columns / block), TILE_COLUMNS)
