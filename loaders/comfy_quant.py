@@ -15,7 +15,7 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
-from .comfy_layers import LAYOUT, PackedLayout, format_name
+from .comfy_layout import LAYOUT, PackedLayout, format_name
 from .dense import FP8_DTYPES, TILE_COLUMNS, TILE_ROWS, dense, joined
 from .detect import Detection, Part
 from .gguf_types import GGML_TYPES
@@ -64,6 +64,7 @@ class StateBuilder:
             comfy.model_management.free_memory(QUANTISE_WORKSPACE * largest, self.device)
         state: dict[str, Tensor] = {}
         for name, parts in self.detection.tensors.items():
+            comfy.model_management.throw_exception_if_processing_interrupted()
             state.update(self.entries(name, parts))
             progress.update(1)
         if self.device.type != "cpu":
@@ -91,7 +92,7 @@ class StateBuilder:
             return self._keep(name, parts, in_block)
         if packed:
             dtype = torch.float32 if name.startswith(FLOAT32_PARTS) else self.mode.dtype
-            return {name: self._dense(parts, dtype or self.storage or self._plain_dtype())}
+            return {name: self._dense(parts, dtype or self.storage or self._plain_dtype()).cpu()}
         weight = joined([dense(part, self._take(part)) for part in parts])
         storage = torch.float32 if name.startswith(FLOAT32_PARTS) else self.storage
         return {name: weight if storage is None else weight.to(storage)}
@@ -180,6 +181,10 @@ class StateBuilder:
             change = {f: scales.pop("weight_" + f, None) for f in Change._fields}
             params = PackedLayout.Params(scale, dtype, storage.shape, format, **change)
             return QuantizedTensor(data, LAYOUT, params), {}
+        if format not in QUANT_ALGOS:
+            raise ValueError(
+                f"{part.file_name} is stored as {format}, which this ComfyUI's comfy-kitchen does not know. Update ComfyUI"
+            )
         layout = QUANT_ALGOS[format]["comfy_tensor_layout"]
         rows, columns = storage.shape
         extra: dict[str, Any] = {}

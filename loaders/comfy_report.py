@@ -9,7 +9,7 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
-from .comfy_layers import MATMULS, fast_matmul
+from .comfy_matmul import KINDS, fast_matmul
 from .detect import Detection
 from .storage import GGUF_PREFIX
 
@@ -71,7 +71,7 @@ def _compute(model: Any, packed: Mapping[str, int], device: torch.device) -> str
     dtype = str(model.get_dtype_inference()).removeprefix("torch.")
     parts = []
     for format in packed:
-        kind = MATMULS.get(format)
+        kind = KINDS.get(format)
         if kind is None:
             parts.append(f"{format.removeprefix(GGUF_PREFIX)} is unpacked at use, no device multiplies it as it is")
             continue

@@ -89,11 +89,6 @@ class EncoderState(StateBuilder):
             return self._keep(name, parts, in_block=False)
         return {name: self._dense(parts, self.mode.dtype or self.storage or self._plain_dtype()).cpu()}
 
-    def _quantise(self, name: str, weight: Tensor) -> dict[str, Tensor]:
-        if not bool(weight.any()):  # the host's scale of zeros is 0, and 0 / 0 is NaN
-            return {name: weight.to(self.storage or self._plain_dtype()).cpu()}
-        return super()._quantise(name, weight)
-
 
 def encoder_operations(device: torch.device) -> Any:
     """Layer classes for an encoder with weights of any storage, made anew for each. device: where it will run."""

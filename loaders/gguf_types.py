@@ -169,7 +169,7 @@ def _evaluate(codes: Tensor, scale: Tensor | None, offset: Tensor | None, out: T
     out = out.view(codes.shape)
     if scale is None:
         out.copy_(codes)
-    elif out.device.type == "cpu":
+    elif out.device.type not in ("cuda", "xpu"):  # others do not all take operands of several types
         exact = codes.float().mul_(scale)
         out.copy_(exact if offset is None else exact.add_(offset))
     elif offset is None:

@@ -20,6 +20,7 @@ RANKS = (32, 64, 128, 256)  # tried in turn; two usual LoRAs fit the first
 OVERSAMPLING = 8
 LOW_RANK_TOLERANCE = 0.01  # of the change itself
 INT8_MAX = 127
+FUSES = ("cpu", "cuda", "xpu")  # devices whose kernels take operands of several types and round once into a third
 
 
 class Change(NamedTuple):
@@ -40,24 +41,25 @@ def unpack(packed: Tensor, scale: Tensor | None, format: str, dtype: torch.dtype
     """
     if format not in SCALED_FORMATS:
         return gguf_types.dequantise(packed, format, dtype)
-    scale = scale.to(dtype)
-    if format.endswith("_rowwise"):
-        return packed.to(dtype) * scale.reshape(-1, 1)
     rows, columns = packed.shape
-    n, k = scale.shape[:2]
-    blocks = packed.to(dtype).view(n, rows // n, k, columns // k)
-    return (blocks * scale.view(n, 1, k, 1)).view(rows, columns)
+    n, k = (rows, 1) if format.endswith("_rowwise") else scale.shape[:2]
+    elements = packed.to(dtype).view(n, rows // n, k, columns // k)  # 8 bits are exact in every type
+    scale = scale.float().view(n, 1, k, 1)
+    if packed.device.type in FUSES:  # in float32 inside, rounded once
+        return torch.mul(elements, scale, out=torch.empty_like(elements)).view(rows, columns)
+    return (elements * scale).to(dtype).view(rows, columns)
 
 
-def change_between(wanted: Tensor, kept: Tensor) -> Change:
-    """What must be added to `kept` for `wanted`, both (N, K) in the same type.
+def change_between(wanted: Tensor, kept: Tensor, dtype: torch.dtype | None = None) -> Change:
+    """What must be added to `kept` for `wanted`, both (N, K) in the same type; the factors come in dtype, if given.
 
     A LoRA's change has low rank and comes back as two factors; any other as int8 with a scale per row, whose own error
     is 1 % of the change.
     """
     difference = wanted.float() - kept.float()
     size = difference.norm()
-    noise = torch.finfo(wanted.dtype).eps * wanted.float().norm()  # the sum was rounded to the type it was made in
+    # The sum was rounded to the type it was made in: by 0.21 eps of a weight in the mean (0.17 % for bfloat16).
+    noise = 0.25 * torch.finfo(wanted.dtype).eps * wanted.float().norm()
     allowed = torch.maximum(LOW_RANK_TOLERANCE * size, noise)
     generator = torch.Generator(device="cpu").manual_seed(0)
     for rank in RANKS:
@@ -67,13 +69,13 @@ def change_between(wanted: Tensor, kept: Tensor) -> Change:
         probe = torch.randn(difference.shape[1], rank + OVERSAMPLING, generator=generator).to(difference)
         basis = torch.linalg.qr(difference @ probe).Q
         down = basis.T @ difference
-        if (difference - basis @ down).norm() <= allowed:
+        if (size.square() - down.norm().square()).clamp_min(0).sqrt() <= allowed:  # the basis is orthonormal
             u, s, v = torch.linalg.svd(down, full_matrices=False)
             needed = int(
                 (s > s[0] * torch.finfo(torch.float32).eps * down.shape[1]).sum()
             )  # no rank for rounding noise
             root = s[:needed].sqrt()
             up, down = basis @ u[:, :needed] * root, root[:, None] * v[:needed]
-            return Change(up=up.to(wanted.dtype), down=down.to(wanted.dtype))
+            return Change(up=up.to(dtype or wanted.dtype), down=down.to(dtype or wanted.dtype))
     scale = difference.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / INT8_MAX
     return Change(delta=(difference / scale).round().to(torch.int8), delta_scale=scale)

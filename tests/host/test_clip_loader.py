@@ -235,7 +235,7 @@ def test_inputs_are_multiplied_by_the_scale_that_a_file_has_for_them(node, origi
 def test_packed_embedding_is_unpacked_for_the_tokens_only(node, original, reference, tmp_path, monkeypatch, embedding):
     write_gguf(tmp_path / "t5.gguf", original, "F32", embedding)
     clip = load(node, "t5.gguf")
-    layouts = dev.load_pack("loaders.comfy_layers")
+    layouts = dev.load_pack("loaders.comfy_layout")
     rows = []
     unpack = layouts.unpack
     monkeypatch.setattr(layouts, "unpack", lambda packed, *a: rows.append(len(packed)) or unpack(packed, *a))
