@@ -31,12 +31,35 @@ def listed(folders: tuple[str, ...]) -> dict[str, str]:
             if path and not (shard and os.path.isfile(shard.group(1) + INDEX_SUFFIX)):
                 found.setdefault(name, path)
         for root in folder_paths.get_folder_paths(kind):
-            for folder, _, names in os.walk(root, followlinks=True):
-                for name in names:
-                    if name.lower().endswith(GGUF_SUFFIX) or name.endswith(INDEX_SUFFIX):
-                        path = os.path.join(folder, name)
-                        found.setdefault(os.path.relpath(path, root), path)
+            found.update({name: path for name, path in WALKS.files(root).items() if name not in found})
     return found
+
+
+class Walks:
+    """Files that the host does not list, by folder. A folder is read again when its time or that of one below changes,
+    as the host does it: lists are asked for at every queued prompt, and model folders may lie on a network."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[dict[str, float], dict[str, str]]] = {}
+
+    def files(self, root: str) -> dict[str, str]:
+        """Name below root -> path, of GGUF files and indices of shards."""
+        times, found = self._seen.get(root, ({}, {}))
+        if times and all(os.path.isdir(folder) and os.path.getmtime(folder) == t for folder, t in times.items()):
+            return found
+        times, found = {}, {}
+        for folder, folders, names in os.walk(root, followlinks=True):
+            folders[:] = [name for name in folders if name != ".git"]
+            times[folder] = os.path.getmtime(folder)
+            for name in names:
+                if name.lower().endswith(GGUF_SUFFIX) or name.endswith(INDEX_SUFFIX):
+                    path = os.path.join(folder, name)
+                    found[os.path.relpath(path, root)] = path
+        self._seen[root] = times, found
+        return found
+
+
+WALKS = Walks()
 
 
 def model_files() -> list[str]:

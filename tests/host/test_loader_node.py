@@ -105,3 +105,20 @@ def test_new_inputs_are_optional_with_the_old_behaviour(node):
         "text_ids": "auto",
         "full_precision_matmul": False,
     }
+
+
+def test_folders_are_walked_again_only_when_they_change(node, folders, monkeypatch):
+    files = support.dev.load_pack("nodes.files")
+    root = folders / "diffusion_models"
+    (root / "sub").mkdir()
+    (root / "sub" / "a.gguf").touch()
+    assert len(node.model_files()) == 1
+    walks = []
+    real = files.os.walk
+    monkeypatch.setattr(files.os, "walk", lambda top, **k: walks.append(top) or real(top, **k))
+    assert len(node.model_files()) == 1
+    assert str(root) not in walks
+    (root / "sub" / "b.gguf").touch()
+    assert len(node.model_files()) == 2
+    (root / "sub" / "a.gguf").unlink()
+    assert len(node.model_files()) == 1
