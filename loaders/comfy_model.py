@@ -22,10 +22,13 @@ import comfy.supported_models
 import comfy.utils
 import torch
 from comfy.cli_args import args
+from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
 from ..chroma_model import ChromaConfig
-from .comfy_layers import fast_matmul, operations
+from .comfy_layers import operations
+from .comfy_layout import format_name
+from .comfy_matmul import fast_matmul
 from .comfy_modulations import OPTION, ModulationStore
 from .comfy_quant import StateBuilder
 from .comfy_transformer import HostTransformer
@@ -137,7 +140,8 @@ def load_chroma(
     header = source.header
     detection = detect(header, prediction, text_ids)
     check(header, detection)
-    mode, reason = choose_mode(mode_name, detection, load_device)
+    mode_name, reason = choose_mode(mode_name, detection, load_device)
+    mode = quant_mode(mode_name)
 
     config = model_config(detection)
     quantised = bool(mode.format or (mode.keeps and detection.formats))
@@ -212,18 +216,23 @@ def model_config(detection: Detection) -> "ChromaModelConfig":
     return (ChromaModelConfig if detection.config.nerf is None else RadianceModelConfig)(detection)
 
 
-def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[QuantMode, str]:
-    """The mode to load with, and why, where the name leaves the choice to us."""
-    mode = quant_mode(name)
+def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[str, str]:
+    """The name of the mode to load with, and why, where the name given leaves the choice to us.
+
+    raises: ValueError for a mode that this ComfyUI lacks.
+    """
+    format = quant_mode(name).format
+    if format is not None and format_name(format) not in QUANT_ALGOS:
+        raise ValueError(f"{name} is not known to this ComfyUI's comfy-kitchen. Update ComfyUI, or choose another precision")
     if name != "auto" or detection.formats:
-        return mode, ""
+        return name, ""
     room = comfy.model_management.maximum_vram_for_weights(device)
     needed = 2 * detection.num_parameters
     if needed <= room:
-        return mode, ""
+        return name, ""
     problem = fast_matmul("int8", device)
     chosen = "q8_0" if problem else "int8_convrot"
-    return QUANT_MODES[chosen], (
+    return chosen, (
         f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
     )
 
@@ -266,7 +275,8 @@ def _host_tensors(path: str) -> dict[str, Tensor]:
         if infos and not unknown:
             tensors.update(comfy.utils.load_torch_file(file))
         else:  # the host's reader does not know that type, or has none for such files
-            tensors.update(read_tensors(file))
+            read = read_tensors(file)
+            tensors.update({n: t.clone() for n, t in read.items()} if comfy.utils.DISABLE_MMAP else read)
     return tensors
 
 
