@@ -6,37 +6,80 @@ Shapes: B batch, L text tokens, D width of the text encoder.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+# What a text token is. A mask made here says which pads were kept, so that treating it again changes nothing; whoever
+# only asks whether a token may be seen finds that in "not zero".
+HIDDEN, VALID, PAD = 0, 1, 2
+ADDITIVE_HIDDEN = (
+    -1.0
+)  # of a mask that is added to attention's logits: hidden from here down (-10,000 and less are used)
+
+
+def is_text_mask(mask: Tensor, tokens: Tensor) -> bool:
+    """Whether the mask is one value a token, (L,), (1 or B, L) or (1 or B, 1, ..., L), of any L, for tokens (B, L, D)."""
+    inner = mask.shape[1:-1].numel()
+    return mask.ndim >= 1 and inner == 1 and (mask.ndim == 1 or mask.shape[0] in (1, tokens.shape[0]))
 
 
 def padding_mask(tokens: Tensor, mask: Tensor | None) -> Tensor | None:
-    """True where a token is valid, (B, L), or None if the tokens do not say which of them are pads.
+    """HIDDEN, VALID or PAD for every token, (B, L) integers, or None if nothing says which of them are pads.
 
-    tokens: (B, L, D).
-    mask:   (1 or B, L), nonzero where valid, if the encoder gave one. Without it, rows of zeros at the end count as
-            pads: some encoders zero what they masked, and no real token's embedding is zero.
-    raises: ValueError if the mask is for another number of tokens.
+    tokens:  (B, L, D).
+    mask:    see `is_text_mask`; any dtype. Nonzero where valid, or, if no value is above 0, to be added to attention's
+             logits. Of a longer mask the start counts. A shorter one is that of the first of several prompts joined:
+             tokens beyond it are valid unless they are zero.
+    returns: without a mask, rows of zeros are HIDDEN: some encoders zero what they masked, and no real token's
+             embedding is zero. A prompt of zeros alone was zeroed on purpose and counts as valid. Where an encoder
+             zeroes what it masked, a masked token that is not zero comes from another prompt mixed in: it is valid.
+    raises:  ValueError if the mask is none for text.
     """
-    if mask is not None:
-        if mask.ndim != 2 or mask.shape[1] != tokens.shape[1] or mask.shape[0] not in (1, tokens.shape[0]):
-            raise ValueError(
-                f"the attention mask {tuple(mask.shape)} does not fit the text tokens {tuple(tokens.shape)}; "
-                "encode the prompt again, or connect the conditioning directly to the text encoder's node"
-            )
-        return (mask.to(tokens.device) != 0).expand(tokens.shape[0], -1)
     used = (tokens != 0).any(dim=-1)
-    valid = used.flip(1).cummax(dim=1).values.flip(1)  # a zero row before a used one is not padding
-    return None if bool(valid.all()) else valid
+    if mask is None:
+        valid = used | ~used.any(dim=1, keepdim=True)
+        return None if bool(valid.all()) else valid.long()
+    if not is_text_mask(mask, tokens):
+        raise ValueError(
+            f"the attention mask {tuple(mask.shape)} does not fit the text tokens {tuple(tokens.shape)}; "
+            "encode the prompt again, or connect the conditioning directly to the text encoder's node"
+        )
+    mask = mask.to(tokens.device).reshape(1 if mask.ndim == 1 else mask.shape[0], -1)[:, : tokens.shape[1]]
+    mask = mask.expand(tokens.shape[0], -1)
+    if mask.is_floating_point() and not bool((mask > 0).any()):
+        kinds = (mask > ADDITIVE_HIDDEN).long()
+    elif mask.dtype != torch.bool and bool(((mask == HIDDEN) | (mask == VALID) | (mask == PAD)).all()):
+        kinds = mask.long()
+    else:
+        kinds = (mask != 0).long()
+    covered = used[:, : kinds.shape[1]]
+    zeroes = ((kinds == HIDDEN) & ~covered).any(dim=1, keepdim=True)
+    kinds = torch.where((kinds == HIDDEN) & covered & zeroes, VALID, kinds)
+    return torch.cat((kinds, used[:, kinds.shape[1] :].long()), dim=1)
 
 
-def trim_padding(tokens: Tensor, valid: Tensor, num_pads: int = 1) -> tuple[Tensor, Tensor]:
+def trim_padding(tokens: Tensor, kinds: Tensor, num_pads: int = 1) -> tuple[Tensor, Tensor]:
     """The valid tokens and the first num_pads pads.
 
     tokens:  (B, L, D).
-    valid:   (B, L) bool.
-    returns: tokens (B, L', D) with every column that any row keeps, and what each row keeps of them, (B, L') bool.
+    kinds:   (B, L) from `padding_mask`. In a row that has PAD, no HIDDEN token becomes a pad again.
+    returns: tokens (B, L', D), L' that of the longest row, and their kinds; shorter rows end in zeros, HIDDEN.
     """
-    pads = (~valid).cumsum(dim=1)
-    keep = valid | (pads <= num_pads)
-    columns = keep.any(dim=0)
-    return tokens[:, columns], keep[:, columns]
+    valid = kinds == VALID
+    marked = (kinds == PAD).any(dim=1, keepdim=True)
+    pads = torch.where(marked, kinds == PAD, ~valid)
+    kept_pads = pads & (pads.cumsum(dim=1) <= num_pads)
+    kinds = torch.where(valid, VALID, torch.where(kept_pads, PAD, HIDDEN))
+    return pull_together(tokens, kinds)
+
+
+def pull_together(tokens: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+    """Every row's tokens that are not HIDDEN, in their order, from the first column on; shapes as in `trim_padding`."""
+    seen = kinds != HIDDEN
+    longest = int(seen.sum(dim=1).max())
+    if bool(seen[:, :longest].all()):  # the same columns in every row
+        return tokens[:, :longest], kinds[:, :longest]
+    order = torch.sort(seen.int(), dim=1, descending=True, stable=True).indices[:, :longest]  # (B, L')
+    kinds = kinds.gather(1, order)
+    tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2]))
+    return tokens.masked_fill((kinds == HIDDEN)[..., None], 0), kinds

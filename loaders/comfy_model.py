@@ -26,6 +26,8 @@ from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
 from ..chroma_model import ChromaConfig
+from ..chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
+from .comfy_conds import TextCond, max_pad_share
 from .comfy_layers import operations
 from .comfy_layout import format_name
 from .comfy_matmul import fast_matmul
@@ -34,7 +36,7 @@ from .comfy_quant import StateBuilder
 from .comfy_transformer import HostTransformer
 from .convert import check, non_finite
 from .detect import Detection, detect, layout_of, source_names, with_approximator
-from .quant import QUANT_MODES, QuantMode, quant_mode
+from .quant import QuantMode, quant_mode
 from .read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from .storage import FLOAT_DTYPES
 
@@ -56,12 +58,25 @@ class ChromaModel(comfy.model_base.Chroma):
         guidance = kwargs.get("guidance")
         guidance = self.default_guidance if guidance is None else guidance
         out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([guidance]))
-        mask, text = kwargs.get("attention_mask"), kwargs.get("cross_attn")
-        if mask is not None and text is not None and "attention_mask_img_shape" not in kwargs:
-            if mask.shape[-1] == text.shape[1] and not bool((mask != 0).all()):  # a mask costs attention its fast path
-                # Integers: the host makes floats of everything else, and its attention adds those instead of masking.
-                out["context_mask"] = comfy.conds.CONDRegular((mask != 0).long())
+        text, mask = kwargs.get("cross_attn"), kwargs.get("attention_mask")
+        if text is not None:
+            lengths = torch.full((text.shape[0], 1), text.shape[1])
+            if mask is not None and "attention_mask_img_shape" not in kwargs and is_text_mask(mask, text):
+                text, kinds = pull_together(text, padding_mask(text, mask))
+                lengths = (kinds != HIDDEN).sum(dim=1, keepdim=True).cpu()
+            out["c_crossattn"] = self.text_cond(text, kwargs)
+            out["context_lengths"] = comfy.conds.CONDRegular(lengths)
         return out
+
+    def text_cond(self, text: Tensor, options: Mapping[str, Any]) -> comfy.conds.CONDRegular:
+        """The text in a form that says with which other texts it may share a forward."""
+        if options.get("control") is not None:  # a ControlNet is given the joined text without its lengths
+            return comfy.conds.CONDRegular(text)
+        patcher = self.current_patcher
+        patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
+        # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing where they run apart.
+        share = max_pad_share(options["device"], bool(patches.get("attn1_output_patch")))
+        return TextCond(text, options["noise"].shape[2:], self.diffusion_model.patch_size, share)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
         run = transformer_options.get(OPTION)
@@ -70,6 +85,10 @@ class ChromaModel(comfy.model_base.Chroma):
             guidance = kwargs.get("guidance")
             guidance = torch.zeros_like(timesteps) if guidance is None else guidance.to(timesteps)
             kwargs["modulations"] = run.get(self, timesteps, guidance, self.get_dtype_inference())
+        lengths = kwargs.pop("context_lengths", None)
+        if lengths is not None:  # numbers, read here while they are on the CPU: a GPU would have to be waited for
+            lengths = tuple(lengths.flatten().tolist())
+            kwargs["context_lengths"] = lengths if min(lengths) < c_crossattn.shape[1] else None
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
 
@@ -223,7 +242,9 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     """
     format = quant_mode(name).format
     if format is not None and format_name(format) not in QUANT_ALGOS:
-        raise ValueError(f"{name} is not known to this ComfyUI's comfy-kitchen. Update ComfyUI, or choose another precision")
+        raise ValueError(
+            f"{name} is not known to this ComfyUI's comfy-kitchen. Update ComfyUI, or choose another precision"
+        )
     if name != "auto" or detection.formats:
         return name, ""
     room = comfy.model_management.maximum_vram_for_weights(device)

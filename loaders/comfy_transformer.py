@@ -20,6 +20,7 @@ from ..chroma_model.embeddings import apply_rope, position_ids
 from ..chroma_model.latents import grid_size
 from ..chroma_model.radiance import number_text
 from .approximator import fill_approximator
+from .comfy_conds import TEXT_ROWS, TextRows, attention_by_rows
 
 # What a wrong number of channels calls for.
 LATENT_REMEDY = (
@@ -37,24 +38,39 @@ def host_attention(
     q: Tensor, k: Tensor, v: Tensor, pe: Tensor, mask: Tensor | None, options: Mapping[str, Any]
 ) -> Tensor:
     """The host's attention with its attn1 patches; shapes as in `chroma_model.ops.torch_attention`."""
-    if mask is not None and mask.dtype == torch.bool:  # not all of the host's kernels take a boolean mask
-        mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.finfo(q.dtype).max)
+    rows = options.get(TEXT_ROWS)
+    by_rows = rows is not None and rows.mask is mask
     patches = options.get("patches", {})
+    if mask is not None and mask.dtype == torch.bool and (patches.get("attn1_patch") or not by_rows):
+        # Not all of the host's kernels take a boolean mask.
+        mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.finfo(q.dtype).max)
     for patch in patches.get("attn1_patch", ()):
+        given = mask
         out = patch(q, k, v, pe=pe, attn_mask=mask, extra_options=options)
         q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
         pe, mask = out.get("pe", pe), out.get("attn_mask", mask)
+        by_rows = by_rows and mask is given
     # The fused kernel has no backward, and none at all on a CPU.
     if comfy.model_management.in_training or q.device.type == "cpu":
         q, k = apply_rope(q, pe), apply_rope(k, pe)
     else:
         q, k = comfy.quant_ops.ck.apply_rope(q, k, pe)
-    x = comfy.ldm.modules.attention.optimized_attention(
-        q, k, v, q.shape[1], skip_reshape=True, mask=mask, transformer_options=options
-    )
+    if by_rows:
+        x = attention_by_rows(optimized_attention, q, k, v, rows, options)
+    else:
+        x = optimized_attention(q, k, v, options, mask)
     for patch in patches.get("attn1_output_patch", ()):
         x = patch(x, options)
     return x
+
+
+def optimized_attention(
+    q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], mask: Tensor | None = None
+) -> Tensor:
+    """The kernel that the user chose at the host's start, or the one that a patch put in its place."""
+    return comfy.ldm.modules.attention.optimized_attention(
+        q, k, v, q.shape[1], skip_reshape=True, mask=mask, transformer_options=options
+    )
 
 
 class HostBlocks:
@@ -66,12 +82,16 @@ class HostBlocks:
         control: Mapping[str, Any] | None,
         totals: dict[str, int],
         attention_mask: Tensor | None,
+        lengths: tuple[int, ...] | None = None,
     ):
+        """lengths: of each row's text in the batch, where they differ; the mask of the streams says the same."""
         self.options = options
         self.replace = options.get("patches_replace", {}).get("dit", {})
         self.control = control or {}
         self.totals = totals
         self.attention_mask = attention_mask
+        self.lengths = lengths
+        self.num_txt = 0  # as the text came in; patches may append tokens
 
     def __call__(self, kind: str, index: int, block: Any, **streams: Any) -> Any:
         if kind == "input":
@@ -79,10 +99,13 @@ class HostBlocks:
         self.options.update(total_blocks=self.totals[kind], block_type=kind, block_index=index)
         if streams["mask"] is None:
             streams["mask"] = self.attention_mask
+        elif self.lengths is not None:
+            self.options[TEXT_ROWS] = TextRows(streams["mask"], self.lengths, self.num_txt)
         return getattr(self, kind)(index, block, **streams)
 
     def embed(self, block: Any, x: Tensor, context: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         img, txt, ids = block(x, context, ids)
+        self.num_txt = txt.shape[1]
         for patch in self.options.get("patches", {}).get("post_input", ()):
             rows = ids[None].expand(img.shape[0], -1, -1)
             out = patch(
@@ -196,13 +219,17 @@ class HostTransformer(ChromaTransformer):
             ids = number_text(ids, context.shape[1])
         ids[context.shape[1] :, 0] += rope.get("shift_t", 0.0)
         totals = {"double": len(self.double_blocks), "single": len(self.single_blocks)}
-        run = HostBlocks(options, control, totals, kwargs.get("attention_mask"))
+        lengths, context_mask = kwargs.get("context_lengths"), kwargs.get("context_mask")
+        if lengths is not None:
+            columns = torch.arange(context.shape[1], device=x.device)
+            context_mask = columns < torch.tensor(lengths, device=x.device)[:, None]  # (B, L_txt)
+        run = HostBlocks(options, control, totals, kwargs.get("attention_mask"), lengths)
         return super().forward(
             x,
             timestep,
             context,
             guidance,
-            kwargs.get("context_mask"),
+            context_mask,
             kwargs.get("modulations"),
             ids,
             run,

@@ -8,7 +8,10 @@ from .clip import ChromaCLIPLoader
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .padding import ChromaPadMask
+from .prompt import ChromaPrompt
 from .save import ChromaSaveQuantized
+from .style import ChromaStyleModelApply
+from .text import ChromaTextEncode
 
 
 class ChromaExtension(ComfyExtension):
@@ -18,5 +21,8 @@ class ChromaExtension(ComfyExtension):
             ChromaCLIPLoader,
             ChromaLoraLoader,
             ChromaPadMask,
+            ChromaPrompt,
             ChromaSaveQuantized,
+            ChromaStyleModelApply,
+            ChromaTextEncode,
         ]

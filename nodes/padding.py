@@ -6,32 +6,54 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..chroma_model.padding import padding_mask, trim_padding
+from ..chroma_model.padding import HIDDEN, padding_mask, trim_padding
 from .report import report
+
+STYLE_MASK = "attention_mask_img_shape"  # there is a style model's mask, over these very text and image tokens
 
 
 def trim_conditioning(conditioning: list[Any], num_pads: int) -> tuple[list[Any], list[str]]:
-    """Every entry with its valid tokens and num_pads pads, guidance 0; and a line on each. The input is not changed."""
+    """Every entry with its valid tokens and num_pads pads, guidance 0; and a line on each. The input is not changed.
+
+    Areas, masks, ranges of steps, hooks and whatever else an entry has stay as they are.
+    raises: ValueError if an entry's text is no (B, L, D) or its mask does not fit.
+    """
     out, lines = [], []
     for tokens, options in conditioning:
         options = {**options, "guidance": 0.0}
-        before = tokens.shape[1]
-        if "attention_mask_img_shape" in options:  # a style model's mask, over these very text and image tokens
-            lines.append(f"{before} tokens: unchanged. Connect this node before the style model")
-            out.append([tokens, options])
-            continue
-        valid = padding_mask(tokens, options.get("attention_mask"))
-        if valid is None:
-            lines.append(f"{before} tokens, none marked as padding: unchanged")
+        if tokens is None:
+            lines.append("an entry without text: unchanged")
+        elif tokens.ndim != 3:
+            raise ValueError(
+                f"the conditioning has text of the shape {tuple(tokens.shape)} instead of (prompts, tokens, width); "
+                "encode the prompt again"
+            )
+        elif STYLE_MASK in options:
+            lines.append(f"{tokens.shape[1]} tokens: unchanged. Connect this node before the style model")
         else:
-            tokens, keep = trim_padding(tokens, valid, num_pads)
-            options.pop("attention_mask", None)
-            lines.append(f"{before} tokens -> {tokens.shape[1]}")
-            if not bool(keep.all()):
-                options["attention_mask"] = keep.long()  # integers, since the host makes floats of everything else
-                lines[-1] += f" (prompts of {int(keep.sum(1).min())} to {int(keep.sum(1).max())} tokens in one batch)"
+            tokens, line = _trim(tokens, options, num_pads)
+            lines.append(line)
         out.append([tokens, options])
     return out, lines
+
+
+def _trim(tokens: Any, options: dict[str, Any], num_pads: int) -> tuple[Any, str]:
+    """The tokens that stay, and what was done; sets or removes attention_mask in options."""
+    before, mask = tokens.shape[1], options.pop("attention_mask", None)
+    kinds = padding_mask(tokens, mask)
+    if kinds is None:
+        zeroed = before > 0 and not bool(tokens.any())
+        return tokens, f"{before} tokens, {'all zeroed' if zeroed else 'none marked as padding'}: unchanged"
+    tokens, kinds = trim_padding(tokens, kinds, num_pads)
+    line = f"{before} tokens -> {tokens.shape[1]}"
+    counts = (kinds != HIDDEN).sum(dim=1)
+    if int(counts.min()) < tokens.shape[1]:
+        options["attention_mask"] = kinds  # integers, since the host makes floats of everything else
+        line += f" (prompts of {int(counts.min())} to {int(counts.max())} tokens in one batch)"
+    if mask is not None and mask.shape[-1] != before:
+        beyond = "its start counts" if mask.shape[-1] > before else "text beyond it counts unless it is zero"
+        line += f" (the mask is for {mask.shape[-1]}: {beyond})"
+    return tokens, line
 
 
 class ChromaPadMask(io.ComfyNode):

@@ -1,0 +1,124 @@
+"""Text of differing lengths in one forward: how the host joins it, and how its rows are told apart in attention.
+
+Written for ComfyUI 0.30. Shapes: B batch, H heads, L tokens, D width, K head size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Mapping
+
+import comfy.conds
+import torch
+from torch import Tensor
+
+# Padding goes through every linear layer and costs its share of the batch's tokens in time; one forward saves reading,
+# unpacking or streaming the weights twice. Device type -> the largest share of padding that is still joined.
+MAX_PAD_SHARE = {"cpu": 0.0}  # 1024 image tokens: 0.7 % slower (Q8_0), 8 % (float32), 32 % (int8) than two forwards
+MAX_PAD_SHARE_ELSEWHERE = 1 / 32
+TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
+OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options with one entry for each B / len rows
+
+
+class TextCond(comfy.conds.CONDRegular):
+    """Text (B, L, D) that may share a batch with text of another length: padded with zeros to the longest."""
+
+    def __init__(self, cond: Tensor, size: tuple[int, ...], patch_size: int, max_pad_share: float):
+        """size: (rows, columns) of the latent or picture; patch_size: rows or columns of it in a token.
+
+        max_pad_share: of the tokens of a batch of two; 1 pads whatever the lengths.
+        """
+        super().__init__(cond)
+        self.size_of_image = size
+        self.patch_size = patch_size
+        self.max_pad_share = max_pad_share
+
+    def _copy_with(self, cond: Tensor) -> "TextCond":
+        return TextCond(cond, self.size_of_image, self.patch_size, self.max_pad_share)
+
+    def process_cond(self, batch_size: int, area: Any = None, **kwargs: Any) -> "TextCond":
+        out = super().process_cond(batch_size, area=area, **kwargs)
+        if area is not None:  # rows, columns, and where they start
+            out.size_of_image = tuple(area[: len(area) // 2])
+        return out
+
+    def can_concat(self, other: comfy.conds.CONDRegular) -> bool:
+        a, b = self.cond, other.cond
+        if a.shape == b.shape:
+            return super().can_concat(other)
+        if not isinstance(other, TextCond) or a.device != b.device or a.shape[::2] != b.shape[::2]:
+            return False
+        num_img = math.prod(math.ceil(n / self.patch_size) for n in self.size_of_image)
+        return pad_share((a.shape[1], b.shape[1]), num_img) <= self.max_pad_share
+
+    def concat(self, others: list[comfy.conds.CONDRegular]) -> Tensor:
+        texts = [self.cond, *(other.cond for other in others)]
+        longest = max(text.shape[1] for text in texts)
+        return torch.cat([torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts])
+
+
+def max_pad_share(device: Any, compared: bool) -> float:
+    """How much padding texts may get on this device; compared: whether a patch needs cond and uncond in one forward."""
+    return 1.0 if compared else MAX_PAD_SHARE.get(torch.device(device).type, MAX_PAD_SHARE_ELSEWHERE)
+
+
+def pad_share(lengths: tuple[int, ...], num_img: int) -> float:
+    """How many of a batch's tokens are padding, as a share; lengths of its rows' text, num_img image tokens each."""
+    longest = max(lengths)
+    return sum(longest - n for n in lengths) / (len(lengths) * (longest + num_img))
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """How much text each row of a batch has, so that attention leaves the padding out instead of masking it.
+
+    mask:    the key mask that says the same; a patch that replaces it is obeyed.
+    lengths: of each row's text. Tokens [length, num_txt) of the joint sequence are padding.
+    """
+
+    mask: Tensor
+    lengths: tuple[int, ...]
+    num_txt: int
+
+    def groups(self) -> Iterator[tuple[slice, int]]:
+        """Neighbouring rows of one length, and that length."""
+        start = 0
+        for length, rows in itertools.groupby(self.lengths):
+            stop = start + len(list(rows))
+            yield slice(start, stop), length
+            start = stop
+
+
+def attention_by_rows(
+    attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rows: TextRows, options: Mapping[str, Any]
+) -> Tensor:
+    """Attention for each length on its own tokens: every kernel that takes no mask stays in use, and no pad is computed.
+
+    attention: (q, k, v, options) -> (B, L, H*K); called with what it would get if those rows ran alone.
+    q, k, v:   (B, H, L, K), rotary embedding applied.
+    returns:   (B, L, H*K); zeros at padding.
+    """
+    out = q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
+    for group, length in rows.groups():
+
+        def own(x: Tensor) -> Tensor:
+            if length == rows.num_txt:
+                return x[group]
+            return torch.cat((x[group, :, :length], x[group, :, rows.num_txt :]), dim=2)
+
+        x = attention(own(q), own(k), own(v), options_of(options, group, len(rows.lengths)))
+        out[group, :length] = x[:, :length]
+        out[group, rows.num_txt :] = x[:, length:]
+    return out
+
+
+def options_of(options: Mapping[str, Any], group: slice, batch: int) -> dict[str, Any]:
+    """transformer_options as the host would make them for these rows of the batch alone."""
+    out = dict(options)
+    for name in OF_EACH_PROMPT:
+        if options.get(name):
+            rows = batch // len(options[name])
+            out[name] = options[name][group.start // rows : math.ceil(group.stop / rows)]
+    return out

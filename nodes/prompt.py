@@ -1,0 +1,92 @@
+"""Chroma Prompt."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..loaders.prompt_rules import AESTHETICS, MAX_REPEATS, NONE, OPENINGS, QUALITIES, STYLES, Choice, build
+from .report import report
+
+
+class ChromaPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ChromaPrompt",
+            display_name="Chroma Prompt",
+            category="conditioning/chroma",
+            description="Adds quality and aesthetic tags to a prompt in the form that Chroma's captions have: sentences "
+            "first, tags at the end. Adds only what you choose.",
+            search_aliases=["prompt builder", "aesthetic", "quality tags", "masterpiece", "text", "tags"],
+            inputs=[
+                io.String.Input(
+                    "text", multiline=True, dynamic_prompts=True, tooltip="What the picture shows, in sentences."
+                ),
+                io.Combo.Input(
+                    "style",
+                    options=list(STYLES),
+                    default="photograph",
+                    tooltip="How tags are joined. photograph: with periods. drawing: with commas, which pull towards "
+                    "drawings and anime.",
+                ),
+                io.Combo.Input(
+                    "aesthetic",
+                    options=list(AESTHETICS),
+                    default=NONE,
+                    optional=True,
+                    tooltip="A score for looks from the captions, 0 to 10. 11 marks choice pictures made by AI; with it "
+                    "words may bleed into each other.",
+                ),
+                io.Combo.Input(
+                    "quality",
+                    options=list(QUALITIES),
+                    default=NONE,
+                    optional=True,
+                    tooltip="A usual quality tag. It may work or not.",
+                ),
+                io.String.Input(
+                    "tags",
+                    default="",
+                    optional=True,
+                    tooltip="Tags of your own, separated by commas here; they are joined as the style asks.",
+                ),
+                io.Combo.Input(
+                    "opening",
+                    options=list(OPENINGS),
+                    default=NONE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Words before the text. A casual snapshot of: an amateur's or phone's photo.",
+                ),
+                io.Int.Input(
+                    "photo_sentences",
+                    default=0,
+                    min=0,
+                    max=MAX_REPEATS,
+                    optional=True,
+                    advanced=True,
+                    display_name="photo sentences",
+                    tooltip="How often 'The photograph is a .' follows at the end, 0 to 10. A slip in the captions; said to "
+                    "make photos more real. Each costs 7 tokens.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="prompt", tooltip="The prompt, for a text encoder's node.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        text: str,
+        style: str = "photograph",
+        aesthetic: str = NONE,
+        quality: str = NONE,
+        tags: str = "",
+        opening: str = NONE,
+        photo_sentences: int = 0,
+    ) -> io.NodeOutput:
+        prompt, rules = build(text, Choice(style, opening, aesthetic, quality, tags, photo_sentences))
+        lines = [prompt if prompt != text else "nothing added"]
+        lines += [f"{rule.text} — {rule.told}" for rule in rules]
+        report(cls, "\n".join(lines))
+        return io.NodeOutput(prompt)
