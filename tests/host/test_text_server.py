@@ -24,7 +24,7 @@ def log():
 
 def with_encoder(graph, **inputs):
     """The graph with ChromaTextEncode in place of the host's encoder and Chroma Padding behind it."""
-    for key, node in graph.nodes.items():
+    for node in graph.nodes.values():
         if node["class_type"] == "CLIPTextEncode":
             node["class_type"] = "ChromaTextEncode"
             node["inputs"].update({"mode": "exact", "over_limit": "truncate", **inputs})
