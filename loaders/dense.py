@@ -1,6 +1,6 @@
 """Stored weights as dense tensors, in plain torch: every storage that `storage.storage_of` recognises, on any device.
 
-Source: the layouts of comfy-kitchen 0.2.26 (Apache-2.0), against which the tests hold each of them, and FORMATS.md 1.5.
+Source: the layouts of comfy-kitchen 0.2.26 (Apache-2.0), against which the tests hold each of them, and the format study, 1.5.
 Shapes: N output rows, K inputs.
 """
 

@@ -1,6 +1,6 @@
 """Writes a Chroma model in a format of choice, layer by layer, to safetensors or GGUF. Plain torch, without a host.
 
-Names are the published ones, so that the host's own loaders and other packs' read the files. FORMATS.md 6.
+Names are the published ones, so that the host's own loaders and other packs' read the files.
 Shapes: N output rows, K inputs.
 """
 
@@ -47,7 +47,7 @@ class ExportFormat:
     container: SAFETENSORS or GGUF.
     linears:   type of the blocks' linears: safetensors' name of a dtype, or ggml's of a type.
     file_type: GGUF's number for a file of mostly that type.
-    error:     of the linears' weights, relative (Frobenius), Gaussian ones. Source: FORMATS.md 5.1.
+    error:     of the linears' weights, relative (Frobenius), Gaussian ones. Source: the format study, 5.1.
     """
 
     container: str

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import gguf_types
 from .storage import SCALED_FORMATS
 
-# Written anew when a LoRA changes them: with unbiased rounding that costs little at 8 bits (0.93 % in all, FORMATS 5.3),
+# Written anew when a LoRA changes them: with unbiased rounding that costs little at 8 bits (0.93 % in all),
 # and nothing per step. Coarser types keep their packed values and carry the change beside them, exactly.
 REWRITTEN = ("Q8_0",)
 RANKS = (32, 64, 128, 256)  # tried in turn; two usual LoRAs fit the first

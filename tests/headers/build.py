@@ -1,6 +1,6 @@
 """Writes the JSON of every kind of published file into this folder: python tests/headers/build.py
 
-Facts: FORMATS.md (study of 2026-11-21) 1.1 to 1.6, 3 and 5. No real weights could be read for it: names and shapes of
+Facts: the format study of 2026-11-21, 1.1 to 1.6, 3 and 5. No real weights could be read for it: names and shapes of
 plain models are those of the publishers' classes, the rest is what the named tool writes. Where that is a guess, the
 kind's "source" says "unsure". Reading the files: `load` in __init__.py, which also explains every field.
 """
@@ -179,7 +179,7 @@ def plain_files() -> Iterator[Kind]:
     yield accepted(
         "lite_bf16",
         "chroma-lite.safetensors",
-        "FORMATS.md 1.4: 8 double blocks, in_dim 32, so 212 modulations; unsure: hidden width and layers of the "
+        "the format study, 1.4: 8 double blocks, in_dim 32, so 212 modulations; unsure: hidden width and layers of the "
         "Approximator, taken as Chroma's, and whether it lies in the same file",
         lite,
         storage.plain(lite.shapes, "BF16"),

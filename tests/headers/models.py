@@ -1,6 +1,6 @@
 """DATA: names and shapes of whole models as they are published, in the notation of this folder's __init__.
 
-Source: FORMATS.md 1.1 to 1.4; FLUX and its VAE: black-forest-labs/flux; T5: google/t5-v1_1-xxl's encoder.
+Source: the format study, 1.1 to 1.4; FLUX and its VAE: black-forest-labs/flux; T5: google/t5-v1_1-xxl's encoder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """DATA: how the weights of a model are stored: scales beside fp8, int8 and 4-bit weights, and the types in a GGUF.
 
-Source: FORMATS.md 1.5, 1.6 and 3; the shapes of the host's formats agree with what comfy_kitchen 0.2.26 makes.
+Source: the format study, 1.5, 1.6 and 3; the shapes of the host's formats agree with what comfy_kitchen 0.2.26 makes.
 Names of formats in "expect" are the host's (`float8_e4m3fn`, `int8_tensorwise`, ...) whatever the keys are called, or
 ggml's (`Q8_0`, ...). int8 per tensor, per row and rotated are all `int8_tensorwise`, as in the host; the markers tell
 them apart. A plain cast to fp8 has "unscaled" in the expectation.

@@ -25,7 +25,7 @@ read = support.dev.load_pack("loaders.read")
 LINEAR = "single_blocks.0.linear1.weight"
 SAFETENSORS = [name for name, f in export.FORMATS.items() if f.container == "safetensors"]
 GGUF = [name for name, f in export.FORMATS.items() if f.container == "gguf"]
-# At the model's own width of 12288, % of Gaussian weights: FORMATS.md 5.1.
+# At the model's own width of 12288, % of Gaussian weights: the format study, 5.1.
 ERRORS = {"int8_convrot": 0.927, "fp8_scaled": 2.646, "bf16": 0.166, "fp16": 0.021, "gguf_bf16": 0.166}
 ERRORS |= {"gguf_f16": 0.021, "q8_0": 0.535, "q5_1": 3.79, "q5_0": 4.27, "q4_1": 7.83, "q4_0": 8.59}
 

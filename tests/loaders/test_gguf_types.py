@@ -14,7 +14,7 @@ BLOCKED = [name for name, t in types.GGML_TYPES.items() if t.block_size > 1]
 WRITTEN = [name for name, t in types.GGML_TYPES.items() if t.quantise is not None]
 # Where the fp16 numbers of a block are: all other bytes may be anything.
 HALVES = {"Q6_K": (208,), "Q3_K": (108,), "Q2_K": (80, 82)} | {n: (0, 2) for n in ("Q5_K", "Q4_K", "Q5_1", "Q4_1")}
-# Relative error on Gaussian weights, %: FORMATS.md 5.1, made with ggml's own quantisers.
+# Relative error on Gaussian weights, %: the format study, 5.1, made with ggml's own quantisers.
 GGML_ERRORS = {"Q8_0": 0.535, "Q5_1": 3.79, "Q5_0": 4.27, "Q4_1": 7.83, "Q4_0": 8.59}
 GGML_K_ERRORS = {"Q6_K": 1.78, "Q5_K": 3.61, "Q4_K": 7.13, "Q3_K": 15.1, "Q2_K": 29.6, "IQ4_XS": 7.67}
 

@@ -1,6 +1,6 @@
 """The headers in tests/headers agree with the published figures and with themselves.
 
-Figures: FORMATS.md (study of 2026-11-21) 1.1, 1.2 and the table of file sizes in 3; FLUX, its VAE and T5: the
+Figures: the format study of 2026-11-21, 1.1, 1.2 and the table of file sizes in 3; FLUX, its VAE and T5: the
 publishers' parameter counts.
 """
 
