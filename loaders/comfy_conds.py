@@ -16,7 +16,7 @@ from torch import Tensor
 
 # Padding goes through every linear layer and costs its share of the batch's tokens in time; one forward saves reading,
 # unpacking or streaming the weights twice. Device type -> the largest share of padding that is still joined.
-MAX_PAD_SHARE = {"cpu": 0.0}  # 1024 image tokens: 0.7 % slower (Q8_0), 8 % (float32), 32 % (int8) than two forwards
+MAX_PAD_SHARE = {"cpu": 0.0}  # 1024 image tokens: 2 % (Q8_0), 5 % (float32), 28 % (int8) slower; benchmarks/batching
 MAX_PAD_SHARE_ELSEWHERE = 1 / 32
 TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
 OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options with one entry for each B / len rows
