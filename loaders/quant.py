@@ -25,13 +25,11 @@ class QuantMode:
     dtype:  storage type of all weights, or None to keep the file's.
     format: storage of the blocks' linears (a name of `storage.HOST_FORMATS` or `gguf_types.GGML_TYPES`), or None.
     quantise: arguments of the layout's quantiser.
-    matmul: what a device must multiply in for the format to be faster than 16 bits; None where it is unpacked anyway.
     """
 
     dtype: torch.dtype | None = None
     format: str | None = None
     quantise: Mapping[str, Any] = field(default_factory=dict)
-    matmul: str | None = None
 
     @property
     def keeps(self) -> bool:
@@ -45,10 +43,10 @@ QUANT_MODES: dict[str, QuantMode] = {
     "fp16": QuantMode(dtype=torch.float16),
     "fp32": QuantMode(dtype=torch.float32),
     "q8_0": QuantMode(format="Q8_0"),
-    "int8_convrot": QuantMode(format="int8_tensorwise", quantise={"per_channel": True, "convrot": True}, matmul="int8"),
-    "fp8_scaled": QuantMode(format="float8_e4m3fn", quantise={"scale": "recalculate"}, matmul="fp8"),
-    "mxfp8": QuantMode(format="mxfp8", matmul="mxfp8"),
-    "nvfp4": QuantMode(format="nvfp4", quantise={"scale": "recalculate"}, matmul="nvfp4"),
+    "int8_convrot": QuantMode(format="int8_tensorwise", quantise={"per_channel": True, "convrot": True}),
+    "fp8_scaled": QuantMode(format="float8_e4m3fn", quantise={"scale": "recalculate"}),
+    "mxfp8": QuantMode(format="mxfp8"),
+    "nvfp4": QuantMode(format="nvfp4", quantise={"scale": "recalculate"}),
     "q5_1": QuantMode(format="Q5_1"),
     "q4_1": QuantMode(format="Q4_1"),
 }
@@ -56,7 +54,7 @@ QUANT_MODES: dict[str, QuantMode] = {
 # Texts of other packs' workflows; each runs as the scaled kind of the same type, since a plain cast is 3 to 56 % off.
 ALIASES: dict[str, QuantMode] = {
     "float8_e4m3fn (8 bit)": QUANT_MODES["fp8_scaled"],
-    "float8_e5m2 (also 8 bit)": QuantMode(format="float8_e5m2", quantise={"scale": "recalculate"}, matmul="fp8"),
+    "float8_e5m2 (also 8 bit)": QuantMode(format="float8_e5m2", quantise={"scale": "recalculate"}),
 }
 
 
