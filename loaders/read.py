@@ -297,7 +297,13 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
             _check_zip(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of old kinds of tensors; those are refused below
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            if mapped:
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            else:
+                with open(path, "rb") as f:
+                    loaded = torch.load(f, map_location="cpu", weights_only=True)
+                    if f.read(1):  # that format has no checksums; bytes that came in show at its end only
+                        raise ValueError("bytes are left over at its end")
     except Exception as error:  # a damaged pickle ends in any of two dozen kinds
         raise ValueError(
             f"{path.name}: refused, it is damaged or holds more than weights, which could run code on this machine "

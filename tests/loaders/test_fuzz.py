@@ -35,9 +35,8 @@ def outcome(folder, sample, sound, mutation):
     different = fuzz.difference(sound, found)
     if different is None:
         return "same", None
-    if mutation.resized and "old.pth" not in sample.files:
+    if mutation.resized:
         return different, "bytes came or went unnoticed"
-    # torch's old format has no checksums, and its last storage may have anything behind it.
     if mutation.header and different not in fuzz.UNDETECTABLE:
         return different, f"loads with other {different}"
     return different if mutation.header else "data", None
