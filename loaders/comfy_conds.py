@@ -14,11 +14,15 @@ import comfy.conds
 import torch
 from torch import Tensor
 
+from ..chroma_model.nag import normalized_attention_guidance
+
 # Padding goes through every linear layer and costs its share of the batch's tokens in time; one forward saves reading,
 # unpacking or streaming the weights twice. Device type -> the largest share of padding that is still joined.
 MAX_PAD_SHARE = {"cpu": 0.0}  # 1024 image tokens: 2 % (Q8_0), 5 % (float32), 28 % (int8) slower; benchmarks/batching
 MAX_PAD_SHARE_ELSEWHERE = 1 / 32
 TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
+NAG = "chroma_nag"  # in transformer_options for a run: an AttentionGuidance; in a conditioning's options: a NegativeText
+PAIRING = "chroma_pairing"  # in a conditioning's options: "paired" or "apart", where the user decides
 OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options with one entry for each B / len rows
 
 
@@ -28,7 +32,7 @@ class TextCond(comfy.conds.CONDRegular):
     def __init__(self, cond: Tensor, size: tuple[int, ...], patch_size: int, max_pad_share: float):
         """size: (rows, columns) of the latent or picture; patch_size: rows or columns of it in a token.
 
-        max_pad_share: of the tokens of a batch of two; 1 pads whatever the lengths.
+        max_pad_share: of the tokens of a batch of two; 1 pads whatever the lengths, below 0 none share a batch.
         """
         super().__init__(cond)
         self.size_of_image = size
@@ -46,6 +50,8 @@ class TextCond(comfy.conds.CONDRegular):
 
     def can_concat(self, other: comfy.conds.CONDRegular) -> bool:
         a, b = self.cond, other.cond
+        if self.max_pad_share < 0:
+            return False
         if a.shape == b.shape:
             return super().can_concat(other)
         if not isinstance(other, TextCond) or a.device != b.device or a.shape[::2] != b.shape[::2]:
@@ -59,9 +65,29 @@ class TextCond(comfy.conds.CONDRegular):
         return torch.cat([torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts])
 
 
-def max_pad_share(device: Any, compared: bool) -> float:
-    """How much padding texts may get on this device; compared: whether a patch needs cond and uncond in one forward."""
-    return 1.0 if compared else MAX_PAD_SHARE.get(torch.device(device).type, MAX_PAD_SHARE_ELSEWHERE)
+def max_pad_share(device: Any, compared: bool, pairing: str | None = None) -> float:
+    """How much padding texts may get on this device; see `TextCond`.
+
+    compared: whether a patch needs cond and uncond in one forward.
+    pairing:  "paired" or "apart" where the user has said so.
+    """
+    if compared or pairing == "paired":
+        return 1.0
+    if pairing == "apart":
+        return -1.0
+    return MAX_PAD_SHARE.get(torch.device(device).type, MAX_PAD_SHARE_ELSEWHERE)
+
+
+@dataclass(frozen=True)
+class NegativeText:
+    """What normalized attention guidance moves away from; of an entry without it, all widths are 0.
+
+    text:     (1 or B, N, D), several texts one behind the other.
+    segments: (1 or B, K, 2) integers, where in N each text starts and how many tokens of it count.
+    """
+
+    text: Tensor
+    segments: Tensor
 
 
 def pad_share(lengths: tuple[int, ...], num_img: int) -> float:
@@ -71,23 +97,48 @@ def pad_share(lengths: tuple[int, ...], num_img: int) -> float:
 
 
 @dataclass(frozen=True)
+class AttentionGuidance:
+    """Normalized attention guidance of a run; the numbers are those of `normalized_attention_guidance`.
+
+    sigmas: upper and lower noise level between which it acts.
+    blocks: ("double" or "single", index) of the blocks whose attention is guided; None for all.
+    """
+
+    scale: float
+    tau: float
+    alpha: float
+    sigmas: tuple[float, float]
+    blocks: frozenset[tuple[str, int]] | None = None
+
+    def acts_in(self, options: Mapping[str, Any]) -> bool:
+        """Whether it acts in the block that these transformer_options are for."""
+        return self.blocks is None or (options.get("block_type"), options.get("block_index")) in self.blocks
+
+
+@dataclass(frozen=True)
 class TextRows:
     """How much text each row of a batch has, so that attention leaves the padding out instead of masking it.
 
-    mask:    the key mask that says the same; a patch that replaces it is obeyed.
-    lengths: of each row's text. Tokens [length, num_txt) of the joint sequence are padding.
+    mask:      the key mask that says the same; a patch that replaces it is obeyed.
+    lengths:   of each row's text. Of the tokens [length, num_txt) of the joint sequence, all but the segments are padding.
+    segments:  (start, length) of each row's negative texts, which only they and the image see; see `attention_by_rows`.
     """
 
     mask: Tensor
     lengths: tuple[int, ...]
     num_txt: int
+    segments: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    guidance: AttentionGuidance | None = None
+    bias: Tensor | None = None  # (B, ..., L, L) of a style model, over each row's own text and the image
 
-    def groups(self) -> Iterator[tuple[slice, int]]:
-        """Neighbouring rows of one length, and that length."""
+    def groups(self) -> Iterator[tuple[slice, int, tuple[tuple[int, int], ...]]]:
+        """Neighbouring rows of one length and the same segments, that length, and those."""
         start = 0
-        for length, rows in itertools.groupby(self.lengths):
+        for (length, segments), rows in itertools.groupby(
+            zip(self.lengths, self.segments or ((),) * len(self.lengths))
+        ):
             stop = start + len(list(rows))
-            yield slice(start, stop), length
+            yield slice(start, stop), length, segments
             start = stop
 
 
@@ -96,21 +147,41 @@ def attention_by_rows(
 ) -> Tensor:
     """Attention for each length on its own tokens: every kernel that takes no mask stays in use, and no pad is computed.
 
-    attention: (q, k, v, options) -> (B, L, H*K); called with what it would get if those rows ran alone.
+    A negative text of normalized attention guidance stands behind the prompt in the same sequence: it is seen by itself
+    and by the image's queries a second time, so that the linear layers see the image once.
+
+    attention: (q, k, v, options, mask=None) -> (B, L, H*K); called with what it would get if those rows ran alone.
     q, k, v:   (B, H, L, K), rotary embedding applied.
     returns:   (B, L, H*K); zeros at padding.
     """
     out = q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
-    for group, length in rows.groups():
+    guided = rows.guidance is not None and rows.guidance.acts_in(options)
+    for group, length, segments in rows.groups():
+        own_options = options_of(options, group, len(rows.lengths))
 
-        def own(x: Tensor) -> Tensor:
-            if length == rows.num_txt:
-                return x[group]
-            return torch.cat((x[group, :, :length], x[group, :, rows.num_txt :]), dim=2)
+        def attend(text: slice, image_too: bool, bias: Tensor | None = None) -> Tensor:
+            """Attention among these text tokens and the image's, for the queries of both or of the text alone."""
+            mask = {} if bias is None else {"mask": bias[group] if bias.shape[0] == q.shape[0] else bias}
+            if text.start == 0 and text.stop == rows.num_txt:
+                return attention(q[group], k[group], v[group], own_options, **mask)
+            queries = joined(q[group], text) if image_too else q[group, :, text]
+            return attention(queries, joined(k[group], text), joined(v[group], text), own_options, **mask)
 
-        x = attention(own(q), own(k), own(v), options_of(options, group, len(rows.lengths)))
-        out[group, :length] = x[:, :length]
-        out[group, rows.num_txt :] = x[:, length:]
+        def joined(x: Tensor, text: slice) -> Tensor:
+            return torch.cat((x[:, :, text], x[:, :, rows.num_txt :]), dim=2)
+
+        x = attend(slice(0, length), True, rows.bias)
+        out[group, :length], image = x[:, :length], x[:, length:]
+        negatives = []
+        for start, n in segments:
+            x = attend(slice(start, start + n), guided)
+            out[group, start : start + n] = x[:, :n]
+            negatives.append(x[:, n:])
+        if guided and negatives:
+            image = normalized_attention_guidance(
+                image, sum(negatives) / len(negatives), rows.guidance.scale, rows.guidance.tau, rows.guidance.alpha
+            )
+        out[group, rows.num_txt :] = image
     return out
 
 

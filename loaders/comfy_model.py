@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..chroma_model import ChromaConfig
 from ..chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
-from .comfy_conds import TextCond, max_pad_share
+from .comfy_conds import NAG, PAIRING, AttentionGuidance, NegativeText, TextCond, max_pad_share
 from .comfy_layers import operations
 from .comfy_layout import format_name
 from .comfy_matmul import fast_matmul
@@ -66,6 +66,10 @@ class ChromaModel(comfy.model_base.Chroma):
                 lengths = (kinds != HIDDEN).sum(dim=1, keepdim=True).cpu()
             out["c_crossattn"] = self.text_cond(text, kwargs)
             out["context_lengths"] = comfy.conds.CONDRegular(lengths)
+        negative: NegativeText | None = kwargs.get(NAG)
+        if negative is not None:
+            out["nag_context"] = self.text_cond(negative.text, kwargs)
+            out["nag_segments"] = self.text_cond(negative.segments, kwargs)
         return out
 
     def text_cond(self, text: Tensor, options: Mapping[str, Any]) -> comfy.conds.CONDRegular:
@@ -75,7 +79,7 @@ class ChromaModel(comfy.model_base.Chroma):
         patcher = self.current_patcher
         patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
         # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing where they run apart.
-        share = max_pad_share(options["device"], bool(patches.get("attn1_output_patch")))
+        share = max_pad_share(options["device"], bool(patches.get("attn1_output_patch")), options.get(PAIRING))
         return TextCond(text, options["noise"].shape[2:], self.diffusion_model.patch_size, share)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
@@ -89,7 +93,16 @@ class ChromaModel(comfy.model_base.Chroma):
         if lengths is not None:  # numbers, read here while they are on the CPU: a GPU would have to be waited for
             lengths = tuple(lengths.flatten().tolist())
             kwargs["context_lengths"] = lengths if min(lengths) < c_crossattn.shape[1] else None
+        negative, segments = kwargs.pop("nag_context", None), kwargs.pop("nag_segments", None)
+        if negative is not None and negative.shape[1] and acts_at(transformer_options.get(NAG), t):
+            kwargs["nag_context"] = negative
+            kwargs["nag_segments"] = tuple(tuple((s, n) for s, n in row if n) for row in segments.tolist())
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+
+def acts_at(guidance: AttentionGuidance | None, sigma: Tensor) -> bool:
+    """Whether attention guidance acts at this noise level, (B,)."""
+    return guidance is not None and guidance.sigmas[1] <= float(sigma[0]) <= guidance.sigmas[0]
 
 
 class ChromaModelConfig(comfy.supported_models.Chroma):

@@ -20,7 +20,7 @@ from ..chroma_model.embeddings import apply_rope, position_ids
 from ..chroma_model.latents import grid_size
 from ..chroma_model.radiance import number_text
 from .approximator import fill_approximator
-from .comfy_conds import TEXT_ROWS, TextRows, attention_by_rows
+from .comfy_conds import NAG, TEXT_ROWS, TextRows, attention_by_rows
 
 # What a wrong number of channels calls for.
 LATENT_REMEDY = (
@@ -83,14 +83,16 @@ class HostBlocks:
         totals: dict[str, int],
         attention_mask: Tensor | None,
         lengths: tuple[int, ...] | None = None,
+        segments: tuple[tuple[tuple[int, int], ...], ...] | None = None,
     ):
-        """lengths: of each row's text in the batch, where they differ; the mask of the streams says the same."""
+        """lengths, segments: of `TextRows`, where text is of different lengths; the mask of the streams says the same."""
         self.options = options
         self.replace = options.get("patches_replace", {}).get("dit", {})
         self.control = control or {}
         self.totals = totals
         self.attention_mask = attention_mask
         self.lengths = lengths
+        self.segments = segments
         self.num_txt = 0  # as the text came in; patches may append tokens
 
     def __call__(self, kind: str, index: int, block: Any, **streams: Any) -> Any:
@@ -100,7 +102,14 @@ class HostBlocks:
         if streams["mask"] is None:
             streams["mask"] = self.attention_mask
         elif self.lengths is not None:
-            self.options[TEXT_ROWS] = TextRows(streams["mask"], self.lengths, self.num_txt)
+            self.options[TEXT_ROWS] = TextRows(
+                streams["mask"],
+                self.lengths,
+                self.num_txt,
+                self.segments,
+                self.options.get(NAG),
+                self.attention_mask if self.segments else None,
+            )
         return getattr(self, kind)(index, block, **streams)
 
     def embed(self, block: Any, x: Tensor, context: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,6 +217,12 @@ class HostTransformer(ChromaTransformer):
         options = transformer_options.copy()
         radiance = {} if self.config.nerf is None else radiance_options(options)
         rope = options.get("rope_options") or {}
+        num_prompt, negative, segments = context.shape[1], kwargs.get("nag_context"), kwargs.get("nag_segments")
+        starts = [0]  # of the texts, each numbered from 0 where the model numbers text
+        if negative is not None:
+            context = torch.cat((context, negative), dim=1)
+            segments = tuple(tuple((num_prompt + start, n) for start, n in row) for row in segments)
+            starts += sorted({start for row in segments for start, _ in row})
         ids = position_ids(
             context.shape[1],
             *grid_size(*x.shape[2:], self.patch_size),
@@ -216,14 +231,17 @@ class HostTransformer(ChromaTransformer):
             shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
         )
         if radiance.get("use_sequential_txt_ids", self.config.text_ids == "sequential"):
-            ids = number_text(ids, context.shape[1])
+            for start in starts:
+                ids[start:] = number_text(ids[start:], context.shape[1] - start)
         ids[context.shape[1] :, 0] += rope.get("shift_t", 0.0)
         totals = {"double": len(self.double_blocks), "single": len(self.single_blocks)}
         lengths, context_mask = kwargs.get("context_lengths"), kwargs.get("context_mask")
+        if lengths is None and negative is not None:
+            lengths = (num_prompt,) * context.shape[0]
         if lengths is not None:
             columns = torch.arange(context.shape[1], device=x.device)
             context_mask = columns < torch.tensor(lengths, device=x.device)[:, None]  # (B, L_txt)
-        run = HostBlocks(options, control, totals, kwargs.get("attention_mask"), lengths)
+        run = HostBlocks(options, control, totals, kwargs.get("attention_mask"), lengths, segments)
         return super().forward(
             x,
             timestep,

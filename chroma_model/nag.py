@@ -1,0 +1,24 @@
+"""Normalized attention guidance: the image rows of attention move away from what a negative text makes of them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+EPS = 1e-6  # keeps the quotient of norms finite
+
+
+def normalized_attention_guidance(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: float) -> Tensor:
+    """Attention's output for the image rows, guided.
+
+    positive: (B, L, D), attention over the prompt and the image.
+    negative: (B, L, D), the same queries over the negative text and the image.
+    scale:    how far away; 1 is not at all.
+    tau:      largest quotient of the guided row's L1 norm and the positive row's.
+    alpha:    how much of the guided row replaces the positive one, in [0, 1].
+    returns:  (B, L, D).
+    source:   Chen et al. 2025, arXiv:2505.21179, section 4; scale = 1 + their phi, as in their code.
+    """
+    guided = positive + (scale - 1) * (positive - negative)
+    norms = positive.norm(p=1, dim=-1, keepdim=True), guided.norm(p=1, dim=-1, keepdim=True)
+    guided = guided * (tau * norms[0] / norms[1].clamp_min(EPS)).clamp_max(1)
+    return positive + alpha * (guided - positive)

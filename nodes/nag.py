@@ -1,0 +1,111 @@
+"""Chroma NAG: a negative prompt inside of attention, also at cfg 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..loaders.comfy_nag import ALL, AttentionGuided, negative_text, parse_blocks
+from .report import report
+
+
+class ChromaNAG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ChromaNAG",
+            display_name="Chroma NAG",
+            category="sampling/chroma",
+            description="Normalized attention guidance: the picture keeps away from a negative prompt inside of attention. Works "
+            "at cfg 1, where a sampler's own negative prompt does nothing, and beside cfg. For models from Load Chroma "
+            "Model.",
+            search_aliases=["NAG", "normalized attention guidance", "negative prompt", "NAGuidance"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Load Chroma Model."),
+                io.Conditioning.Input("negative", tooltip="What the picture shall not show."),
+                io.Float.Input(
+                    "scale",
+                    default=5.0,
+                    min=1.0,
+                    max=50.0,
+                    step=0.1,
+                    tooltip="How far attention is moved away from the negative prompt; 1 is not at all.",
+                ),
+                io.Float.Input(
+                    "tau",
+                    default=2.5,
+                    min=1.0,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How much longer than before attention's output may get, as a factor.",
+                ),
+                io.Float.Input(
+                    "alpha",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How much of the moved output replaces the former; 0 is nothing, 1 all of it.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="From which share of the run on, 0 to 1.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Up to which share of the run, 0 to 1. Behind it the negative prompt costs nothing.",
+                ),
+                io.String.Input(
+                    "blocks",
+                    default=ALL,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which blocks' attention is guided: all, or e.g. double, single 0-9.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The same model with attention guidance.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        negative: list[Any],
+        scale: float,
+        tau: float = 2.5,
+        alpha: float = 0.25,
+        start: float = 0.0,
+        end: float = 1.0,
+        blocks: str = ALL,
+    ) -> io.NodeOutput:
+        if start > end:
+            raise ValueError(f"start is {start:g} and end is {end:g}; start must not lie behind end")
+        text = negative_text(negative)
+        guided = AttentionGuided(text, scale, tau, alpha, (start, end), None)
+        out = guided.on(model)
+        config = model.model.diffusion_model.config
+        counts = config.num_double_blocks, config.num_single_blocks
+        guided.blocks = parse_blocks(blocks, *counts)
+        num_blocks = sum(counts) if guided.blocks is None else len(guided.blocks)
+        idle = scale == 1 or alpha == 0
+        report(
+            cls,
+            f"{int(text.segments[..., 1].sum(dim=1).max())} tokens away from, in {num_blocks} of {sum(counts)} blocks"
+            + ("; at this scale or alpha it does nothing" if idle else ""),
+        )
+        return io.NodeOutput(out)

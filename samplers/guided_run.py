@@ -1,0 +1,207 @@
+"""One run under guidance: what each evaluation of the model computes, and at what scale.
+
+Plain torch; `comfy_guiders.py` puts it into the host's sampling.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .guidance import apg, cfg, cfg_zero_star, extrapolate, normalise, rescale, similarity
+
+FORMS = ("plain", "CFG-Zero*", "APG")
+CURVES = ("constant", "linear", "cosine", "list")
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also refuses NaN
+        raise ValueError(f"{name} is {value}; it must be from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a run is guided; the defaults are plain CFG.
+
+    curve:            of the scale over the run: constant; linear or cosine from cfg to `end`; list through `values`.
+    skip_first_steps: cond only for the first n steps, -1 for all of them.
+    zero_init_steps:  the first n steps do nothing at all, as in CFG-Zero*.
+    percent, sigmas:  where the scale acts, from and to (percent of the run; noise levels, falling); one of them at most.
+    stop_above:       cosine of cond and uncond above which uncond is computed no more; None for never.
+    alternate:        computes uncond in every second step only, and between them extrapolates cond - uncond.
+    """
+
+    form: str = "plain"
+    eta: float = 0.0
+    norm_threshold: float = 0.0
+    momentum: float = 0.0
+    rescale: float = 0.0
+    normalise: bool = False
+    curve: str = "constant"
+    end: float = 1.0
+    values: tuple[float, ...] = ()
+    skip_first_steps: int = 0
+    zero_init_steps: int = 0
+    percent: tuple[float, float] | None = None
+    sigmas: tuple[float, float] | None = None
+    stop_above: float | None = None
+    alternate: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("form", self.form, FORMS), ("curve", self.curve, CURVES)):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+        _check("rescale", self.rescale, 0, 1)
+        _check("the end of the curve", self.end, 0, 100)
+        _check("eta", self.eta, -10, 10)
+        _check("norm_threshold", self.norm_threshold, 0, math.inf)
+        _check("momentum", self.momentum, -1, 1)
+        _check("skip_first_steps", self.skip_first_steps, -1, math.inf)
+        _check("zero_init_steps", self.zero_init_steps, 0, math.inf)
+        if self.curve == "list" and not self.values:
+            raise ValueError("the list of cfg values is empty; write numbers with commas, such as 5, 4, 3")
+        for value in self.values:
+            _check("a value of the list of cfg values", value, 0, 100)
+        if self.stop_above is not None:
+            _check("the threshold of the cosine", self.stop_above, -1, 1)
+        if self.percent is not None:
+            start, end = self.percent
+            _check("the interval's start", start, 0, 1)
+            _check("the interval's end", end, start, 1)
+        if self.sigmas is not None:
+            high, low = self.sigmas
+            _check("the interval's upper sigma", high, 0, math.inf)
+            _check("the interval's lower sigma", low, 0, high)
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether two predictions become one in another way than by plain CFG."""
+        return self.form != "plain" or self.rescale > 0 or self.normalise
+
+    def scale(self, start: float, step: int, num_steps: int) -> float:
+        """The scale of a step, the first being 0."""
+        progress = step / max(num_steps - 1, 1)
+        if self.curve == "linear":
+            return start + (self.end - start) * progress
+        if self.curve == "cosine":
+            return self.end + (start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+        if self.curve == "list":  # one value a step, or stretched over them
+            place = progress * (len(self.values) - 1)
+            low = min(int(place), len(self.values) - 1)
+            high = min(low + 1, len(self.values) - 1)
+            return self.values[low] + (self.values[high] - self.values[low]) * (place - low)
+        return start
+
+
+def parse_values(text: str) -> tuple[float, ...]:
+    """Numbers from "5, 4, 3".
+
+    raises: ValueError naming what is no number.
+    """
+    values = []
+    for part in text.replace(";", ",").replace("\n", ",").split(","):
+        if part.strip():
+            try:
+                values.append(float(part))
+            except ValueError:
+                raise ValueError(
+                    f"{part.strip()!r} in the list of cfg values is no number; write e.g. 5, 4, 3"
+                ) from None
+    return tuple(values)
+
+
+@dataclass
+class Step:
+    """What one evaluation of the model is to do."""
+
+    index: int
+    zero: bool  # nothing is computed: the velocity is 0
+    uncond: str  # "compute", "extrapolate", or "skip" where cond stands alone
+    scale: float
+
+
+@dataclass
+class Run:
+    """One sampling run under a Guidance: its state, which ends with it, and its counts.
+
+    sigmas:   of the run, falling.
+    interval: upper and lower sigma of the Guidance's interval, or None.
+    """
+
+    guidance: Guidance
+    sigmas: list[float]
+    start: float
+    interval: tuple[float, float] | None = None
+    average: Tensor | None = None
+    known: list[tuple[float, Tensor]] = field(default_factory=list)  # differences of velocities, cond - uncond
+    stopped: int | None = None  # the step at which cond and uncond were found alike
+    cosines: list[tuple[int, Tensor]] = field(default_factory=list)
+    evaluations: int = 0
+    zeroed: int = 0
+    skipped: int = 0
+    extrapolated: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    def step(self, sigma: float) -> Step:
+        """What to do at sigma. A sampler's inner stages belong to the step whose sigma they have reached."""
+        index = bisect.bisect_right([-s for s in self.sigmas], -sigma * (1 - 1e-6)) - 1
+        index = min(max(index, 0), max(self.num_steps - 1, 0))
+        guidance = self.guidance
+        scale = guidance.scale(self.start, index, self.num_steps)
+        first = max(guidance.skip_first_steps, guidance.zero_init_steps)
+        alone = (
+            guidance.skip_first_steps == -1
+            or index < first
+            or self.stopped is not None
+            or (self.interval is not None and not self.interval[1] <= sigma <= self.interval[0])
+        )
+        uncond = "skip" if alone else "compute"
+        if not alone and guidance.alternate and (index - first) % 2 and self._line(sigma):
+            uncond = "extrapolate"
+        return Step(index, index < guidance.zero_init_steps, uncond, scale)
+
+    def _line(self, sigma: float) -> bool:
+        return len(self.known) >= 2 and self.known[-1][0] != self.known[-2][0]
+
+    def uncond(self, cond: Tensor, x: Tensor, sigma: float) -> Tensor:
+        """uncond as it is expected to be: denoised, extrapolated from what was computed before."""
+        return cond + sigma * extrapolate(self.known, sigma).to(cond)
+
+    def learn(self, step: Step, cond: Tensor, uncond: Tensor, x: Tensor, sigma: float) -> None:
+        """Takes note of a computed pair of denoised predictions."""
+        velocities = (x - cond) / sigma, (x - uncond) / sigma
+        cosine = similarity(*velocities)
+        self.cosines.append((step.index, cosine.min()))
+        threshold = self.guidance.stop_above
+        if threshold is not None and float(cosine.min()) > threshold:  # waits for the device; only where asked for
+            self.stopped = step.index
+        if self.guidance.alternate:
+            if self.known and self.known[-1][0] == sigma:
+                self.known.pop()
+            self.known = [*self.known[-1:], (sigma, velocities[0] - velocities[1])]
+
+    def combine(self, cond: Tensor, uncond: Tensor, scale: float, x: Tensor, sigma: float) -> Tensor:
+        """One denoised prediction of two, in the form of the Guidance."""
+        guidance = self.guidance
+        if not guidance.reshapes:
+            return cfg(cond, uncond, scale)
+        velocity = (x - cond) / sigma
+        if guidance.form == "APG":
+            guided, self.average = apg(
+                cond, uncond, scale, self.average, guidance.eta, guidance.norm_threshold, guidance.momentum
+            )
+            guided = (x - guided) / sigma
+        else:
+            combined = cfg_zero_star if guidance.form == "CFG-Zero*" else cfg
+            guided = combined(velocity, (x - uncond) / sigma, scale)
+        if guidance.rescale:
+            guided = rescale(guided, velocity, guidance.rescale)
+        if guidance.normalise:
+            guided = normalise(guided, velocity)
+        return x - sigma * guided

@@ -1,0 +1,255 @@
+"""Second-order exponential integrators for the sampling ODE, with and without fresh noise.
+
+The ODE dx/dsigma = (x - D(x, sigma)) / sigma holds for flow models (x = (1 - sigma) x0 + sigma noise) and for
+variance-exploding ones (x = x0 + sigma noise). In t = -log(sigma) it is dx/dt = D - x, whose linear part is solved
+exactly. Over a step of length h on which D changes linearly, by `slope` in all,
+
+    x_next = exp(-h) x + h phi_1(-h) D + h phi_2(-h) slope.
+
+sigma = 1 is an ordinary point of it; for a step to sigma = 0 (h infinite) its limit is x_next = D, of first order.
+
+Sources: Hochbruck and Ostermann, Explicit exponential Runge-Kutta methods for semilinear parabolic problems (2005) and
+Exponential integrators (Acta Numerica 2010) for phi_k and their order conditions; Zhang et al., Improved Order Analysis
+and Design of Exponential Integrator for Diffusion Models Sampling (arXiv:2308.02157) for the two schemes.
+Shapes: B batch; x is (B, ...).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable
+
+import torch
+from torch import Tensor
+
+Model = Callable[..., Tensor]
+Callback = Callable[[dict[str, Any]], None]
+NoiseSampler = Callable[[Tensor, Tensor], Tensor]
+Progress = Callable[..., Iterable[Any]]
+
+TAYLOR_BELOW = 1e-3  # where phi_2's own formula has lost three digits and four terms of its series err by z^4 / 720
+
+
+def phi_1(z: float) -> float:
+    """(exp(z) - 1) / z, 1 at 0."""
+    return math.expm1(z) / z if z else 1.0
+
+
+def phi_2(z: float) -> float:
+    """(phi_1(z) - 1) / z, 1/2 at 0."""
+    return 1 / 2 + z / 6 + z**2 / 24 + z**3 / 120 if abs(z) < TAYLOR_BELOW else (phi_1(z) - 1) / z
+
+
+# --- plan of a run ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step from noise level `sigma` to `to`: the ODE down to `down`, then x = keep * x + noise * randn.
+
+    index: its place in the schedule. Without fresh noise down is `to`, keep 1 and noise 0.
+    """
+
+    index: int
+    sigma: float
+    to: float
+    down: float
+    keep: float
+    noise: float
+
+
+def ancestral(sigma: float, to: float, eta: float, flow: bool) -> tuple[float, float, float]:
+    """(down, keep, noise) of a step that goes lower than asked and is noised up again to the right distribution.
+
+    eta:    0 the ODE; 1 the level below is to^2 / sigma; more goes lower still, to 0 at the least.
+    flow:   x = (1 - sigma) x0 + sigma noise, so noising up also scales by (1 - to) / (1 - down); else x0 + sigma noise.
+    source: ancestral steps of Karras et al. (2022) and k-diffusion; for flow, the same eta in the level's own ratio.
+    """
+    if eta == 0 or to == 0:
+        return to, 1.0, 0.0
+    if flow:
+        down = max(to * (1 + eta * (to / sigma - 1)), 0.0)
+        keep = (1 - to) / (1 - down)
+        return down, keep, math.sqrt(max(to**2 - (keep * down) ** 2, 0.0))
+    noise = min(to, eta * to * math.sqrt(1 - (to / sigma) ** 2))
+    return math.sqrt(to**2 - noise**2), 1.0, noise
+
+
+def plan(sigmas: Tensor, eta: float = 0.0, flow: bool = True) -> list[Step]:
+    """The steps of a schedule. One between equal levels is none: nothing would move.
+
+    sigmas: (n + 1,), above 0 but for the last, in any order for eta = 0 (rising ones turn an image into noise).
+    raises: ValueError if they are not numbers, reach 0 before the end, or, for eta > 0, rise or start again at noise.
+    """
+    if not eta >= 0:
+        raise ValueError(f"eta is {eta}; it has to be 0 (no fresh noise) or more, 1 is usual")
+    levels = sigmas.detach().double().tolist()
+    steps = []
+    for i, (sigma, to) in enumerate(zip(levels, levels[1:])):
+        if not (0 < sigma < math.inf and 0 <= to < math.inf):
+            found = f"{sigma:g}, {to:g} at {i} and {i + 1} of {len(levels)}"
+            raise ValueError(f"sigmas: found {found}; they have to be numbers above 0, only the last may be 0")
+        if sigma == to:
+            continue
+        if eta and to > sigma:
+            raise ValueError(
+                f"sigmas: {sigma:g} is followed by {to:g}; with fresh noise (eta {eta:g}) they have to fall. "
+                "Set eta to 0 to follow a rising schedule"
+            )
+        if eta and flow and to >= 1:
+            raise ValueError(f"sigmas: a step to {to:g}; a flow model's noise levels lie between 0 and 1. Set eta to 0")
+        steps.append(Step(i, sigma, to, *ancestral(sigma, to, eta, flow)))
+    return steps
+
+
+# --- parts of a step -------------------------------------------------------------------------------------------------
+
+
+def seeded_noise(x: Tensor, seed: int | None) -> NoiseSampler:
+    """Standard noise like x, (sigma, sigma_next) -> (B, ...), from a generator of its own.
+
+    seed: None draws from torch's global generator. On the CPU the next seed is used, because the run's first noise was
+    drawn there from the same one; the host's samplers do so too and get the same numbers.
+    """
+    generator = None
+    if seed is not None:
+        generator = torch.Generator(device=x.device).manual_seed(seed + (x.device.type == "cpu"))
+    return lambda sigma, sigma_next: torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+
+
+def integrate(x: Tensor, denoised: Tensor, slope: Tensor | None, sigma: float, to: float) -> Tensor:
+    """x at noise level `to` (see the formula on top). slope: change of D over the whole step; None is 0."""
+    if to == 0:
+        return denoised
+    h = math.log(sigma / to)
+    x = math.exp(-h) * x + h * phi_1(-h) * denoised
+    return x if slope is None else x + h * phi_2(-h) * slope
+
+
+def silent(steps: list[Step], disable: bool | None = None) -> Iterable[Step]:
+    """A progress bar that shows nothing."""
+    return steps
+
+
+class Run:
+    """What both samplers share: the steps of the schedule, and a model that gets x in its dtype and float32 levels."""
+
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any] | None,
+        callback: Callback | None,
+        eta: float,
+        s_noise: float,
+        noise_sampler: NoiseSampler | None,
+        flow: bool,
+    ):
+        self.model, self.sigmas, self.callback = model, sigmas, callback
+        self.extra_args = extra_args or {}
+        self.steps = plan(sigmas, eta, flow)
+        self.s_noise = s_noise
+        self.dtype = x.dtype
+        self.work = torch.promote_types(x.dtype, torch.float32)
+        if noise_sampler is None and any(step.noise for step in self.steps):
+            noise_sampler = seeded_noise(x, self.extra_args.get("seed"))
+        self.noise_sampler = noise_sampler
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        levels = x.new_full((x.shape[0],), sigma, dtype=self.work)
+        return self.model(x.to(self.dtype), levels, **self.extra_args).to(self.work)
+
+    def report(self, step: Step, x: Tensor, denoised: Tensor) -> None:
+        if self.callback is not None:
+            sigma = self.sigmas[step.index]
+            x, denoised = x.to(self.dtype), denoised.to(self.dtype)
+            self.callback({"x": x, "i": step.index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+
+    def renoise(self, step: Step, x: Tensor) -> Tensor:
+        if not step.noise:
+            return x
+        noise = self.noise_sampler(self.sigmas[step.index], self.sigmas[step.index + 1])
+        return step.keep * x + step.noise * self.s_noise * noise
+
+
+# --- samplers --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def res_2m(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    flow: bool = True,
+    progress: Progress = silent,
+) -> Tensor:
+    """Two-step multistep of second order: one model evaluation a step, the change of D taken from the step before.
+
+    The first step, and the one to sigma = 0, are of first order.
+    model:   (x, sigma (B,), **extra_args) -> denoised like x.
+    x:       (B, ...) at noise level sigmas[0]; worked on in float32 at least, returned in its dtype.
+    sigmas:  (n + 1,), see `plan`.
+    eta:     0 follows the ODE and draws nothing; above 0 each step is an `ancestral` one.
+    s_noise: strength of the fresh noise; noise_sampler: (sigma, sigma_next) -> like x, else seeded by extra_args["seed"].
+    flow:    which noising the model was trained on; matters for eta > 0 only.
+    raises:  ValueError on a schedule it can not follow.
+    source:  arXiv:2308.02157, multistep; with noise, the change is taken over the levels that the schedule names,
+             not over the longer way down, which keeps the variance to second order.
+    """
+    run = Run(model, x, sigmas, extra_args, callback, eta, s_noise, noise_sampler, flow)
+    x = x.to(run.work)
+    previous = slope = None
+    for step in progress(run.steps, disable=disable):
+        denoised = run.denoise(x, step.sigma)
+        run.report(step, x, denoised)
+        if previous is not None and step.to > 0:
+            sigma, before = previous
+            slope = (denoised - before) * (math.log(step.sigma / step.to) / math.log(sigma / step.sigma))
+        x = run.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
+        previous = step.sigma, denoised
+    return x.to(run.dtype)
+
+
+@torch.no_grad()
+def res_2s(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    flow: bool = True,
+    c2: float = 0.5,
+    progress: Progress = silent,
+) -> Tensor:
+    """Single step of two stages and second order: two model evaluations a step, one in the step to sigma = 0.
+
+    c2:     where the second stage is, as a part of the step in log(sigma), above 0 to 1.
+    raises: ValueError on another c2, or a schedule it can not follow.
+    source: arXiv:2308.02157, single step: b_2 = phi_2 / c2, b_1 = phi_1 - b_2. Everything else is as in `res_2m`.
+    """
+    if not 0 < c2 <= 1:
+        raise ValueError(f"c2 is {c2}; the second stage has to lie within the step, above 0 and at most 1")
+    run = Run(model, x, sigmas, extra_args, callback, eta, s_noise, noise_sampler, flow)
+    x = x.to(run.work)
+    for step in progress(run.steps, disable=disable):
+        denoised = run.denoise(x, step.sigma)
+        run.report(step, x, denoised)
+        slope = None
+        if step.down > 0:
+            middle = step.sigma * (step.down / step.sigma) ** c2
+            stage = integrate(x, denoised, None, step.sigma, middle)
+            slope = (run.denoise(stage, middle) - denoised) / c2
+        x = run.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
+    return x.to(run.dtype)
