@@ -88,7 +88,7 @@ class Studio:
         return self.vae.decode(latent).clamp(0, 1).float().cpu().numpy()
 
     def answers(
-        self, asked: list[tuple[pictures.Scene, int]], cfg: float, batch: int = 16
+        self, asked: list[tuple[pictures.Scene, int]], cfg: float, batch: int = 16, steps: int = STEPS
     ) -> Iterator[tuple[pictures.Scene, np.ndarray]]:
         """A picture for each question, in batches of prompts of one length."""
         groups: dict[int, list[tuple[pictures.Scene, str, int]]] = defaultdict(list)
@@ -98,7 +98,7 @@ class Studio:
         for group in groups.values():
             for start in range(0, len(group), batch):
                 scenes, prompts, seeds = zip(*group[start : start + batch])
-                yield from zip(scenes, self.paint(list(prompts), list(seeds), cfg))
+                yield from zip(scenes, self.paint(list(prompts), list(seeds), cfg, steps=steps))
 
 
 @torch.inference_mode()

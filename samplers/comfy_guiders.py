@@ -126,7 +126,7 @@ class Guided:
         read_out.run = run
         own = type(guider).predict_noise
         if own is comfy.samplers.CFGGuider.predict_noise:
-            _GuidedRun(run, guider).install()
+            _GuidedRun(run, guider).install(read_out)
         elif self.guidance != Guidance():
             read_out.notes.append(
                 f"{type(guider).__name__} combines its prompts by itself: these settings do nothing with it. Use "
@@ -183,12 +183,15 @@ class _GuidedRun:
         self.guider = guider
         self.now: Step | None = None
 
-    def install(self) -> None:
+    def install(self, read_out: ReadOut) -> None:
         options = self.guider.model_options
         self.compute = options.get("sampler_calc_cond_batch_function") or compute
-        self.combine = options.get("sampler_cfg_function")
         options["sampler_calc_cond_batch_function"] = self.predictions
         if self.run.guidance.reshapes:
+            if "sampler_cfg_function" in options:
+                read_out.notes.append(
+                    f"{self.run.guidance.form} guidance takes the place of another node's (there can be one): remove one"
+                )
             options["sampler_cfg_function"] = self.combined
         if self.run.guidance.curve == "list":
             options["disable_cfg1_optimization"] = True  # the host looks at the sampler's cfg alone

@@ -1,0 +1,240 @@
+"""Each form of guidance against its paper's formula, in float64 and by another route; and what a run computes when."""
+
+import math
+
+import numpy as np
+import pytest
+import support
+import torch
+
+guidance = support.dev.load_pack("samplers.guidance")
+guided_run = support.dev.load_pack("samplers.guided_run")
+Guidance, Run = guided_run.Guidance, guided_run.Run
+
+SHAPE = (3, 4, 6, 5)
+CLOSE = {"rtol": 0, "atol": 2e-5}  # float32 against float64, values of order 1 times a scale of 4
+SCALE = 4.0
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    cond = torch.randn(SHAPE, generator=generator)
+    return cond, 0.7 * cond + 0.5 * torch.randn(SHAPE, generator=generator)
+
+
+def each(a):
+    """Pictures as rows, float64."""
+    return a.double().numpy().reshape(SHAPE[0], -1)
+
+
+def same(result, rows):
+    np.testing.assert_allclose(each(result), rows, **CLOSE)
+
+
+def test_cfg_follows_ho_and_salimans(pair):
+    c, u = map(each, pair)
+    same(guidance.cfg(*pair, SCALE), (1 + (SCALE - 1)) * c - (SCALE - 1) * u)  # (1 + w) cond - w uncond
+
+
+def test_cfg_zero_star_follows_its_paper(pair):
+    """arXiv:2503.18886: s* = <v_c, v_u> / |v_u|^2; v = (1 - w) s* v_u + w v_c."""
+    c, u = map(each, pair)
+    s = np.array([[np.dot(a, b) / np.dot(b, b)] for a, b in zip(c, u)])
+    same(guidance.cfg_zero_star(*pair, SCALE), (1 - SCALE) * s * u + SCALE * c)
+
+
+@pytest.mark.parametrize("eta, threshold, momentum", [(0, 0, 0), (0.3, 0, 0), (0, 2.5, 0), (0, 0, -0.5), (0.2, 3, -0.75)])
+def test_apg_follows_its_paper_over_several_steps(pair, eta, threshold, momentum):
+    """arXiv:2410.02416, algorithm 1: momentum, norm, projection on the conditional prediction."""
+    average, wanted_average = None, np.zeros((SHAPE[0], math.prod(SHAPE[1:])))
+    for i in range(3):
+        cond, uncond = pair[0] + i, pair[1] * (1 + i)
+        result, average = guidance.apg(cond, uncond, SCALE, average, eta, threshold, momentum)
+        c, u = each(cond), each(uncond)
+        wanted_average = c - u + momentum * wanted_average
+        wanted = []
+        for difference, row in zip(wanted_average, c):
+            if threshold:
+                difference = difference * min(1, threshold / np.linalg.norm(difference))
+            unit = row / np.linalg.norm(row)
+            parallel = np.dot(difference, unit) * unit
+            wanted.append(row + (SCALE - 1) * ((difference - parallel) + eta * parallel))
+        same(result, np.array(wanted))
+
+
+def test_apg_with_everything_kept_is_cfg(pair):
+    result, _ = guidance.apg(*pair, SCALE, eta=1.0)
+    torch.testing.assert_close(result, guidance.cfg(*pair, SCALE), **CLOSE)
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.7, 1.0])
+def test_rescale_follows_lin(pair, amount):
+    """arXiv:2305.08891, equations 15 and 16."""
+    guided = guidance.cfg(*pair, SCALE)
+    g, c = each(guided), each(pair[0])
+    rescaled = g * (c.std(axis=1, ddof=1) / g.std(axis=1, ddof=1))[:, None]
+    same(guidance.rescale(guided, pair[0], amount), amount * rescaled + (1 - amount) * g)
+
+
+def test_normalise_shortens_channels_to_those_of_cond(pair):
+    guided = guidance.cfg(*pair, SCALE)
+    result = guidance.normalise(guided, pair[0])
+    for b, y, x in np.ndindex(SHAPE[0], *SHAPE[2:]):
+        g, c = guided[b, :, y, x].double(), pair[0][b, :, y, x].double()
+        wanted = g * min(1.0, float(c.norm() / g.norm()))
+        torch.testing.assert_close(result[b, :, y, x].double(), wanted, **CLOSE)
+
+
+def test_similarity_is_the_cosine_of_each_picture(pair):
+    c, u = map(each, pair)
+    wanted = [np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(c, u)]
+    np.testing.assert_allclose(guidance.similarity(*pair), wanted, atol=1e-6)  # float32 sums of 120 terms
+
+
+def test_extrapolation_is_exact_on_a_line(pair):
+    known = [(sigma, pair[0] + sigma * pair[1]) for sigma in (0.9, 0.7)]
+    torch.testing.assert_close(guidance.extrapolate(known, 0.4), pair[0] + 0.4 * pair[1], **CLOSE)
+
+
+@pytest.mark.parametrize("form", ["cfg", "cfg_zero_star"])
+def test_scale_one_gives_cond(pair, form):
+    torch.testing.assert_close(getattr(guidance, form)(*pair, 1.0), pair[0], **CLOSE)
+
+
+# --- what a run computes
+
+
+def sigmas_of(steps):
+    return [1 - i / steps for i in range(steps + 1)]
+
+
+def plan(settings, steps=10, start=3.0, interval=None):
+    """The steps of a run whose predictions are never alike."""
+    run = Run(settings, sigmas_of(steps), start, interval)
+    x = torch.zeros(1, 2, 2, 2)
+    steps = []
+    for i, sigma in enumerate(run.sigmas[:-1]):
+        step = run.step(sigma)
+        steps.append(step)
+        if step.uncond == "compute" and not step.zero:
+            run.learn(step, x + 1 + i, x - 1 - i, x, sigma)
+    return steps
+
+
+def uncond(settings, **more):
+    return "".join(step.uncond[0] for step in plan(settings, **more))  # compute, extrapolate or skip
+
+
+def test_every_step_is_found_by_its_sigma():
+    assert [step.index for step in plan(Guidance())] == list(range(10))
+
+
+def test_inner_stages_belong_to_the_step_they_have_reached():
+    run = Run(Guidance(), sigmas_of(4), 3.0)
+    assert [run.step(s).index for s in (1.1, 1.0, 0.99, 0.76, 0.75, 0.7500001, 0.3, 0.1)] == [0, 0, 0, 0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "settings, wanted",
+    [
+        (Guidance(), "cccccccccc"),
+        (Guidance(skip_first_steps=4), "sssscccccc"),
+        (Guidance(skip_first_steps=-1), "ssssssssss"),
+        (Guidance(skip_first_steps=100), "ssssssssss"),
+        (Guidance(alternate=True), "cccecececc"[:3] + "ecececece"[:7]),
+        (Guidance(alternate=True, skip_first_steps=2), "sscccecece"),
+    ],
+    ids=str,
+)
+def test_uncond_is_computed_where_the_settings_say(settings, wanted):
+    assert uncond(settings) == wanted
+
+
+def test_uncond_is_computed_inside_the_interval_only():
+    # sigmas are 1.0, 0.9 ... 0.1; both ends of the interval count
+    assert uncond(Guidance(sigmas=(0.8, 0.4)), interval=(0.8, 0.4)) == "sscccccsss"
+
+
+def test_uncond_is_no_more_computed_once_alike():
+    run = Run(Guidance(stop_above=0.9), sigmas_of(10), 3.0)
+    x = torch.zeros(2, 1, 1, 2)
+    cond = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).view_as(x)
+    angles = torch.tensor([0.0, math.acos(0.8)])
+    for i, angle in enumerate((angles, torch.zeros(2))):  # one picture of two alike does not suffice
+        assert run.step(run.sigmas[i]).uncond == "compute"
+        other = torch.stack((angle.cos(), angle.sin()), dim=-1).view_as(x)
+        run.learn(run.step(run.sigmas[i]), cond, other, x, run.sigmas[i])
+    assert run.stopped == 1
+    assert [round(float(c), 4) for _, c in run.cosines] == [0.8, 1.0]
+    assert run.step(run.sigmas[2]).uncond == "skip"
+
+
+def test_zero_init_steps_compute_nothing():
+    assert [step.zero for step in plan(Guidance(zero_init_steps=2))] == [True] * 2 + [False] * 8
+
+
+@pytest.mark.parametrize(
+    "settings, wanted",
+    [
+        (Guidance(), [3, 3, 3, 3, 3]),
+        (Guidance(curve="linear", end=1), [3, 2.5, 2, 1.5, 1]),
+        (Guidance(curve="cosine", end=1), [3, 2 + math.sqrt(0.5), 2, 2 - math.sqrt(0.5), 1]),
+        (Guidance(curve="list", values=(5, 4, 3, 2, 1)), [5, 4, 3, 2, 1]),
+        (Guidance(curve="list", values=(5, 1)), [5, 4, 3, 2, 1]),
+        (Guidance(curve="list", values=(2,)), [2] * 5),
+    ],
+    ids=str,
+)
+def test_the_scale_follows_its_curve(settings, wanted):
+    np.testing.assert_allclose([step.scale for step in plan(settings, steps=5)], wanted, atol=1e-9)
+
+
+def test_a_run_of_one_step_has_the_first_scale():
+    assert plan(Guidance(curve="linear", end=1), steps=1)[0].scale == 3.0
+
+
+@pytest.mark.parametrize("form", ["plain", "CFG-Zero*", "APG"])
+def test_forms_can_be_rescaled_and_normalised(pair, form):
+    """Composed by hand on velocities, at sigma 0.5."""
+    x, sigma = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1)), 0.5
+    run = Run(Guidance(form=form, rescale=0.5, normalise=True), sigmas_of(4), SCALE)
+    result = run.combine(*pair, SCALE, x, sigma)
+    velocity, other = ((x - a) / sigma for a in pair)
+    guided = {
+        "plain": lambda: guidance.cfg(velocity, other, SCALE),
+        "CFG-Zero*": lambda: guidance.cfg_zero_star(velocity, other, SCALE),
+        "APG": lambda: (x - guidance.apg(*pair, SCALE)[0]) / sigma,
+    }[form]()
+    wanted = guidance.normalise(guidance.rescale(guided, velocity, 0.5), velocity)
+    torch.testing.assert_close(result, x - sigma * wanted, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"form": "APGG"}, "form is 'APGG'.*plain, CFG-Zero"),
+        ({"curve": "bent"}, "curve is 'bent'"),
+        ({"rescale": 1.5}, "rescale is 1.5.*0 to 1"),
+        ({"rescale": math.nan}, "rescale is nan"),
+        ({"skip_first_steps": -2}, "skip_first_steps is -2"),
+        ({"zero_init_steps": -1}, "zero_init_steps is -1"),
+        ({"curve": "list"}, "list of cfg values is empty"),
+        ({"curve": "list", "values": (3, -1)}, "list of cfg values is -1"),
+        ({"percent": (0.5, 0.2)}, "interval's end is 0.2.*0.5 to 1"),
+        ({"sigmas": (0.2, 0.5)}, "interval's lower sigma is 0.5.*0 to 0.2"),
+        ({"stop_above": 2.0}, "threshold of the cosine is 2"),
+        ({"norm_threshold": -1}, "norm_threshold is -1"),
+        ({"momentum": 2}, "momentum is 2"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Guidance(**wrong)
+
+
+def test_values_are_read_from_text():
+    assert guided_run.parse_values(" 5, 4.5;3\n2 ") == (5.0, 4.5, 3.0, 2.0)
+    with pytest.raises(ValueError, match="'four'.*no number"):
+        guided_run.parse_values("5, four")
