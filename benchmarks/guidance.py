@@ -24,9 +24,9 @@ def main(rounds: int) -> None:
     import dev
     from demo import evaluate, judge
 
+    studio = evaluate.Studio("fp32")  # which finds the host
     guiders, nag = dev.load_pack("samplers.comfy_guiders"), dev.load_pack("loaders.comfy_nag")
     settings = dev.load_pack("samplers.guided_run").Guidance
-    studio = evaluate.Studio("fp32")
     base, asked = studio.model, evaluate.questions()[::2]
 
     def away_from(text: str, model: Any = base, **options: Any) -> Any:

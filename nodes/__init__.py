@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..samplers import comfy_samplers, comfy_schedulers
 from .clip import ChromaCLIPLoader
 from .guidance import ChromaCFGGuider, ChromaGuidance
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .nag import ChromaNAG
 from .padding import ChromaPadMask
+from .plot import ChromaSigmasPlot
 from .prompt import ChromaPrompt
 from .run_report import ChromaRunReport
 from .save import ChromaSaveQuantized
+from .schedule import ChromaBetaScheduler, ChromaScheduler, ChromaSigmoidOffsetScheduler
+from .shift import ChromaTimestepShift
 from .style import ChromaStyleModelApply
 from .text import ChromaTextEncode
 
 
 class ChromaExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        comfy_schedulers.register()
+        comfy_samplers.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ChromaDiffusionLoader,
+            ChromaBetaScheduler,
             ChromaCFGGuider,
             ChromaCLIPLoader,
             ChromaGuidance,
@@ -30,6 +39,10 @@ class ChromaExtension(ComfyExtension):
             ChromaPrompt,
             ChromaRunReport,
             ChromaSaveQuantized,
+            ChromaScheduler,
+            ChromaSigmasPlot,
+            ChromaSigmoidOffsetScheduler,
             ChromaStyleModelApply,
             ChromaTextEncode,
+            ChromaTimestepShift,
         ]

@@ -64,7 +64,8 @@ def ancestral(sigma: float, to: float, eta: float, flow: bool) -> tuple[float, f
 
     eta:    0 the ODE; 1 the level below is to^2 / sigma; more goes lower still, to 0 at the least.
     flow:   x = (1 - sigma) x0 + sigma noise, so noising up also scales by (1 - to) / (1 - down); else x0 + sigma noise.
-    source: ancestral steps of Karras et al. (2022) and k-diffusion; for flow, the same eta in the level's own ratio.
+    source: follows from keep * alpha(down) = alpha(to) and (keep * down)^2 + noise^2 = to^2; eta as in the ancestral
+            steps of Karras et al. (2022), and for flow as the host's own samplers count it.
     """
     if eta == 0 or to == 0:
         return to, 1.0, 0.0
@@ -153,9 +154,7 @@ class Run:
         self.s_noise = s_noise
         self.dtype = x.dtype
         self.work = torch.promote_types(x.dtype, torch.float32)
-        if noise_sampler is None and any(step.noise for step in self.steps):
-            noise_sampler = seeded_noise(x, self.extra_args.get("seed"))
-        self.noise_sampler = noise_sampler
+        self.noise_sampler = noise_sampler or seeded_noise(x, self.extra_args.get("seed"))
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         levels = x.new_full((x.shape[0],), sigma, dtype=self.work)
@@ -198,7 +197,8 @@ def res_2m(
     x:       (B, ...) at noise level sigmas[0]; worked on in float32 at least, returned in its dtype.
     sigmas:  (n + 1,), see `plan`.
     eta:     0 follows the ODE and draws nothing; above 0 each step is an `ancestral` one.
-    s_noise: strength of the fresh noise; noise_sampler: (sigma, sigma_next) -> like x, else seeded by extra_args["seed"].
+    s_noise: strength of the fresh noise.
+    noise_sampler: (sigma, sigma_next) -> like x; without it noise is seeded by extra_args["seed"].
     flow:    which noising the model was trained on; matters for eta > 0 only.
     raises:  ValueError on a schedule it can not follow.
     source:  arXiv:2308.02157, multistep; with noise, the change is taken over the levels that the schedule names,
