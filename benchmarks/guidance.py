@@ -28,6 +28,7 @@ def main(rounds: int) -> None:
     guiders, nag = dev.load_pack("samplers.comfy_guiders"), dev.load_pack("loaders.comfy_nag")
     settings = dev.load_pack("samplers.guided_run").Guidance
     base, asked = studio.model, evaluate.questions()[::2]
+    list(studio.answers(asked, 1.0, BATCH, 1))  # warms up and encodes the prompts
 
     def away_from(text: str, model: Any = base, **options: Any) -> Any:
         options = {"scale": 5.0, "tau": 2.5, "alpha": 0.25, "percent": (0.0, 1.0), "blocks": None, **options}
@@ -45,7 +46,9 @@ def main(rounds: int) -> None:
             counts.update(prompts=read_out.prompts, steps=read_out.steps)
         return [p for _, p in answers], [judge.score(p, s)["right"] for s, p in answers], counts, seconds
 
-    def table(title: str, model: Any, cfg: float, steps: int, rows: list[tuple[str, Any, float, dict[str, Any]]]) -> None:
+    def table(
+        title: str, model: Any, cfg: float, steps: int, rows: list[tuple[str, Any, float, dict[str, Any]]]
+    ) -> None:
         exact, right, counts, base_seconds = paint(model, cfg, steps)
         lines.extend(
             [

@@ -16,12 +16,28 @@ from torch import Tensor
 
 from ..chroma_model.nag import normalized_attention_guidance
 
-# Padding goes through every linear layer and costs its share of the batch's tokens in time; one forward saves reading,
-# unpacking or streaming the weights twice. Device type -> the largest share of padding that is still joined.
-MAX_PAD_SHARE = {"cpu": 0.0}  # 1024 image tokens: 2 % (Q8_0), 5 % (float32), 28 % (int8) slower; benchmarks/batching
-MAX_PAD_SHARE_ELSEWHERE = 1 / 32
+
+@dataclass(frozen=True)
+class Sharing:
+    """When prompts share a forward. It saves reading, unpacking or streaming the weights twice; it costs the padding,
+    which goes through every linear layer, and caches that two pictures do not fit into where one does.
+
+    max_pad_share:    the largest share of padding in a batch of two; below 0 nothing is shared.
+    max_image_tokens: the most image tokens of one conditioning, all pictures of its batch together.
+    """
+
+    max_pad_share: float
+    max_image_tokens: float = math.inf
+
+
+PAIRED, APART = Sharing(1.0), Sharing(-1.0)
+# By device type; benchmarks/batching: on a CPU 0.78 to 0.93 of the time at 256 image tokens, 1.02 to 1.28 at 1024.
+SHARING = {"cpu": Sharing(1 / 32, 256)}
+SHARING_ELSEWHERE = Sharing(1 / 32)
 TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
-NAG = "chroma_nag"  # in transformer_options for a run: an AttentionGuidance; in a conditioning's options: a NegativeText
+NAG = (
+    "chroma_nag"  # in transformer_options for a run: an AttentionGuidance; in a conditioning's options: a NegativeText
+)
 PAIRING = "chroma_pairing"  # in a conditioning's options: "paired" or "apart", where the user decides
 OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options with one entry for each B / len rows
 
@@ -29,18 +45,15 @@ OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options wit
 class TextCond(comfy.conds.CONDRegular):
     """Text (B, L, D) that may share a batch with text of another length: padded with zeros to the longest."""
 
-    def __init__(self, cond: Tensor, size: tuple[int, ...], patch_size: int, max_pad_share: float):
-        """size: (rows, columns) of the latent or picture; patch_size: rows or columns of it in a token.
-
-        max_pad_share: of the tokens of a batch of two; 1 pads whatever the lengths, below 0 none share a batch.
-        """
+    def __init__(self, cond: Tensor, size: tuple[int, ...], patch_size: int, sharing: Sharing):
+        """size: (rows, columns) of the latent or picture; patch_size: rows or columns of it in a token."""
         super().__init__(cond)
         self.size_of_image = size
         self.patch_size = patch_size
-        self.max_pad_share = max_pad_share
+        self.sharing = sharing
 
     def _copy_with(self, cond: Tensor) -> "TextCond":
-        return TextCond(cond, self.size_of_image, self.patch_size, self.max_pad_share)
+        return TextCond(cond, self.size_of_image, self.patch_size, self.sharing)
 
     def process_cond(self, batch_size: int, area: Any = None, **kwargs: Any) -> "TextCond":
         out = super().process_cond(batch_size, area=area, **kwargs)
@@ -50,14 +63,12 @@ class TextCond(comfy.conds.CONDRegular):
 
     def can_concat(self, other: comfy.conds.CONDRegular) -> bool:
         a, b = self.cond, other.cond
-        if self.max_pad_share < 0:
-            return False
-        if a.shape == b.shape:
-            return super().can_concat(other)
         if not isinstance(other, TextCond) or a.device != b.device or a.shape[::2] != b.shape[::2]:
             return False
         num_img = math.prod(math.ceil(n / self.patch_size) for n in self.size_of_image)
-        return pad_share((a.shape[1], b.shape[1]), num_img) <= self.max_pad_share
+        if a.shape[0] * num_img > self.sharing.max_image_tokens:
+            return False
+        return pad_share((a.shape[1], b.shape[1]), num_img) <= self.sharing.max_pad_share
 
     def concat(self, others: list[comfy.conds.CONDRegular]) -> Tensor:
         texts = [self.cond, *(other.cond for other in others)]
@@ -65,17 +76,17 @@ class TextCond(comfy.conds.CONDRegular):
         return torch.cat([torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts])
 
 
-def max_pad_share(device: Any, compared: bool, pairing: str | None = None) -> float:
-    """How much padding texts may get on this device; see `TextCond`.
+def sharing(device: Any, compared: bool, pairing: str | None = None) -> Sharing:
+    """When prompts share a forward on this device.
 
     compared: whether a patch needs cond and uncond in one forward.
     pairing:  "paired" or "apart" where the user has said so.
     """
     if compared or pairing == "paired":
-        return 1.0
+        return PAIRED
     if pairing == "apart":
-        return -1.0
-    return MAX_PAD_SHARE.get(torch.device(device).type, MAX_PAD_SHARE_ELSEWHERE)
+        return APART
+    return SHARING.get(torch.device(device).type, SHARING_ELSEWHERE)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..chroma_model import ChromaConfig
 from ..chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
-from .comfy_conds import NAG, PAIRING, AttentionGuidance, NegativeText, TextCond, max_pad_share
+from .comfy_conds import NAG, PAIRING, AttentionGuidance, NegativeText, TextCond, sharing
 from .comfy_layers import operations
 from .comfy_layout import format_name
 from .comfy_matmul import fast_matmul
@@ -79,8 +79,8 @@ class ChromaModel(comfy.model_base.Chroma):
         patcher = self.current_patcher
         patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
         # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing where they run apart.
-        share = max_pad_share(options["device"], bool(patches.get("attn1_output_patch")), options.get(PAIRING))
-        return TextCond(text, options["noise"].shape[2:], self.diffusion_model.patch_size, share)
+        rule = sharing(options["device"], bool(patches.get("attn1_output_patch")), options.get(PAIRING))
+        return TextCond(text, options["noise"].shape[2:], self.diffusion_model.patch_size, rule)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
         run = transformer_options.get(OPTION)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
 
 from ..chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from .comfy_conds import NAG, AttentionGuidance, NegativeText

@@ -245,8 +245,22 @@ def guidance_of(
     )
 
 
+def check_choices(node: type[io.ComfyNode]) -> None:
+    """The host drops a dynamic choice that it does not know, as if it had not been made.
+
+    raises: ValueError naming it and the choices.
+    """
+    asked = (node.hidden.prompt or {}).get(node.hidden.unique_id, {}).get("inputs", {})
+    for one in settings():
+        if isinstance(one, io.DynamicCombo.Input):
+            known = [option.key for option in one.options]
+            if isinstance(asked.get(one.id), str) and asked[one.id] not in known:
+                raise ValueError(f"{one.id} is {asked[one.id]!r}; it must be one of {', '.join(known)}")
+
+
 def guided(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> Guided:
     """Guidance that shows its read-out on the node that it was set on."""
+    check_choices(node)
 
     def told(name: str, node_id: str | None, read_out: ReadOut) -> None:
         show(name, node_id, read_out.text())
@@ -263,7 +277,15 @@ class ChromaCFGGuider(io.ComfyNode):
             category="sampling/chroma",
             description="Guides a run by a positive and a negative prompt, and leaves the negative one out where it is not "
             "needed. For SamplerCustomAdvanced. Shows what the run cost.",
-            search_aliases=["cfg", "guidance", "adaptive guidance", "APG", "CFG-Zero*", "skip_first_steps", "rescale cfg"],
+            search_aliases=[
+                "cfg",
+                "guidance",
+                "adaptive guidance",
+                "APG",
+                "CFG-Zero*",
+                "skip_first_steps",
+                "rescale cfg",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with."),
                 io.Conditioning.Input("positive", tooltip="What the picture shall show."),
@@ -283,7 +305,7 @@ class ChromaCFGGuider(io.ComfyNode):
                 *settings(),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -311,7 +333,7 @@ class ChromaGuidance(io.ComfyNode):
             search_aliases=["cfg", "adaptive guidance", "APG", "CFG-Zero*", "skip_first_steps", "rescale cfg"],
             inputs=[io.Model.Input("model", tooltip="The model to sample with."), *settings()],
             outputs=[io.Model.Output(tooltip="The same model, guided by these settings.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod

@@ -117,7 +117,14 @@ class Guided:
         return model
 
     def sample_wrapper(
-        self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+        self,
+        executor: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """An OUTER_SAMPLE wrapper: `guider.model_options` and `guider.conds` are this run's own copies."""
         guider = executor.class_obj
@@ -254,7 +261,9 @@ class ChromaGuider(comfy.samplers.CFGGuider):
             raise ValueError(
                 f"cfg is {cfg:g} and there is no negative prompt. Connect one, an empty one if need be, or set cfg to 1"
             )
-        self.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
+        self.inner_set_conds(
+            {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
+        )
         self.set_cfg(cfg)
 
 

@@ -50,12 +50,20 @@ def latent(cfg, batch=1, size=None):
 
 def apart(monkeypatch):
     """From here on, texts of differing lengths run in forwards of their own, as in the host."""
-    monkeypatch.setattr(support.dev.load_pack("loaders.comfy_model"), "max_pad_share", lambda *_: 0.0)
+    monkeypatch.setattr(
+        support.dev.load_pack("loaders.comfy_model"),
+        "sharing",
+        lambda *_: support.dev.load_pack("loaders.comfy_conds").Sharing(0.0),
+    )
 
 
 def joined(monkeypatch):
     """From here on, texts of all lengths share a forward, as on a GPU."""
-    monkeypatch.setattr(support.dev.load_pack("loaders.comfy_model"), "max_pad_share", lambda *_: 1.0)
+    monkeypatch.setattr(
+        support.dev.load_pack("loaders.comfy_model"),
+        "sharing",
+        lambda *_: support.dev.load_pack("loaders.comfy_conds").PAIRED,
+    )
 
 
 def one_and_many(comfy, model, cfg, monkeypatch, **given):
@@ -140,33 +148,48 @@ RULE = {  # image tokens of 1024 x 1024 and 512 x 512; a sentence, a paragraph, 
 def test_lengths_share_a_forward_where_padding_costs_no_more_than_it_saves(comfy, num_img, a, b):
     conds = support.dev.load_pack("loaders.comfy_conds")
     side = 2 * int(num_img**0.5)
-    one, other = (conds.TextCond(torch.zeros(1, n, 8), (side, side), 2, 1 / 32) for n in (a, b))
+    one, other = (conds.TextCond(torch.zeros(1, n, 8), (side, side), 2, conds.Sharing(1 / 32)) for n in (a, b))
     assert one.can_concat(other) is RULE[num_img, a, b]
     assert one.process_cond(1, area=[4, 4, 0, 0]).can_concat(other) is False  # 4 image tokens
 
 
-def test_limit_of_padding_is_the_devices_unless_a_patch_compares(comfy):
-    limit = support.dev.load_pack("loaders.comfy_conds").max_pad_share
-    assert [limit(d, False) for d in ("cpu", "cuda", "mps")] == [0.0, 1 / 32, 1 / 32]
-    assert [limit(d, True) for d in ("cpu", "cuda:1")] == [1.0, 1.0]
+def test_the_rule_is_the_devices_unless_somebody_decides(comfy):
+    conds = support.dev.load_pack("loaders.comfy_conds")
+    rules = [conds.sharing(device, False) for device in ("cpu", "cuda", "mps")]
+    assert [(r.max_pad_share, r.max_image_tokens) for r in rules] == [(1 / 32, 256)] + [(1 / 32, float("inf"))] * 2
+    for device in ("cpu", "cuda:1"):
+        assert conds.sharing(device, True) == conds.sharing(device, False, "paired") == conds.PAIRED
+        assert conds.sharing(device, False, "apart") == conds.APART
 
 
-def test_cpu_runs_differing_lengths_apart(comfy, model, case):
-    forwards = []
-    given = {"positive": [[text(case[0], 4), {}]], "negative": [[text(case[0], 3, 1), {}]], "latent": latent(case[0])}
-    sample(comfy, counted(model, forwards), case[0], **given)
-    assert set(forwards) == {1}
+@pytest.mark.parametrize("lengths, edge, batch, rows", [
+    ((4, 3), 16, 1, {2}),  # 64 image tokens
+    ((9, 9), 32, 1, {2}),  # 256
+    ((9, 9), 32, 2, {2}),  # 512: apart, two pictures each
+    ((9, 9), 34, 1, {1}),  # 289
+    ((40, 3), 16, 1, {1}),  # a third of the tokens would be padding
+])  # fmt: skip
+def test_a_cpu_shares_forwards_for_small_pictures_only(comfy, inference, tmp_path, lengths, edge, batch, rows):
+    cfg, forwards = support.config(), []
+    file = support.write(tmp_path / "m.safetensors", support.published(support.random_weights(cfg)))
+    model = counted(support.dev.load_pack("loaders.comfy_model").load_chroma(str(file)), forwards)
+    positive, negative = ([[text(cfg, n, seed), {}]] for seed, n in enumerate(lengths))
+    sample(comfy, model, cfg, steps=1, positive=positive, negative=negative, latent=latent(cfg, batch, edge))
+    assert set(forwards) == rows
 
 
 def test_texts_that_do_not_fit_are_never_joined(comfy):
     conds = support.dev.load_pack("loaders.comfy_conds")
-    one = conds.TextCond(torch.zeros(1, 4, 8), (64, 64), 2, 1.0)
-    assert one.can_concat(conds.TextCond(torch.zeros(1, 5, 8), (64, 64), 2, 1.0))
+    one = conds.TextCond(torch.zeros(1, 4, 8), (64, 64), 2, conds.PAIRED)
+    assert one.can_concat(conds.TextCond(torch.zeros(1, 5, 8), (64, 64), 2, conds.PAIRED))
     for shape in ((2, 5, 8), (1, 5, 9)):
-        assert not one.can_concat(conds.TextCond(torch.zeros(shape), (64, 64), 2, 1.0))
+        assert not one.can_concat(conds.TextCond(torch.zeros(shape), (64, 64), 2, conds.PAIRED))
     assert not one.can_concat(comfy.conds.CONDRegular(torch.zeros(1, 5, 8)))
     joined = one.concat(
-        [conds.TextCond(torch.ones(1, 6, 8), (64, 64), 2, 1.0), conds.TextCond(torch.ones(1, 2, 8), (64, 64), 2, 1.0)]
+        [
+            conds.TextCond(torch.ones(1, 6, 8), (64, 64), 2, conds.PAIRED),
+            conds.TextCond(torch.ones(1, 2, 8), (64, 64), 2, conds.PAIRED),
+        ]
     )
     assert joined.shape == (3, 6, 8) and joined.sum() == 8 * 8
 

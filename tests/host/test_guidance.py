@@ -46,7 +46,9 @@ def counts(read_out):
     return read_out.prompts - read_out.uncond_prompts, read_out.uncond_prompts
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "res_multistep", "euler_cfg_pp", "euler_ancestral", "dpm_2"])
+@pytest.mark.parametrize(
+    "sampler", ["euler", "heun", "dpmpp_2m", "res_multistep", "euler_cfg_pp", "euler_ancestral", "dpm_2"]
+)
 @pytest.mark.parametrize("scale", [1.0, SCALE])
 def test_everything_off_is_the_hosts_cfg_to_the_last_bit(comfy, model, cfg, sampler, scale):
     ours, _ = guided(model)
@@ -63,7 +65,9 @@ def test_the_guider_is_the_hosts_cfg_guider_to_the_last_bit(comfy, model, cfg):
     theirs.set_cfg(SCALE)
     ours = guiders.ChromaGuider(guided(model)[0], positive, negative, SCALE)
     results = [
-        g.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=1)
+        g.sample(
+            noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=1
+        )
         for g in (theirs, ours)
     ]
     assert torch.equal(*results)
@@ -312,7 +316,10 @@ def test_functions_of_other_nodes_stay_in_force(comfy, model, cfg):
     other.set_model_sampler_pre_cfg_function(lambda args: [seen.append("pre"), args["conds_out"]][1])
     other.set_model_sampler_post_cfg_function(lambda args: [seen.append("post"), args["denoised"]][1])
     other.set_model_sampler_cfg_function(
-        lambda args: [seen.append(args["cond_scale"]), args["uncond"] + (args["cond"] - args["uncond"]) * args["cond_scale"]][1]
+        lambda args: [
+            seen.append(args["cond_scale"]),
+            args["uncond"] + (args["cond"] - args["uncond"]) * args["cond_scale"],
+        ][1]
     )
     ours, told = guided(other, curve="linear", end=2.0)
     result = run(comfy, ours, cfg, steps=3)
@@ -348,7 +355,14 @@ def test_a_guider_with_its_own_way_is_named(comfy, model, cfg):
     guider.set_conds(positive, negative, negative)
     guider.set_cfg(2.0, 2.0)
     noise = torch.randn(1, 16, 16, 16)
-    guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, 3), disable_pbar=True, seed=1)
+    guider.sample(
+        noise,
+        torch.zeros_like(noise),
+        comfy.samplers.sampler_object("euler"),
+        torch.linspace(1, 0, 3),
+        disable_pbar=True,
+        seed=1,
+    )
     assert "Guider_DualCFG" in told[0].text() and "do nothing" in told[0].text()
 
 
@@ -438,6 +452,11 @@ def test_a_guider_without_a_negative_prompt_needs_cfg_one(comfy, model, cfg):
         guiders.ChromaGuider(guided(model)[0], positive, None, 3.0)
     noise = torch.randn(1, 16, 16, 16)
     result = guiders.ChromaGuider(guided(model)[0], positive, None, 1.0).sample(
-        noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, 3), disable_pbar=True, seed=1
+        noise,
+        torch.zeros_like(noise),
+        comfy.samplers.sampler_object("euler"),
+        torch.linspace(1, 0, 3),
+        disable_pbar=True,
+        seed=1,
     )
     assert bool(result.isfinite().all())

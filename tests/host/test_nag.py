@@ -119,7 +119,9 @@ def test_beside_cfg_only_the_positive_prompt_is_guided(comfy, model, cfg):
     plain = one_step(model, scale)
     uncond = (scale * plain_cond - plain) / (scale - 1)
     torch.manual_seed(0)
-    assert support.relative(one_step(guided, scale), uncond + scale * (cond - uncond)) < 1e-4  # differences of differences
+    assert (
+        support.relative(one_step(guided, scale), uncond + scale * (cond - uncond)) < 1e-4
+    )  # differences of differences
 
 
 @pytest.mark.parametrize("lengths", [(9, 7, 5), (6, 6, 6), (3, 20, 11)], ids=str)
@@ -166,7 +168,11 @@ def test_rows_of_a_batch_have_their_own_negative_prompts(comfy, model, cfg):
 def test_every_positive_conditioning_is_guided(comfy, model, cfg, kind):
     other = text(cfg, 6, 4)
     edge = 16 if cfg.nerf is None else 64
-    options = {"combined": {}, "area": {"area": (edge // 2, edge, 0, 0), "strength": 1.0}, "steps": {"end_percent": 0.5}}
+    options = {
+        "combined": {},
+        "area": {"area": (edge // 2, edge, 0, 0), "strength": 1.0},
+        "steps": {"end_percent": 0.5},
+    }
     other[0][1].update(options[kind])
     positive = text(cfg, 9, 1) + other
     result = run(comfy, nag(model, text(cfg, 7, 2)), cfg, positive)
