@@ -32,7 +32,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 ROOT = Path(__file__).resolve().parent
 MIN_PYTHON = (3, 10)
@@ -52,6 +52,7 @@ DEMO_FILES = {  # file in demo/weights -> folder of models
     "chroma-demo-vae.safetensors": "vae",
 }
 TEXT_ENCODER = "text_encoders/chroma-demo-t5.safetensors"
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # the host's type of a choice that has inputs of its own
 WORKFLOW = ROOT / "demo" / "demo_text_to_image.json"
 
 
@@ -455,16 +456,13 @@ def api_graph(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
         connected = {i["name"]: links[i["link"]] for i in node.get("inputs", []) if i.get("link") is not None}
         values = list(node.get("widgets_values", []))
         inputs: dict[str, Any] = {}
-        for group in ("required", "optional"):
-            for name in definition.get("input_order", {}).get(group, []):
-                kind, *rest = definition["input"][group][name]
-                options = rest[0] if rest else {}
-                if is_widget(kind, options) and values:
-                    inputs[name] = values.pop(0)
-                    if options.get("control_after_generate") and values:
-                        values.pop(0)
-                if name in connected:
-                    inputs[name] = [str(connected[name][1]), connected[name][2]]
+        for name, kind, options in expanded(definition["input"], values):
+            if is_widget(kind, options) and values:
+                inputs[name] = values.pop(0)
+                if options.get("control_after_generate") and values:
+                    values.pop(0)
+            if name in connected:
+                inputs[name] = [str(connected[name][1]), connected[name][2]]
         graph[str(node["id"])] = {
             "class_type": node["type"],
             "inputs": inputs,
@@ -473,9 +471,23 @@ def api_graph(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
     return graph
 
 
+def expanded(
+    definition: dict[str, Any], values: list[Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Name, kind and options of every input; a dynamic choice is followed by the inputs of what is chosen in values."""
+    for group in ("required", "optional"):
+        for name, (kind, *rest) in definition.get(group, {}).items():
+            options = rest[0] if rest else {}
+            chosen = values[0] if kind == DYNAMIC_COMBO and values else None
+            yield prefix + name, kind, options
+            for option in options.get("options", ()) if kind == DYNAMIC_COMBO else ():
+                if option["key"] == chosen:
+                    yield from expanded(option["inputs"], values, f"{prefix}{name}.")
+
+
 def is_widget(kind: Any, options: dict[str, Any]) -> bool:
     return not options.get("forceInput") and (
-        isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+        isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO)
     )
 
 

@@ -189,6 +189,34 @@ def test_workflow_becomes_the_prompt_of_the_front_end():
     }
 
 
+def test_a_dynamic_choice_brings_the_inputs_of_what_is_chosen():
+    inner = {"required": {"deep": ["INT", {}]}}
+    options = [
+        {"key": "off", "inputs": {"required": {}}},
+        {"key": "list", "inputs": {"required": {"values": ["STRING", {}]}, "optional": {"picture": ["IMAGE", {}]}}},
+        {
+            "key": "more",
+            "inputs": {"required": {"mode": [dev.DYNAMIC_COMBO, {"options": [{"key": "x", "inputs": inner}]}]}},
+        },
+    ]
+    info = {
+        "Node": {
+            "input": {
+                "required": {"curve": [dev.DYNAMIC_COMBO, {"options": options}]},
+                "optional": {"last": ["INT", {}]},
+            }
+        }
+    }
+
+    def inputs(*values):
+        nodes = [{"id": 1, "type": "Node", "inputs": [], "widgets_values": list(values)}]
+        return dev.api_graph({"nodes": nodes, "links": []}, info)["1"]["inputs"]
+
+    assert inputs("off", 7) == {"curve": "off", "last": 7}
+    assert inputs("list", "3, 2", 7) == {"curve": "list", "curve.values": "3, 2", "last": 7}
+    assert inputs("more", "x", 5, 7) == {"curve": "more", "curve.mode": "x", "curve.mode.deep": 5, "last": 7}
+
+
 def test_workflow_with_an_unknown_node_is_told():
     with pytest.raises(dev.Problem, match="has a node Loader, which this ComfyUI does not know"):
         dev.api_graph(WORKFLOW, {"Sampler": INFO["Sampler"]})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import support
 import torch
+from browser.swap import with_demo_files
 from graphs import Graph
 
 Image = pytest.importorskip("PIL.Image")
@@ -73,11 +74,7 @@ def test_workflows_are_offered_as_templates(server):
 @pytest.mark.parametrize("workflow", sorted((support.ROOT / "example_workflows").glob("*.json")), ids=lambda p: p.stem)
 def test_example_workflow_runs_with_the_demo_files(server, workflow):
     info = server.get("/object_info")
-    graph = Graph(dev.api_graph(json.loads(workflow.read_text()), info))
-    graph.set("ChromaDiffusionLoader", unet_name="chroma-demo.safetensors")
-    graph.set("CLIPLoader", clip_name="chroma-demo-t5.safetensors")
-    graph.set("VAELoader", vae_name="chroma-demo-vae.safetensors")
-    graph.set("EmptySD3LatentImage", width=128, height=128)
+    graph = Graph(with_demo_files(dev.api_graph(json.loads(workflow.read_text()), info)))
     assert pixels(graph.run(server)[0]).shape == (128, 128, 3)
 
 

@@ -44,7 +44,9 @@ def test_cfg_zero_star_follows_its_paper(pair):
     same(guidance.cfg_zero_star(*pair, SCALE), (1 - SCALE) * s * u + SCALE * c)
 
 
-@pytest.mark.parametrize("eta, threshold, momentum", [(0, 0, 0), (0.3, 0, 0), (0, 2.5, 0), (0, 0, -0.5), (0.2, 3, -0.75)])
+@pytest.mark.parametrize(
+    "eta, threshold, momentum", [(0, 0, 0), (0.3, 0, 0), (0, 2.5, 0), (0, 0, -0.5), (0.2, 3, -0.75)]
+)
 def test_apg_follows_its_paper_over_several_steps(pair, eta, threshold, momentum):
     """arXiv:2410.02416, algorithm 1: momentum, norm, projection on the conditional prediction."""
     average, wanted_average = None, np.zeros((SHAPE[0], math.prod(SHAPE[1:])))

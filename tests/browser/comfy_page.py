@@ -1,0 +1,162 @@
+"""ComfyUI's page in a headless Chromium, by Playwright. `page` in these functions is Playwright's, with the page loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+# What ComfyUI's page logs as an error on every start, without any pack: (text, address that it is about).
+HOST_NOISE = (
+    (r"404 \(Not Found\)", r"/user\.css$"),  # styles, node templates and subgraphs of a user who has none
+    (r"404 \(Not Found\)", r"/api/userdata/(user\.css|comfy\.templates\.json)$"),
+    (r"404 \(Not Found\)", r"/api/userdata\?dir=subgraphs"),
+    (r"404 \(Not Found\)", r"/docs/\w+/en\.md$"),  # help is asked for in the user's language first
+    (r"^ComfyApp graph accessed before initialization$", r"/assets/"),
+)
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # keeps the list of templates closed at the start
+    "Comfy.VueNodes.Enabled": False,  # nodes are painted on the canvas
+}
+READY = "window.app?.canvas?.onSelectionChange && !app.extensionManager.spinner"  # the last thing that its start sets
+
+
+def find_chromium(playwright: Any) -> str | None:
+    """Path of an installed Chromium: one on PATH, else the one that `playwright install chromium` brings."""
+    own = shutil.which(playwright.chromium.executable_path)
+    return next(filter(None, map(shutil.which, CHROMIUMS)), own)
+
+
+def is_noise(text: str, address: str) -> bool:
+    return any(re.search(t, text) and re.search(a, address) for t, a in HOST_NOISE)
+
+
+@contextlib.contextmanager
+def opened(browser: Any, url: str) -> Iterator[tuple[Any, list[str]]]:
+    """A fresh page of a new visitor, with the front end started; and its errors, a list that grows while it is open."""
+    errors: list[str] = []
+
+    def heard(message: Any) -> None:
+        address = message.location.get("url", "")
+        if message.type == "error" and not is_noise(message.text, address):
+            errors.append(f"{message.text} ({address})")
+
+    with browser.new_context(viewport={"width": 1600, "height": 1000}) as context:
+        page = context.new_page()
+        page.on("console", heard)
+        page.on("pageerror", lambda error: errors.append(f"uncaught: {error}"))
+        page.goto(url)
+        page.wait_for_function(READY)
+        yield page, errors
+
+
+def load(page: Any, workflow: dict[str, Any]) -> None:
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+
+
+def node_types(page: Any) -> list[str]:
+    return page.evaluate("app.rootGraph.nodes.map(node => node.type)")
+
+
+def unknown_types(page: Any) -> list[str]:
+    """Types of nodes, subgraphs' inner ones too, that the front end does not know."""
+    return page.evaluate(
+        """() => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
+            .map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"""
+    )
+
+
+def overlapping(page: Any) -> list[list[str]]:
+    """Pairs of titles of nodes that lie on each other."""
+    return page.evaluate(
+        """() => {
+            const boxes = app.rootGraph.nodes.map(node => [node.title, ...node.getBounding()])
+            return boxes.flatMap(([a, ax, ay, aw, ah], i) => boxes.slice(i + 1)
+                .filter(([, x, y, w, h]) => ax < x + w && x < ax + aw && ay < y + h && y < ay + ah)
+                .map(([b]) => [a, b]))
+        }"""
+    )
+
+
+def use_vue_nodes(page: Any, on: bool) -> None:
+    """The front end's other way to show nodes: as elements of the page, called Nodes 2.0 in its menu."""
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
+
+
+def prompt_of(page: Any) -> dict[str, Any]:
+    """What the front end would queue for the graph on the canvas."""
+    return page.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+def put(page: Any, rows: dict[str, dict[str, Any]]) -> None:
+    """Sets widgets of the graph on the canvas, {node class: {input: value}}, and loads it anew.
+
+    The front end looks for missing files when it loads a graph; after this it finds those that were put.
+    """
+    page.evaluate(
+        """async rows => {
+            for (const node of app.rootGraph.nodes)
+                for (const widget of node.widgets ?? [])
+                    if (widget.name in (rows[node.type] ?? {})) widget.value = rows[node.type][widget.name]
+            await app.loadGraphData(app.rootGraph.serialize())
+        }""",
+        rows,
+    )
+
+
+def press_run(page: Any) -> str:
+    """Clicks Run; gives the id of the prompt that the front end queued."""
+    with page.expect_response(lambda response: response.url.endswith("/api/prompt")) as queued:
+        page.get_by_test_id("queue-button").click()
+    return queued.value.json()["prompt_id"]
+
+
+def drop_file(page: Any, url: str) -> None:
+    """Drops the file at `url` onto the canvas as a person would, and waits until the front end has read it."""
+    page.evaluate(
+        """async url => {
+            const blob = await (await fetch(url)).blob()
+            const files = new DataTransfer()
+            files.items.add(new File([blob], 'dropped.png', { type: blob.type }))
+            app.rootGraph.clear()
+            app.canvas.canvas.dispatchEvent(
+                new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true, clientX: 800, clientY: 500 }))
+        }""",
+        url,
+    )
+    page.wait_for_function("app.rootGraph.nodes.length && !app.extensionManager.spinner")
+
+
+def new_node(page: Any, node_type: str) -> None:
+    """Makes a graph of one node."""
+    made = page.evaluate(
+        """type => {
+            app.rootGraph.clear()
+            const node = LiteGraph.createNode(type)
+            if (!node) return false
+            app.rootGraph.add(node)
+            node.pos = [400, 300]
+            return true
+        }""",
+        node_type,
+    )
+    assert made, f"the front end knows no node {node_type}"
+
+
+def click_title(page: Any, node_type: str) -> None:
+    """Selects the first node of a type by a click on its title bar, as soon as nothing covers it."""
+    spot = page.wait_for_function(
+        """type => {
+            app.canvas.draw(true, true)  // only nodes that were drawn can be clicked
+            const node = app.rootGraph.nodes.find(node => node.type === type)
+            const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + 60, node.pos[1] - 15])
+            const canvas = app.canvas.canvas.getBoundingClientRect()
+            const spot = [canvas.x + x, canvas.y + y]
+            return document.elementFromPoint(...spot) === app.canvas.canvas && spot
+        }""",
+        arg=node_type,
+    )
+    page.mouse.click(*spot.json_value())

@@ -1,0 +1,35 @@
+"""The demo's files and sizes in place of those that a workflow names, so that each runs in seconds on a CPU."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+# Node class -> input -> what it becomes. A workflow with a loader or a size that is not here needs a row.
+DEMO: dict[str, dict[str, Any]] = {
+    "ChromaDiffusionLoader": {"unet_name": "chroma-demo.safetensors"},
+    "ChromaCLIPLoader": {"clip_name": "chroma-demo-t5.safetensors"},
+    "CLIPLoader": {"clip_name": "chroma-demo-t5.safetensors"},
+    "VAELoader": {"vae_name": "chroma-demo-vae.safetensors"},
+    "EmptySD3LatentImage": {"width": 128, "height": 128},
+}
+FILE = re.compile(r"\.(safetensors|sft|gguf|pth|pt|ckpt|bin|png|jpe?g|webp)$")
+
+
+def with_demo_files(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a prompt (API form) that needs nothing but the demo's files.
+
+    raises: ValueError for a file that no row replaces.
+    """
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        row = DEMO.get(node["class_type"], {})
+        for name, value in node["inputs"].items():
+            if name in row and not isinstance(value, list):  # a list is a link
+                node["inputs"][name] = row[name]
+            elif isinstance(value, str) and FILE.search(value):
+                raise ValueError(
+                    f"{node['class_type']}.{name} names {value}: add a row to DEMO in tests/browser/swap.py"
+                )
+    return prompt

@@ -1,0 +1,110 @@
+"""The example workflows in ComfyUI's own page: loaded, run, dropped back as a picture, offered as templates."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import support
+from browser import comfy_page
+from browser.swap import DEMO, with_demo_files
+
+Image = pytest.importorskip("PIL.Image")
+
+pytestmark = [pytest.mark.browser, pytest.mark.host]
+
+dev = support.dev
+PACK = "chroma-pack"
+WORKFLOWS = sorted((support.ROOT / "example_workflows").glob("*.json"))
+
+
+def workflow(path=WORKFLOWS[0]):
+    return json.loads(path.read_text())
+
+
+def pixels(data):
+    return np.asarray(Image.open(data).convert("RGB")).astype(int)
+
+
+def fetch(url):
+    with dev.OPENER.open(url, timeout=30) as answer:
+        return answer.read()
+
+
+def picture_of(server, prompt_id):
+    """Address and pixels of the one picture that a prompt saved; and the nodes that came out of the cache."""
+    entry = server.wait(prompt_id)
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+    (image,) = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+    url = "{}/view?filename={filename}&subfolder={subfolder}&type={type}".format(server.url, **image)
+    cached = [
+        node for kind, data in entry["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]
+    ]
+    return url, pixels(io.BytesIO(fetch(url))), cached
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(page, server, path):
+    comfy_page.load(page, workflow(path))
+    assert comfy_page.unknown_types(page) == []
+    assert sorted(comfy_page.node_types(page)) == sorted(node["type"] for node in workflow(path)["nodes"])
+    assert comfy_page.overlapping(page) == []
+    pictures = [pixels(p) for p in server.run(with_demo_files(comfy_page.prompt_of(page)))]
+    assert pictures
+    assert all(p.std() > 1 for p in pictures)  # of 255; an empty picture has 0
+
+
+@pytest.mark.parametrize("path", [dev.WORKFLOW, *WORKFLOWS], ids=lambda p: p.stem)
+def test_dev_converts_a_workflow_as_the_page_does(page, server, path):
+    comfy_page.load(page, workflow(path))
+    theirs = comfy_page.prompt_of(page)
+    ours = dev.api_graph(workflow(path), server.get("/object_info"))
+    assert {k: v["class_type"] for k, v in ours.items()} == {k: v["class_type"] for k, v in theirs.items()}
+    for key, node in ours.items():  # the page adds defaults of inputs that are newer than the workflow
+        assert {k: v for k, v in theirs[key]["inputs"].items() if k in node["inputs"]} == node["inputs"]
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    comfy_page.load(page, workflow())
+    text = f"a blue square on a white background, {vue}"  # new, so that no node comes out of the server's cache
+    comfy_page.put(page, {**DEMO, "CLIPTextEncode": {"text": text}})
+    _, picture, _ = picture_of(server, comfy_page.press_run(page))
+    assert picture.shape == (128, 128, 3)
+    page.wait_for_function("app.rootGraph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth === 128")
+    page.get_by_text(re.compile(r"\d+ tokens -> \d+")).first.wait_for()  # what ChromaPadMask says on itself
+    assert page.get_by_test_id("error-overlay").count() == 0
+
+
+def test_templates_are_listed_with_pictures_and_open(page, server):
+    names = [path.stem for path in WORKFLOWS]
+    assert sorted(server.get("/workflow_templates")[PACK]) == names
+    for name in names:
+        data = fetch(f"{server.url}/api/workflow_templates/{PACK}/{name}.jpg")
+        assert Image.open(io.BytesIO(data)).format == "JPEG"
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_role("dialog").get_by_text(PACK).click()
+    for name in names:
+        card = page.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()
+        picture = card.locator("img").first.element_handle()
+        page.wait_for_function("picture => picture.naturalWidth > 0", arg=picture)
+    page.get_by_test_id(f"template-workflow-{names[0]}").click()
+    page.get_by_role("dialog").wait_for(state="hidden")
+    assert sorted(comfy_page.node_types(page)) == sorted(node["type"] for node in workflow()["nodes"])
+
+
+def test_saved_picture_dropped_on_the_page_brings_back_graph_and_pixels(page, server):
+    comfy_page.load(page, workflow())
+    comfy_page.put(page, {**DEMO, "KSampler": {"seed": 20}})  # a seed of its own, so that the picture is a new one
+    before, types = comfy_page.prompt_of(page), comfy_page.node_types(page)
+    url, picture, _ = picture_of(server, comfy_page.press_run(page))
+    comfy_page.drop_file(page, url)
+    assert comfy_page.node_types(page) == types
+    assert comfy_page.prompt_of(page) == before
+    server.post("/free", {"unload_models": True, "free_memory": True})  # else the cache would answer
+    _, again, cached = picture_of(server, comfy_page.press_run(page))
+    assert cached == []
+    assert (again == picture).all()
