@@ -6,7 +6,9 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..samplers import comfy_samplers, comfy_schedulers
 from .clip import ChromaCLIPLoader
+from .fluxmod import FluxModSamplerWrapperNode, KSamplerMod
 from .guidance import ChromaCFGGuider, ChromaGuidance
+from .ksampler import ChromaKSampler
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .nag import ChromaNAG
@@ -33,6 +35,7 @@ class ChromaExtension(ComfyExtension):
             ChromaCFGGuider,
             ChromaCLIPLoader,
             ChromaGuidance,
+            ChromaKSampler,
             ChromaLoraLoader,
             ChromaNAG,
             ChromaPadMask,
@@ -45,4 +48,6 @@ class ChromaExtension(ComfyExtension):
             ChromaStyleModelApply,
             ChromaTextEncode,
             ChromaTimestepShift,
+            FluxModSamplerWrapperNode,
+            KSamplerMod,
         ]

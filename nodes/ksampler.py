@@ -1,0 +1,211 @@
+"""Chroma KSampler: shift, schedule, guider and sampler in one node."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Mapping
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
+from torch import Tensor
+
+from ..samplers.comfy_guiders import ChromaGuider, Guided, ReadOut, guided_of
+from ..samplers.guided_run import Guidance
+from ..samplers.sigmas import CURVES, schedule
+from .report import report, show, title
+from .run_report import METADATA
+from .schedule import MAX_STEPS, latent_size, number_input, steps_input, summary
+from .shift import BY_RESOLUTION, CURVE, FIXED, TRAINED, shifted
+
+MAX_SEED = 2**64 - 1
+AS_TRAINED, FROM_MODEL = "1 (as trained)", "from the model"
+SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
+FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
+OWN_SHIFT = ("flux_shift", "fixed_shift")  # curves that would set a second shift beside the node's
+
+
+def schedules() -> list[str]:
+    """Names for the menu: our curves, then what the host has under other names."""
+    ours = [name for name in CURVES if name not in OWN_SHIFT]
+    return [*ours, *(name for name in comfy.samplers.KSampler.SCHEDULERS if name not in CURVES)]
+
+
+def sigmas_of(model: Any, name: str, steps: int, denoise: float) -> Tensor:
+    """The schedule of a name of the menu on the model's own sigmas, as Chroma Scheduler or Basic Scheduler give it."""
+    sampling = model.get_model_object("model_sampling")
+    if name in CURVES:
+        return schedule(name, steps, {}, sampling.sigmas, denoise=denoise)
+    if denoise == 0:
+        return torch.empty(0)
+    total = steps if denoise == 1 else int(steps / denoise)
+    return comfy.samplers.calculate_sigmas(sampling, name, total).cpu()[-(steps + 1) :]
+
+
+def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) -> tuple[Any, str]:
+    """The model with the shift of a label of SHIFTS, and a line on it."""
+    mode = SHIFTS[label]
+    if mode is None:
+        return model, "the model's own shift"
+    params = {"shift": value} if mode == FIXED else latent_size(model, latent) if mode == BY_RESOLUTION else {}
+    clone, shift = shifted(model, mode, **params)
+    line = f"shift {shift:.3f}"
+    if "model_sampling" in model.object_patches:
+        before, after = (m.get_model_object("model_sampling").sigmas for m in (model, clone))
+        if not torch.equal(before, after):
+            line += f", in place of that of a node before this one; to keep that, choose {FROM_MODEL!r}"
+    return clone, line
+
+
+def with_guidance(model: Any, skip_first_steps: int, told: Callable[[ReadOut], None]) -> tuple[Any, Guided]:
+    """The model guided as it was, with more steps without the negative prompt if wanted; `told` gets the read-out."""
+    found = guided_of(model)
+    guidance = Guidance() if found is None else found.guidance
+    if skip_first_steps:
+        guidance = dataclasses.replace(guidance, skip_first_steps=skip_first_steps)
+
+    def tell(read_out: ReadOut) -> None:
+        told(read_out)
+        if found is not None:  # set on a node before this one, which shows the run as well
+            found.last = read_out
+            if found.report is not None:
+                found.report(read_out)
+
+    guided = Guided(guidance, "auto" if found is None else found.pairing, tell)
+    return guided.on(model), guided
+
+
+def check(sampler: str, name: str, shift: Any, **numbers: tuple[float, float, float]) -> None:
+    """raises ValueError for what the host does not check where an input is linked. numbers: value, least, greatest."""
+    for what, value, known in (
+        ("sampler", sampler, comfy.samplers.KSampler.SAMPLERS),
+        ("schedule", name, schedules()),
+        ("shift", shift, list(SHIFTS)),
+    ):
+        if value not in known:
+            raise ValueError(f"{what} is {value!r}; it must be one of {', '.join(known)}")
+    for what, (value, low, high) in numbers.items():
+        if not low <= value <= high:  # also refuses NaN
+            raise ValueError(f"{what} is {value}; it must be from {low} to {high}")
+
+
+class ChromaKSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ChromaKSampler",
+            display_name="Chroma KSampler",
+            category="sampling/chroma",
+            description="Makes a picture with settings that suit Chroma: timestep shift, schedule, guidance and sampler in one "
+            "node. Shows what the run cost, and writes it into the saved picture.",
+            search_aliases=["KSampler", "sample", "txt2img", "img2img", "skip_first_steps", "shift"],
+            inputs=[
+                io.Model.Input("model", tooltip="A Chroma model. It is not changed."),
+                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="What it shall not show; may be left out at cfg 1."
+                ),
+                io.Latent.Input(
+                    "latent", tooltip="An empty latent, or a picture to start from, with or without a mask."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="Chooses the noise: the same seed and settings give the same picture.",
+                ),
+                steps_input(),
+                io.Float.Input(
+                    "cfg",
+                    default=3.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strongly the picture is moved from the negative prompt to the positive one. 1: not at all, "
+                    "at half the cost. Chroma1-HD: 3 to 4; Flash: 1.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="res_multistep",
+                    tooltip="How the steps are computed. Chroma1-HD: res_multistep or euler; Flash: heun, with 8 steps.",
+                ),
+                io.Combo.Input(
+                    "schedule",
+                    options=schedules(),
+                    default="beta",
+                    tooltip="How the noise falls over the steps. beta is the usual; sigmoid_offset, bong_tangent and linear "
+                    "are good too.",
+                ),
+                io.DynamicCombo.Input(
+                    "shift",
+                    options=[
+                        io.DynamicCombo.Option(label, [number_input(FIXED_SHIFT)] if label == FIXED else [])
+                        for label in SHIFTS
+                    ],
+                    tooltip="Moves steps towards high noise. 1: none, as Chroma was trained. by resolution: FLUX's, larger for "
+                    "larger pictures. from the model: what a node before this one has set, else ComfyUI's 3.16.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1: how much of the picture in the latent is made anew.",
+                ),
+                io.Int.Input(
+                    "skip_first_steps",
+                    default=0,
+                    min=-1,
+                    max=MAX_STEPS,
+                    tooltip="For so many steps at the start only the positive prompt is computed, at half the cost. 0: none; "
+                    "-1: for all steps.",
+                ),
+            ],
+            outputs=[io.Latent.Output(tooltip="The finished latent, for VAE Decode.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: list[Any],
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler: str,
+        schedule: str,
+        shift: Mapping[str, Any] | str | None = None,  # no dict where the key is not known to the host
+        denoise: float = 1.0,
+        skip_first_steps: int = 0,
+        negative: list[Any] | None = None,
+    ) -> io.NodeOutput:
+        values = dict(shift) if isinstance(shift, Mapping) else {"shift": shift}
+        label = values.get("shift")
+        check(sampler, schedule, label, steps=(steps, 1, MAX_STEPS), cfg=(cfg, 0, 100), denoise=(denoise, 0, 1))
+        model, shift_line = with_shift(model, latent, label, values.get("value", FIXED_SHIFT.default))
+        sigmas = sigmas_of(model, schedule, steps, denoise)
+        head = f"{schedule}: {summary(sigmas, steps)}; {shift_line}"
+        if schedule in CURVES and not CURVES[schedule].from_table and label not in (AS_TRAINED, FROM_MODEL):
+            head += f". {schedule} does not look at it; simple and beta do"
+        node, node_id = title(cls), cls.hidden.unique_id
+
+        def told(read_out: ReadOut) -> None:
+            show(node, node_id, f"{head}\n{read_out.text()}")
+
+        model, guided = with_guidance(model, skip_first_steps, told)
+        guider = ChromaGuider(model, positive, negative, cfg)
+        noise = RandomNoise.execute(seed)[0]
+        out = SamplerCustomAdvanced.execute(noise, guider, comfy.samplers.sampler_object(sampler), sigmas, latent)[0]
+        if guided.last is None:
+            report(cls, head)
+        elif cls.hidden.extra_pnginfo is not None:
+            cls.hidden.extra_pnginfo[METADATA] = guided.last.facts()
+        return io.NodeOutput(out)
