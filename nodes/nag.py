@@ -26,7 +26,7 @@ class ChromaNAG(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What the picture shall not show."),
                 io.Float.Input(
                     "scale",
-                    default=5.0,
+                    default=2.0,
                     min=1.0,
                     max=50.0,
                     step=0.1,
