@@ -1,0 +1,133 @@
+// Draws a scheduler node's sigmas on the node, while its values change. The numbers are the server's: /chroma/curve.
+
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+import { NODES, queryOf } from "./curve_query.js";
+import { CurveView, HEIGHT } from "./curve_view.js";
+
+const WIDGET = "chroma_curve";
+const MARGIN = 6; // pixels around the widget on the canvas
+const MAX_ANSWERS = 300; // kept
+
+const answers = new Map(); // the query's JSON -> {sigmas, shift} or {error}, the oldest first
+const curves = new Set(); // of the nodes that stand in a graph
+let watching = false;
+
+/** The curve of one node: at most one question is under way, and the newest follows it. */
+class Curve {
+  constructor(node) {
+    this.node = node;
+    this.view = new CurveView();
+    this.key = null; // of what is drawn, or will be when the answer is there
+    this.abort = null;
+  }
+
+  /** Looks whether the node's values are others than those that are drawn. */
+  look() {
+    if (!this.view.element.isConnected || this.node.flags?.collapsed) return;
+    const { query, linked } = queryOf(this.node);
+    const body = JSON.stringify(query);
+    const key = `${body} ${linked}`;
+    if (key === this.key || this.abort) return;
+    this.key = key;
+    if (answers.has(body)) this.show(answers.get(body), query, linked);
+    else this.ask(body, query, linked);
+  }
+
+  async ask(body, query, linked) {
+    this.abort = new AbortController();
+    try {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await api.fetchApi("/chroma/curve", { method: "POST", headers, body, signal: this.abort.signal });
+      const result = await answer.json();
+      answers.set(body, result);
+      if (answers.size > MAX_ANSWERS) answers.delete(answers.keys().next().value);
+      this.show(result, query, linked);
+    } catch (problem) {
+      if (problem.name !== "AbortError") this.view.fail("ComfyUI does not answer");
+    } finally {
+      this.abort = null;
+    }
+  }
+
+  show({ sigmas, shift, error }, query, linked) {
+    if (error) return this.view.fail(error);
+    let [note, more] = ["", ""];
+    if (shift !== null) {
+      const known = Number(shift.toFixed(2));
+      note = query.shift ? `shift ${known}` : "for shift 1";
+      more = query.shift ? `The model's shift is ${known}.` : "Drawn for a model of shift 1; this one's is not known.";
+    }
+    if (linked.length) {
+      note = `${linked.join(", ")} set by link`; // there is room for one note
+      more = `${linked.join(", ")}: set by link, drawn with the node's own value. ${more}`.trim();
+    }
+    this.view.show(sigmas, query.steps, note, more);
+  }
+
+  /** Forgets what was drawn and what is asked. */
+  reset() {
+    this.abort?.abort();
+    this.key = null;
+  }
+}
+
+/** Once a frame: no event of the front end tells of every way in which a value changes, in both of its renderers. */
+function watch() {
+  for (const curve of curves) curve.look();
+  watching = curves.size > 0;
+  if (watching) requestAnimationFrame(watch);
+}
+
+function attach(node) {
+  const curve = new Curve(node);
+  const height = () => HEIGHT + 2 * MARGIN;
+  const widget = node.addDOMWidget(WIDGET, WIDGET, curve.view.element, {
+    serialize: false, // not in the prompt
+    hideOnZoom: false,
+    hideInPanel: true, // the panel at the side would take the element away from the node
+    margin: MARGIN,
+    getMinHeight: height,
+    getMaxHeight: height,
+  });
+  widget.serialize = false; // not in the workflow
+  passOn(curve.view.element);
+  chain(node, "onAdded", () => {
+    curves.add(curve);
+    if (!watching) watch();
+  });
+  chain(node, "onRemoved", () => {
+    curves.delete(curve);
+    curve.reset();
+  });
+  node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
+/** On the canvas the element lies above it: the wheel and the other buttons are the canvas'. */
+function passOn(element) {
+  const pass = (event) => {
+    if (!element.closest(".dom-widget") || event.button === 0 && event.type !== "wheel") return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (event.type !== "contextmenu") app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event));
+  };
+  for (const type of ["wheel", "pointerdown", "contextmenu"]) element.addEventListener(type, pass, { passive: false });
+}
+
+function chain(node, name, then) {
+  const before = node[name];
+  node[name] = function (...given) {
+    before?.apply(this, given);
+    then();
+  };
+}
+
+app.registerExtension({
+  name: "Chroma.Curve",
+  setup() {
+    api.addEventListener("reconnected", () => curves.forEach((curve) => curve.reset()));
+  },
+  nodeCreated(node) {
+    if (node.comfyClass in NODES) attach(node);
+  },
+});
