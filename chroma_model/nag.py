@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 EPS = 1e-6  # keeps the quotient of norms finite
@@ -19,6 +20,7 @@ def normalized_attention_guidance(positive: Tensor, negative: Tensor, scale: flo
     source:   Chen et al. 2025, arXiv:2505.21179, section 4; scale = 1 + their phi, as in their code.
     """
     guided = positive + (scale - 1) * (positive - negative)
-    norms = positive.norm(p=1, dim=-1, keepdim=True), guided.norm(p=1, dim=-1, keepdim=True)
-    guided = guided * (tau * norms[0] / norms[1].clamp_min(EPS)).clamp_max(1)
+    # In float32: the sum over a row of thousands leaves float16's range.
+    norms = [x.norm(p=1, dim=-1, keepdim=True, dtype=torch.float32) for x in (positive, guided)]
+    guided = guided * (tau * norms[0] / norms[1].clamp_min(EPS)).clamp_max(1).to(guided.dtype)
     return positive + alpha * (guided - positive)

@@ -74,8 +74,8 @@ class ChromaModel(comfy.model_base.Chroma):
 
     def text_cond(self, text: Tensor, options: Mapping[str, Any]) -> comfy.conds.CONDRegular:
         """The text in a form that says with which other texts it may share a forward."""
-        if options.get("control") is not None:  # a ControlNet is given the joined text without its lengths
-            return comfy.conds.CONDRegular(text)
+        if options.get("control") is not None and options.get(PAIRING) != "apart":
+            return comfy.conds.CONDRegular(text)  # a ControlNet is given the joined text without its lengths
         patcher = self.current_patcher
         patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
         # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing where they run apart.
@@ -102,7 +102,10 @@ class ChromaModel(comfy.model_base.Chroma):
 
 def acts_at(guidance: AttentionGuidance | None, sigma: Tensor) -> bool:
     """Whether attention guidance acts at this noise level, (B,)."""
-    return guidance is not None and guidance.sigmas[1] <= float(sigma[0]) <= guidance.sigmas[0]
+    if guidance is None:
+        return False
+    high, low = guidance.sigmas  # of float64; sigma was rounded to float32
+    return low * (1 - 1e-6) <= float(sigma[0]) <= high * (1 + 1e-6)
 
 
 class ChromaModelConfig(comfy.supported_models.Chroma):

@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..samplers import comfy_samplers, comfy_schedulers
 from .clip import ChromaCLIPLoader
+from .doctor import ChromaDoctor
 from .fluxmod import FluxModSamplerWrapperNode, KSamplerMod
 from .guidance import ChromaCFGGuider, ChromaGuidance
 from .ksampler import ChromaKSampler
@@ -14,6 +15,7 @@ from .lora import ChromaLoraLoader
 from .nag import ChromaNAG
 from .padding import ChromaPadMask
 from .plot import ChromaSigmasPlot
+from .preset import ChromaPreset
 from .prompt import ChromaPrompt
 from .run_report import ChromaRunReport
 from .save import ChromaSaveQuantized
@@ -34,11 +36,13 @@ class ChromaExtension(ComfyExtension):
             ChromaBetaScheduler,
             ChromaCFGGuider,
             ChromaCLIPLoader,
+            ChromaDoctor,
             ChromaGuidance,
             ChromaKSampler,
             ChromaLoraLoader,
             ChromaNAG,
             ChromaPadMask,
+            ChromaPreset,
             ChromaPrompt,
             ChromaRunReport,
             ChromaSaveQuantized,

@@ -161,7 +161,7 @@ def settings() -> list[io.Input]:
             optional=True,
             advanced=True,
             display_name="zero-init steps",
-            tooltip="So many steps at the start do nothing, at no cost. CFG-Zero* uses 1 of 25.",
+            tooltip="So many steps at the start do nothing, at no cost. CFG-Zero* uses 1 of 25. Exact with euler only.",
         ),
         io.DynamicCombo.Input(
             "adaptive",

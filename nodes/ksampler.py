@@ -15,7 +15,7 @@ from ..samplers.comfy_guiders import ChromaGuider, Guided, ReadOut, guided_of
 from ..samplers.guided_run import Guidance
 from ..samplers.sigmas import CURVES, schedule
 from .report import report, show, title
-from .run_report import METADATA
+from .run_report import write
 from .schedule import MAX_STEPS, latent_size, number_input, steps_input, summary
 from .shift import BY_RESOLUTION, CURVE, FIXED, TRAINED, shifted
 
@@ -207,5 +207,5 @@ class ChromaKSampler(io.ComfyNode):
         if guided.last is None:
             report(cls, head)
         elif cls.hidden.extra_pnginfo is not None:
-            cls.hidden.extra_pnginfo[METADATA] = guided.last.facts()
+            write(cls.hidden, guided.last)
         return io.NodeOutput(out)

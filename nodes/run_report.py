@@ -6,10 +6,15 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..samplers.comfy_guiders import guided_of
+from ..samplers.comfy_guiders import ReadOut, guided_of
 from .report import report
 
 METADATA = "chroma_run"  # its name in a picture's metadata
+
+
+def write(hidden: Any, read_out: ReadOut) -> None:
+    """Puts a read-out into the metadata of this prompt's pictures, under the node's id: several runs may share a prompt."""
+    hidden.extra_pnginfo.setdefault(METADATA, {})[str(hidden.unique_id)] = read_out.facts()
 
 
 class ChromaRunReport(io.ComfyNode):
@@ -49,7 +54,7 @@ class ChromaRunReport(io.ComfyNode):
             raise ValueError("nothing has been sampled with this guidance. Give the sampler the same guider or model")
         text = found.last.text()
         if cls.hidden.extra_pnginfo is not None:
-            cls.hidden.extra_pnginfo[METADATA] = found.last.facts()
+            write(cls.hidden, found.last)
         else:
             text += "\nnot in the picture's metadata: this prompt was queued without any"
         report(cls, text)

@@ -6,6 +6,7 @@ that the host makes for it. Written for ComfyUI 0.30.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable
@@ -33,6 +34,7 @@ class ReadOut:
     calls: int = 0  # of the network; several prompts may share one
     seconds: float = 0.0
     finished: bool = False
+    plain: int | None = None  # prompts that plain CFG computes; None where several conditionings share a side
     notes: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
@@ -54,7 +56,7 @@ class ReadOut:
                 "uncond_skipped": run.skipped,
                 "uncond_extrapolated": run.extrapolated,
                 "uncond_stopped_at_step": run.stopped,
-                "cosines": [[step, round(float(value), 5)] for step, value in run.cosines],
+                "cosines": [[step, round(value, 5) if math.isfinite(value) else None] for step, value in run.cosines],
             }
         if self.notes:
             out["notes"] = self.notes
@@ -65,11 +67,8 @@ class ReadOut:
         run = self.run
         lines = []
         if run is not None and run.evaluations:
-            planned = 2 * run.evaluations
-            lines.append(
-                f"{self.steps} steps, cfg {self.cfg:g}: {self.prompts} prompts computed in {self.calls} forwards; "
-                f"plain CFG computes {planned}"
-            )
+            line = f"{self.steps} steps, cfg {self.cfg:g}: {self.prompts} prompts computed in {self.calls} forwards"
+            lines.append(line + (f"; plain CFG computes {self.plain}" if self.plain is not None else ""))
             saved = [
                 f"{count} {what}"
                 for count, what in (
@@ -143,9 +142,8 @@ class Guided:
             for conds in guider.conds.values():
                 for cond in conds:
                     cond[PAIRING] = self.pairing
-        add_wrapper_with_key(
-            WrappersMP.APPLY_MODEL, KEY, counting(read_out), guider.model_options, is_model_options=True
-        )
+        counter = counting(read_out)
+        add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, counter, guider.model_options, is_model_options=True)
         started = time.perf_counter()
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -169,15 +167,15 @@ class Guided:
 
 
 def counting(read_out: ReadOut) -> Callable[..., Any]:
-    """An APPLY_MODEL wrapper: counts the network's calls and the prompts in each."""
+    """A DIFFUSION_MODEL wrapper: counts the network's calls and the prompts in each. Put last, it lies inside of caches."""
 
-    def wrapper(executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-        options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        options = next((a for a in (*args, *kwargs.values()) if isinstance(a, dict) and "cond_or_uncond" in a), {})
         prompts = options.get("cond_or_uncond", [0])
         read_out.calls += 1
         read_out.prompts += len(prompts)
         read_out.uncond_prompts += sum(p == 1 for p in prompts)
-        return executor(x, t, *args, **kwargs)
+        return executor(*args, **kwargs)
 
     return wrapper
 
@@ -189,49 +187,68 @@ class _GuidedRun:
         self.run = run
         self.guider = guider
         self.now: Step | None = None
+        self.sigma = 0.0
+        self.read_out: ReadOut | None = None
+        negative = guider.conds.get("negative")
+        # Whether there is anything to leave out.
+        self.guides = negative is not None and (guider.cfg != 1 or run.guidance.curve != "constant")
+        self.single = len(guider.conds["positive"]) == 1 and (not self.guides or len(negative) == 1)
 
     def install(self, read_out: ReadOut) -> None:
+        self.read_out = read_out
+        read_out.plain = 0 if self.guides and self.single else None
         options = self.guider.model_options
         self.compute = options.get("sampler_calc_cond_batch_function") or compute
         options["sampler_calc_cond_batch_function"] = self.predictions
-        if self.run.guidance.reshapes:
+        changes = self.run.guidance.changes
+        if changes:
             if "sampler_cfg_function" in options:
-                read_out.notes.append(
-                    f"{self.run.guidance.form} guidance takes the place of another node's (there can be one): remove one"
-                )
+                read_out.notes.append(f"{changes} takes the place of another node's CFG (there can be one): remove one")
             options["sampler_cfg_function"] = self.combined
-        if self.run.guidance.curve == "list":
-            options["disable_cfg1_optimization"] = True  # the host looks at the sampler's cfg alone
         add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise, options, is_model_options=True)
 
     def predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A PREDICT_NOISE wrapper: the host's own CFG, at the scale of this evaluation."""
         self.run.evaluations += 1
-        self.now = now = self.run.step(float(timestep[0]))
+        if self.read_out.plain is not None:
+            self.read_out.plain += 2
+        self.sigma = float(timestep[0])  # waits for the device; once an evaluation
+        self.now = now = self.run.step(self.sigma)
         if now.zero:
             self.run.zeroed += 1
-            return x
-        start, self.guider.cfg = self.guider.cfg, 1.0 if now.uncond == "skip" else now.scale
+            return self.unmoved(x, timestep, args[0] if args else kwargs.get("model_options", {}))
+        start = self.guider.cfg  # another node may have set it for this step
+        if now.uncond == "skip":
+            self.guider.cfg = 1.0
+        elif self.run.guidance.curve != "constant":
+            self.guider.cfg = now.scale
         try:
             return executor(x, timestep, *args, **kwargs)
         finally:
             self.guider.cfg = start
 
+    def unmoved(self, x: Tensor, timestep: Tensor, options: dict[str, Any]) -> Tensor:
+        """x as its own prediction, so that the velocity is 0; a sampler that looks at uncond is shown the same."""
+        name = "sampler_post_cfg_function"
+        of_nodes = self.guider.model_options.get(name, [])
+        of_sampler = {name: [f for f in options.get(name, []) if f not in of_nodes]}
+        return comfy.samplers.cfg_function(self.guider.inner_model, x, x, 1.0, x, timestep, of_sampler)
+
     def predictions(self, args: dict[str, Any]) -> list[Tensor]:
         """A sampler_calc_cond_batch_function: [cond, uncond] denoised; without uncond, cond in its place."""
-        run, now, x, sigma = self.run, self.now, args["input"], float(args["sigma"][0])
+        run, now, x = self.run, self.now, args["input"]
         cond, uncond = args["conds"]
         wanted = uncond is not None
         if now.uncond != "compute":
             uncond = None
         out = self.compute({**args, "conds": [cond, uncond]})
         if uncond is not None:
-            run.learn(now, *out, x, sigma)
+            run.learn(now, *out, x, self.sigma)
             return out
         if now.uncond == "extrapolate" and wanted:
             run.extrapolated += 1
-            return [out[0], run.uncond(out[0], x, sigma)]
-        run.skipped += 1
+            return [out[0], run.uncond(out[0], x, self.sigma)]
+        run.skipped += self.guides
         return [out[0], out[0]]
 
     def combined(self, args: dict[str, Any]) -> Tensor:
@@ -239,7 +256,7 @@ class _GuidedRun:
         x, cond, uncond = args["input"], args["cond_denoised"], args["uncond_denoised"]
         if self.now.uncond == "skip":
             return x - cond
-        return x - self.run.combine(cond, uncond, args["cond_scale"], x, float(args["sigma"][0]))
+        return x - self.run.combine(cond, uncond, args["cond_scale"], x, self.sigma)
 
 
 def compute(args: dict[str, Any]) -> list[Tensor]:

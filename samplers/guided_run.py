@@ -15,6 +15,12 @@ from .guidance import apg, cfg, cfg_zero_star, extrapolate, normalise, rescale, 
 
 FORMS = ("plain", "CFG-Zero*", "APG")
 CURVES = ("constant", "linear", "cosine", "list")
+SLACK = 1e-6  # relative; sigmas are float32
+
+
+def within(sigma: float, interval: tuple[float, float]) -> bool:
+    """Whether a sigma, which was rounded to float32, lies between an upper and a lower one, both included."""
+    return interval[1] * (1 - SLACK) <= sigma <= interval[0] * (1 + SLACK)
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
@@ -77,9 +83,10 @@ class Guidance:
             _check("the interval's lower sigma", low, 0, high)
 
     @property
-    def reshapes(self) -> bool:
-        """Whether two predictions become one in another way than by plain CFG."""
-        return self.form != "plain" or self.rescale > 0 or self.normalise
+    def changes(self) -> str:
+        """How two predictions become one otherwise than by plain CFG, in words; empty where they do not."""
+        names = [self.form if self.form != "plain" else "", "rescale" if self.rescale else ""]
+        return ", ".join(filter(None, [*names, "normalise" if self.normalise else ""]))
 
     def scale(self, start: float, step: int, num_steps: int) -> float:
         """The scale of a step, the first being 0."""
@@ -136,7 +143,8 @@ class Run:
     start: float
     interval: tuple[float, float] | None = None
     average: Tensor | None = None
-    known: list[tuple[float, Tensor]] = field(default_factory=list)  # differences of velocities, cond - uncond
+    known: list[tuple[float, Tensor]] = field(default_factory=list)  # differences of velocities, one for each step
+    known_step: int | None = None  # of the last of them
     stopped: int | None = None  # the step at which cond and uncond were found alike
     cosines: list[tuple[int, Tensor]] = field(default_factory=list)
     evaluations: int = 0
@@ -150,7 +158,9 @@ class Run:
 
     def step(self, sigma: float) -> Step:
         """What to do at sigma. A sampler's inner stages belong to the step whose sigma they have reached."""
-        index = bisect.bisect_right([-s for s in self.sigmas], -sigma * (1 - 1e-6)) - 1
+        rising = self.sigmas[-1] > self.sigmas[0]  # from a picture to noise
+        reached = [s if rising else -s for s in self.sigmas]
+        index = bisect.bisect_right(reached, sigma * (1 + SLACK) if rising else -sigma * (1 - SLACK)) - 1
         index = min(max(index, 0), max(self.num_steps - 1, 0))
         guidance = self.guidance
         scale = guidance.scale(self.start, index, self.num_steps)
@@ -159,7 +169,7 @@ class Run:
             guidance.skip_first_steps == -1
             or index < first
             or self.stopped is not None
-            or (self.interval is not None and not self.interval[1] <= sigma <= self.interval[0])
+            or (self.interval is not None and not within(sigma, self.interval))
         )
         uncond = "skip" if alone else "compute"
         if not alone and guidance.alternate and (index - first) % 2 and self._line(sigma):
@@ -182,14 +192,15 @@ class Run:
         if threshold is not None and float(cosine.min()) > threshold:  # waits for the device; only where asked for
             self.stopped = step.index
         if self.guidance.alternate:
-            if self.known and self.known[-1][0] == sigma:
+            if self.known and self.known_step == step.index:  # stages of one step lie too near for a line
                 self.known.pop()
+            self.known_step = step.index
             self.known = [*self.known[-1:], (sigma, velocities[0] - velocities[1])]
 
     def combine(self, cond: Tensor, uncond: Tensor, scale: float, x: Tensor, sigma: float) -> Tensor:
         """One denoised prediction of two, in the form of the Guidance."""
         guidance = self.guidance
-        if not guidance.reshapes:
+        if not guidance.changes:
             return cfg(cond, uncond, scale)
         velocity = (x - cond) / sigma
         if guidance.form == "APG":

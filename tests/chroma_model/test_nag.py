@@ -38,3 +38,10 @@ def test_scale_one_or_alpha_zero_change_nothing():
 def test_zero_rows_stay_zero():
     zero = torch.zeros(1, 3, 4)
     assert torch.equal(nag(zero, zero, 5.0, 2.5, 0.5), zero)
+
+
+def test_wide_rows_do_not_overflow_in_float16():
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = (40 * torch.randn(1, 4, 3072, generator=generator) for _ in range(2))  # L1 norms near 100,000
+    result = nag(positive.half(), negative.half(), 5.0, 2.5, 0.25)
+    torch.testing.assert_close(result.float(), nag(positive, negative, 5.0, 2.5, 0.25), rtol=5e-3, atol=0.5)

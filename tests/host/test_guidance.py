@@ -96,6 +96,7 @@ def texts(cfg, lengths=(11, 7), batch=1):
         ({"alternate": True}, {}, (6, 4)),  # steps 0, 1, 2, 4
         ({"curve": "linear", "end": 1.0}, {}, (6, 5)),  # at 1, the host leaves uncond out
         ({"curve": "list", "values": (5, 4, 3)}, {"scale": 1.0}, (6, 6)),
+        ({"curve": "list", "values": (3, 1, 1, 2, 1, 1)}, {"scale": 1.0}, (6, 2)),
         ({"form": "APG"}, {}, (6, 6)),
         ({"skip_first_steps": 2}, {"sampler": "heun"}, (11, 8)),  # 2n - 1 evaluations, those at sigma 0 and 1 alone
     ],
@@ -214,6 +215,35 @@ def test_the_negative_prompt_is_extrapolated_close_to_itself(comfy, model, cfg):
     assert errors["alternate"] < errors["left out"]
 
 
+@pytest.mark.parametrize(
+    "sampler", ["exp_heun_2_x0", "dpmpp_2s_ancestral_cfg_pp", "seeds_2", "dpmpp_sde", "heun", "dpm_2"]
+)
+def test_extrapolation_stays_bounded_with_samplers_of_several_stages(comfy, model, cfg, sampler):
+    plain = run(comfy, model, cfg, steps=10, sampler=sampler)
+    ours, told = guided(model, alternate=True)
+    assert support.relative(run(comfy, ours, cfg, steps=10, sampler=sampler), plain) < 0.2
+    assert told[0].run.extrapolated > 0
+
+
+@pytest.mark.parametrize(
+    "sampler", ["euler_cfg_pp", "res_multistep_cfg_pp", "dpmpp_2m_cfg_pp", "gradient_estimation_cfg_pp"]
+)
+def test_zero_init_works_with_samplers_that_look_at_uncond(comfy, model, cfg, sampler):
+    ours, told = guided(model, zero_init_steps=1)
+    assert bool(run(comfy, ours, cfg, sampler=sampler).isfinite().all()) and told[0].run.zeroed == 1
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_cfg_pp"])
+def test_a_zeroed_step_leaves_the_noise_as_it_was(comfy, model, cfg, sampler):
+    positive, negative = texts(cfg)
+    noise, sigmas = torch.randn(1, 16, 16, 16), torch.linspace(1, 0, 6)
+    ours = guided_run_on(comfy, guided(model, zero_init_steps=2)[0], noise, positive, negative, SCALE, sigmas, sampler)
+    # The same noise, taken for what the run has at the third step.
+    scaled = noise / sigmas[2]
+    later = guided_run_on(comfy, model, scaled, positive, negative, SCALE, sigmas[2:], sampler)
+    assert support.relative(ours, later) < LIMIT
+
+
 # --- several conditionings
 
 
@@ -274,6 +304,15 @@ def test_a_controlnet_on_one_conditioning_works_as_in_the_host(comfy, model, cfg
     assert torch.equal(result, run(comfy, model, cfg, **given))
     assert control.calls == [1] * 2 * STEPS
     assert support.relative(result, run(comfy, model, cfg, **texts_given(cfg))) > 1e-3
+    alike = texts(cfg, (9, 9))
+    for side in alike:
+        side[0][1].update(control=control, control_apply_to_uncond=False)
+    calls = []
+    for pairing in ("auto", "apart"):
+        ours, told = guided(model, pairing)
+        run(comfy, ours, cfg, positive=alike[0], negative=alike[1])
+        calls.append(told[0].calls)
+    assert calls == [STEPS, 2 * STEPS]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -310,6 +349,25 @@ def texts_given(cfg):
 # --- beside others
 
 
+def test_the_hosts_cfg_override_stays_in_force(comfy, model, cfg):
+    from comfy_extras.nodes_custom_sampler import CFGOverride
+
+    override = CFGOverride.execute(model, 1.0, 0.0, 0.5).args[0]
+    wanted = run(comfy, override, cfg)
+    assert support.relative(wanted, run(comfy, model, cfg)) > 1e-3
+    before, after = guided(override)[0], CFGOverride.execute(guided(model)[0], 1.0, 0.0, 0.5).args[0]
+    assert torch.equal(run(comfy, before, cfg), wanted) and torch.equal(run(comfy, after, cfg), wanted)
+
+
+def test_forwards_that_a_cache_saves_are_not_counted(comfy, model, cfg):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    cached = EasyCacheNode.execute(model, 1.0, 0.0, 1.0, False).args[0]
+    ours, told = guided(cached)
+    run(comfy, ours, cfg, steps=10)
+    assert 0 < told[0].prompts < told[0].plain == 20
+
+
 def test_functions_of_other_nodes_stay_in_force(comfy, model, cfg):
     seen = []
     other = model.clone()
@@ -343,7 +401,7 @@ def test_a_form_that_replaces_another_nodes_function_says_so(comfy, model, cfg):
     other.set_model_sampler_cfg_function(lambda args: args["cond"])
     ours, told = guided(other, form="APG")
     run(comfy, ours, cfg, steps=2)
-    assert "APG" in told[0].text() and "another node" in told[0].text()
+    assert "APG takes the place of another node's CFG" in told[0].text()
 
 
 def test_a_guider_with_its_own_way_is_named(comfy, model, cfg):
@@ -443,6 +501,25 @@ def test_the_read_out_says_what_was_computed(comfy, model, cfg):
     }
     assert [step for step, _ in facts["cosines"]] == [2, 3, 4, 5]
     assert "10 prompts computed" in told[0].text() and "plain CFG computes 12" in told[0].text()
+
+
+def test_a_run_that_ends_in_nan_can_still_be_told(comfy, model, cfg):
+    """JSON has no NaN: one would make the server's whole history unreadable for a browser."""
+    import json
+
+    ours, told = guided(model)
+    positive, negative = texts(cfg)
+    positive[0][0][:] = float("nan")
+    run(comfy, ours, cfg, positive=positive, negative=negative)
+    assert {value for _, value in json.loads(json.dumps(told[0].facts(), allow_nan=False))["cosines"]} == {None}
+
+
+def test_what_plain_cfg_computes_is_said_only_where_it_is_known(comfy, model, cfg):
+    positive, negative = texts(cfg)
+    for given, wanted in (({}, 12), ({"scale": 1.0}, None), ({"positive": positive * 2, "negative": negative}, None)):
+        ours, told = guided(model)
+        run(comfy, ours, cfg, **given)
+        assert told[0].plain == wanted and ("plain CFG" in told[0].text()) is (wanted is not None)
 
 
 def test_a_guider_without_a_negative_prompt_needs_cfg_one(comfy, model, cfg):

@@ -254,7 +254,7 @@ def test_inputs_are_not_changed(comfy, model, cfg):
 def test_skipped_steps_are_saved_and_told(comfy, model, cfg, skip, uncond):
     info = {"workflow": {"nodes": []}}
     ours(model, cfg, hidden={"extra_pnginfo": info}, skip_first_steps=skip)
-    facts = info["chroma_run"]
+    (facts,) = info["chroma_run"].values()
     assert json.loads(json.dumps(info)) == info and info["workflow"] == {"nodes": []}
     assert (facts["steps"], facts["prompts_computed"], facts["uncond_computed"]) == (STEPS, STEPS + uncond, uncond)
     assert facts["finished"] and facts["seconds"] > 0

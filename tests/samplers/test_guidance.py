@@ -137,6 +137,27 @@ def test_inner_stages_belong_to_the_step_they_have_reached():
     assert [run.step(s).index for s in (1.1, 1.0, 0.99, 0.76, 0.75, 0.7500001, 0.3, 0.1)] == [0, 0, 0, 0, 1, 1, 2, 3]
 
 
+def test_steps_of_a_rising_schedule_are_found_too():
+    run = Run(Guidance(), [0.0001, 0.2, 0.5, 0.8], 3.0)
+    assert [run.step(s).index for s in (0.0001, 0.2, 0.5, 0.79)] == [0, 1, 2, 2]
+
+
+def test_stages_of_one_step_make_no_line():
+    """Samplers compute a stage's sigma anew, so that two of one step differ by rounding: no slope can be had from them."""
+    run = Run(Guidance(alternate=True), sigmas_of(4), 3.0)
+    x = torch.zeros(1, 2, 2, 2)
+    for sigma, value in ((1.0, 1.0), (0.75 * (1 + 7e-8), 2.0), (0.75, 3.0)):
+        run.learn(run.step(sigma), x - sigma * value, x, x, sigma)
+    assert [round(s, 3) for s, _ in run.known] == [1.0, 0.75]
+    torch.testing.assert_close(guidance.extrapolate(run.known, 0.5), torch.full_like(x, 5.0))
+
+
+@pytest.mark.parametrize("sigma", [0.6, 0.8, 0.1])
+def test_an_interval_that_ends_on_a_step_includes_it(sigma):
+    rounded = float(torch.tensor(sigma))  # as the sampler has it
+    assert guided_run.within(rounded, (sigma, 0.05)) and guided_run.within(rounded, (0.9, sigma))
+
+
 @pytest.mark.parametrize(
     "settings, wanted",
     [

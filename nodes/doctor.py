@@ -1,0 +1,71 @@
+"""Chroma Doctor: what in the queued graph does nothing or does harm."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Mapping
+
+from comfy_api.latest import io, ui
+
+from ..loaders.comfy_text import find_t5, tokenize
+from ..samplers.doctor import describe, examine, prompts
+from .preset import known
+from .report import report
+
+FAILED = "The Doctor itself has failed ({}); nothing can be said of this graph. The run goes on."
+
+
+def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, Any]:
+    """What is known beside the graph: the model's variant and file, and the number of tokens of its prompts."""
+    record: dict[str, Any] = {"node": node_id}
+    if model is not None:
+        record["variant"], record["file"] = known(model)
+    if clip is not None:
+        t5 = find_t5(clip)
+        record["tokens"] = {text: len(tokenize(clip, t5, text, whole=True)) + 1 for text in prompts(graph)}
+    return record
+
+
+def findings_text(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> str:
+    """The report. Never raises: advice must not stop a run, whatever is connected and whatever other packs queue."""
+    try:
+        return describe(examine(graph, record_of(model, clip, graph, node_id)), graph)
+    except Exception as error:
+        logging.warning("Chroma Doctor: failed on this graph: %s: %s", type(error).__name__, error)
+        return FAILED.format(type(error).__name__)
+
+
+class ChromaDoctor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ChromaDoctor",
+            display_name="Chroma Doctor",
+            category="sampling/chroma",
+            description="Looks at the queued workflow and tells which settings do nothing or do harm with Chroma, and what to "
+            "do instead. Changes nothing and never stops a run.",
+            search_aliases=["check", "lint", "warnings", "debug", "validate", "diagnose"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model from its loader, so that its kind is known. Without it files' names have to tell.",
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text encoder, so that tokens are counted instead of estimated."
+                ),
+            ],
+            outputs=[],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        return float("nan")  # looks again whenever something is queued: what it is about is not among its inputs
+
+    @classmethod
+    def execute(cls, model: Any = None, clip: Any = None) -> io.NodeOutput:
+        text = findings_text(model, clip, cls.hidden.prompt or {}, cls.hidden.unique_id)
+        report(cls, text)
+        return io.NodeOutput(ui=ui.PreviewText(text))

@@ -1,0 +1,224 @@
+"""Chroma Preset: settings that fit the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping
+
+import comfy.model_base
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..samplers import comfy_samplers
+from ..samplers.presets import PRESETS, Recognition, recognise, settle, tell
+from ..samplers.queued_graph import FROM_PRESET, Graph
+from ..samplers.sigmas import CURVES, MAX_STEPS, schedule
+from .report import report
+from .schedule import CATEGORY, number_input, summary
+from .shift import CURVE, shifted
+
+AUTO = "auto"
+SIZE = ("width", "height")  # parameters of curves that the preset's size is put in for
+VALUE = "value"  # a shift's number in the menu `shift`, where `shift` itself is what was chosen
+MAX_SIDE = 16384
+
+
+def own_parameters(curve: str) -> list[io.Input]:
+    """The widgets of a curve, without its size."""
+    return [
+        number_input(dataclasses.replace(p, name=VALUE) if p.name == "shift" else p)
+        for p in CURVES[curve].parameters
+        if p.name not in SIZE
+    ]
+
+
+def with_size(curve: str | None, params: Mapping[str, float], width: int, height: int) -> dict[str, float]:
+    """The parameters of a curve with the picture's size in them, where it asks for one."""
+    names = {p.name for p in CURVES[curve].parameters} if curve else set()
+    return {**params, **{k: v for k, v in zip(SIZE, (width, height)) if k in names}}
+
+
+def known(model: Any) -> tuple[str | None, str]:
+    """A MODEL's variant, as our loader calls it, and its file's name; None and "" where the host does not keep them."""
+    loaded = vars(model.model.model_config).get("loaded")
+    if loaded is not None:
+        return loaded.detection.variant, loaded.file
+    kinds = (
+        (comfy.model_base.ChromaRadiance, "Radiance"),
+        (comfy.model_base.Chroma, "Chroma"),
+        (comfy.model_base.Flux, "FLUX"),
+    )
+    return next((name for kind, name in kinds if isinstance(model.model, kind)), None), ""
+
+
+def recognised(model: Any, prompt: Mapping[str, Any] | None, node_id: str | None) -> Recognition:
+    """The preset for a MODEL. A LoRA's name is kept by nothing but the graph, and so is a host model's file."""
+    variant, file = known(model)
+    graph, node = Graph(prompt or {}), str(node_id)
+    chain = graph.model_chain(node) if node in graph.nodes else []
+    path = graph.file(chain)  # with the folder
+    return recognise(variant, path if path.endswith(file) else file, graph.loras(chain))
+
+
+def sampler_of(name: str) -> Any:
+    """A SAMPLER by its name in the host's menus, ours included.
+
+    raises: ValueError for a name that is not there.
+    """
+    if name in comfy_samplers.SAMPLERS:
+        return comfy_samplers.sampler(name)
+    if name not in comfy.samplers.SAMPLER_NAMES:
+        raise ValueError(f"sampler {name!r} is not known. Choose one of: {', '.join(comfy.samplers.SAMPLER_NAMES)}")
+    return comfy.samplers.sampler_object(name)
+
+
+def choice(value: Mapping[str, Any] | str | None, name: str) -> tuple[str | None, dict[str, Any]]:
+    """A DynamicCombo's choice and its values; None for the preset's."""
+    values = dict(value) if isinstance(value, Mapping) else {name: value}
+    chosen = values.pop(name, None)
+    if VALUE in values:
+        values["shift"] = values.pop(VALUE)
+    return (None if chosen == FROM_PRESET else chosen), values
+
+
+class ChromaPreset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        samplers = dict.fromkeys([FROM_PRESET, *comfy_samplers.SAMPLERS, *comfy.samplers.SAMPLER_NAMES])
+        return io.Schema(
+            node_id="ChromaPreset",
+            display_name="Chroma Preset",
+            category=CATEGORY,
+            description="Recognises the checkpoint and gives settings that fit it, each with where it is from: steps, cfg, "
+            "sampler, schedule, shift and size. Change any of them here.",
+            search_aliases=["settings", "recommended", "defaults", "flash", "steps", "sampler", "sigmas", "resolution"],
+            inputs=[
+                io.Model.Input("model", tooltip="A Chroma model, with its LoRAs on it."),
+                io.Combo.Input(
+                    "preset",
+                    options=[AUTO, *PRESETS],
+                    default=AUTO,
+                    tooltip="auto: recognised by the loader's report, the LoRAs and the file's name; the node shows which "
+                    "and from what. Or choose one.",
+                ),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=MAX_STEPS, optional=True, tooltip="Number of steps. 0: the preset's."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    optional=True,
+                    tooltip="How strongly the picture follows the prompt; 1 is no guidance at half the time. 0: the "
+                    "preset's.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=list(samplers),
+                    default=FROM_PRESET,
+                    optional=True,
+                    tooltip="What solves the steps. chroma_res_2m and chroma_res_2s are of second order.",
+                ),
+                io.DynamicCombo.Input(
+                    "schedule",
+                    optional=True,
+                    options=[
+                        io.DynamicCombo.Option(FROM_PRESET, []),
+                        *(io.DynamicCombo.Option(name, own_parameters(name)) for name in CURVES),
+                    ],
+                    tooltip="How the noise level falls from step to step; see Chroma Scheduler.",
+                ),
+                io.DynamicCombo.Input(
+                    "shift",
+                    optional=True,
+                    options=[
+                        io.DynamicCombo.Option(FROM_PRESET, []),
+                        *(io.DynamicCombo.Option(m, own_parameters(c) if c else []) for m, c in CURVE.items()),
+                    ],
+                    tooltip="The model's timestep shift; see Chroma Timestep Shift. shift 1: none, as Chroma was trained.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=MAX_SIDE,
+                    step=16,
+                    optional=True,
+                    tooltip="Of the picture in pixels, in steps of 16. 0: the preset's.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=MAX_SIDE,
+                    step=16,
+                    optional=True,
+                    tooltip="Of the picture in pixels, in steps of 16. 0: the preset's.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Below 1: the last steps of a longer schedule of steps / denoise, for a picture to start from.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model with the shift, for a guider or sampler."),
+                io.Sampler.Output(tooltip="For Sampler Custom."),
+                io.Sigmas.Output(tooltip="The schedule, for Sampler Custom."),
+                io.Int.Output(display_name="steps", tooltip="Number of steps, for a KSampler."),
+                io.Float.Output(display_name="cfg", tooltip="For Chroma CFG Guider or a KSampler."),
+                io.Int.Output(display_name="width", tooltip="For an empty latent, in pixels."),
+                io.Int.Output(display_name="height", tooltip="For an empty latent, in pixels."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        preset: str = AUTO,
+        steps: int = 0,
+        cfg: float = 0.0,
+        sampler: str = FROM_PRESET,
+        schedule: Mapping[str, Any] | str | None = None,
+        shift: Mapping[str, Any] | str | None = None,
+        width: int = 0,
+        height: int = 0,
+        denoise: float = 1.0,
+    ) -> io.NodeOutput:
+        found = recognised(model, cls.hidden.prompt, cls.hidden.unique_id)
+        curve, params = choice(schedule, "schedule")
+        mode, shift_params = choice(shift, "shift")
+        settings = settle(
+            found.name if preset == AUTO else preset,
+            steps=steps,
+            cfg=cfg,
+            sampler=None if sampler == FROM_PRESET else sampler,
+            curve=curve,
+            params=params,
+            shift=mode,
+            shift_params=shift_params,
+            width=width,
+            height=height,
+        )
+        size = (settings.width, settings.height)
+        clone, _ = shifted(model, settings.shift, **with_size(CURVE.get(settings.shift), settings.shift_params, *size))
+        sigmas = sigmas_of(clone, settings, denoise)
+        report(cls, tell(settings, found, chosen=preset != AUTO) + "\n" + summary(sigmas, settings.steps))
+        return io.NodeOutput(clone, sampler_of(settings.sampler), sigmas, settings.steps, settings.cfg, *size)
+
+
+def sigmas_of(model: Any, settings: Any, denoise: float) -> Any:
+    """The schedule of some settings on a MODEL that has their shift; exactly as many steps as they say."""
+    curve = settings.curve if settings.curve in CURVES else None
+    params = with_size(curve, settings.params, settings.width, settings.height)
+    table = model.get_model_object("model_sampling").sigmas
+    return schedule(settings.curve, settings.steps, params, table, denoise=denoise, keep_steps=True)

@@ -1,0 +1,42 @@
+"""What the Doctor finds, and what it is told beside the graph."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Callable, Iterator, Mapping
+
+from .queued_graph import Graph, Run
+
+HARM, IDLE, HINT = "does harm", "does nothing", "hint"
+SEVERITIES = (HARM, IDLE, HINT)
+TOKENS_A_WORD = (1.0, 1.8)  # of T5 in English prose, the least and a generous most
+
+
+@dataclass(frozen=True)
+class Finding:
+    """severity: one of SEVERITIES. node_id: whose setting it is."""
+
+    severity: str
+    node_id: str
+    title: str
+    text: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known beside the graph: tokens of a prompt by its text, where somebody has counted them."""
+
+    tokens: Mapping[str, int]
+
+    def least(self, text: str) -> int:
+        return self.tokens.get(text, math.ceil(TOKENS_A_WORD[0] * len(text.split())) + 1)
+
+    def most(self, text: str) -> int:
+        words = len(re.findall(r"\w+|[^\w\s]", text))
+        return self.tokens.get(text, min(math.ceil(TOKENS_A_WORD[1] * words), len(text)) + 1)
+
+
+Rule = Callable[[Graph, Run, Facts], Iterator[Finding]]

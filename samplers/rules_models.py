@@ -1,0 +1,224 @@
+"""The Doctor's rules on sizes, files, VAEs and nodes on the model. What a rule is: `doctor.py`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Iterator
+
+from .finding import HARM, HINT, IDLE, Facts, Finding
+from .presets import HD, OVERFIT, RADIANCE
+from .queued_graph import Graph, Run, number_of
+
+SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
+SIZE_STEP = 16
+FEW_STEPS = 12  # of which a cache saves nothing
+
+
+def picture_size(graph: Graph, run: Run) -> tuple[int, int, str] | None:
+    """Width and height in pixels of an empty latent that a run starts from, and its node."""
+    if not run.latent or "empty" not in graph.maker_kind(run.latent).lower() or len(run.latent) > 1:
+        return None
+    node = run.latent[-1]
+    sides = [number_of(graph, node, name, run.found) for name in ("width", "height")]
+    return None if None in sides or min(sides) < 1 else (int(sides[0]), int(sides[1]), node)
+
+
+def size_for_another_checkpoint(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """A checkpoint repeats itself or falls apart far beyond the sizes that it was trained at.
+
+    source: presets.PRESETS, levzzz's guide, 'final model versions'.
+    """
+    found = picture_size(graph, run)
+    if found is None or not run.found.sure or run.denoise != 1:
+        return
+    width, height, node = found
+    side, (low, high) = math.sqrt(width * height), run.found.preset.sizes
+    if side > high:
+        yield Finding(
+            HARM if side > SIZE_MARGIN * high else HINT,
+            node,
+            f"{width} x {height} with {run.found.name}",
+            f"This checkpoint is good for {low} to {high} pixels a side. Beyond, things repeat and anatomy fails.",
+            "Paint it smaller and enlarge it, or use DC-2K, which was made for more.",
+        )
+    elif side < low / SIZE_MARGIN:
+        yield Finding(
+            HINT,
+            node,
+            f"{width} x {height} with {run.found.name}",
+            f"This checkpoint is good for {low} to {high} pixels a side.",
+            f"Use {low} or more.",
+        )
+
+
+def size_in_steps_of_16(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """A token of the picture is 16 x 16 pixels; the rest is painted and cut off.
+
+    source: patch 2 x 2 of latents of 8 x 8 pixels; Radiance: patches of 16.
+    """
+    found = picture_size(graph, run)
+    if found and any(n % SIZE_STEP for n in found[:2]):
+        fit = " x ".join(str(max(SIZE_STEP, round(n / SIZE_STEP) * SIZE_STEP)) for n in found[:2])
+        yield Finding(
+            HINT,
+            found[2],
+            f"{found[0]} x {found[1]} is not in steps of {SIZE_STEP}",
+            "Chroma paints in squares of 16 pixels; the edge is filled up and cut off again.",
+            f"Use {fit}.",
+        )
+
+
+def denoise_without_a_picture(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """Below 1 a run starts from a picture with some noise; an empty latent is a grey one.
+
+    source: the host's denoise.
+    """
+    if 0 < run.denoise < 1 and len(run.latent) == 1 and "empty" in graph.maker_kind(run.latent).lower():
+        yield Finding(
+            HARM,
+            run.schedule_node,
+            f"denoise {run.denoise:g} of an empty picture",
+            "The first steps are left out, and what they should have painted is grey.",
+            "Set denoise to 1, or connect a picture through VAE Encode.",
+        )
+
+
+def vae_of_the_other_kind(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """Radiance works on pixels, and its VAE is `pixel_space`; the others' latents need FLUX's VAE.
+
+    source: the host's VAELoader and its template for Radiance.
+    """
+    radiance = run.variant == "Radiance" or (run.variant is None and "radiance" in run.file.lower())
+    if not radiance and run.variant is None and run.found.name == RADIANCE:
+        return  # an x0 checkpoint, of which there are both kinds
+    for node in graph.nodes:
+        links = graph.links(node)
+        if "vae" not in links or not ("samples" in links or "pixels" in links):
+            continue
+        decodes = "samples" in links and run.node in graph.chain(links["samples"], "latent")
+        if not decodes and node not in run.latent:
+            continue
+        vaes = graph.chain(links["vae"], "vae")
+        name = graph.value(vaes[-1], "vae_name")
+        if not isinstance(name, str) or (name == "pixel_space") == radiance:
+            continue
+        if radiance:
+            text = f"Radiance paints pixels, not latents; {name} takes them for latents, which fails or gives noise."
+            yield Finding(HARM, vaes[-1], "Radiance with a latent VAE", text, "Choose pixel_space in Load VAE.")
+        else:
+            text = "This model paints latents; pixel_space shows them as they are."
+            yield Finding(HARM, vaes[-1], "pixel_space without Radiance", text, "Choose FLUX's VAE, ae.safetensors.")
+
+
+def overfit_checkpoint(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """v49 and v50 are overfit on 1024 pixels, and may do well at 1152 only.
+
+    source: levzzz's guide to Chroma, 'additional model versions'.
+    """
+    if run.found.name == OVERFIT and run.models:
+        text = f"{run.file} is overfit on 1024 pixels, says levzzz's guide. It may do well at 1152."
+        yield Finding(HINT, run.models[-1], "a checkpoint that is not recommended", text, f"Use {HD}.")
+
+
+# --- nodes on the model ------------------------------------------------------------------------------------------------
+
+# Samplers that run the model more than once a step, at several noise levels.
+TWO_STAGE = re.compile(
+    r"heun|^dpm_2|^dpm_fast|^dpm_adaptive|_2s|dpmpp_sde|^seeds_[23]|res_[235]s|sa_solver_pece|midpoint|rk[2-9]"
+)
+CACHES = re.compile(r"easycache|lazycache|teacache|magcache|fbcache|firstblockcache|taylorseer|wavespeed|dbcache", re.I)
+UNSUPPORTED_CACHES = re.compile(r"teacache|fbcache|firstblockcache|taylorseer|wavespeed", re.I)
+MAGCACHE_STEPS = 26
+
+
+def caches(graph: Graph, run: Run) -> list[tuple[str, str]]:
+    return [(node, kind) for node, kind in run.kinds(graph) if CACHES.search(kind)]
+
+
+def cache_with_a_two_stage_sampler(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """A cache takes each call of the model for a step and compares it with the one before. Such samplers call it at two
+    noise levels in turn, so that it reuses what belongs to the other one.
+
+    source: the host's nodes_easycache.py.
+    """
+    if TWO_STAGE.search(run.sampler):
+        for node, kind in caches(graph, run):
+            yield Finding(
+                HARM,
+                node,
+                f"{kind} with {run.sampler}",
+                "The sampler calls the model several times a step, and the cache takes each call for a step of its own.",
+                "Use a sampler with one call a step (euler, res_multistep, chroma_res_2m), or remove the cache.",
+            )
+
+
+def cache_with_few_steps(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """A cache skips a step that is like the one before. Of few steps none is; it needs three calls to learn that.
+
+    source: the host's nodes_easycache.py, and its default start at 15 % and end at 95 % of the run.
+    """
+    if run.steps and run.steps <= FEW_STEPS and not TWO_STAGE.search(run.sampler):
+        for node, kind in caches(graph, run):
+            yield Finding(
+                HINT,
+                node,
+                f"{kind} with {run.steps} steps",
+                "With so few steps each changes the picture much; a step that is skipped is seen, and little is saved.",
+                "Remove the cache.",
+            )
+
+
+def cache_that_does_not_know_chroma(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """These caches have tables or code for each model, and none for Chroma; MagCache's table for it is for 26 steps.
+
+    source: the packs' own lists of models, as read for this pack in November 2026.
+    """
+    for node, kind in caches(graph, run):
+        if UNSUPPORTED_CACHES.search(kind):
+            text = "This cache has no settings for Chroma."
+            yield Finding(IDLE, node, f"{kind} with Chroma", text, "Use EasyCache or LazyCache.")
+        if "magcache" in kind.lower() and run.steps and run.steps != MAGCACHE_STEPS:
+            text = f"Its table for Chroma is for {MAGCACHE_STEPS} steps, and the run has {run.steps}."
+            yield Finding(HARM, node, f"{kind} with {run.steps} steps", text, f"Take {MAGCACHE_STEPS} steps.")
+
+
+def host_nag(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """The host's NAG acts where cond and uncond share a forward, which its own Chroma does only for equally long prompts.
+
+    source: the host's nodes_nag.py and conds.py; tried for this pack. Models of Load Chroma Model share it.
+    """
+    for node, kind in run.kinds(graph):
+        if kind == "NAGuidance" and run.is_native:
+            yield Finding(
+                IDLE,
+                node,
+                "NAGuidance with ComfyUI's Chroma",
+                "It acts only where both prompts have the same number of tokens; otherwise it does nothing and costs double.",
+                "Use Load Chroma Model and Chroma NAG.",
+            )
+
+
+# Class -> what becomes of it with Chroma, and whether only with ComfyUI's own.
+WITHOUT_EFFECT: dict[str, tuple[str, str, bool]] = {
+    "PerturbedAttentionGuidance": (IDLE, "It acts on a U-Net's middle block, which Chroma lacks.", False),
+    "UNetSelfAttentionMultiply": (IDLE, "It acts on a U-Net's attention.", False),
+    "PatchModelAddDownscale": (IDLE, "It acts on a U-Net's blocks.", False),
+    "FreeU_V2": (HARM, "It is for U-Nets, and stops with an error.", False),
+    "SelfAttentionGuidance": (HARM, "It is for U-Nets, and stops with an error.", False),
+    "TomePatchModel": (HARM, "It is for U-Nets, and stops with an error.", False),
+    "ScaleROPE": (IDLE, "ComfyUI's own Chroma does not look at it; models of Load Chroma Model do.", True),
+    "FluxKVCache": (IDLE, "ComfyUI's own Chroma does not look at it.", True),
+    "ReferenceLatent": (IDLE, "ComfyUI's own Chroma does not look at reference pictures.", True),
+}
+
+
+def node_without_effect(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """These nodes were run with Chroma, and changed nothing or failed.
+
+    source: tried for this pack in ComfyUI 0.30.
+    """
+    for node in dict.fromkeys((*run.models, *run.positive, *run.negative)):
+        severity, text, only_native = WITHOUT_EFFECT.get(graph.kind(node), ("", "", True))
+        if severity and (run.is_native or not only_native):
+            yield Finding(severity, node, f"{graph.kind(node)} with Chroma", text, "Remove the node.")

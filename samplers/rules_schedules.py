@@ -1,0 +1,166 @@
+"""The Doctor's rules on schedules, shifts and numbers of steps. What a rule is: `doctor.py`."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from .finding import HARM, HINT, IDLE, Facts, Finding
+from .presets import FLUX, FLUXES
+from .queued_graph import HOST_SHIFT, PRESET_NODE, Graph, Run, by_resolution, follows_shift, shift_setters
+
+LAST_SIGMA = 0.25  # what a schedule may leave to its last step; 8 steps at shift 1 leave 0.125
+FEW_STEPS = 12
+
+
+def few_steps_of_a_shifted_schedule(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """n equal steps under a shift s leave s / (n - 1 + s) to the last: 0.311 for 8 steps of ComfyUI's default, 3.16.
+
+    source: the formula of the shift; one step from there to 0 makes a soft picture.
+    """
+    equal = ("simple", "sgm_uniform", "flux_shift", "fixed_shift")
+    if run.scheduler not in equal or not run.steps or run.denoise != 1 or run.found.name == FLUX:
+        return
+    s = schedule_shift(graph, run)
+    if s is None or run.steps < 2:
+        return
+    last = s / (run.steps - 1 + s)
+    if s > 1.2 and last > LAST_SIGMA:
+        yield Finding(
+            HARM,
+            run.schedule_node,
+            f"{run.steps} steps of {run.scheduler} at a shift of {s:.2f}",
+            f"The last step goes from a noise level of {last:.2f} to 0 at once, which makes a soft picture.",
+            "Set the shift to 1 with Chroma Timestep Shift, and use the schedule beta; or take more steps.",
+        )
+
+
+def schedule_shift(graph: Graph, run: Run) -> float | None:
+    """The shift that acts on the schedule: its own, or the model's."""
+    if run.scheduler == "fixed_shift":
+        return graph.number(run.schedule_node, "curve.shift")
+    if run.scheduler == "flux_shift":
+        names = ("width", "height", "base_shift", "max_shift")
+        return by_resolution(*(graph.number(run.schedule_node, f"curve.{n}") for n in names))
+    return run.shift.value
+
+
+def shift_not_set(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """Chroma was trained without a shift; ComfyUI gives it that of FLUX, 3.16, unless a node says otherwise.
+
+    source: the host's supported_models.Chroma (mu 1.15); levzzz's guide: shift 1, or FLUX's.
+    """
+    if run.found.name in FLUXES or not follows_shift(run.scheduler) or shift_setters(graph, run):
+        return
+    if next(few_steps_of_a_shifted_schedule(graph, run, facts), None) is None and run.cfg is not None:
+        yield Finding(
+            HINT,
+            run.schedule_node,
+            f"the model's shift is ComfyUI's {HOST_SHIFT:.2f}",
+            "Chroma was trained with 1. A larger one spends more steps on the composition and fewer on details.",
+            "Connect Chroma Timestep Shift with shift 1 behind the model's loader, also for the scheduler.",
+        )
+
+
+def shift_the_schedule_does_not_see(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """A scheduler takes its sigmas from its own MODEL input; a shift on the sampler's MODEL alone does not reach it.
+
+    source: the host's BasicScheduler.
+    """
+    setters = shift_setters(graph, run)
+    if setters and run.schedule_node != run.node and len(run.schedule_models) > 1 and run.shift.node is None:
+        if follows_shift(run.scheduler):
+            yield Finding(
+                IDLE,
+                setters[0],
+                "the shift does not reach the schedule",
+                f"{graph.kind(run.schedule_node)} has the model from before {graph.kind(setters[0])}, without its shift.",
+                f"Connect the scheduler's model to {graph.kind(setters[0])} too.",
+            )
+
+
+def two_shifts(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """A model has one shift; the later node's takes the place of the earlier one's.
+
+    source: the host's add_object_patch("model_sampling").
+    """
+    setters = shift_setters(graph, run)
+    for node in setters[1:]:
+        yield Finding(
+            IDLE,
+            node,
+            f"the shift of {graph.kind(node)}",
+            f"{graph.kind(setters[0])} comes after it and sets another.",
+            "Remove one of them.",
+        )
+
+
+def shift_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """ModelSamplingSD3 multiplies the time by 1000, and Chroma does so itself; the others are no flow models at all.
+
+    source: the host's nodes_model_advanced.py; tried for this pack.
+    """
+    others = ("ModelSamplingSD3", "ModelSamplingDiscrete", "ModelSamplingContinuousEDM", "ModelSamplingContinuousV")
+    for node, kind in run.kinds(graph):
+        if kind in (*others, "ModelSamplingStableCascade"):
+            yield Finding(
+                HARM,
+                node,
+                f"{kind} with Chroma",
+                "It is for another kind of model; Chroma then gets times that it does not know, and paints noise.",
+                "Use Chroma Timestep Shift, or ModelSamplingAuraFlow.",
+            )
+
+
+def schedule_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """A flow model's noise level goes from 1 to 0. karras and exponential go down to 0.0003 and spend most steps there;
+    the others' levels are those of Stable Diffusion, from 14.6 on.
+
+    source: the host's samplers.py and nodes_custom_sampler.py, nodes_align_your_steps.py, nodes_gits.py.
+    """
+    kind = graph.kind(run.schedule_node)
+    if kind in ("ChromaScheduler", PRESET_NODE):
+        return
+    if run.scheduler in ("karras", "exponential"):
+        text = (
+            "ComfyUI's goes down to a noise level of 0.0003, and spends most of the steps where nothing is left to do."
+        )
+    elif kind in FOREIGN_SCHEDULES:
+        text = "Its noise levels are those of Stable Diffusion, which start at 14.6; Chroma's start at 1."
+    else:
+        return
+    yield Finding(
+        HARM,
+        run.schedule_node,
+        f"the schedule {run.scheduler} with Chroma",
+        text,
+        "Use beta, or Chroma Scheduler, whose karras and exponential fit.",
+    )
+
+
+FOREIGN_SCHEDULES = (
+    "KarrasScheduler",
+    "ExponentialScheduler",
+    "PolyexponentialScheduler",
+    "LaplaceScheduler",
+    "VPScheduler",
+    "SDTurboScheduler",
+    "AlignYourStepsScheduler",
+    "GITSScheduler",
+)
+
+
+def few_steps(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """Checkpoints that are not made for few steps need 25 or more; every source has 25 to 40.
+
+    source: those of presets.PRESETS.
+    """
+    preset = run.found.preset
+    if run.found.sure and not preset.few_steps and run.steps and run.steps < FEW_STEPS and run.denoise == 1:
+        if run.found.name not in FLUXES:
+            yield Finding(
+                HINT,
+                run.schedule_node,
+                f"{run.steps} steps with {run.found.name}",
+                f"Its pictures need more of them: {preset.steps}.",
+                f"Take {preset.steps} steps, or a Flash checkpoint or LoRA, which is made for 8.",
+            )
