@@ -30,6 +30,7 @@ def settings() -> list[io.Input]:
             min=-1,
             max=MAX_STEPS,
             optional=True,
+            display_name="skip first steps",
             tooltip="For so many steps at the start only the positive prompt is computed, at half the cost. 0: none; "
             "-1: for all steps.",
         ),
@@ -189,8 +190,8 @@ def settings() -> list[io.Input]:
             "alternate",
             default=False,
             optional=True,
-            advanced=True,
-            tooltip="Computes the negative prompt in every second step, and extrapolates its difference in the others.",
+            tooltip="Computes the negative prompt in every second step, and extrapolates its difference in the others: "
+            "nearly the same picture for 0.8 of the cost.",
         ),
         io.Combo.Input(
             "pairing",

@@ -163,6 +163,7 @@ class ChromaKSampler(io.ComfyNode):
                     default=0,
                     min=-1,
                     max=MAX_STEPS,
+                    display_name="skip first steps",
                     tooltip="For so many steps at the start only the positive prompt is computed, at half the cost. 0: none; "
                     "-1: for all steps.",
                 ),
