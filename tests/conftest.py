@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import support
 import torch
+from browser import demo_files
 
 dev = support.dev
 dev.BASE = "test-base"  # models and pictures of tests stay out of the demo's
@@ -65,6 +66,7 @@ def inference(comfy):
 @pytest.fixture(scope="session")
 def server(host_dir):
     """A running ComfyUI with this pack and the demo models, shared by all tests."""
+    demo_files.place(dev.base_dir())
     arguments = ("--preview-method", "latent2rgb")
     with dev.Server(arguments=arguments, log=dev.cache_dir() / "test-server.log", cpu=True) as running:
         yield running

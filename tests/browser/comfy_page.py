@@ -15,6 +15,12 @@ HOST_NOISE = (
     (r"404 \(Not Found\)", r"/api/userdata/(user\.css|comfy\.templates\.json)$"),
     (r"404 \(Not Found\)", r"/api/userdata\?dir=subgraphs"),
     (r"404 \(Not Found\)", r"/docs/\w+/en\.md$"),  # help is asked for in the user's language first
+    # A workflow that names where its files can be had makes the page ask for their sizes, which `--disable-api-nodes` forbids.
+    (r"Content Security Policy", r"/assets/missingModelDownload"),
+    (
+        r"404 \(Not Found\)",
+        r"/api/view\?type=input",
+    ),  # the picture of a workflow that was loaded before it was put there
     (r"^ComfyApp graph accessed before initialization$", r"/assets/"),
 )
 SETTINGS = {
@@ -92,7 +98,7 @@ def prompt_of(page: Any) -> dict[str, Any]:
 
 
 def put(page: Any, rows: dict[str, dict[str, Any]]) -> None:
-    """Sets widgets of the graph on the canvas, {node class: {input: value}}, and loads it anew.
+    """Sets widgets of the graph on the canvas, {node class or title: {input: value}}, and loads it anew.
 
     The front end looks for missing files when it loads a graph; after this it finds those that were put.
     """
@@ -100,7 +106,8 @@ def put(page: Any, rows: dict[str, dict[str, Any]]) -> None:
         """async rows => {
             for (const node of app.rootGraph.nodes)
                 for (const widget of node.widgets ?? [])
-                    if (widget.name in (rows[node.type] ?? {})) widget.value = rows[node.type][widget.name]
+                    for (const row of [rows[node.type] ?? {}, rows[node.title] ?? {}])
+                        if (widget.name in row) widget.value = row[widget.name]
             await app.loadGraphData(app.rootGraph.serialize())
         }""",
         rows,

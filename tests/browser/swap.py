@@ -6,13 +6,22 @@ import copy
 import re
 from typing import Any
 
+from browser import demo_files
+
 # Node class -> input -> what it becomes. A workflow with a loader or a size that is not here needs a row.
 DEMO: dict[str, dict[str, Any]] = {
     "ChromaDiffusionLoader": {"unet_name": "chroma-demo.safetensors"},
     "ChromaCLIPLoader": {"clip_name": "chroma-demo-t5.safetensors"},
     "CLIPLoader": {"clip_name": "chroma-demo-t5.safetensors"},
     "VAELoader": {"vae_name": "chroma-demo-vae.safetensors"},
+    "ChromaLoraLoader": {"lora_name": demo_files.LORA},
+    "LoadImage": {"image": demo_files.PICTURE},
+    "CLIPVisionLoader": {"clip_name": demo_files.VISION},
+    "StyleModelLoader": {"style_model_name": demo_files.STYLE},
     "EmptySD3LatentImage": {"width": 128, "height": 128},
+    "ChromaPreset": {"width": 128, "height": 128, "steps": 4},
+    "ChromaKSampler": {"steps": 4},
+    "ChromaBetaScheduler": {"steps": 4},
 }
 FILE = re.compile(r"\.(safetensors|sft|gguf|pth|pt|ckpt|bin|png|jpe?g|webp)$")
 

@@ -17,9 +17,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.host]
 dev = support.dev
 PACK = "chroma-pack"
 WORKFLOWS = sorted((support.ROOT / "example_workflows").glob("*.json"))
+FIRST = support.ROOT / "example_workflows" / "chroma_text_to_image.json"  # the one that people try first
+BLUEPRINTS = sorted((support.ROOT / "subgraphs").glob("*.json"))
 
 
-def workflow(path=WORKFLOWS[0]):
+def workflow(path=FIRST):
     return json.loads(path.read_text())
 
 
@@ -55,7 +57,10 @@ def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(page, server,
     assert all(p.std() > 1 for p in pictures)  # of 255; an empty picture has 0
 
 
-@pytest.mark.parametrize("path", [dev.WORKFLOW, *WORKFLOWS], ids=lambda p: p.stem)
+PLAIN = [path for path in (dev.WORKFLOW, *WORKFLOWS) if "definitions" not in workflow(path)]
+
+
+@pytest.mark.parametrize("path", PLAIN, ids=lambda p: p.stem)
 def test_dev_converts_a_workflow_as_the_page_does(page, server, path):
     comfy_page.load(page, workflow(path))
     theirs = comfy_page.prompt_of(page)
@@ -65,16 +70,21 @@ def test_dev_converts_a_workflow_as_the_page_does(page, server, path):
         assert {k: v for k, v in theirs[key]["inputs"].items() if k in node["inputs"]} == node["inputs"]
 
 
+SUBGRAPH = "Chroma: text to image"  # the title of the first workflow's node that holds the others
+SMALL = {"width": 128, "height": 128, "steps": 4}
+
+
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, workflow())
     text = f"a blue square on a white background, {vue}"  # new, so that no node comes out of the server's cache
-    comfy_page.put(page, {**DEMO, "CLIPTextEncode": {"text": text}})
+    comfy_page.put(page, {**DEMO, SUBGRAPH: {**SMALL, "prompt": text}})
+    server.post("/free", {"unload_models": True, "free_memory": True})  # so that the loader tells again what it loads
     _, picture, _ = picture_of(server, comfy_page.press_run(page))
     assert picture.shape == (128, 128, 3)
     page.wait_for_function("app.rootGraph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth === 128")
-    page.get_by_text(re.compile(r"\d+ tokens -> \d+")).first.wait_for()  # what ChromaPadMask says on itself
+    page.get_by_text(re.compile(r"Chroma, 3.5 M parameters")).first.wait_for()  # what the loader says on itself
     assert page.get_by_test_id("error-overlay").count() == 0
 
 
@@ -91,14 +101,16 @@ def test_templates_are_listed_with_pictures_and_open(page, server):
         card.scroll_into_view_if_needed()
         picture = card.locator("img").first.element_handle()
         page.wait_for_function("picture => picture.naturalWidth > 0", arg=picture)
-    page.get_by_test_id(f"template-workflow-{names[0]}").click()
+    page.get_by_test_id(f"template-workflow-{FIRST.stem}").click()
     page.get_by_role("dialog").wait_for(state="hidden")
     assert sorted(comfy_page.node_types(page)) == sorted(node["type"] for node in workflow()["nodes"])
 
 
 def test_saved_picture_dropped_on_the_page_brings_back_graph_and_pixels(page, server):
     comfy_page.load(page, workflow())
-    comfy_page.put(page, {**DEMO, "KSampler": {"seed": 20}})  # a seed of its own, so that the picture is a new one
+    comfy_page.put(
+        page, {**DEMO, SUBGRAPH: {**SMALL, "seed": 20}}
+    )  # a seed of its own, so that the picture is a new one
     before, types = comfy_page.prompt_of(page), comfy_page.node_types(page)
     url, picture, _ = picture_of(server, comfy_page.press_run(page))
     comfy_page.drop_file(page, url)
@@ -108,3 +120,24 @@ def test_saved_picture_dropped_on_the_page_brings_back_graph_and_pixels(page, se
     _, again, cached = picture_of(server, comfy_page.press_run(page))
     assert cached == []
     assert (again == picture).all()
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda p: p.stem)
+def test_a_blueprint_is_one_node_that_makes_a_picture(page, server, path):
+    """Offered by the server, loaded as a graph of its one node, and run with something that saves its picture."""
+    listed = server.get("/global_subgraphs").values()
+    assert path.stem in [entry["name"] for entry in listed if PACK in entry["info"]["node_pack"]]
+    blueprint = workflow(path)
+    (node,) = blueprint["nodes"]
+    assert node["title"] == blueprint["definitions"]["subgraphs"][0]["name"] == path.stem.replace(" text", ": text")
+    comfy_page.load(page, blueprint)
+    assert comfy_page.unknown_types(page) == []
+    prompt = with_demo_files(comfy_page.prompt_of(page))
+    (decode,) = [key for key, n in prompt.items() if n["class_type"].startswith("VAEDecode")]
+    save = {
+        "class_type": "SaveImage",
+        "inputs": {"images": [decode, 0], "filename_prefix": "blueprint"},
+        "_meta": {"title": ""},
+    }
+    (picture,) = server.run({**prompt, "9999": save})
+    assert pixels(picture).std() > 1

@@ -1,6 +1,6 @@
 """The pack in several languages: English is what the nodes say, and the others have every text of it.
 
-    CHROMA_PACK_WRITE=1 python dev.py test -k locales    writes the English files and the record of all nodes anew
+CHROMA_PACK_WRITE=1 python dev.py test -k locales    writes the English files and the record of all nodes anew
 """
 
 import json

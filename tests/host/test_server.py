@@ -71,11 +71,15 @@ def test_workflows_are_offered_as_templates(server):
     assert "chroma_text_to_image" in server.get("/workflow_templates")["chroma-pack"]
 
 
-@pytest.mark.parametrize("workflow", sorted((support.ROOT / "example_workflows").glob("*.json")), ids=lambda p: p.stem)
+WORKFLOWS = sorted((support.ROOT / "example_workflows").glob("*.json"))
+PLAIN = [path for path in WORKFLOWS if "definitions" not in json.loads(path.read_text())]  # others: tests/browser
+
+
+@pytest.mark.parametrize("workflow", PLAIN, ids=lambda p: p.stem)
 def test_example_workflow_runs_with_the_demo_files(server, workflow):
     info = server.get("/object_info")
     graph = Graph(with_demo_files(dev.api_graph(json.loads(workflow.read_text()), info)))
-    assert pixels(graph.run(server)[0]).shape == (128, 128, 3)
+    assert all(pixels(path).std() > 1 for path in graph.run(server))  # of 255; an empty picture has 0
 
 
 @pytest.mark.parametrize(
@@ -362,13 +366,8 @@ def follow(server, graph, on_step=None):
 
 
 def texts(messages):
-    """Texts that nodes showed on themselves: binary event 3."""
-    found = []
-    for m in messages:
-        if isinstance(m, bytes) and int.from_bytes(m[:4], "big") == 3:
-            length = int.from_bytes(m[4:8], "big")
-            found.append(m[8 + length :].decode())
-    return found
+    """Texts that nodes showed on themselves."""
+    return [m["data"]["text"] for m in messages if isinstance(m, dict) and m["type"] == "chroma.report"]
 
 
 def test_nodes_say_what_they_loaded_and_what_they_removed(server, graph):

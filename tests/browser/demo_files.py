@@ -1,0 +1,111 @@
+"""Small files of every kind that the example workflows name beside the demo's own: a picture, a LoRA, a style model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import support
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+PICTURE, LORA = "chroma-demo-picture.png", "chroma-demo-lora.safetensors"
+STYLE, VISION = "chroma-demo-style.safetensors", "chroma-demo-vision.safetensors"
+VIT_L = {"width": 1024, "mlp": 4096, "layers": 24, "patches": 257, "projection": 768}  # the smallest that ComfyUI reads
+STYLE_TOKENS, STYLE_LAYERS, TEXT_WIDTH = 8, 3, 768  # of a T2I style adapter, whose text width is the demo's
+
+
+def place(base: Path) -> None:
+    """Writes what is missing of them under ComfyUI's base directory."""
+    for folder, name, write in (
+        ("input", PICTURE, picture),
+        ("models/loras", LORA, lora),
+        ("models/style_models", STYLE, style_model),
+        ("models/clip_vision", VISION, vision_model),
+    ):
+        path = base / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            part = path.with_suffix(".part")
+            write(part)
+            part.replace(path)
+
+
+def picture(path: Path) -> None:
+    """128 x 128: a red disc on blue; its right half is transparent, which ComfyUI reads as the mask."""
+    import numpy as np
+    from PIL import Image
+
+    rows, columns = np.mgrid[0:128, 0:128]
+    disc = (rows - 64) ** 2 + (columns - 64) ** 2 < 40**2
+    rgba = np.zeros((128, 128, 4), np.uint8)
+    rgba[..., 2], rgba[disc, 0], rgba[disc, 2] = 200, 220, 30
+    rgba[..., 3] = np.where(columns < 64, 255, 0)
+    Image.fromarray(rgba).save(path, "PNG")
+
+
+def lora(path: Path) -> None:
+    """Of rank 2, on one layer of the demo's model."""
+    name = "double_blocks.0.img_attn.qkv"
+    rows, columns = load_file(support.ROOT / "demo" / "weights" / "chroma-demo.safetensors")[name + ".weight"].shape
+    generator = torch.Generator().manual_seed(3)
+    a, b = torch.randn(2, columns, generator=generator), torch.randn(rows, 2, generator=generator)
+    prefix = f"diffusion_model.{name}"
+    save_file({f"{prefix}.lora_A.weight": a * 0.05, f"{prefix}.lora_B.weight": b * 0.05}, path)
+
+
+def style_model(path: Path) -> None:
+    """A T2I style adapter: random style tokens, and layers of zeros that leave them as they are."""
+    width, generator = VIT_L["width"], torch.Generator().manual_seed(4)
+    tensors: dict[str, Tensor] = {
+        "style_embedding": torch.randn(1, STYLE_TOKENS, width, generator=generator),
+        "proj": torch.randn(width, TEXT_WIDTH, generator=generator) * width**-0.5,
+    }
+    for name in ("ln_pre", "ln_post"):
+        tensors |= {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+    for i in range(STYLE_LAYERS):
+        at = f"transformer_layes.{i}."
+        tensors |= {
+            at + "attn.in_proj_weight": torch.zeros(3 * width, width),
+            at + "attn.in_proj_bias": torch.zeros(3 * width),
+            at + "attn.out_proj.weight": torch.zeros(width, width),
+            at + "attn.out_proj.bias": torch.zeros(width),
+            at + "mlp.c_fc.weight": torch.zeros(4 * width, width),
+            at + "mlp.c_fc.bias": torch.zeros(4 * width),
+            at + "mlp.c_proj.weight": torch.zeros(width, 4 * width),
+            at + "mlp.c_proj.bias": torch.zeros(width),
+        }
+        for name in ("ln_1", "ln_2"):
+            tensors |= {f"{at}{name}.weight": torch.ones(width), f"{at}{name}.bias": torch.zeros(width)}
+    save_file({name: tensor.half() for name, tensor in tensors.items()}, path)
+
+
+def vision_model(path: Path) -> None:
+    """A ViT-L of zeros in float16: 600 MB that take no room, since the file is a header and a hole."""
+    width, mlp = VIT_L["width"], VIT_L["mlp"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.class_embedding": (width,),
+        "embeddings.patch_embedding.weight": (width, 3, 14, 14),
+        "embeddings.position_embedding.weight": (VIT_L["patches"], width),
+    }
+    for name in ("pre_layrnorm", "post_layernorm"):
+        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+    for i in range(VIT_L["layers"]):
+        at = f"encoder.layers.{i}."
+        for name in ("layer_norm1", "layer_norm2"):
+            shapes |= {f"{at}{name}.weight": (width,), f"{at}{name}.bias": (width,)}
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= {f"{at}self_attn.{name}.weight": (width, width), f"{at}self_attn.{name}.bias": (width,)}
+        shapes |= {f"{at}mlp.fc1.weight": (mlp, width), f"{at}mlp.fc1.bias": (mlp,)}
+        shapes |= {f"{at}mlp.fc2.weight": (width, mlp), f"{at}mlp.fc2.bias": (width,)}
+    named = {f"vision_model.{name}": shape for name, shape in shapes.items()}
+    named["visual_projection.weight"] = (VIT_L["projection"], width)
+    header, end = {}, 0
+    for name, shape in named.items():
+        start, end = end, end + 2 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)

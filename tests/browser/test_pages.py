@@ -1,0 +1,101 @@
+"""Links between help pages open the page that they name, rendered, in a window over the graph."""
+
+import re
+
+import pytest
+import support
+from browser import comfy_page
+
+pytestmark = [pytest.mark.browser, pytest.mark.host]
+
+DOCS = support.ROOT / "web" / "docs"
+GUIDES = sorted((DOCS / "guides").glob("*.md"))
+LINK = re.compile(r"\]\(([\w./]+\.md)\)")
+
+
+def title(path):
+    return path.read_text().splitlines()[0].removeprefix("# ")
+
+
+def help_of(page, node_type):
+    comfy_page.new_node(page, node_type)
+    comfy_page.click_title(page, node_type)
+    page.get_by_test_id("info-button").click()
+    heading = page.locator(".node-help-content").get_by_role("heading", name=title(DOCS / f"{node_type}.md"), level=1)
+    heading.wait_for()
+    return page.locator(".node-help-content")
+
+
+def shown(page, heading):
+    dialog = page.get_by_role("dialog").filter(has=page.get_by_role("heading", name=heading, level=1, exact=True))
+    dialog.wait_for()
+    return dialog
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_guide_opens_from_a_help_page_and_closes(shared_page, path):
+    help_of(shared_page, "ChromaKSampler").get_by_role("link", name=title(path)).click()
+    dialog = shown(shared_page, title(path))
+    assert dialog.locator("table").count() == path.read_text().count("\n|---"), "every table is rendered"
+    assert "<!--" not in dialog.inner_text()
+    shared_page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+
+
+def test_links_within_a_guide_are_followed_and_lead_back(shared_page):
+    first, second = GUIDES[1], GUIDES[0]
+    help_of(shared_page, "ChromaNAG").get_by_role("link", name=title(first)).click()
+    dialog = shown(shared_page, title(first))
+    dialog.get_by_role("link", name="Chroma Preset", exact=True).first.click()
+    dialog = shown(shared_page, "Chroma Preset")
+    dialog.get_by_role("button", name="Back").click()
+    dialog = shown(shared_page, title(first))
+    assert dialog.get_by_role("button", name="Back").is_disabled()
+    dialog.get_by_role("link", name=title(second)).click()
+    shown(shared_page, title(second)).get_by_role("button", name="Close").click()
+    dialog.wait_for(state="hidden")
+
+
+def test_every_link_between_pages_is_known(shared_page):
+    """The pack's script and nobody else opens them: each is tried as a link on a page of the front end."""
+    for path in sorted({*DOCS.glob("*.md"), *GUIDES}):
+        for target in set(LINK.findall(path.read_text())):
+            wanted = title((path.parent / target).resolve())
+            link = (path.parent / target).resolve().relative_to(DOCS.resolve()).as_posix()
+            shared_page.evaluate(
+                """link => {
+                    const a = Object.assign(document.createElement('a'), { textContent: 'x' })
+                    a.setAttribute('href', link)
+                    document.body.append(a)
+                    a.click()
+                    a.remove()
+                }""",
+                link,
+            )
+            dialog = shown(shared_page, wanted)
+            dialog.get_by_role("button", name="Close").click()
+            dialog.wait_for(state="hidden")
+
+
+def test_links_of_others_are_left_alone(shared_page):
+    left = shared_page.evaluate(
+        """() => ['README.md', 'https://example.org/ChromaNAG.md', '/ChromaNAG.md', 'KSampler.md', '../secret.md'].filter(href => {
+            const a = document.createElement('a')
+            a.setAttribute('href', href)
+            document.body.append(a)
+            let ours = true
+            a.addEventListener('click', event => { ours = false; event.preventDefault() })
+            a.click()
+            a.remove()
+            return !ours
+        })"""
+    )
+    assert len(left) == 5
+
+
+def test_guides_are_in_the_help_menu_as_commands(shared_page):
+    for path in GUIDES:
+        shared_page.evaluate("id => app.extensionManager.command.execute(id)", f"Chroma.guides/{path.name}")
+        dialog = shown(shared_page, title(path))
+        shared_page.keyboard.press("Escape")
+        dialog.wait_for(state="hidden")
