@@ -63,7 +63,7 @@ def parse_blocks(text: str, num_double: int, num_single: int) -> frozenset[tuple
     if text.strip().lower() in ("", ALL):
         return None
     blocks: set[tuple[str, int]] = set()
-    for part in text.lower().split(","):
+    for part in re.split("[,，、]", text.lower()):
         found = _BLOCKS.fullmatch(part.strip())
         if found is None:
             raise ValueError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import re
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -109,7 +110,7 @@ def parse_values(text: str) -> tuple[float, ...]:
     raises: ValueError naming what is no number.
     """
     values = []
-    for part in text.replace(";", ",").replace("\n", ",").split(","):
+    for part in re.split(r"[,;\n，、；]", text):
         if part.strip():
             try:
                 values.append(float(part))

@@ -258,6 +258,6 @@ def test_bad_settings_are_named(wrong, words):
 
 
 def test_values_are_read_from_text():
-    assert guided_run.parse_values(" 5, 4.5;3\n2 ") == (5.0, 4.5, 3.0, 2.0)
+    assert guided_run.parse_values(" 5, 4.5;3\n2，1 ") == (5.0, 4.5, 3.0, 2.0, 1.0)  # also with a Chinese comma
     with pytest.raises(ValueError, match="'four'.*no number"):
         guided_run.parse_values("5, four")
