@@ -20,8 +20,8 @@ def _end(text: str) -> io.Float.Input:
     return io.Float.Input("end", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=text)
 
 
-def settings() -> list[io.Input]:
-    """The inputs that both nodes have behind cfg."""
+def settings(cfg: str) -> list[io.Input]:
+    """The inputs that both nodes have behind cfg; cfg: what that is called there, in a sentence."""
     at_end = "The cfg of the last step."
     return [
         io.Int.Input(
@@ -90,7 +90,7 @@ def settings() -> list[io.Input]:
                         io.String.Input(
                             "values",
                             default="5, 4, 3",
-                            tooltip="cfg by step, with commas; stretched over the run. cfg above is not used.",
+                            tooltip=f"cfg by step, with commas; stretched over the run. {cfg} is not used.",
                         )
                     ],
                 ),
@@ -252,7 +252,7 @@ def check_choices(node: type[io.ComfyNode]) -> None:
     raises: ValueError naming it and the choices.
     """
     asked = (node.hidden.prompt or {}).get(node.hidden.unique_id, {}).get("inputs", {})
-    for one in settings():
+    for one in settings(""):
         if isinstance(one, io.DynamicCombo.Input):
             known = [option.key for option in one.options]
             if isinstance(asked.get(one.id), str) and asked[one.id] not in known:
@@ -303,7 +303,7 @@ class ChromaCFGGuider(io.ComfyNode):
                     tooltip="How strongly the picture is moved from the negative prompt to the positive one. 1: not at all, "
                     "at half the cost. Chroma1-HD: 3 to 4; Flash: 1.",
                 ),
-                *settings(),
+                *settings("cfg above"),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
@@ -332,7 +332,7 @@ class ChromaGuidance(io.ComfyNode):
             description="The settings of Chroma CFG Guider for a KSampler: connect it between the model and the sampler, which "
             "keeps its cfg and prompts. Shows what the run cost.",
             search_aliases=["cfg", "adaptive guidance", "APG", "CFG-Zero*", "skip_first_steps", "rescale cfg"],
-            inputs=[io.Model.Input("model", tooltip="The model to sample with."), *settings()],
+            inputs=[io.Model.Input("model", tooltip="The model to sample with."), *settings("The sampler's cfg")],
             outputs=[io.Model.Output(tooltip="The same model, guided by these settings.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
