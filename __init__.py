@@ -3,20 +3,74 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
-WEB_DIRECTORY = "./web"
 REQUIRED_HOST = "0.30.0"
+HOST_PACKAGES = ("comfy", "comfy_api", "comfy_extras", "comfy_kitchen", "folder_paths", "nodes", "server")
+NOT_LOADED = "Chroma Pack: not loaded, none of its nodes is there."
+
+
+def host_version() -> str:
+    """The host's version; empty without a host, or if it does not tell."""
+    try:
+        from comfyui_version import __version__
+    except ImportError:
+        return ""
+    return __version__
+
+
+def is_older(version: str, required: str) -> bool:
+    """Whether a version as `0.29.1` comes before another; one without numbers does not."""
+    found, needed = ([int(n) for n in re.findall(r"\d+", text)[:3]] for text in (version, required))
+    return bool(found) and found + [0] * (3 - len(found)) < needed
+
+
+def problem(error: ImportError | AttributeError) -> str:
+    """One line for a user: what is missing, and the remedy."""
+    package = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package and package not in HOST_PACKAGES:
+        requirements = Path(__file__).resolve().parent / "requirements.txt"
+        return (
+            f"{NOT_LOADED} The Python package {package} is missing. Install it into ComfyUI's Python and restart: "
+            f'"{sys.executable}" -m pip install -r "{requirements}"'
+        )
+    return (
+        f"{NOT_LOADED} It is written for ComfyUI {REQUIRED_HOST} and newer; this one, {host_version()}, lacks something "
+        f"({error}). Update ComfyUI and this pack, and restart"
+    )
+
+
+TOO_OLD = is_older(host_version(), REQUIRED_HOST)
+TOO_OLD_TEXT = (
+    f"{NOT_LOADED} It needs ComfyUI {REQUIRED_HOST} or newer, this is {host_version()}. Update ComfyUI and restart"
+)
+WEB_DIRECTORY = None if TOO_OLD else "./web"
+
+if TOO_OLD and "comfy_api.latest" not in sys.modules:  # a host so old that it will not call comfy_entrypoint
+    logging.error(TOO_OLD_TEXT)
 
 
 async def comfy_entrypoint() -> Any:
-    """The host's way in (V3). On a host that is too old it says so and registers nothing."""
+    """The host's way in (V3).
+
+    raises: RuntimeError before anything is registered, where the host or a package lacks something. The host logs its
+            text as one line and lists the pack as failed.
+    """
+    if TOO_OLD:
+        raise RuntimeError(TOO_OLD_TEXT)
     try:
         from .nodes import ChromaExtension
-    except ImportError:
-        logging.exception("Chroma pack: not loaded. It needs ComfyUI %s or newer; update ComfyUI", REQUIRED_HOST)
-        raise
-    return ChromaExtension()
+
+        extension = ChromaExtension()
+        for node in await extension.get_node_list():
+            node.GET_SCHEMA()  # the host asks one by one, and would keep the nodes before one that fails
+    except (ImportError, AttributeError) as error:
+        logging.debug("Chroma Pack", exc_info=True)
+        raise RuntimeError(problem(error)) from error
+    return extension
 
 
 __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

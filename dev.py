@@ -52,6 +52,7 @@ DEMO_FILES = {  # file in demo/weights -> folder of models
     "chroma-demo-vae.safetensors": "vae",
 }
 TEXT_ENCODER = "text_encoders/chroma-demo-t5.safetensors"
+UTF8 = {"PYTHONUTF8": "1"}  # else Python on Windows reads and writes text in another encoding
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # the host's type of a choice that has inputs of its own
 WORKFLOW = ROOT / "demo" / "demo_text_to_image.json"
 
@@ -123,7 +124,7 @@ def base_dir() -> Path:
 
 
 def host_version() -> str:
-    text = (host_path() / "comfyui_version.py").read_text()
+    text = (host_path() / "comfyui_version.py").read_text(encoding="utf-8")
     return text.split('"')[1]
 
 
@@ -283,7 +284,9 @@ def link(place: Path) -> None:
     if os.path.lexists(place):
         place.rmdir() if os.name == "nt" else place.unlink()
     if os.name == "nt":  # a junction needs no administrator, a symbolic link does
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(ROOT)], check=True, stdout=subprocess.DEVNULL)
+        import _winapi
+
+        _winapi.CreateJunction(str(ROOT), str(place))
     else:
         place.symlink_to(ROOT, target_is_directory=True)
 
@@ -340,7 +343,7 @@ class Server:
         if not port_is_free(self.port):
             raise Problem(f"port {self.port} is taken. Stop the program that uses it, or choose another with --port")
         with open(self.log, "w") as log:
-            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+            environment = {**os.environ, **UTF8, "PYTHONUNBUFFERED": "1"}
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             self.wait_for_start()
@@ -498,7 +501,7 @@ def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
     say("starting ComfyUI")
     with Server(arguments.port) as server:
-        workflow = json.loads(WORKFLOW.read_text())
+        workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
         graph = api_graph(workflow, server.get("/object_info"))
         for node in graph.values():
             if node["class_type"] == "KSampler" and arguments.seed is not None:
@@ -530,7 +533,7 @@ def sheet(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def in_environment(command: list[str]) -> int:
-    environment = {**os.environ, "COMFYUI_PATH": str(host_path()), "CHROMA_PACK_CACHE": str(cache_dir())}
+    environment = {**os.environ, **UTF8, "COMFYUI_PATH": str(host_path()), "CHROMA_PACK_CACHE": str(cache_dir())}
     return subprocess.run([str(venv_python()), *command], cwd=ROOT, env=environment).returncode
 
 
@@ -571,6 +574,7 @@ def say(text: str, replace: bool = False) -> None:
 
 
 def main() -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path that the console cannot show must not end the work
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

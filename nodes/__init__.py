@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..samplers import comfy_samplers, comfy_schedulers
+from . import curve_route
 from .clip import ChromaCLIPLoader
 from .doctor import ChromaDoctor
 from .fluxmod import FluxModSamplerWrapperNode, KSamplerMod
@@ -29,6 +30,7 @@ class ChromaExtension(ComfyExtension):
     async def on_load(self) -> None:
         comfy_schedulers.register()
         comfy_samplers.register()
+        curve_route.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

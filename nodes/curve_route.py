@@ -97,5 +97,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-if hasattr(PromptServer, "instance"):  # there is none where the nodes are imported without a server
-    PromptServer.instance.routes.post(PATH)(answer)
+def register() -> None:
+    """Puts the route on the server; there is none where the nodes are loaded without one."""
+    if hasattr(PromptServer, "instance"):
+        PromptServer.instance.routes.post(PATH)(answer)

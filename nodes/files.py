@@ -35,6 +35,14 @@ def listed(folders: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def modified(folder: str) -> float | None:
+    """When a folder changed last, None if it is gone."""
+    try:
+        return os.path.getmtime(folder)
+    except OSError:
+        return None
+
+
 class Walks:
     """Files that the host does not list, by folder. A folder is read again when its time or that of one below changes,
     as the host does it: lists are asked for at every queued prompt, and model folders may lie on a network."""
@@ -45,7 +53,7 @@ class Walks:
     def files(self, root: str) -> dict[str, str]:
         """Name below root -> path, of GGUF files and indices of shards."""
         times, found = self._seen.get(root, ({}, {}))
-        if times and all(os.path.isdir(folder) and os.path.getmtime(folder) == t for folder, t in times.items()):
+        if times and all(modified(folder) == t for folder, t in times.items()):
             return found
         times, found = {}, {}
         for folder, folders, names in os.walk(root, followlinks=True):

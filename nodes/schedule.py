@@ -9,7 +9,6 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.sigmas import CURVES, MAX_STEPS, Parameter, schedule
-from . import curve_route  # noqa: F401  (its route draws these nodes' curves on them)
 from .report import report
 
 CATEGORY = "sampling/chroma"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -77,7 +78,8 @@ def kept_clean(folder: Path):
     before = set(os.listdir(folder))
     yield folder
     for name in set(os.listdir(folder)) - before:
-        (folder / name).unlink()
+        with contextlib.suppress(PermissionError):  # Windows keeps files that the server has mapped
+            (folder / name).unlink()
 
 
 @pytest.fixture

@@ -189,12 +189,14 @@ HEAVY = {  # optional packages, and those that take long
 }
 # Loads the pack by the host's own loader, first where something is missing, then whole; prints what changed.
 LOAD = """
-import asyncio, json, logging, sys
+import asyncio, json, logging, sys, types
 host, pack = sys.argv[1:]
 sys.path.insert(0, host)
 from comfy.cli_args import args
 args.cpu = True
 import comfy.samplers, comfy_api.latest, comfyui_version, nodes, server
+from aiohttp import web
+server.PromptServer.instance = types.SimpleNamespace(routes=web.RouteTableDef())
 
 class Lines(logging.Handler):
     def emit(self, record):
@@ -208,7 +210,7 @@ def state():
     return [
         sorted(nodes.NODE_CLASS_MAPPINGS), sorted(nodes.NODE_DISPLAY_NAME_MAPPINGS), sorted(nodes.EXTENSION_WEB_DIRS),
         list(samplers.SCHEDULER_NAMES), sorted(samplers.SCHEDULER_HANDLERS), list(samplers.SAMPLER_NAMES),
-        list(samplers.KSAMPLER_NAMES),
+        list(samplers.KSAMPLER_NAMES), len(server.PromptServer.instance.routes),
     ]
 
 def load():
