@@ -212,7 +212,7 @@ def test_flux_shift_with_8_steps_of_simple_does_harm():
     ):
         graph["4"] = node(key, model=["1", 0], **inputs)
         (finding,) = doctor.examine(graph)
-        assert (finding.severity, finding.title) == (HARM, "8 steps of simple at a shift of 3.16")
+        assert (finding.severity, finding.title) == (HINT, "8 steps of simple at a shift of 3.16")
         assert f"{last_sigma(math.exp(1.15), 8):.2f} to 0" in finding.text and last_sigma(
             math.exp(1.15), 8
         ) == pytest.approx(0.311, abs=5e-4)
