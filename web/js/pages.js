@@ -1,0 +1,119 @@
+// Shows the pages of web/docs that other pages link to. The front end itself looks for them at the server's root.
+
+import { app } from "../../../scripts/app.js";
+
+const DOCS = new URL("../docs/", import.meta.url);
+const OURS = `custom_nodes.${decodeURIComponent(DOCS.pathname.split("/").at(-3))}`; // of nodes, as the server names it
+const GUIDES = {
+  "guides/which_settings.md": { id: "Chroma.WhichSettings", label: "Chroma: Which file, which settings?" },
+  "guides/something_looks_wrong.md": { id: "Chroma.SomethingLooksWrong", label: "Chroma: Something looks wrong" },
+};
+const STYLE = `
+.chroma-page { width: min(72rem, 92vw); height: 88vh; padding: 0; border: 1px solid var(--border-color);
+  border-radius: 8px; background: var(--comfy-menu-bg); color: var(--input-text); font: 15px/1.5 system-ui, sans-serif; }
+.chroma-page::backdrop { background: #0008; }
+.chroma-page > header { position: sticky; top: 0; display: flex; gap: 8px; padding: 8px; background: inherit;
+  border-bottom: 1px solid var(--border-color); }
+.chroma-page button { padding: 4px 12px; border: 1px solid var(--border-color); border-radius: 4px;
+  background: var(--comfy-input-bg); color: inherit; cursor: pointer; }
+.chroma-page button:disabled { opacity: 0.4; cursor: default; }
+.chroma-page button:last-child { margin-left: auto; }
+.chroma-page > article { padding: 8px 24px 32px; user-select: text; }
+.chroma-page h1 { font-size: 1.6em; font-weight: 600; margin: 0.5em 0; }
+.chroma-page h2 { font-size: 1.25em; font-weight: 600; margin: 1.2em 0 0.4em; }
+.chroma-page p, .chroma-page pre, .chroma-page ul, .chroma-page ol { margin: 0.6em 0; }
+.chroma-page ul { list-style: disc; padding-left: 1.5em; }
+.chroma-page ol { list-style: decimal; padding-left: 1.5em; }
+.chroma-page a { color: var(--p-primary-color, #4b9fff); text-decoration: underline; }
+.chroma-page code { padding: 0 3px; border-radius: 3px; background: var(--comfy-input-bg); font-size: 0.92em; }
+.chroma-page pre { overflow-x: auto; padding: 8px; background: var(--comfy-input-bg); }
+.chroma-page table { display: block; overflow-x: auto; border-collapse: collapse; margin: 0.6em 0; }
+.chroma-page th, .chroma-page td { padding: 4px 8px; border: 1px solid var(--border-color); text-align: left;
+  vertical-align: top; }
+.chroma-page th { background: var(--comfy-input-bg); font-weight: 600; }
+`;
+
+/** The path below web/docs that a link means, or null where it is none of this pack's pages. from: the linking page. */
+function pathOf(href, from) {
+  if (!href || /^(?:[a-z]+:|\/|#)/i.test(href)) return null;
+  const url = new URL(href, new URL(from, DOCS));
+  if (!url.href.startsWith(DOCS.href)) return null;
+  const path = url.pathname.slice(DOCS.pathname.length);
+  const node = LiteGraph.registered_node_types[path.replace(/\.md$/, "")];
+  return path in GUIDES || (path.endsWith(".md") && node?.nodeData?.python_module === OURS) ? path : null;
+}
+
+/** The window in which pages are shown, with a way back to those before. */
+class Reader {
+  constructor() {
+    document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }));
+    this.dialog = Object.assign(document.createElement("dialog"), { className: "chroma-page" });
+    this.back = this.button("Back", () => this.show(this.before.pop()));
+    const header = document.createElement("header");
+    header.append(this.back, this.button("Close", () => this.dialog.close()));
+    this.article = document.createElement("article");
+    this.dialog.append(header, this.article);
+    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
+    for (const type of ["keydown", "keyup", "copy", "wheel"]) {
+      this.dialog.addEventListener(type, (event) => event.stopPropagation()); // not for the canvas behind it
+    }
+    document.body.append(this.dialog);
+  }
+
+  button(text, act) {
+    const element = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+    element.addEventListener("click", act);
+    return element;
+  }
+
+  open(path) {
+    if (this.dialog.open) this.before.push(this.path);
+    else this.before = [];
+    this.show(path);
+  }
+
+  async show(path) {
+    this.path = path;
+    this.back.disabled = !this.before.length;
+    const answer = await fetch(new URL(path, DOCS));
+    const text = answer.ok ? await answer.text() : `The page ${path} is not there (${answer.status}).`;
+    if (this.path !== path) return; // another was asked for meanwhile
+    this.article.innerHTML = app.extensionManager.renderMarkdownToHtml(text, new URL(".", new URL(path, DOCS)).href);
+    if (!this.dialog.open) this.dialog.showModal();
+    this.dialog.scrollTop = 0;
+  }
+}
+
+let reader = null;
+
+function open(path) {
+  reader ??= new Reader();
+  reader.open(path);
+}
+
+document.addEventListener(
+  "click",
+  (event) => {
+    const link = event.target.closest?.("a[href]");
+    if (!link) return;
+    const path = pathOf(link.getAttribute("href"), reader?.article.contains(link) ? reader.path : "");
+    if (!path) return;
+    event.preventDefault();
+    event.stopPropagation();
+    open(path);
+  },
+  true,
+);
+
+const commands = Object.entries(GUIDES).map(([path, { id, label }]) => ({
+  id,
+  label,
+  icon: "pi pi-book",
+  function: () => open(path),
+}));
+
+app.registerExtension({
+  name: "Chroma.Pages",
+  commands,
+  menuCommands: [{ path: ["Help"], commands: commands.map((command) => command.id) }],
+});
