@@ -1,24 +1,79 @@
-"""Text that a node shows on itself."""
+"""What a node tells of its run: in the log, and on the node, where web/js/report.js shows it."""
 
 from __future__ import annotations
 
 import logging
+import re
+from typing import Any, TypedDict
 
 from comfy_api.latest import io
 from server import PromptServer
+
+EVENT = "chroma.report"
+LEVELS = INFO, WARNING, ERROR = ("info", "warning", "error")  # the gravest last
+# What a line begins with, up to its colon or its end -> how much it stands out.
+HEADS = {
+    "hint": INFO,
+    "warning": WARNING,
+    "does nothing": WARNING,
+    "does harm": ERROR,
+    "unmatched": WARNING,
+    "of blocks that this model does not have": WARNING,
+    "skipped, do not fit": WARNING,
+    "stopped before its end": WARNING,
+}
+HEAD = re.compile(rf"({'|'.join(HEADS)})(: |$)", re.IGNORECASE)
+BAR = re.compile(r"[█░]+ ([\d,]+) of ([\d,]+)\b")  # what a text may begin with
+
+
+class Bar(TypedDict):
+    """How much of something is used: drawn under the first line, in another colour near `max` and above it."""
+
+    value: float
+    max: float
 
 
 def title(node: type[io.ComfyNode]) -> str:
     return (node.SCHEMA or node.define_schema()).display_name
 
 
-def report(node: type[io.ComfyNode], text: str) -> None:
-    """Shows text on the running node and in the log. The node's schema must ask for Hidden.unique_id."""
-    show(title(node), node.hidden.unique_id, text)
+def report(node: type[io.ComfyNode], text: str, bar: Bar | None = None, level: str | None = None) -> None:
+    """Shows text on the running node and in the log. The node's schema must ask for Hidden.unique_id.
+
+    bar:   drawn with it. None: a bar of characters that the text begins with, as in "██░░ 256 of 512", is drawn instead.
+    level: one of LEVELS, how much the whole stands out. None: as its gravest line.
+    """
+    show(title(node), node.hidden.unique_id, text, bar, level)
 
 
-def show(title: str, node_id: str | None, text: str) -> None:
+def show(title: str, node_id: str | None, text: str, bar: Bar | None = None, level: str | None = None) -> None:
     """The same for a node that has run before, by its id in the graph."""
     logging.info("%s: %s", title, text.replace("\n", "; "))
-    if node_id is not None:
-        PromptServer.instance.send_progress_text(text, node_id)
+    if node_id is None:
+        return
+    server = PromptServer.instance
+    if server.client_id is None:  # who has queued the prompt; others may have nodes of the same ids
+        return
+    told = {"node": str(node_id), "workflow": _workflow(server), **message(text, bar, level)}
+    server.send_sync(EVENT, told, server.client_id)
+
+
+def message(text: str, bar: Bar | None = None, level: str | None = None) -> dict[str, Any]:
+    """A report as it is sent: its whole text, and how that is shown.
+
+    marks: [line, length of its head, level] of each line that stands out.
+    """
+    heads = [(i, HEAD.match(line)) for i, line in enumerate(text.split("\n"))]
+    marks = [[i, head.end(), HEADS[head[1].lower()]] for i, head in heads if head]
+    if found := bar is None and BAR.match(text):
+        bar = dict(zip(("value", "max"), (int(number.replace(",", "")) for number in found.groups())))
+    level = level or max((mark[2] for mark in marks), key=LEVELS.index, default=INFO)
+    return {"text": text, "marks": marks, "bar": bar, "level": level}
+
+
+def _workflow(server: PromptServer) -> str | None:
+    """The id of the workflow that the running prompt was made from; None where its client has sent none."""
+    running, _ = server.prompt_queue.get_current_queue_volatile()
+    for _, _, _, extra_data, *_ in running:
+        return ((extra_data.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
+    return None

@@ -36,7 +36,9 @@ def test_report_goes_to_the_client_that_queued_with_its_workflow(module, sent):
     assert sent.messages == [("chroma.report", {"node": "10:5", "workflow": "flow", **told}, "tab")]
 
 
-@pytest.mark.parametrize("extra", [{}, {"extra_pnginfo": None}, {"extra_pnginfo": {}}, {"extra_pnginfo": {"workflow": None}}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"extra_pnginfo": None}, {"extra_pnginfo": {}}, {"extra_pnginfo": {"workflow": None}}]
+)
 def test_prompt_without_a_workflow_is_told_without_its_id(module, sent, extra):
     sent.extra.clear()
     sent.extra.update(extra)
@@ -94,6 +96,15 @@ def test_lines_of_our_texts_that_stand_out_are_marked(module, text, heads, level
     lines = text.split("\n")
     assert [lines[i][:length] for i, length, _ in told["marks"]] == heads
     assert told["level"] == level
+
+
+@pytest.mark.parametrize("count", [1, 512, 1_234])
+def test_bar_of_characters_becomes_a_drawn_one(module, count):
+    text = dev.load_pack("loaders.text")
+    told = module.message(text.describe(text.Prompt(count), "exact", "positive"))
+    assert told["bar"] == {"value": count, "max": 512}
+    assert told["text"].startswith("█")
+    assert module.message("4 of 5 layers matched")["bar"] is None
 
 
 def test_level_of_a_node_counts_more_than_its_lines(module):

@@ -1,0 +1,412 @@
+"""What nodes tell of their runs, shown on them in both of the front end's ways to show nodes."""
+
+import copy
+import itertools
+import json
+import re
+
+import pytest
+import support
+from browser import comfy_page
+from browser.swap import DEMO
+
+pytestmark = [pytest.mark.browser, pytest.mark.host]
+
+dev = support.dev
+SUBGRAPH = support.ROOT / "example_workflows" / "chroma_text_to_image.json"
+NEW_ID = itertools.count(5000, 10)
+NEW_SEED = itertools.count(880_000)
+MAX_HEIGHT = 162  # pixels, of report.js
+SLACK = 12  # pixels that the front end's own measure of a node leaves over
+THREE = "first line\nsecond line, which says more\nthird line"
+
+
+@pytest.fixture(params=[False, True], ids=["canvas", "vue"])
+def nodes_page(shared_page, request):
+    """The page with nodes shown in one of the two ways."""
+    comfy_page.use_vue_nodes(shared_page, request.param)
+    return shared_page
+
+
+def new_node(page, node_type):
+    """Makes a graph of one node; gives its id, which is new on this page."""
+    page.evaluate(
+        """([type, id]) => {
+            app.rootGraph.clear()
+            const node = LiteGraph.createNode(type)
+            node.id = id
+            app.rootGraph.add(node)
+            node.pos = [400, 300]
+            app.canvas.ds.scale = 1
+            app.canvas.ds.offset = [0, -200]
+            app.canvas.setDirty(true, true)
+        }""",
+        [node_type, node_id := next(NEW_ID)],
+    )
+    return str(node_id)
+
+
+def tell(page, node_id, text, marks=(), bar=None, level="info", **more):
+    """Hands the page a report, as its websocket does."""
+    detail = {"node": node_id, "text": text, "marks": list(marks), "bar": bar, "level": level, **more}
+    page.evaluate(
+        "async detail => (await import('/scripts/api.js')).api.dispatchCustomEvent('chroma.report', detail)", detail
+    )
+
+
+def told(page, text, marks=(), node_type="ChromaDiffusionLoader", **more):
+    """Makes a node that tells something; gives its report when it is seen."""
+    node_id = new_node(page, node_type)
+    tell(page, node_id, text, marks, **more)
+    report(page).wait_for()
+    page.wait_for_timeout(150)  # the node follows in the next frames
+    return report(page)
+
+
+def report(page):
+    return page.locator(".chroma-report")
+
+
+def lines(found):
+    return found.locator(".line").all_text_contents()
+
+
+def node_on_page(page):
+    """The first node's box on the page."""
+    return page.evaluate(
+        """() => {
+            const { pos: [x, y], size: [width, height] } = app.rootGraph.nodes[0]
+            const [left, top] = app.canvas.ds.convertOffsetToCanvas([x, y])
+            const box = app.canvas.canvas.getBoundingClientRect()
+            return { x: box.x + left, y: box.y + top, width, height }
+        }"""
+    )
+
+
+def colour(found, name="color"):
+    """A computed colour as three numbers of 255; for color-mix's answers too."""
+    return found.evaluate(
+        """(element, name) => {
+            const context = document.createElement('canvas').getContext('2d')
+            context.fillStyle = getComputedStyle(element)[name]
+            context.fillRect(0, 0, 1, 1)
+            return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)]
+        }""",
+        name,
+    )
+
+
+def contrast(a, b):
+    """The ratio of two colours' luminances as WCAG 2 defines it, 1 to 21."""
+
+    def luminance(rgb):
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in rgb)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_node_that_has_told_nothing_has_no_widget(nodes_page):
+    new_node(nodes_page, "ChromaDiffusionLoader")
+    nodes_page.wait_for_timeout(200)
+    assert report(nodes_page).count() == 0
+    assert nodes_page.evaluate("app.rootGraph.nodes[0].widgets.every(widget => widget.name !== 'chroma_report')")
+
+
+@pytest.mark.parametrize("node_type", ["ChromaDiffusionLoader", "ChromaTextEncode", "ChromaDoctor", "ChromaScheduler"])
+def test_every_line_is_seen_within_the_node(nodes_page, node_type):
+    found = told(nodes_page, THREE, node_type=node_type)
+    assert lines(found) == THREE.split("\n")
+    boxes = [line.bounding_box() for line in found.locator(".line").all()]
+    panel, node = found.locator(".panel").bounding_box(), node_on_page(nodes_page)
+    for upper, lower in itertools.pairwise(boxes):
+        assert lower["y"] >= upper["y"] + upper["height"] - 0.5
+    assert panel["y"] <= boxes[0]["y"] and boxes[-1]["y"] + boxes[-1]["height"] <= panel["y"] + panel["height"]
+    assert node["x"] < panel["x"] and panel["x"] + panel["width"] < node["x"] + node["width"]
+    assert panel["y"] + panel["height"] < node["y"] + node["height"]
+    assert panel["width"] > 170
+
+
+def test_text_of_the_prompt_keeps_its_room(nodes_page):
+    new_node(nodes_page, "ChromaTextEncode")
+    field = nodes_page.locator("textarea").first
+    field.wait_for()
+    nodes_page.wait_for_timeout(200)
+    before = field.bounding_box()["height"]
+    tell(nodes_page, str(nodes_page.evaluate("app.rootGraph.nodes[0].id")), THREE)
+    report(nodes_page).wait_for()
+    nodes_page.wait_for_timeout(200)
+    assert field.bounding_box()["height"] == pytest.approx(before, abs=SLACK)
+
+
+def test_new_report_replaces_the_old_one_and_the_node_keeps_its_size(nodes_page):
+    found = told(nodes_page, THREE)
+    before = node_on_page(nodes_page)
+    tell(nodes_page, str(nodes_page.evaluate("app.rootGraph.nodes[0].id")), "another\nof two lines")
+    found.get_by_text("another", exact=True).wait_for()
+    nodes_page.wait_for_timeout(200)
+    assert lines(found) == ["another", "of two lines"]
+    assert node_on_page(nodes_page) == before
+    assert report(nodes_page).count() == 1
+
+
+def test_long_text_scrolls_and_a_larger_node_shows_more_of_it(nodes_page):
+    page = nodes_page
+    found = told(page, "\n".join(f"line {i}" for i in range(40)), node_type="ChromaPadMask")
+    panel = found.locator(".panel")
+    assert panel.bounding_box()["height"] == pytest.approx(MAX_HEIGHT, abs=SLACK)
+    assert "more" in panel.get_attribute("class").split()
+    box = panel.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, 2000)
+    page.wait_for_function("document.querySelector('.chroma-report .panel').scrollTop > 300")
+    page.wait_for_function("!document.querySelector('.chroma-report .panel').classList.contains('more')")
+    assert page.evaluate("app.canvas.ds.scale") == 1
+    page.evaluate("(node => node.setSize([node.size[0], node.size[1] + 150]))(app.rootGraph.nodes[0])")
+    page.evaluate("app.canvas.setDirty(true, true)")
+    page.wait_for_timeout(300)
+    assert panel.bounding_box()["height"] == pytest.approx(MAX_HEIGHT + 150, abs=SLACK)
+
+
+def test_wheel_over_a_short_report_zooms_the_canvas(nodes_page):
+    box = told(nodes_page, THREE).locator(".panel").bounding_box()
+    nodes_page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    nodes_page.mouse.wheel(0, -200)
+    nodes_page.wait_for_function("app.canvas.ds.scale > 1")
+
+
+def test_text_can_be_selected_and_copied(nodes_page):
+    page = nodes_page
+    second = told(page, THREE).locator(".line").nth(1).bounding_box()
+    page.mouse.click(second["x"] + 20, second["y"] + second["height"] / 2, click_count=3)
+    assert page.evaluate("getSelection().toString().trim()") == "second line, which says more"
+    # The front end puts the selected nodes into the clipboard unless it leaves the copying to the browser.
+    left = page.evaluate(
+        "document.querySelector('.chroma-report .line').dispatchEvent("
+        "new ClipboardEvent('copy', { bubbles: true, cancelable: true, clipboardData: new DataTransfer() }))"
+    )
+    assert left
+    own = page.evaluate(
+        "document.querySelector('.chroma-report .line').dispatchEvent("
+        "new MouseEvent('contextmenu', { bubbles: true, cancelable: true, button: 2 }))"
+    )
+    assert own  # the browser's menu, with Copy
+
+
+@pytest.mark.parametrize(
+    "value, level", [(12, "info"), (459, "info"), (461, "warning"), (512, "warning"), (513, "error")]
+)
+def test_bar_shows_the_share_and_warns_near_its_end(nodes_page, value, level):
+    found = told(nodes_page, f"████░░ {value} of 512 tokens\nexact", bar={"value": value, "max": 512})
+    assert lines(found) == [f"{value} of 512 tokens", "exact"]
+    bar = found.get_by_role("meter", name=f"{value} of 512")
+    assert level in bar.get_attribute("class").split()
+    share = bar.locator("div").bounding_box()["width"] / bar.bounding_box()["width"]
+    assert share == pytest.approx(min(1, value / 512), abs=0.01)
+    first, second = (line.bounding_box() for line in found.locator(".line").all())
+    assert first["y"] + first["height"] <= bar.bounding_box()["y"]
+    assert bar.bounding_box()["y"] + bar.bounding_box()["height"] <= second["y"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_readable_and_warnings_have_their_colour(nodes_page, theme):
+    nodes_page.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+    text = "2 findings\nDOES HARM: much\nWARNING: this\nhint: that"
+    found = told(nodes_page, text, [[1, 11, "error"], [2, 9, "warning"], [3, 6, "info"]], level="error")
+    ground = colour(found.locator(".panel"), "backgroundColor")
+    plain = colour(found.locator(".line").first)
+    assert contrast(plain, ground) > 7  # WCAG's stricter rule for text
+    heads = {head.text_content(): colour(head) for head in found.locator(".head").all()}
+    assert list(heads) == ["DOES HARM: ", "WARNING: ", "hint: "]
+    for head in heads.values():
+        assert contrast(head, ground) > 3  # WCAG's rule for what is bold or not text
+    (red, warm, blue) = heads.values()
+    assert red[0] > max(red[1:]) + 40 and warm[0] > warm[2] + 30 and blue[2] > blue[0] + 30
+    edge = colour(found.locator(".panel"), "borderLeftColor")
+    assert edge[0] > max(edge[1:]) + 100
+
+
+def test_markup_in_a_text_is_shown_as_it_is(nodes_page):
+    found = told(nodes_page, "<img src=x onerror=alert(1)> & <b>bold</b>")
+    assert lines(found) == ["<img src=x onerror=alert(1)> & <b>bold</b>"]
+
+
+@pytest.mark.parametrize("node_type", ["ChromaTextEncode", "ChromaCFGGuider", "ChromaScheduler"])
+def test_workflow_and_prompt_have_nothing_of_the_report(nodes_page, node_type):
+    page = nodes_page
+    node_id = new_node(page, node_type)
+    page.wait_for_timeout(200)
+    saved, prompt = page.evaluate("app.rootGraph.serialize()"), comfy_page.prompt_of(page)
+    tell(page, node_id, "said something")
+    report(page).wait_for()
+    page.wait_for_timeout(200)
+    after = page.evaluate("app.rootGraph.serialize()")
+    assert comfy_page.prompt_of(page) == prompt
+    for graph in (saved, after):
+        graph["nodes"][0].pop("size")  # it may have grown
+    assert after == saved
+    assert "said something" not in json.dumps(after)
+
+
+def test_report_stays_the_last_widget_and_values_their_places(nodes_page):
+    page = nodes_page
+    told(page, THREE, node_type="ChromaCFGGuider")
+    for name, value in {"form": "APG", "form.momentum": -0.5, "cfg": 4.5}.items():
+        page.evaluate(
+            """([name, value]) => {
+                const widget = app.rootGraph.nodes[0].widgets.find(widget => widget.name === name)
+                widget.value = value
+                widget.callback?.(value)
+            }""",
+            [name, value],
+        )
+    page.wait_for_timeout(200)
+    names = page.evaluate("app.rootGraph.nodes[0].widgets.map(widget => widget.name)")
+    assert names[-1] == "chroma_report" and "form.momentum" in names
+    workflow = page.evaluate("app.rootGraph.serialize()")
+    prompt = comfy_page.prompt_of(page)
+    comfy_page.load(page, copy.deepcopy(workflow))
+    assert comfy_page.prompt_of(page) == prompt
+    values = page.evaluate("app.rootGraph.serialize()")["nodes"][0]["widgets_values"]
+    assert values == workflow["nodes"][0]["widgets_values"]
+
+
+def test_reports_do_not_let_a_saved_node_grow_again(nodes_page):
+    page = nodes_page
+    told(page, THREE, node_type="ChromaTextEncode")
+    workflow = page.evaluate("app.rootGraph.serialize()")
+    workflow["id"] = "00000000-1111-4222-8333-444444444444"  # of a page that has not seen the report
+    comfy_page.load(page, workflow)
+    page.wait_for_timeout(200)
+    size = node_on_page(page)["height"]
+    tell(page, str(workflow["nodes"][0]["id"]), THREE)
+    report(page).wait_for()
+    page.wait_for_timeout(200)
+    assert node_on_page(page)["height"] == pytest.approx(size, abs=1)
+
+
+def test_collapsed_node_hides_its_report(nodes_page):
+    found = told(nodes_page, THREE)
+    nodes_page.evaluate("app.rootGraph.nodes[0].collapse(); app.canvas.setDirty(true, true)")
+    found.wait_for(state="hidden")
+    tell(nodes_page, str(nodes_page.evaluate("app.rootGraph.nodes[0].id")), "told meanwhile")
+    nodes_page.evaluate("app.rootGraph.nodes[0].collapse(); app.canvas.setDirty(true, true)")
+    found.get_by_text("told meanwhile").wait_for()
+
+
+# --- real runs -------------------------------------------------------------------------------------------------------
+
+
+def load_demo(page, path=dev.WORKFLOW, **rows):
+    comfy_page.load(page, json.loads(path.read_text()))
+    comfy_page.put(page, {**DEMO, **rows})
+
+
+def forget(server):
+    """Empties the server's cache."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+
+
+def run(page, server):
+    """Presses Run; gives the nodes that came out of the server's cache."""
+    entry = server.wait(comfy_page.press_run(page))
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+    return [node for kind, data in entry["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]]
+
+
+def told_by(page, node_type):
+    """What the nodes of a type tell, in the whole workflow."""
+    return page.evaluate(
+        """type => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
+            .filter(node => node.type === type)
+            .map(node => node.widgets?.find(widget => widget.name === 'chroma_report')?.element.textContent ?? '')""",
+        node_type,
+    )
+
+
+def wait_until_told(page, node_type, text):
+    page.wait_for_function(
+        """([type, text]) => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
+            .some(node => node.type === type && node.widgets
+                ?.find(widget => widget.name === 'chroma_report')?.element.textContent.includes(text))""",
+        arg=[node_type, text],
+    )
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    load_demo(page, ChromaDiffusionLoader={"unet_name": "chroma-demo.safetensors", "quant_mode": ["fp16", "bf16"][vue]})
+    comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED), "steps": 2}})
+    forget(server)
+    assert run(page, server) == []
+    wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    (first,) = told_by(page, "ChromaDiffusionLoader")
+    assert page.get_by_text(re.compile("^Chroma, 3.5 M parameters")).is_visible()
+    comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
+    assert run(page, server)  # the loader among them
+    assert told_by(page, "ChromaDiffusionLoader") == [first]
+
+    name = page.evaluate("app.extensionManager.workflow.activeWorkflow.filename")
+    page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("app.rootGraph.nodes.length === 0")
+    page.get_by_text(name, exact=True).click()
+    page.wait_for_function("app.rootGraph.nodes.length > 3")
+    wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    assert told_by(page, "ChromaDiffusionLoader") == [first]
+    page.get_by_text(re.compile("^Chroma, 3.5 M parameters")).wait_for()
+
+    page.wait_for_timeout(1500)  # the front end keeps the open workflows a moment after they change
+    page.reload()
+    page.wait_for_function(comfy_page.READY)
+    page.wait_for_function("app.rootGraph.nodes.length > 3")
+    wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    assert told_by(page, "ChromaDiffusionLoader") == [first]
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_report_of_a_node_in_a_subgraph_is_on_the_inner_node(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    load_demo(page, SUBGRAPH)
+    page.evaluate(
+        """seed => {
+            const inner = [...app.rootGraph.subgraphs.values()][0]
+            for (const node of inner.nodes) for (const widget of node.widgets ?? [])
+                if (widget.name === 'width' || widget.name === 'height') widget.value = 128
+            const outer = app.rootGraph.nodes.find(node => node.subgraph)
+            for (const widget of outer.widgets)
+                if (widget.name in seed) widget.value = seed[widget.name]
+        }""",
+        {"width": 128, "height": 128, "steps": 2, "seed": next(NEW_SEED)},
+    )
+    forget(server)
+    run(page, server)
+    wait_until_told(page, "ChromaKSampler", "prompts computed")
+    outer = page.evaluate("app.rootGraph.nodes.find(node => node.subgraph).widgets.map(widget => widget.name)")
+    assert "chroma_report" not in outer
+    page.evaluate(
+        "(node => app.canvas.openSubgraph(node.subgraph, node))(app.rootGraph.nodes.find(node => node.subgraph))"
+    )
+    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.get_by_text(re.compile("prompts computed in")).first.wait_for()
+    assert page.get_by_text(re.compile(r"of 512 tokens")).count() == 2
+
+
+def test_report_is_shown_in_the_tab_and_the_workflow_that_queued_it(visit, server):
+    with visit() as (page, errors), visit() as (other, _):
+        for each in (page, other):
+            load_demo(each)
+        comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}, "CLIPTextEncode": {"text": "a yellow ring"}})
+        run(page, server)
+        wait_until_told(page, "ChromaPadMask", "tokens")
+        other.wait_for_timeout(300)
+        assert set(told_by(other, "ChromaPadMask")) == {""}
+
+        node = page.evaluate("app.rootGraph.nodes.find(node => node.type === 'ChromaPadMask').id")
+        tell(page, str(node), "of another workflow", workflow="00000000-1111-4222-8333-555555555555")
+        assert not any("another workflow" in text for text in told_by(page, "ChromaPadMask"))
+        workflow = page.evaluate("app.rootGraph.serialize()")
+        comfy_page.load(page, {**workflow, "id": "00000000-1111-4222-8333-555555555555"})
+        wait_until_told(page, "ChromaPadMask", "of another workflow")
+        assert errors == []
