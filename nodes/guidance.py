@@ -20,6 +20,19 @@ def _end(text: str) -> io.Float.Input:
     return io.Float.Input("end", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=text)
 
 
+def cfg_input() -> io.Float.Input:
+    return io.Float.Input(
+        "cfg",
+        default=3.5,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        round=0.01,
+        tooltip="How strongly the picture is moved from the negative prompt to the positive one. 1: not at all, "
+        "at half the cost. Chroma1-HD: 3 to 4; Flash: 1.",
+    )
+
+
 def settings(cfg: str) -> list[io.Input]:
     """The inputs that both nodes have behind cfg; cfg: what that is called there, in a sentence."""
     at_end = "The cfg of the last step."
@@ -293,16 +306,7 @@ class ChromaCFGGuider(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="What it shall not show; may be left out at cfg 1."
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=3.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strongly the picture is moved from the negative prompt to the positive one. 1: not at all, "
-                    "at half the cost. Chroma1-HD: 3 to 4; Flash: 1.",
-                ),
+                cfg_input(),
                 *settings("cfg above"),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..samplers.comfy_guiders import ChromaGuider, Guided, ReadOut, guided_of
 from ..samplers.guided_run import Guidance
 from ..samplers.sigmas import CURVES, schedule
+from .guidance import cfg_input
 from .report import report, show, title
 from .run_report import write
 from .schedule import MAX_STEPS, latent_size, number_input, steps_input, summary
@@ -118,16 +119,7 @@ class ChromaKSampler(io.ComfyNode):
                     tooltip="Chooses the noise: the same seed and settings give the same picture.",
                 ),
                 steps_input(),
-                io.Float.Input(
-                    "cfg",
-                    default=3.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strongly the picture is moved from the negative prompt to the positive one. 1: not at all, "
-                    "at half the cost. Chroma1-HD: 3 to 4; Flash: 1.",
-                ),
+                cfg_input(),
                 io.Combo.Input(
                     "sampler",
                     options=comfy.samplers.KSampler.SAMPLERS,
