@@ -209,6 +209,11 @@ class HostTransformer(ChromaTransformer):
                 f"the text encoder gave vectors of width {context.shape[-1]}, this model takes "
                 f"{self.config.context_dim}. Load the T5 encoder that belongs to it (CLIPLoader, type chroma)"
             )
+        if x.ndim != 4:
+            raise ValueError(
+                f"the latent has the shape {tuple(x.shape)}, this model takes four dimensions (batch, channels, height, "
+                f"width); five are a video's. {LATENT_REMEDY if self.config.nerf is None else PIXEL_REMEDY}"
+            )
         if x.shape[1] != self.config.channels:
             raise ValueError(
                 f"the latent has {x.shape[1]} channels, this model takes {self.config.channels}. "

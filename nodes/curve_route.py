@@ -17,6 +17,7 @@ from ..samplers.sigmas import CURVES, PIXELS_PER_TOKEN, check_parameters, curve_
 PATH = "/chroma/curve"
 MAX_DRAWN = 1000  # steps; a node is some hundred pixels wide
 MAX_COMPUTED = 10_000  # steps of the longer schedule that denoise takes its end from: 10 ms of a slider's drag
+MAX_ERROR = 600  # characters
 SWITCHES = ("pin_first", "keep_steps")
 KEYS = ("curve", "steps", "params", "denoise", *SWITCHES, "shift")
 MODELS = ("fixed_shift", "flux_shift")  # a model's own sigmas are one of these curves
@@ -41,7 +42,7 @@ def drawn(query: Any) -> dict[str, Any]:
         if not isinstance(value, bool):
             raise ValueError(f"{name}: {key} is {value!r}; allowed is true or false")
     if _is_number(steps) and _is_number(denoise) and denoise > 0:
-        if steps > MAX_DRAWN or steps / denoise > MAX_COMPUTED:
+        if steps > MAX_DRAWN or (steps > 0 and steps / denoise > MAX_COMPUTED):
             raise ValueError(
                 f"{steps} steps at denoise {denoise} are not drawn here: at most {MAX_DRAWN}, and {MAX_COMPUTED} / denoise"
             )
@@ -81,8 +82,13 @@ async def answer(request: web.Request) -> web.Response:
     try:
         query = json.loads(await request.read())
         return web.json_response(await asyncio.to_thread(drawn, query))
-    except (ValueError, RecursionError) as problem:  # of the query, or of its JSON
-        return web.json_response({"error": str(problem)}, status=400)
+    except (ValueError, OverflowError, RecursionError) as problem:  # of the query, or of its JSON
+        return web.json_response({"error": cut(str(problem))}, status=400)
+
+
+def cut(text: str) -> str:
+    """An error without the middle of what it repeats of a long query; what is allowed stands at its end."""
+    return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR // 2]} ... {text[-MAX_ERROR // 2 :]}"
 
 
 def _object(what: str, found: Any, allowed: Any) -> Mapping[str, Any]:

@@ -21,8 +21,11 @@ def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | No
     if model is not None:
         record["variant"], record["file"] = known(model)
     if clip is not None:
-        t5 = find_t5(clip)
-        record["tokens"] = {text: len(tokenize(clip, t5, text, whole=True)) + 1 for text in prompts(graph)}
+        try:
+            t5 = find_t5(clip)
+            record["tokens"] = {text: len(tokenize(clip, t5, text, whole=True)) + 1 for text in prompts(graph)}
+        except Exception as error:  # another pack's text encoder: tokens are estimated, as without one
+            logging.info("Chroma Doctor: tokens are not counted: %s: %s", type(error).__name__, error)
     return record
 
 

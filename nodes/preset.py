@@ -10,8 +10,8 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..samplers import comfy_samplers
-from ..samplers.presets import PRESETS, Recognition, recognise, settle, tell
-from ..samplers.queued_graph import FROM_PRESET, Graph
+from ..samplers.presets import PRESETS, Recognition, settle, tell
+from ..samplers.queued_graph import FROM_PRESET, Graph, recognise_chain
 from ..samplers.sigmas import CURVES, MAX_STEPS, schedule
 from .report import report
 from .schedule import CATEGORY, number_input, summary
@@ -57,7 +57,7 @@ def recognised(model: Any, prompt: Mapping[str, Any] | None, node_id: str | None
     graph, node = Graph(prompt or {}), str(node_id)
     chain = graph.model_chain(node) if node in graph.nodes else []
     path = graph.file(chain)  # with the folder
-    return recognise(variant, path if path.endswith(file) else file, graph.loras(chain))
+    return recognise_chain(graph, chain, variant, path if path.endswith(file) else file)
 
 
 def sampler_of(name: str) -> Any:
@@ -212,13 +212,20 @@ class ChromaPreset(io.ComfyNode):
         size = (settings.width, settings.height)
         clone, _ = shifted(model, settings.shift, **with_size(CURVE.get(settings.shift), settings.shift_params, *size))
         sigmas = sigmas_of(clone, settings, denoise)
-        report(cls, tell(settings, found, chosen=preset != AUTO) + "\n" + summary(sigmas, settings.steps))
+        line = summary(sigmas, num_steps := max(len(sigmas) - 1, 0))
+        if 0 < num_steps < settings.steps:
+            line += f"; the model has too few noise levels there for {settings.steps}"
+        report(cls, tell(settings, found, chosen=preset != AUTO) + "\n" + line)
         return io.NodeOutput(clone, sampler_of(settings.sampler), sigmas, settings.steps, settings.cfg, *size)
 
 
 def sigmas_of(model: Any, settings: Any, denoise: float) -> Any:
-    """The schedule of some settings on a MODEL that has their shift; exactly as many steps as they say."""
+    """The schedule of some settings on a MODEL that has their shift.
+
+    Exactly as many steps as they say, unless the model has too few noise levels for that.
+    """
     curve = settings.curve if settings.curve in CURVES else None
     params = with_size(curve, settings.params, settings.width, settings.height)
     table = model.get_model_object("model_sampling").sigmas
-    return schedule(settings.curve, settings.steps, params, table, denoise=denoise, keep_steps=True)
+    keep = settings.steps <= len(table) * denoise
+    return schedule(settings.curve, settings.steps, params, table, denoise=denoise, keep_steps=keep)

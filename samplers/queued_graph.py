@@ -11,21 +11,34 @@ import re
 from dataclasses import dataclass
 from typing import Any, Iterator, Mapping
 
-from .presets import BY_RESOLUTION, FIXED, PRESETS, TRAINED, Recognition, recognise
+from .presets import (
+    BY_RESOLUTION,
+    FIXED,
+    FLASH_LORA,
+    FLUXES,
+    PRESETS,
+    TRAINED,
+    Recognition,
+    in_doubt,
+    names_chroma,
+    recognise,
+)
 from .sigmas import CURVES, PIXELS_PER_TOKEN, flux_mu
 
 MODEL_FILE = re.compile(r"\.(safetensors|sft|gguf|ckpt|pth|pt|bin|safetensors\.index\.json)$", re.IGNORECASE)
 PRESET_NODE = "ChromaPreset"
 FROM_PRESET = "from the preset"  # in its menus
 OUR_LOADER, OUR_SAMPLER = "ChromaDiffusionLoader", "ChromaKSampler"
-AS_TRAINED = "1 (as trained)"  # in the menu of OUR_SAMPLER
+AS_TRAINED, FROM_MODEL = "1 (as trained)", "from the model"  # in the menu of OUR_SAMPLER
+MOST = 1e15  # no setting is larger
 HOST_SHIFT = math.exp(1.15)  # what ComfyUI gives Chroma and FLUX unless a node changes it
 
 # What is passed on -> the inputs that it may come in by, best first. A name counts with a number behind it too.
 ROLES = {
     "model": ("model", "unet"),
     "clip": ("clip",),
-    "conditioning": ("conditioning", "cond", "conditioning_to", "positive"),
+    "positive": ("positive", "conditioning", "cond", "conditioning_to"),
+    "negative": ("negative", "conditioning", "cond", "conditioning_to"),
     "latent": ("latent_image", "latent", "samples"),
     "sigmas": ("sigmas",),
     "vae": ("vae",),
@@ -34,7 +47,6 @@ ROLES = {
     "text": ("text", "string", "value"),
 }
 NAMED = {name for names in ROLES.values() for name in names} | {
-    "negative",
     "image",
     "pixels",
     "mask",
@@ -83,10 +95,12 @@ class Graph:
         if self.kind(source) == PRESET_NODE:  # told by `preset_value`, which knows the model
             return None
         plain = [n for n, v in self.inputs(source).items() if isinstance(v, (int, float, str, bool))]
-        if name == "text":
-            plain = [n for n in plain if n in ROLES["text"]]
         links = list(self.links(source))
-        if len(plain) == 1 and (not links or plain[0] in ROLES["text"]):
+        if name == "text":
+            if links and any(isinstance(self.inputs(source)[n], str) for n in plain):  # it joins or changes texts
+                return None
+            plain = [n for n in plain if n in ROLES["text"]]
+        if len(plain) == 1 and not links:
             return self.value(source, plain[0], _depth + 1)
         if not plain and len(links) == 1:
             return self.value(source, links[0], _depth + 1)
@@ -94,17 +108,26 @@ class Graph:
 
     def number(self, node: str, name: str) -> float | None:
         value = self.value(node, name)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not -MOST < value < MOST:  # nan neither
+            return None
+        return float(value)
 
-    def source(self, node: str, role: str, slot: int = 0) -> Link | None:
-        """Where a node has from what it passes on under this role."""
+    def is_hidden(self, node: str, name: str) -> bool:
+        """Whether an input is connected to what only a run computes."""
+        return isinstance(self.inputs(node).get(name), (list, tuple)) and self.value(node, name) is None
+
+    def source(self, node: str, role: str) -> Link | None:
+        """Where a node has from what it passes on under this role.
+
+        Whether it is the positive or the negative prompt is told by whoever takes it: nodes order their outputs as they like.
+        """
         links = self.links(node)
-        if role == "conditioning" and slot == 1 and "negative" in links:
-            return links["negative"]
         for name in ROLES[role]:
             for given in links:
                 if given == name or re.fullmatch(rf"{name}_?(?:1|a|0)", given):
                     return links[given]
+        if role == "model" and self.own_file(node):  # its loader
+            return None
         if len(links) == 1 and not NAMED & set(links):  # a reroute, a switch, another pack's bundle
             return next(iter(links.values()))
         return None
@@ -114,7 +137,7 @@ class Graph:
         out: list[str] = []
         while link is not None and link[0] not in out:
             out.append(link[0])
-            link = self.source(link[0], role, link[1])
+            link = self.source(link[0], role)
         return out
 
     def model_chain(self, node: str) -> list[str]:
@@ -123,35 +146,62 @@ class Graph:
     def maker_kind(self, chain: list[str]) -> str:
         return self.kind(chain[-1]) if chain else ""
 
-    def file(self, chain: list[str]) -> str:
-        """The model's file, from the last node of a chain."""
-        for name, value in self.inputs(chain[-1]).items() if chain else ():
+    def own_file(self, node: str) -> str:
+        """The model's file that is chosen in a node; "" in one that is no loader."""
+        for name, value in self.inputs(node).items():
             if isinstance(value, str) and MODEL_FILE.search(value) and name != "approximator":
-                return value
+                if "lora" not in name.lower():
+                    return value
         return ""
 
-    def loras(self, chain: list[str]) -> list[str]:
-        """The LoRA files that the nodes of a chain put on the model, without those of strength 0 or switched off."""
+    def file(self, chain: list[str]) -> str:
+        """The model's file, from the last node of a chain."""
+        return self.own_file(chain[-1]) if chain else ""
+
+    def is_open(self, chain: list[str]) -> bool:
+        """Whether a model's chain ends before its loader: in a switch between several, or another node that hides the way."""
+        return (
+            bool(chain)
+            and bool(self.links(chain[-1]))
+            and not self.own_file(chain[-1])
+            and self.maker_kind(chain) != OUR_LOADER
+        )
+
+    def loras(self, chain: list[str]) -> tuple[list[str], str]:
+        """What LoRAs the nodes of a chain put on the model, also from nodes for several that are connected to them.
+
+        returns: their files, without those of strength 0 or switched off; and a node that hides which it has, or "".
+        """
         out: list[str] = []
-        for node in chain:
+        hiding = ""
+        waiting, seen = [(node, False) for node in reversed(chain)], set(chain)
+        while waiting:
+            node, given = waiting.pop()  # given: connected as a LoRA, or as a stack of them
             inputs = self.inputs(node)
-            if "lora" not in self.kind(node).lower():
-                continue
-            for name, value in inputs.items():
-                if isinstance(value, Mapping):  # nodes for many LoRAs: {"on": true, "lora": name, "strength": 1}
-                    on = value.get("on", True) and value.get("strength", 1)
-                    value = value.get("lora") if on else None
-                else:
-                    number = re.search(r"\d*$", name).group()
-                    given = [inputs.get(n) for n in ("strength_model", f"lora_wt_{number}", f"strength_{number}")]
-                    value = None if 0 in [g for g in given if isinstance(g, (int, float))] else value
-                if "lora" in name.lower() and isinstance(value, str) and MODEL_FILE.search(value):
-                    out.append(value)
-        return out
+            names = [name for name in inputs if "lora" in name.lower()] or list(inputs if given else ())
+            is_told = False
+            for name in names:
+                link, value = self.link(node, name), inputs[name]
+                if link is not None:
+                    is_told = True
+                    if link[0] not in seen and not _is_off(inputs, name):
+                        seen.add(link[0])
+                        waiting.append((link[0], True))
+                    continue
+                on = not _is_off(inputs, name)
+                if isinstance(value, Mapping):  # {"on": true, "lora": name, "strength": 1}, or {"content": name}
+                    on = on and value.get("on", True) and value.get("strength", 1)
+                    value = value.get("lora", value.get("content"))
+                if value in ("", "None") or isinstance(value, str) and MODEL_FILE.search(value):
+                    is_told = True
+                    out += [value] * bool(on and value not in ("", "None"))
+            if not is_told and (given or "lora" in self.kind(node).lower()):
+                hiding = hiding or node
+        return out, hiding
 
     def text(self, chain: list[str]) -> str | None:
-        """The prompt that a chain of conditioning begins with, where it was typed in."""
-        if not chain:
+        """The prompt that a chain of conditioning begins with, where it was typed in; None if it does not get through."""
+        if not chain or any("zeroout" in self.kind(node).lower() for node in chain):
             return None
         for name in ("text", "t5xxl", "prompt"):
             value = self.value(chain[-1], name)
@@ -159,12 +209,28 @@ class Graph:
                 return value
         return None
 
+    def joins(self, chain: list[str]) -> bool:
+        """Whether a chain of conditioning has more than the one prompt that `text` gives."""
+        return any(sum(name.lower().startswith("cond") for name in self.links(node)) > 1 for node in chain)
+
     def users(self, node: str) -> Iterator[tuple[str, str]]:
         """(node, input) of whatever takes something from a node."""
         for other in self.nodes:
             for name, link in self.links(other).items():
                 if link[0] == node:
                     yield other, name
+
+
+def _is_off(inputs: Mapping[str, Any], name: str) -> bool:
+    """Whether a LoRA node's own inputs take one of its LoRAs off: a strength of 0, a switch, a count that is less."""
+    number = re.search(r"\d*$", name).group()
+    strengths = ("strength_model", "lora_model_strength", *(f"{n}_{number}" for n in ("lora_wt", "strength", "model_weight", "model_str")))  # fmt: skip
+    count = inputs.get("lora_count")
+    return (
+        any(isinstance(inputs.get(n), (int, float)) and inputs[n] == 0 for n in strengths)
+        or inputs.get(f"switch_{number}") in ("Off", False)
+        or bool(number and isinstance(count, int) and int(number) > count)
+    )
 
 
 @dataclass(frozen=True)
@@ -184,15 +250,15 @@ def shift_of(graph: Graph, node: str) -> tuple[bool, float | None]:
         mode = graph.value(node, "mode")
         if mode == BY_RESOLUTION:
             return True, by_resolution(*(number(f"mode.{n}") for n in ("width", "height", "base_shift", "max_shift")))
-        return True, {TRAINED: 1.0, FIXED: number("mode.shift")}.get(mode)
+        return True, number("mode.shift") if mode == FIXED else 1.0 if mode == TRAINED else None
     if kind == OUR_SAMPLER:
         mode = graph.value(node, "shift")
-        values = {AS_TRAINED: 1.0, FIXED: number("shift.value")}
-        return mode in (*values, BY_RESOLUTION), values.get(mode)
+        return mode != FROM_MODEL, number("shift.value") if mode == FIXED else 1.0 if mode == AS_TRAINED else None
     if kind == "ModelSamplingFlux":
         return True, by_resolution(*(number(n) for n in ("width", "height", "base_shift", "max_shift")))
     if kind == PRESET_NODE:
-        return True, None
+        mode = graph.value(node, "shift")
+        return True, number("shift.value") if mode == FIXED else 1.0 if mode == TRAINED else None
     return "modelsampling" in kind.lower().replace(" ", "") or "shift" in kind.lower(), None
 
 
@@ -212,8 +278,10 @@ class Run:
 
     node:      the sampler's node; guider: where cfg and the prompts are; both the same for a KSampler.
     scheduler: the schedule's name: the host's, or a curve of ours; schedule_node gives it.
-    models: the nodes that the sampler's model has passed, the nearest first.
+    denoise: nan where a node computes it, which is like no number.
+    models: the nodes that the sampler's model has passed, the nearest first; is_open: the last is not its loader.
     schedule_models: the schedule's node, and those that its model has passed.
+    is_part: of a picture that another run begins or ends.
     """
 
     node: str
@@ -235,6 +303,8 @@ class Run:
     loras: list[str]
     is_chroma: bool
     is_native: bool
+    is_open: bool
+    is_part: bool
     found: Recognition
 
     def kinds(self, graph: Graph) -> list[tuple[str, str]]:
@@ -283,20 +353,19 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
     models = graph.model_chain(guider)
     same = bool(known and models and known[-1] == models[-1])
     file = graph.file(models) or (record.get("file") or "" if same else "")
-    variant, loras = record.get("variant") if same else None, graph.loras(models)
-    maker = graph.maker_kind(models)
-    words = file.lower()
-    is_chroma = variant is not None or maker == OUR_LOADER or "chroma" in words or "radiance" in words
-    found = recognise(variant, file, loras)
+    variant = record.get("variant") if same else None
+    ours, is_open = any(graph.kind(n) == OUR_LOADER for n in models), graph.is_open(models)
+    found = recognise_chain(graph, models, variant, file)
 
     cfg = 1.0 if graph.kind(guider) == "BasicGuider" else number_of(graph, guider, "cfg", found)
     sampler = graph.value(node, "sampler_name") or graph.value(node, "sampler")
-    schedule_node, schedule_models = node, [node, *models]
+    schedule_node, schedule_models, is_cut = node, [node, *models], False
     if "sigmas" in links:
         makers = graph.chain(links["sigmas"], "sigmas")
         schedule_node = makers[-1]
         scheduler, steps = _schedule(graph, schedule_node), number_of(graph, schedule_node, "steps", found)
-        if len(makers) > 1:  # cut or bent: its number of steps is not what it was
+        is_cut = len(makers) > 1
+        if is_cut:  # or bent: its number of steps is not what it was
             steps = None
         schedule_models = [schedule_node, *graph.model_chain(schedule_node)]
     else:
@@ -310,7 +379,9 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
     if graph.kind(schedule_node) == PRESET_NODE:
         steps = preset_value(graph, schedule_node, "steps", found)
         scheduler = preset_value(graph, schedule_node, "curve", found)
-    denoise = graph.number(schedule_node, "denoise")
+    denoise = math.nan if graph.is_hidden(schedule_node, "denoise") else graph.number(schedule_node, "denoise")
+    starts, ends = (graph.number(node, n) for n in ("start_at_step", "end_at_step"))
+    whole = steps if steps is not None else math.inf
     return Run(
         node=node,
         guider=guider,
@@ -322,26 +393,44 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
         denoise=1.0 if denoise is None else denoise,
         models=models,
         schedule_models=schedule_models,
-        positive=graph.chain(texts.get("positive") or texts.get("conditioning"), "conditioning"),
-        negative=graph.chain(texts.get("negative"), "conditioning"),
+        positive=graph.chain(texts.get("positive") or texts.get("conditioning"), "positive"),
+        negative=graph.chain(texts.get("negative"), "negative"),
         latent=graph.chain(graph.source(node, "latent"), "latent"),
         shift=effective_shift(graph, schedule_models),
         file=file,
         variant=variant,
-        loras=loras,
-        is_chroma=is_chroma,
-        is_native=maker != OUR_LOADER,
+        loras=graph.loras(models)[0],
+        is_chroma=variant is not None or ours or names_chroma(file),
+        is_native=not (ours or is_open),
+        is_open=is_open,
+        is_part=is_cut
+        or bool(starts)
+        or (ends is not None and ends < whole)
+        or graph.value(node, "add_noise") in ("disable", False),
         found=found,
     )
 
 
 def effective_shift(graph: Graph, models: list[str]) -> Shift:
-    """What the nearest node that sets a shift has set."""
+    """What the nearest node that sets a shift has set. models: first the node that it acts in, then its model's chain."""
     for node in models:
         sets, value = shift_of(graph, node)
         if sets:
             return Shift(value, node)
-    return Shift(HOST_SHIFT, None)
+    return Shift(None, models[-1]) if graph.is_open(models[1:]) else Shift(HOST_SHIFT, None)
+
+
+def recognise_chain(graph: Graph, chain: list[str], variant: str | None, file: str) -> Recognition:
+    """`recognise` for the model of a chain of nodes, in doubt where they may hide what decides."""
+    loras, hiding = graph.loras(chain)
+    found = recognise(variant, file, loras)
+    if found.name in (FLASH_LORA, *FLUXES):
+        return found
+    if hiding:
+        return in_doubt(found, f"the graph does not tell which LoRAs {graph.kind(hiding)} (node {hiding}) puts on it")
+    if graph.is_open(chain):
+        return in_doubt(found, f"the graph does not tell what is before {graph.maker_kind(chain)} (node {chain[-1]})")
+    return found
 
 
 def _schedule(graph: Graph, node: str) -> str:
@@ -361,11 +450,14 @@ def number_of(graph: Graph, node: str, name: str, found: Recognition) -> float |
 
 def preset_value(graph: Graph, node: str, name: str, found: Recognition) -> Any:
     """What Chroma Preset gives for "steps", "cfg", "sampler", "curve", "width" or "height"."""
-    preset = PRESETS.get(graph.value(node, "preset"), found.preset)
-    typed = graph.value(node, "schedule" if name == "curve" else name)
+    chosen, given = graph.value(node, "preset"), "schedule" if name == "curve" else name
+    preset = PRESETS.get(chosen, found.preset) if isinstance(chosen, str) else found.preset
+    if graph.is_hidden(node, given) or graph.is_hidden(node, "preset"):
+        return None
     if name in ("sampler", "curve"):
+        typed = graph.value(node, given)
         return typed if isinstance(typed, str) and typed != FROM_PRESET else getattr(preset, name)
-    return typed if typed else getattr(preset, "size" if name in ("width", "height") else name)
+    return graph.number(node, given) or getattr(preset, "size" if name in ("width", "height") else name)
 
 
 def shift_setters(graph: Graph, run: Run) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from typing import Iterator
 
 from .finding import HARM, HINT, IDLE, Facts, Finding
-from .presets import HD, OVERFIT, RADIANCE
+from .presets import HD, OVERFIT, RADIANCE, telling_name
 from .queued_graph import Graph, Run, number_of
 
 SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
@@ -89,7 +89,7 @@ def vae_of_the_other_kind(graph: Graph, run: Run, facts: Facts) -> Iterator[Find
 
     source: the host's VAELoader and its template for Radiance.
     """
-    radiance = run.variant == "Radiance" or (run.variant is None and "radiance" in run.file.lower())
+    radiance = run.variant == "Radiance" or (run.variant is None and "radiance" in telling_name(run.file).lower())
     if not radiance and run.variant is None and run.found.name == RADIANCE:
         return  # an x0 checkpoint, of which there are both kinds
     for node in graph.nodes:

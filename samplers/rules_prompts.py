@@ -22,6 +22,8 @@ def negative_prompt_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[F
     """
     text = graph.text(run.negative)
     by_step = [n for n in (run.guider, *run.models) if graph.value(n, "curve") == "list"]
+    if run.is_part or run.is_open:  # it may act in the other part, or through what the graph hides
+        return
     if run.cfg == 1 and text and text.strip() and not (has_nag(graph, run) or by_step or "cfg_pp" in run.sampler):
         yield Finding(
             IDLE,
@@ -60,7 +62,9 @@ def undistilled_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Findi
     source: those of presets.PRESETS.
     """
     preset = run.found.preset
-    if run.found.sure and preset.cfg > 2 and run.cfg == 1 and not has_nag(graph, run) and run.denoise == 1:
+    if run.is_part or len(run.latent) > 1 or run.denoise != 1:  # it finishes what another run has composed
+        return
+    if run.found.sure and preset.cfg > 2 and run.cfg == 1 and not has_nag(graph, run):
         yield Finding(
             HINT,
             run.guider,
@@ -119,7 +123,8 @@ def short_negative_prompt(graph: Graph, run: Run, facts: Facts) -> Iterator[Find
     if (
         text
         and text.strip()
-        and run.cfg != 1
+        and run.cfg not in (None, 1)
+        and not graph.joins(run.negative)
         and run.negative != run.positive
         and facts.most(text) < SHORT_NEGATIVE
         and run.found.name not in FLUXES

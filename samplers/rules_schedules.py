@@ -6,7 +6,18 @@ from typing import Iterator
 
 from .finding import HARM, HINT, IDLE, Facts, Finding
 from .presets import FLUX, FLUXES
-from .queued_graph import HOST_SHIFT, PRESET_NODE, Graph, Run, by_resolution, follows_shift, shift_setters
+from .queued_graph import (
+    FROM_MODEL,
+    HOST_SHIFT,
+    OUR_SAMPLER,
+    PRESET_NODE,
+    Graph,
+    Run,
+    by_resolution,
+    follows_shift,
+    shift_of,
+    shift_setters,
+)
 
 LAST_SIGMA = 0.25  # what a schedule may leave to its last step; 8 steps at shift 1 leave 0.125
 FEW_STEPS = 12
@@ -36,10 +47,12 @@ def few_steps_of_a_shifted_schedule(graph: Graph, run: Run, facts: Facts) -> Ite
 
 
 def schedule_shift(graph: Graph, run: Run) -> float | None:
-    """The shift that acts on the schedule: its own, or the model's."""
+    """The shift that acts on the schedule: its own, or the model's; None where the graph does not tell."""
     if run.scheduler == "fixed_shift":
         return graph.number(run.schedule_node, "curve.shift")
     if run.scheduler == "flux_shift":
+        if graph.link(run.schedule_node, "curve.latent"):  # the size is that of the latent
+            return None
         names = ("width", "height", "base_shift", "max_shift")
         return by_resolution(*(graph.number(run.schedule_node, f"curve.{n}") for n in names))
     return run.shift.value
@@ -50,7 +63,7 @@ def shift_not_set(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
 
     source: the host's supported_models.Chroma (mu 1.15); levzzz's guide: shift 1, or FLUX's.
     """
-    if run.found.name in FLUXES or not follows_shift(run.scheduler) or shift_setters(graph, run):
+    if run.found.name in FLUXES or not follows_shift(run.scheduler) or shift_setters(graph, run) or run.shift.node:
         return
     if next(few_steps_of_a_shifted_schedule(graph, run, facts), None) is None and run.cfg is not None:
         yield Finding(
@@ -82,16 +95,24 @@ def shift_the_schedule_does_not_see(graph: Graph, run: Run, facts: Facts) -> Ite
 def two_shifts(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A model has one shift; the later node's takes the place of the earlier one's.
 
+    Chroma Preset is told of only where a person has set another number in it: it is there for more than its shift.
     source: the host's add_object_patch("model_sampling").
     """
     setters = shift_setters(graph, run)
-    for node in setters[1:]:
+    for node in () if setters and graph.is_hidden(setters[0], "shift") else setters[1:]:
+        value = shift_of(graph, node)[1]
+        if graph.kind(node) == PRESET_NODE and value in (None, shift_of(graph, setters[0])[1]):
+            continue
+        if graph.kind(setters[0]) == OUR_SAMPLER:
+            remedy = f"Choose {FROM_MODEL!r} as its shift, or remove the other."
+        else:
+            remedy = "Remove one of them."
         yield Finding(
             IDLE,
             node,
             f"the shift of {graph.kind(node)}",
             f"{graph.kind(setters[0])} comes after it and sets another.",
-            "Remove one of them.",
+            remedy,
         )
 
 
@@ -119,7 +140,7 @@ def schedule_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[
     source: the host's samplers.py and nodes_custom_sampler.py, nodes_align_your_steps.py, nodes_gits.py.
     """
     kind = graph.kind(run.schedule_node)
-    if kind in ("ChromaScheduler", PRESET_NODE):
+    if kind in ("ChromaScheduler", PRESET_NODE, OUR_SAMPLER):
         return
     if run.scheduler in ("karras", "exponential"):
         text = (

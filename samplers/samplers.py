@@ -28,6 +28,7 @@ Callback = Callable[[dict[str, Any]], None]
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[..., Iterable[Any]]
 
+NUM_SEEDS = 2**64
 TAYLOR_BELOW = 1e-3  # where phi_2's own formula has lost three digits and four terms of its series err by z^4 / 720
 
 
@@ -111,11 +112,11 @@ def seeded_noise(x: Tensor, seed: int | None) -> NoiseSampler:
     """Standard noise like x, (sigma, sigma_next) -> (B, ...), from a generator of its own.
 
     seed: None draws from torch's global generator. On the CPU the next seed is used, because the run's first noise was
-    drawn there from the same one; the host's samplers do so too and get the same numbers.
+    drawn there from the same one; the host's samplers do so too and get the same numbers. After the greatest comes 0.
     """
     generator = None
     if seed is not None:
-        generator = torch.Generator(device=x.device).manual_seed(seed + (x.device.type == "cpu"))
+        generator = torch.Generator(device=x.device).manual_seed((seed + (x.device.type == "cpu")) % NUM_SEEDS)
     return lambda sigma, sigma_next: torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 

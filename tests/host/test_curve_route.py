@@ -97,6 +97,12 @@ BAD = {
     "curve-is-list": ({"curve": ["beta"], "steps": 8}, "is not known"),
     "no-steps": ({"curve": "beta"}, "beta: steps is None; allowed is a whole number from 1 to 10000"),
     "steps-0": ({"curve": "beta", "steps": 0}, "beta: steps is 0"),
+    "steps-far-below-0": (
+        b'{"curve": "beta", "steps": -1' + b"0" * 400 + b', "denoise": 0.5}',
+        "allowed is a whole number",
+    ),
+    "long-curve": ({"curve": "x" * 2_000_000, "steps": 8}, "is not known. Choose one of: beta, "),
+    "long-key": ({**BETA, "y" * 100_000: 1}, "is not known (curve, "),
     "half-a-step": ({"curve": "beta", "steps": 2.5}, "beta: steps is 2.5"),
     "too-many-steps": (
         {"curve": "linear", "steps": 1001},
@@ -124,11 +130,27 @@ def test_bad_input_is_400_with_one_line_that_says_what(server, name):
     status, answer = ask(server, query)
     assert status == 400
     assert text in answer["error"]
-    assert "\n" not in answer["error"]
+    assert "\n" not in answer["error"] and len(answer["error"]) < 700
 
 
 def test_no_value_anywhere_makes_a_500(server):
-    values = [None, True, "x", -1, 0, 1e-320, 1e308, 10**400, float("nan"), float("inf"), [], {}, {"curve": []}, 0.5]
+    values = [
+        None,
+        True,
+        "x",
+        -1,
+        0,
+        1e-320,
+        1e308,
+        10**400,
+        -(10**400),
+        float("nan"),
+        float("inf"),
+        [],
+        {},
+        {"curve": []},
+        0.5,
+    ]
     keys = ["curve", "steps", "params", "denoise", "pin_first", "keep_steps", "shift"]
     rng = random.Random(0)
     names = list(sigmas.CURVES)

@@ -421,7 +421,7 @@ def test_server_shows_the_read_out_and_writes_it_into_the_picture(server, graph)
     entry = server.wait(server.post("/prompt", body)["prompt_id"])
     images = [image for output in entry["outputs"].values() for image in output.get("images", [])]
     saved = Image.open(support.dev.base_dir() / "output" / images[0]["subfolder"] / images[0]["filename"])
-    facts = json.loads(saved.text["chroma_run"])
+    (facts,) = json.loads(saved.text["chroma_run"]).values()
     assert (facts["steps"], facts["prompts_computed"], facts["uncond_skipped"]) == (5, 8, 2)
     graph.set("ChromaKSampler", seed=next(NEW_SEED))
     shown = [t for t in texts(follow(server, graph)) if "prompts computed" in t]

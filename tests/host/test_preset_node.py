@@ -166,6 +166,15 @@ def test_more_steps_than_places_are_kept(load, preset):
     assert len(preset(load("Chroma1-HD"), steps=300)[2]) == 301  # beta drops repeats here, in the host
 
 
+@pytest.mark.parametrize("inputs, asked, most", [({"denoise": 0.02}, 26, 26), ({"steps": 2000}, 2000, 1000)], ids=str)
+def test_more_steps_than_noise_levels_are_as_many_as_there_are(load, preset, shown, inputs, asked, most):
+    """Repeats are dropped where steps / denoise, 1300 and 2000, are more than the table's 1000 levels."""
+    sigmas = preset(load("Chroma1-HD"), **inputs)[2]
+    assert most // 2 < len(sigmas) - 1 <= most and bool((sigmas[1:] < sigmas[:-1]).all())
+    assert (f"too few noise levels there for {asked}" in shown[0]) == (len(sigmas) - 1 < asked)
+    assert "keep steps" not in shown[0]
+
+
 @pytest.mark.parametrize(
     "inputs, message",
     [
@@ -193,6 +202,14 @@ def test_flash_lora_is_found_in_the_graph(load, preset, shown):
     assert preset(load("Chroma1-HD"), lora_graph(), "3")[3:5] == (8, 1.0)
     assert "by its LoRA chroma-flash-heun_r64-fp32.safetensors" in shown[0]
     assert preset(load("Chroma1-HD"), lora_graph(strength_model=0.0), "3")[3:5] == (26, 3.5)
+
+
+def test_lora_that_the_graph_hides_is_told(load, preset, shown):
+    graph = lora_graph(lora_name={"content": "chroma-flash-heun_r64-fp32.safetensors"})
+    assert preset(load("Chroma1-HD"), graph, "3")[3:5] == (8, 1.0)
+    assert preset(load("Chroma1-HD"), lora_graph(lora_name=5), "3")[3:5] == (26, 3.5)
+    assert "does not tell which LoRAs ChromaLoraLoader (node 2) puts on it" in shown[1]
+    assert "recognised" not in shown[1]
 
 
 def test_hosts_own_model_is_named_by_the_graph(comfy, inference, preset, shown, cfg):
@@ -256,6 +273,14 @@ def test_doctor_knows_the_kind_from_the_model(load, doctor, shown):
 def test_doctor_never_raises(load, doctor, shown, prompt):
     doctor(prompt, model=object())
     assert len(shown) == 1
+
+
+def test_text_encoder_without_t5_leaves_tokens_estimated(load, doctor, shown):
+    class Other:
+        tokenizer = cond_stage_model = object()
+
+    doctor(sampler_graph("karras"), load("my-merge"), Other())
+    assert shown[0].startswith("1 finding\n") and "karras" in shown[0]
 
 
 def test_error_of_the_doctor_is_one_line_in_the_log(load, doctor, shown, monkeypatch, caplog):

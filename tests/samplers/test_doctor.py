@@ -429,6 +429,227 @@ def test_record_is_for_the_model_that_it_is_of():
     assert found(graph, record) == []
 
 
+# --- where the graph tells less, or something else ----------------------------------------------------------------------------
+
+FLASH = {"file": "Chroma1-Flash.safetensors", "cfg": 1.0, "steps": 8}
+
+
+def ksampler(graph, model="1", **inputs):
+    """Chroma KSampler in place of a KSampler."""
+    graph["10"] = node("ChromaKSampler", **{"model": [model, 0], "positive": ["5", 0], "negative": ["6", 0], "latent": ["9", 0], "cfg": 3.5, "steps": 26, "sampler": "res_multistep", "schedule": "beta", "shift": "1 (as trained)", "denoise": 1.0, **inputs})  # fmt: skip
+    return graph
+
+
+def prompts_through(graph, class_type, slots, **inputs):
+    """A node with both prompts in it, whose outputs at these slots go to the sampler."""
+    graph["80"] = node(class_type, model=["4", 0], positive=["5", 0], negative=["6", 0], **inputs)
+    for name, slot in zip(("model", "positive", "negative"), slots):
+        graph["10"]["inputs"][name] = ["80", slot]
+    return graph
+
+
+@pytest.mark.parametrize("schedule", ["karras", "exponential"])
+def test_own_karras_of_chroma_ksampler_is_sound(schedule):
+    assert found(ksampler(clean(), schedule=schedule)) == []
+
+
+def test_zeroed_negative_is_no_prompt():
+    for graph in (clean(**FLASH), clean()):
+        graph["6"] = node("ConditioningZeroOut", conditioning=["5", 0])
+        assert found(graph) == []
+        assert doctor.prompts(graph) == ["a red fox asleep on a mossy rock"]
+
+
+@pytest.mark.parametrize(
+    "class_type, slots", [("Context (rgthree)", (1, 4, 5)), ("BrushNet", (0, 1, 2)), ("ControlNetApplyAdvanced", (0, 0, 1))]
+)  # fmt: skip
+def test_prompts_are_told_apart_by_who_takes_them(class_type, slots):
+    graph = prompts_through(clean(**FLASH), class_type, slots)
+    run = the_run(graph)
+    assert (run.positive, run.negative) == (["80", "5"], ["80", "6"])
+    assert found(graph) == []
+    graph["6"]["inputs"]["text"] = LONG
+    assert found(graph) == [(IDLE, "10", "the negative prompt does nothing at cfg 1")]
+
+
+@pytest.mark.parametrize(
+    "file", ["sdxl/polychromatic_v3.safetensors", "radianceXL_v2.safetensors", "chroma/sdxl_base.safetensors"]
+)
+def test_model_of_another_family_is_left_alone(file):
+    graph = clean(file=file, loader="CheckpointLoaderSimple", scheduler="karras", cfg=7.0, sampler_name="dpmpp_2m")
+    graph["10"]["inputs"]["model"] = ["1", 0]
+    assert found(change(graph, "6", text="bad hands")) == []
+
+
+def test_folder_does_not_tell_the_kind():
+    assert found(clean(file="Radiance and others/Chroma1-HD.safetensors")) == []
+    assert found(between(clean(file="chroma/flux1-dev.safetensors", loader="UNETLoader", cfg=1.0), "TeaCache")) == []
+
+
+def switched(graph, model="4"):
+    """A switch between a model and the same with a LoRA; a Doctor behind it, which is told the model."""
+    graph["51"] = node("LoraLoaderModelOnly", model=[model, 0], lora_name="x.safetensors", strength_model=1.0)
+    graph["30"] = node("ComfySwitchNode", on_false=[model, 0], on_true=["51", 0], switch=True)
+    graph["10"]["inputs"]["model"] = ["30", 0]
+    graph["60"] = node("ChromaDoctor", model=["30", 0])
+    return graph, {"node": "60", "variant": "Chroma", "file": "Chroma1-HD.safetensors"}
+
+
+def test_what_is_before_a_switch_is_not_guessed():
+    assert found(*switched(clean())) == []
+    graph, record = switched(clean(cfg=1.0, steps=8))
+    assert found(graph, record) == []  # one branch might have a Flash LoRA
+    assert found(between(change(graph, "10", cfg=3.5), "NAGuidance"), record) == []
+    assert found(change(graph, "10", scheduler="karras"), record) == [(HARM, "10", "the schedule karras with Chroma")]
+    run = the_run(*switched(clean()))
+    assert (run.is_open, run.is_native, run.found.sure, run.shift) == (True, False, False, queued.Shift(None, "30"))
+    assert "before ComfySwitchNode (node 30)" in run.found.told
+
+
+FLASH_FILE = "chroma-flash-heun_r64.safetensors"
+STACK = {"lora_name_1": FLASH_FILE, "model_weight_1": 1.0, "switch_1": "On", "lora_name_2": "None", "switch_2": "Off"}
+
+
+@pytest.mark.parametrize(
+    "inputs, loras",
+    [
+        ({"lora_name": {"content": FLASH_FILE, "image": None}, "strength_model": 1.0}, [FLASH_FILE]),
+        ({"lora_name": {"content": FLASH_FILE}, "strength_model": 0.0}, []),
+        ({"lora_name": ["70", 0], "strength_model": 1.0}, [FLASH_FILE]),
+        ({"lora_name": ["70", 0], "strength_model": 0.0}, []),
+        ({"lora_stack": ["71", 0]}, [FLASH_FILE]),
+        ({"lora_stack": ["72", 0]}, ["a.safetensors", FLASH_FILE]),
+        ({"lora_stack": ["73", 0]}, []),
+        ({"lora_stack": ["74", 0]}, []),
+    ],
+    ids=range(8),
+)
+def test_loras_are_found_in_stacks_and_other_forms(inputs, loras):
+    graph = between(clean(cfg=1.0, steps=8), "Apply LoRA", **inputs)
+    graph |= {
+        "70": node("PrimitiveString", value=FLASH_FILE),
+        "71": node("CR LoRA Stack", **STACK),
+        "72": node("LoRA Stacker", lora_stack=["71", 0], lora_name_1="a.safetensors", lora_count=1),
+        "73": node("CR LoRA Stack", **{**STACK, "switch_1": "Off"}),
+        "74": node("CR LoRA Stack", **{**STACK, "model_weight_1": 0}),
+    }
+    run = the_run(graph)
+    assert run.loras == loras
+    assert (run.found.name, run.found.sure) == (presets.FLASH_LORA if loras else presets.HD, True)
+    assert (found(graph) == []) == bool(loras)
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"loras": {"__value__": [{"name": FLASH_FILE}]}}, {"lora_name": 7}, {"lora_stack": ["70", 0]}, {}], ids=range(4)
+)  # fmt: skip
+def test_hidden_lora_leaves_the_model_in_doubt(inputs):
+    graph = between(clean(cfg=1.0, steps=8), "Lora Loader (X)", **inputs) | {"70": node("FromElsewhere", number=3)}
+    assert found(graph) == []
+    assert "does not tell which LoRAs" in the_run(graph).found.told
+
+
+def test_stack_at_a_loader_is_not_its_model():
+    graph = clean(loader="Efficient Loader", cfg=1.0, steps=8)
+    graph["1"]["inputs"] |= {"lora_stack": ["71", 0], "lora_name": "None"}
+    graph["71"] = node("CR LoRA Stack", **STACK)
+    run = the_run(graph)
+    assert (run.models, run.file, run.loras) == (["4", "1"], "Chroma1-HD.safetensors", [FLASH_FILE])
+
+
+def test_checkpoint_that_may_be_for_few_steps_gets_no_hint():
+    assert found(clean(file="Chroma1-HD-turbo-8step.safetensors", cfg=1.0, steps=8)) == []
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        node("ConditioningConcat", conditioning_to=["6", 0], conditioning_from=["7", 0]),
+        node("ConditioningCombine", conditioning_1=["6", 0], conditioning_2=["7", 0]),
+    ],
+    ids=["concat", "combine"],
+)
+def test_joined_negatives_are_not_short(join):
+    graph = change(clean(), "6", text="blurry") | {"7": node("CLIPTextEncode", clip=["2", 0], text=LONG), "8": join}
+    assert found(change(graph, "10", negative=["8", 0])) == []
+
+
+def test_texts_that_are_put_together_are_not_known():
+    graph = change(clean(), "6", text=["41", 0]) | {"40": node("PrimitiveString", value="bad")}
+    graph["41"] = node("StringConcatenate", string_a=["40", 0], string_b=LONG, delimiter=", ")
+    assert found(graph) == []
+    graph["41"] = node("Text", text="bad", prefix=["40", 0])
+    assert found(graph) == []
+    graph["41"] = node("Reroute", any=["40", 0])
+    assert found(graph) == [(HINT, "6", "a short negative prompt")]
+
+
+def test_short_negative_at_a_computed_cfg_is_left_alone():
+    graph = change(clean(cfg=["90", 0]), "6", text="bad") | {"90": node("MathFloat", a=1.0, b=2.0)}
+    assert found(graph) == []
+
+
+def test_second_half_of_a_run_may_be_without_guidance():
+    graph = custom()
+    graph["24"] = node("SplitSigmas", sigmas=["23", 0], step=13)
+    graph["10"]["inputs"]["sigmas"] = ["24", 0]
+    graph["31"] = copy.deepcopy(graph["10"])
+    graph["31"]["inputs"] |= {"guider": ["33", 0], "sigmas": ["24", 1], "latent_image": ["10", 0]}
+    graph["33"] = node("BasicGuider", model=["4", 0], conditioning=["5", 0])
+    assert found(graph) == []
+
+    graph = change(clean(), "6", text=LONG)
+    both = {"model": ["4", 0], "positive": ["5", 0], "negative": ["6", 0], "steps": 26, "sampler_name": "euler"}
+    first = {"add_noise": "enable", "start_at_step": 0, "end_at_step": 13, "cfg": 3.5, "latent_image": ["9", 0]}
+    second = {"add_noise": "disable", "start_at_step": 13, "end_at_step": 10000, "cfg": 1.0, "latent_image": ["10", 0]}
+    graph["10"] = node("KSamplerAdvanced", **both, **first, scheduler="beta")
+    graph["31"] = node("KSamplerAdvanced", **both, **second, scheduler="beta")
+    assert found(graph) == []
+    whole = {"add_noise": "enable", "start_at_step": 0, "end_at_step": 10000}
+    graph["31"]["inputs"] |= {**whole, "latent_image": ["9", 0]}
+    assert found(graph) == [
+        (IDLE, "31", "the negative prompt does nothing at cfg 1"),
+        (HINT, "31", "cfg 1 with Chroma1-HD"),
+    ]
+
+
+def test_computed_denoise_is_not_taken_for_1():
+    graph = clean(steps=8, denoise=["90", 0]) | {"90": node("MathFloat", a=1.0, b=2.0)}
+    assert math.isnan(the_run(graph).denoise) and found(graph) == []
+
+
+def test_presets_shift_before_chroma_ksampler_is_told_only_where_it_was_set():
+    graph = ksampler(clean(), model="4")
+    auto = {"preset": "auto", "sampler": queued.FROM_PRESET, "schedule": queued.FROM_PRESET}
+    graph["4"] = node("ChromaPreset", model=["1", 0], **auto, shift=queued.FROM_PRESET)
+    assert found(graph) == []
+    assert found(change(graph, "4", shift="shift 1")) == []
+    change(graph, "4", shift="fixed", **{"shift.value": 3.0})
+    (finding,) = doctor.examine(graph)
+    assert (finding.node_id, finding.title) == ("4", "the shift of ChromaPreset")
+    assert finding.remedy.startswith("Choose 'from the model' as its shift")
+
+
+def test_size_from_a_connected_latent_is_not_the_typed_one():
+    """8 steps of FLUX's shift for 512 x 512 leave 0.211 to the last one, for 1024 x 1024 they leave 0.311."""
+    graph = custom(file="Chroma1-Flash.safetensors", cfg=1.0)
+    size = {"curve.width": 1024, "curve.height": 1024, "curve.base_shift": 0.5, "curve.max_shift": 1.15}
+    graph["23"] = node("ChromaScheduler", model=["4", 0], curve="flux_shift", steps=8, denoise=1.0, **size)
+    assert [f.severity for f in doctor.examine(graph)] == [HINT]
+    assert found(change(graph, "23", **{"curve.latent": ["9", 0]})) == []
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400, -(10**400), {"a": 1}, "x", [1, 2, 3]], ids=type)
+def test_one_bad_value_does_not_hide_other_findings(value):
+    expected = (HARM, "10", "the schedule karras with Chroma")
+    for key, name in (("10", "steps"), ("10", "cfg"), ("10", "denoise"), ("9", "width"), ("4", "shift")):
+        assert expected in found(change(clean(scheduler="karras"), key, **{name: value}))
+    for class_type, name in (("ChromaPreset", "preset"), ("ChromaPreset", "shift"), ("ChromaTimestepShift", "mode")):
+        graph = clean(scheduler="karras", steps=["4", 3])
+        graph["4"] = node(class_type, model=["1", 0], **{name: value})
+        assert expected in found(graph)
+    assert found(ksampler(clean(), shift=value)) == []
+
+
 def test_two_runs_are_examined_each_and_findings_told_once():
     graph = clean(cfg=1.0)
     graph["6"]["inputs"]["text"] = LONG
@@ -465,7 +686,7 @@ def test_damaged_graphs_are_read():
             for name in list(n["inputs"]):
                 if rng.random() < 0.2:
                     n["inputs"][name] = rng.choice(
-                        [None, [], ["1"], ["404", 0], [key, 0], ["10", 0], [1, 2, 3], {}, {"a": [1]}, "x", -1, 1e9, True, [["1", 0]]]
+                        [None, [], ["1"], ["404", 0], [key, 0], ["10", 0], [1, 2, 3], {}, {"a": [1]}, "x", -1, 1e9, True, [["1", 0]], float("nan"), float("inf"), 10**400]
                     )  # fmt: skip
             if rng.random() < 0.05:
                 graph[key] = rng.choice([None, [], "x", {}, {"class_type": None}, {"inputs": None}])

@@ -64,6 +64,15 @@ FILES = {
     "Chroma1-Radiance-v0.4.safetensors": presets.RADIANCE,
     "chroma-radiance-x0.safetensors": presets.RADIANCE,
     "chroma-x0.safetensors": presets.RADIANCE,
+    "chromaRadiance_x0.gguf": presets.RADIANCE,
+    "ChromaFlash.safetensors": presets.FLASH,
+    "chroma2k.safetensors": presets.LARGE,
+    "chromaDetailCalibrated.safetensors": presets.DETAIL,
+    "chroma_v48DetailCalibrated.safetensors": presets.DETAIL,
+    "chroma_v50Annealed.safetensors": presets.OVERFIT,
+    "chromaV50.safetensors": presets.OVERFIT,
+    "Chroma_HD_x0.5_merge.safetensors": presets.HD,
+    "Chroma1-HD_12000steps.safetensors": presets.HD,
     "chroma-demo.safetensors": presets.TOY,
 }
 
@@ -100,7 +109,24 @@ def test_report_goes_before_the_name():
         ("chroma-flash-heun_r64-fp32.safetensors", True),
         ("chroma/Chroma_Flash_rank96.safetensors", True),
         ("Hyper-Chroma-low-step-LoRA.safetensors", True),
+        ("ChromaFlash_r64.safetensors", True),
+        ("Chroma1-HD-Flash.safetensors", True),
+        ("chroma-unlocked-v47-flash-heun_r32.safetensors", True),
+        ("flash-heun_r64.safetensors", True),
+        ("Chroma-Flash-LoRA-v2.safetensors", True),
+        ("Hyper-Chroma-Turbo-Alpha-16steps-lora.safetensors", True),
+        ("FLUX.1-Turbo-Alpha.safetensors", True),  # on Chroma
+        ("chroma_turbo.safetensors", True),
         ("flashlight.safetensors", False),
+        ("flash_photography_style.safetensors", False),
+        ("camera-flash-photo.safetensors", False),
+        ("chroma_camera-flash.safetensors", False),
+        ("chroma-flash-photography.safetensors", False),
+        ("hyper-realism.safetensors", False),
+        ("chroma_hyper-realism.safetensors", False),
+        ("hyper-realism_chroma.safetensors", False),
+        ("lightning-bolts_chroma.safetensors", False),
+        ("mystyle_3000steps.safetensors", False),
         ("flash/style.safetensors", False),
         ("hypergraphic.safetensors", False),
     ],
@@ -109,6 +135,49 @@ def test_flash_lora_is_recognised_by_its_name(lora, flash):
     found = presets.recognise("Chroma", "Chroma1-HD.safetensors", ["style.safetensors", lora])
     assert (found.name == presets.FLASH_LORA) == flash
     assert not flash or presets.telling_name(lora) in found.told
+
+
+@pytest.mark.parametrize("lora", ["flash_photography_style.safetensors", "chroma_hyper-realism.safetensors"])
+def test_lora_that_may_be_for_few_steps_gives_the_models_row_in_doubt(lora):
+    found = presets.recognise("Chroma", "Chroma1-HD.safetensors", [lora])
+    assert (found.name, found.sure) == (presets.HD, False)
+    assert found.told.endswith(f"but its LoRA {lora} may be one for few steps")
+
+
+@pytest.mark.parametrize("variant", ["FLUX", None])
+def test_few_step_lora_on_flux_leaves_fluxs_row(variant):
+    assert presets.recognise(variant, "flux1-dev.safetensors", ["FLUX.1-Turbo-Alpha.safetensors"]).name == presets.FLUX
+
+
+@pytest.mark.parametrize("file", ["Chroma1-HD-turbo-8step.safetensors", "Chroma1-Base-hyper.gguf"])
+def test_checkpoint_that_may_be_for_few_steps_is_in_doubt(file):
+    found = presets.recognise("Chroma", file)
+    assert (found.name in (presets.HD, presets.BASE), found.sure) == (True, False)
+    assert "few steps" in found.told
+    assert presets.recognise("Chroma", "Chroma1-Flash-8steps.safetensors").sure
+
+
+@pytest.mark.parametrize(
+    "file, chroma",
+    [
+        ("Chroma1-HD.safetensors", True),
+        ("UncannyChroma_v48.gguf", True),
+        ("chroma-unlocked-v9.safetensors", True),
+        ("chroma.safetensors", True),
+        ("chromaV50.safetensors", True),
+        ("chroma1-hd-t5xxl.safetensors", True),
+        ("Radiance and others/chroma_radiance_x0.safetensors", True),
+        ("Chroma1-HD/transformer/diffusion_pytorch_model.safetensors", True),
+        ("sdxl/polychromatic_v3.safetensors", False),
+        ("radianceXL_v2.safetensors", False),
+        ("CHROMAtica-pony.safetensors", False),
+        ("chroma-keyXL.safetensors", False),
+        ("chroma/flux1-dev.safetensors", False),
+        ("", False),
+    ],
+)
+def test_name_says_whether_it_is_chroma(file, chroma):
+    assert presets.names_chroma(file) == chroma
 
 
 def test_nothing_set_is_the_preset():

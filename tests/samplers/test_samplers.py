@@ -291,6 +291,11 @@ def test_noise_is_that_of_the_next_seed_on_the_cpu():
     assert torch.equal(samplers.seeded_noise(x, None)(None, None), expected)
 
 
+def test_greatest_seed_is_followed_by_0():
+    expected = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(samplers.seeded_noise(torch.zeros(2, 3), 2**64 - 1)(None, None), expected)
+
+
 @pytest.mark.parametrize("name", ["2m", "2s"])
 def test_eta_0_is_the_ode_bit_for_bit_and_draws_nothing(name):
     def refuse(sigma, to):
