@@ -84,7 +84,13 @@ def progress() -> Any:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    export = load("loaders.export")
+    try:
+        export = load("loaders.export")
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"quantize: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
+            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
+        ) from None
     p = parser(export.FORMATS)
     args = p.parse_args(arguments)
     try:

@@ -248,7 +248,7 @@ def describe(clip: Any) -> str:
         f"kept as {', '.join(kept)}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight"
     )
     unpacked = ", packed weights are unpacked at use" if packed else ""
-    lines.append(f"computes in {str(COMPUTE).removeprefix('torch.')}, as the host does for T5{unpacked}")
+    lines.append(f"computes in {str(COMPUTE).removeprefix('torch.')}, as ComfyUI does for T5{unpacked}")
     lines.append(HOST_ENCODERS[config.gated].tokens)
     return "\n".join(lines)
 

@@ -68,6 +68,6 @@ def describe(findings: list[Finding], graph: Mapping[str, Any]) -> str:
         return "nothing found"
     read, lines = Graph(graph), [f"{len(findings)} finding{'s' * (len(findings) > 1)}"]
     for f in findings:
-        kind = read.kind(f.node_id) if f.node_id in read.nodes else ""
-        lines.append(f"\n{f.severity.upper()}: {f.title} (node {f.node_id}, {kind})\n{f.text}\n→ {f.remedy}")
+        name = read.title(f.node_id) if f.node_id in read.nodes else ""
+        lines.append(f"\n{f.severity.upper()}: {f.title} (node {f.node_id}, {name})\n{f.text}\n→ {f.remedy}")
     return "\n".join(lines)

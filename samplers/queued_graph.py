@@ -70,6 +70,12 @@ class Graph:
     def kind(self, node: str) -> str:
         return str(self.nodes[node].get("class_type", ""))
 
+    def title(self, node: str) -> str:
+        """What the page shows as the node's name, where the prompt tells."""
+        meta = self.nodes[node].get("_meta")
+        title = meta.get("title") if isinstance(meta, Mapping) else None
+        return title if isinstance(title, str) and title else self.kind(node)
+
     def inputs(self, node: str) -> Mapping[str, Any]:
         return self.nodes[node].get("inputs", {})
 

@@ -39,7 +39,7 @@ def size_for_another_checkpoint(graph: Graph, run: Run, facts: Facts) -> Iterato
             HARM if side > SIZE_MARGIN * high else HINT,
             node,
             f"{width} x {height} with {run.found.name}",
-            f"This checkpoint is good for {low} to {high} pixels a side. Beyond, things repeat and anatomy fails.",
+            f"This checkpoint is good for {sides(low, high)} a side. Beyond, things repeat and anatomy fails.",
             "Paint it smaller and enlarge it, or use DC-2K, which was made for more.",
         )
     elif side < low / SIZE_MARGIN:
@@ -47,9 +47,13 @@ def size_for_another_checkpoint(graph: Graph, run: Run, facts: Facts) -> Iterato
             HINT,
             node,
             f"{width} x {height} with {run.found.name}",
-            f"This checkpoint is good for {low} to {high} pixels a side.",
+            f"This checkpoint is good for {sides(low, high)} a side.",
             f"Use {low} or more.",
         )
+
+
+def sides(low: int, high: int) -> str:
+    return f"{low} pixels" if low == high else f"{low} to {high} pixels"
 
 
 def size_in_steps_of_16(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:

@@ -76,14 +76,15 @@ def unknown_types(page: Any) -> list[str]:
 
 
 def overlapping(page: Any) -> list[list[str]]:
-    """Pairs of titles of nodes that lie on each other."""
+    """Pairs of titles of nodes that lie on each other, in the graph or in one of its subgraphs."""
     return page.evaluate(
-        """() => {
-            const boxes = app.rootGraph.nodes.map(node => [node.title, ...node.getBounding()])
+        """() => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => {
+            const TITLE = 30
+            const boxes = graph.nodes.map(({title, pos: [x, y], size: [w, h]}) => [title, x, y - TITLE, w, h + TITLE])
             return boxes.flatMap(([a, ax, ay, aw, ah], i) => boxes.slice(i + 1)
                 .filter(([, x, y, w, h]) => ax < x + w && x < ax + aw && ay < y + h && y < ay + ah)
                 .map(([b]) => [a, b]))
-        }"""
+        })"""
     )
 
 

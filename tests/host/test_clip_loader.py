@@ -531,7 +531,7 @@ def test_node_tells_file_layout_bytes_and_compute(node, original, tmp_path):
         "T5 v1.1 encoder, 9.5 M parameters, 2 layers of width 256\n"
         f"file: Q8_0 (15 tensors), rest float32, {size:,.0f} MB, llama.cpp names\n"
         f"kept as q8_0 (15 layers), rest float32: {kept / 1e6:,.0f} MB, {8 * kept / count:.2f} bits a weight\n"
-        "computes in float32, as the host does for T5, packed weights are unpacked at use\n"
+        "computes in float32, as ComfyUI does for T5, packed weights are unpacked at use\n"
         "tokens: no padding, no mask"
     ]
 

@@ -15,6 +15,7 @@ ROOT = support.ROOT
 LOCALES = ROOT / "locales"
 LANGUAGES = ("en", "zh", "ja", "de")
 SCHEMAS = ROOT / "tests" / "host" / "nodes.json"
+REMEDY = "if that is meant: CHROMA_PACK_WRITE=1 python dev.py test -k locales, and look at what git says has changed"
 WRITE = bool(os.environ.get("CHROMA_PACK_WRITE"))
 
 
@@ -75,7 +76,7 @@ def texts(language):
 
 def test_english_is_what_the_nodes_say(ours):
     wanted = {name: english(node) for name, node in ours.items()}
-    assert written(LOCALES / "en" / "nodeDefs.json", wanted) == wanted
+    assert written(LOCALES / "en" / "nodeDefs.json", wanted) == wanted, REMEDY
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])
@@ -138,4 +139,4 @@ OPEN_CHOICES = {
 def test_nodes_are_as_shared_workflows_know_them(ours):
     """A node, input, default or choice that changes breaks workflows; a new input at the end is optional."""
     wanted = json.loads(json.dumps({name: record(node) for name, node in ours.items()}))
-    assert written(SCHEMAS, wanted) == wanted
+    assert written(SCHEMAS, wanted) == wanted, REMEDY

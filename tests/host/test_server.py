@@ -150,7 +150,7 @@ BAD_FILES = {
     ),
     "truncated": (lambda p: p.write_bytes(support.write(p, tiny()).read_bytes()[:200_000]), "cut short"),
     "empty": (lambda p: p.touch(), "the file is empty"),
-    "text": (lambda p: p.write_text("<html>Not found</html>" * 99), "not a safetensors file, or cut short"),
+    "text": (lambda p: p.write_text("<html>Not found</html>" * 99), "this is a web page, not a model"),
 }
 
 

@@ -35,6 +35,13 @@ def test_empty_file_is_named(tmp_path):
         read.read_header(path)
 
 
+def test_a_web_page_is_told_from_a_broken_download(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("\n <!DOCTYPE html><title>Log in</title>")
+    with pytest.raises(ValueError, match="model.safetensors: this is a web page.*log-in or a consent. Open the link"):
+        read.read_header(path)
+
+
 def test_absent_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="gone.safetensors: there is no such file"):
         read.read_header(tmp_path / "gone.safetensors")

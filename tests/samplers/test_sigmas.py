@@ -122,7 +122,7 @@ OTHERS = {
     "karras": [{"rho": 1.0}, {"rho": 3.5, "sigma_min": 0.02}],
     "exponential": [{"sigma_min": 0.03}],
 }
-CASES = [(name, params) for name in CURVES for params in ({}, *OTHERS[name])]
+CASES = [(name, params) for name in CURVES for params in ({}, *OTHERS.get(name, ()))]
 
 
 @pytest.mark.parametrize("table", TABLES)
