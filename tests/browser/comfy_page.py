@@ -143,7 +143,8 @@ def new_node(page: Any, node_type: str) -> None:
     made = page.evaluate(
         """type => {
             app.rootGraph.clear()
-            app.rootGraph.state.lastNodeId += 1000  // the page keeps values by a node's id
+            window.lastTestNode = (window.lastTestNode ?? 0) + 1000
+            app.rootGraph.state.lastNodeId = window.lastTestNode  // the page keeps values by a node's id
             const node = LiteGraph.createNode(type)
             if (!node) return false
             app.rootGraph.add(node)
