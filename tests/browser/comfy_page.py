@@ -27,6 +27,7 @@ SETTINGS = {
     "Comfy.TutorialCompleted": True,  # keeps the list of templates closed at the start
     "Comfy.VueNodes.Enabled": False,  # nodes are painted on the canvas
 }
+DOUBLE_CLICK_MS = 600  # the page takes two clicks on a title within 300 ms for the wish to rename the node
 READY = "window.app?.canvas?.onSelectionChange && !app.extensionManager.spinner"  # the last thing that its start sets
 
 
@@ -148,7 +149,7 @@ def new_node(page: Any, node_type: str) -> None:
             const node = LiteGraph.createNode(type)
             if (!node) return false
             app.rootGraph.add(node)
-            node.pos = [400, 300]
+            node.pos = [300 + window.lastTestNode % 7000 / 20, 300]  # not where the last one was clicked
             return true
         }""",
         node_type,
@@ -169,4 +170,5 @@ def click_title(page: Any, node_type: str) -> None:
         }""",
         arg=node_type,
     )
+    page.wait_for_timeout(DOUBLE_CLICK_MS)  # after the click of a test before, which would make it a double one
     page.mouse.click(*spot.json_value())
