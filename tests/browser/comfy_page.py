@@ -149,7 +149,7 @@ def new_node(page: Any, node_type: str) -> None:
             const node = LiteGraph.createNode(type)
             if (!node) return false
             app.rootGraph.add(node)
-            node.pos = [300 + window.lastTestNode % 7000 / 20, 300]  # not where the last one was clicked
+            node.pos = [400, 300]
             return true
         }""",
         node_type,
