@@ -5,7 +5,21 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("forward", "run", "load", "precision", "judge", "storage", "pictures", "text", "full", "batching", "guidance", "presets", "start")
+NAMES = (
+    "forward",
+    "run",
+    "load",
+    "precision",
+    "judge",
+    "storage",
+    "pictures",
+    "text",
+    "full",
+    "batching",
+    "guidance",
+    "presets",
+    "start",
+)
 
 
 def main() -> None:

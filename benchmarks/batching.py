@@ -19,7 +19,7 @@ LENGTHS = ((20, 12), (120, 5))
 def main(rounds: int) -> None:
     from . import networks as n
 
-    comfy_model = n.support.dev.load_pack("loaders.comfy_model")
+    host_load = n.support.dev.load_pack("host.model.load")
     cfg = n.support.config(width=WIDTH, heads=8, double=1, single=2, context=256)
     lines = [
         f"One forward of two prompts against one each, 1 + 2 blocks of width {WIDTH}, {torch.get_num_threads()} threads, "
@@ -32,7 +32,7 @@ def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory(dir=n.support.dev.cache_dir()) as folder, torch.inference_mode():
         file = n.support.write(Path(folder) / "m.safetensors", n.support.published(n.support.random_weights(cfg)))
         for mode in MODES:
-            patcher = comfy_model.load_chroma(str(file), mode)
+            patcher = host_load.load_chroma(str(file), mode)
             n.comfy.model_management.load_models_gpu([patcher])
             net = patcher.model.diffusion_model
             for side in GRIDS:

@@ -29,7 +29,7 @@ def noise(storage: str) -> bytes:
     """Valid values of a storage over and over: bfloat16 or fp8 of Gaussian weights, or blocks of Q8_0."""
     import torch
 
-    gguf_types = dev.load_pack("loaders.gguf_types")
+    gguf_types = dev.load_pack("loaders.formats.ggml")
     values = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)) * 0.02
     if storage == "fp8":
         data = (values * 100).to(torch.float8_e4m3fn).view(torch.uint8)
@@ -47,7 +47,7 @@ def write_file(folder: Path, storage: str) -> Path:
     import torch
 
     config = dev.load_pack("chroma_model").ChromaConfig()
-    shapes = dev.load_pack("loaders.convert").expected_shapes(config)
+    shapes = dev.load_pack("loaders.checkpoint.check").expected_shapes(config)
     names = {n.removesuffix("weight") + "scale" if "norm" in n else n: s for n, s in shapes.items()}
     plain = noise("bf16")
     fill = noise(storage)
@@ -134,7 +134,7 @@ def child(path: str) -> None:
     import comfy.model_management
     import comfy.sample
 
-    comfy_model = dev.load_pack("loaders.comfy_model")
+    host_load = dev.load_pack("host.model.load")
     before = memory()
     peak, running = {"own": 0, "all": 0}, True
 
@@ -149,11 +149,11 @@ def child(path: str) -> None:
     thread.start()
     start = time.perf_counter()
     with torch.inference_mode():
-        patcher = comfy_model.load_chroma(path)
+        patcher = host_load.load_chroma(path)
         out = {
             "load_s": time.perf_counter() - start,
             "load": dict(peak),
-            "text": dev.load_pack("loaders.comfy_report").describe(patcher),
+            "text": dev.load_pack("host.model.report").describe(patcher),
         }
         context = torch.randn(1, TOKENS, 4096, generator=torch.Generator().manual_seed(1))
         latent = torch.zeros(1, 16, PICTURE // 8, PICTURE // 8)

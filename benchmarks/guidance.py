@@ -25,7 +25,7 @@ def main(rounds: int) -> None:
     from demo import evaluate, judge
 
     studio = evaluate.Studio("fp32")  # which finds the host
-    guiders, nag = dev.load_pack("samplers.comfy_guiders"), dev.load_pack("loaders.comfy_nag")
+    guiders, nag = dev.load_pack("host.sample.guiders"), dev.load_pack("host.run.nag")
     settings = dev.load_pack("samplers.guided_run").Guidance
     base, asked = studio.model, evaluate.questions()[::2]
     list(studio.answers(asked, 1.0, BATCH, 1))  # warms up and encodes the prompts

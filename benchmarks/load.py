@@ -36,7 +36,7 @@ def write_file(path: Path) -> int:
 
     model = dev.load_pack("chroma_model")
     cfg = model.ChromaConfig(num_double_blocks=DOUBLE, num_single_blocks=SINGLE)
-    shapes = dev.load_pack("loaders.convert").expected_shapes(cfg)
+    shapes = dev.load_pack("loaders.checkpoint.check").expected_shapes(cfg)
     header, offset = {}, 0
     for name, shape in shapes.items():
         if name.endswith("_norm.weight") or ".norms." in name:
@@ -77,7 +77,7 @@ def child(path: str, mode: str) -> None:
     import comfy.model_management
     import comfy.sd
 
-    comfy_model = dev.load_pack("loaders.comfy_model")
+    host_load = dev.load_pack("host.model.load")
     before, peak, running = memory(), {"anon": 0, "all": 0}, True
 
     def watch() -> None:
@@ -96,7 +96,7 @@ def child(path: str, mode: str) -> None:
             options = {"dtype": torch.bfloat16} if mode == "host-bf16" else {}
             patcher = comfy.sd.load_diffusion_model(path, model_options=options)
         else:
-            patcher = comfy_model.load_chroma(path, mode)
+            patcher = host_load.load_chroma(path, mode)
         loaded = {"seconds": time.perf_counter() - start, **peak}
         comfy.model_management.load_models_gpu([patcher])
         net = patcher.model

@@ -9,7 +9,7 @@ import torch
 
 import dev
 
-sys.path.insert(0, str(dev.ROOT / "tests" / "host"))
+sys.path.insert(0, str(dev.ROOT / "tests"))
 sys.path.insert(0, str(dev.ROOT / "tests"))
 sys.path.insert(0, str(dev.host_path()))
 

@@ -33,13 +33,13 @@ def matrices() -> dict[str, torch.Tensor]:
 def main(rounds: int) -> None:
     from . import networks as n
 
-    comfy_quant, quant = (n.support.dev.load_pack(f"loaders.{m}") for m in ("comfy_quant", "quant"))
+    host_weights, modes = (n.support.dev.load_pack(m) for m in ("host.model.weights", "loaders.formats.modes"))
 
     def kept(mode: str, weight: torch.Tensor) -> torch.Tensor:
-        chosen = quant.quant_mode(mode)
-        return weight.to(chosen.dtype).float() if chosen.dtype else comfy_quant.pack(weight, chosen)[0].dequantize()
+        chosen = modes.quant_mode(mode)
+        return weight.to(chosen.dtype).float() if chosen.dtype else host_weights.pack(weight, chosen)[0].dequantize()
 
-    modes = [name for name in (*quant.QUANT_MODES, *quant.ALIASES) if not quant.quant_mode(name).keeps]
+    names = [name for name in (*modes.QUANT_MODES, *modes.ALIASES) if not modes.quant_mode(name).keeps]
     cases = matrices()
     lines = [
         f"Relative error (Frobenius norm) of one weight matrix of {SHAPE[0]} x {SHAPE[1]}, by the spread of its values.",
@@ -48,7 +48,7 @@ def main(rounds: int) -> None:
         "|---" * (len(cases) + 1) + "|",
     ]
     with torch.inference_mode():
-        for mode in modes:
+        for mode in names:
             errors = [n.support.relative(kept(mode, w.clone()), w) for w in cases.values()]
             lines.append(f"| {mode} | " + " | ".join(f"{e:.2%}" for e in errors) + " |")
         errors = [n.support.relative(w.to(torch.float8_e4m3fn).float(), w) for w in cases.values()]

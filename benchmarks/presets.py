@@ -44,7 +44,7 @@ def main(rounds: int) -> None:
 
     painter = Painter(evaluate.Studio("fp32"), evaluate.questions()[::2])  # Studio finds the host
     painter.paint_all(Setting(1, CFG, "euler", "linear"))  # warms up and encodes the prompts
-    presets = dev.load_pack("samplers.presets").PRESETS
+    presets = dev.load_pack("advice.presets").PRESETS
 
     lines = [
         f"The demo model in float32 at its own 128 x 128 pixels, {len(painter.asked)} prompts with unseen seeds. `right`: "
@@ -138,7 +138,7 @@ class Painter:
         import dev
 
         self.studio, self.asked, self.base = studio, asked, studio.model
-        self.ours, self.curves = dev.load_pack("samplers.comfy_samplers"), dev.load_pack("samplers.sigmas")
+        self.ours, self.curves = dev.load_pack("host.sample.samplers"), dev.load_pack("samplers.schedules")
 
     def model(self, shift: float) -> Any:
         from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow

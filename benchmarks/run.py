@@ -22,7 +22,7 @@ def main(rounds: int) -> None:
     text = [torch.randn(1, count, cfg.context_dim, generator=generator) for count in TOKENS]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         path = n.support.write(Path(folder) / "model.safetensors", n.support.published(weights))
-        ours = n.support.dev.load_pack("loaders.comfy_model").load_chroma(str(path))
+        ours = n.support.dev.load_pack("host.model.load").load_chroma(str(path))
         native = n.host_models.native_patcher(n.comfy, cfg, weights)
         net = n.host_models.diffusers_net(cfg, weights)
         scheduler = n.diffusers.FlowMatchEulerDiscreteScheduler()

@@ -30,7 +30,7 @@ def main(rounds: int) -> None:
         """The first rows over and over: the time does not depend on the values, and the test's quantisers are slow."""
         return formats.packed_ggml(weight[:ROWS], kind).repeat(-(-weight.shape[0] // ROWS), 1)[: weight.shape[0]]
 
-    comfy_model = n.support.dev.load_pack("loaders.comfy_model")
+    host_load = n.support.dev.load_pack("host.model.load")
     cfg = n.support.config(
         width=WIDTH, heads=WIDTH // 128, double=DOUBLE, single=SINGLE, context=512, approximator=(64, WIDTH, 5)
     )
@@ -53,14 +53,14 @@ def main(rounds: int) -> None:
     files: dict[str, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory(dir=n.support.dev.cache_dir()) as folder, torch.inference_mode():
         path = n.support.write(Path(folder) / "m.safetensors", n.support.published(weights))
-        patchers["float32"] = comfy_model.load_chroma(str(path), "fp32")
+        patchers["float32"] = host_load.load_chroma(str(path), "fp32")
         for mode in MODES:
-            patchers[mode] = comfy_model.load_chroma(str(path), mode)
+            patchers[mode] = host_load.load_chroma(str(path), mode)
         for kind in GGUF:
             file = Path(folder) / f"{kind}.gguf"
             formats.write_gguf(file, n.support.published(weights), formats.GGUF[kind], pack=few_rows)
             files[kind] = str(file), "keep"
-            patchers[kind] = comfy_model.load_chroma(*files[kind])
+            patchers[kind] = host_load.load_chroma(*files[kind])
 
         def forward(patcher: Any) -> Callable[[], Any]:
             net = patcher.model.diffusion_model
@@ -92,7 +92,7 @@ def main(rounds: int) -> None:
         ]
         for name in WITH_LORAS:
             source, mode = (str(path), "fp32" if name == "float32" else name) if name not in GGUF else files[name]
-            changed = comfy_model.load_chroma(source, mode)  # a model of its own: both must be loaded at once
+            changed = host_load.load_chroma(source, mode)  # a model of its own: both must be loaded at once
             for one in loras:
                 changed, _ = n.comfy.sd.load_lora_for_models(changed, None, one, 1.0, 0.0)
             both = alternate({"without": loaded(patchers[name]), "with": loaded(changed)}, rounds)

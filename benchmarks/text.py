@@ -30,7 +30,8 @@ def random_weights_table() -> list[str]:
     from . import networks as n
 
     load_pack = n.support.dev.load_pack
-    comfy_text, loader, t5 = (load_pack(f"loaders.{name}") for name in ("comfy_text", "comfy_t5", "t5"))
+    encode, loader = (load_pack(f"host.text.{name}") for name in ("encode", "clip"))
+    t5 = load_pack("loaders.t5.encoder")
     from test_text_encode import random_weights  # networks has put tests/host on the path
 
     config = t5.T5Config(**T5, gated=True)
@@ -46,11 +47,11 @@ def random_weights_table() -> list[str]:
     t = torch.full((1,), TIME)
 
     def velocity(prompt: str, mode: str) -> torch.Tensor:
-        conditioning, told = comfy_text.encode(clip, prompt, mode)
+        conditioning, told = encode.encode(clip, prompt, mode)
         return net(given["x"], t, conditioning[0][0])
 
-    modes = [mode for mode in load_pack("loaders.text").MODES if mode != EXACT]
-    tokenizer = comfy_text.find_t5(clip).tokenizer.tokenizer
+    modes = [mode for mode in load_pack("prompts.tokens").MODES if mode != EXACT]
+    tokenizer = encode.find_t5(clip).tokenizer.tokenizer
     lines = ["| tokens | " + " | ".join(modes) + " |", "|---" * (len(modes) + 1) + "|"]
     for count in LENGTHS:
         prompts = random_prompts(tokenizer, count)
@@ -69,7 +70,7 @@ def demo_table() -> list[str]:
     from . import networks as n
     from .pictures import psnr
 
-    comfy_text, text = (n.support.dev.load_pack(f"loaders.{name}") for name in ("comfy_text", "text"))
+    encode, text = (n.support.dev.load_pack(name) for name in ("host.text.encode", "prompts.tokens"))
 
     class Studio(evaluate.Studio):
         """Encodes in one of the modes, and repeats what is asked for."""
@@ -78,7 +79,7 @@ def demo_table() -> list[str]:
 
         def text(self, prompt: str) -> torch.Tensor:
             words = ". ".join([prompt] * self.repeats) if prompt else prompt
-            return comfy_text.encode(self.clip, words, self.mode)[0][0][0]
+            return encode.encode(self.clip, words, self.mode)[0][0][0]
 
     studio = Studio()
     net = studio.model.model.diffusion_model

@@ -49,7 +49,7 @@ class Studio:
         self.comfy = comfy
         models = dev.base_dir() / "models"
         path = models / "diffusion_models" / "chroma-demo.safetensors"
-        self.model = dev.load_pack("loaders.comfy_model").load_chroma(str(path), quant_mode)
+        self.model = dev.load_pack("host.model.load").load_chroma(str(path), quant_mode)
         (self.model,) = ModelSamplingAuraFlow().patch_aura(self.model, SHIFT)
         self.clip = comfy.sd.load_clip([str(models / dev.TEXT_ENCODER)], clip_type=comfy.sd.CLIPType.CHROMA)
         self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(models / "vae" / "chroma-demo-vae.safetensors")))

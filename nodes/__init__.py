@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..samplers import comfy_samplers, comfy_schedulers
-from . import curve_route
+from ..host.sample import samplers as comfy_samplers
+from ..host.sample import schedulers as comfy_schedulers
 from .clip import ChromaCLIPLoader
 from .doctor import ChromaDoctor
 from .fluxmod import FluxModSamplerWrapperNode, KSamplerMod
@@ -21,6 +21,7 @@ from .prompt import ChromaPrompt
 from .run_report import ChromaRunReport
 from .save import ChromaSaveQuantized
 from .schedule import ChromaBetaScheduler, ChromaScheduler, ChromaSigmoidOffsetScheduler
+from .shared import curve_route
 from .shift import ChromaTimestepShift
 from .style import ChromaStyleModelApply
 from .text import ChromaTextEncode

@@ -5,9 +5,9 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
-from ..loaders.comfy_t5 import DEVICES, PRECISIONS, describe, load_encoder
-from .files import HOW_TO_ADD, listed
-from .report import report
+from ..host.text.clip import DEVICES, PRECISIONS, describe, load_encoder
+from .shared.files import HOW_TO_ADD, listed
+from .shared.report import report
 
 FOLDERS = ("text_encoders", "clip_gguf")  # the second exists where a GGUF pack has registered it
 

@@ -7,10 +7,10 @@ from typing import Any, Mapping
 
 from comfy_api.latest import io, ui
 
-from ..loaders.comfy_text import find_t5, tokenize
-from ..samplers.doctor import describe, examine, prompts
+from ..advice.doctor import describe, examine, prompts
+from ..host.text.encode import find_t5, tokenize
 from .preset import known
-from .report import report
+from .shared.report import report
 
 FAILED = "The Doctor itself has failed ({}); nothing can be said of this graph. The run goes on."
 

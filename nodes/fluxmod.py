@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from nodes import common_ksampler
 
-from ..samplers.comfy_compute import DTYPES, dtype_of, model_in, sampler_in
-from .schedule import MAX_STEPS
+from ..host.sample.compute import DTYPES, dtype_of, model_in, sampler_in
+from ..samplers.schedules import MAX_STEPS
 
 CATEGORY = "advanced/FluxMod"
 MAX_SEED = 2**64 - 1

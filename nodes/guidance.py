@@ -7,9 +7,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..samplers.comfy_guiders import PAIRINGS, ChromaGuider, Guided, ReadOut
+from ..host.sample.guiders import PAIRINGS, ChromaGuider, Guided, ReadOut
 from ..samplers.guided_run import Guidance, parse_values
-from .report import show, title
+from .shared.inputs import cfg_input
+from .shared.report import show, title
 
 MAX_STEPS = 10_000
 WHOLE, PERCENT, SIGMA = "whole run", "percent", "sigma"
@@ -18,19 +19,6 @@ OFF, STOP = "off", "stop when alike"
 
 def _end(text: str) -> io.Float.Input:
     return io.Float.Input("end", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=text)
-
-
-def cfg_input() -> io.Float.Input:
-    return io.Float.Input(
-        "cfg",
-        default=3.5,
-        min=0.0,
-        max=100.0,
-        step=0.1,
-        round=0.01,
-        tooltip="How strongly the picture is moved from the negative prompt to the positive one. 1: not at all, "
-        "at half the cost. Chroma1-HD: 3 to 4; Flash: 1.",
-    )
 
 
 def settings(cfg: str) -> list[io.Input]:

@@ -11,17 +11,16 @@ from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from torch import Tensor
 
-from ..samplers.comfy_guiders import ChromaGuider, Guided, ReadOut, guided_of
+from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED
+from ..host.sample.guiders import ChromaGuider, Guided, ReadOut, guided_of
+from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
-from ..samplers.sigmas import CURVES, schedule
-from .guidance import cfg_input
-from .report import report, show, title
+from ..samplers.schedules import CURVES, MAX_STEPS, schedule
 from .run_report import write
-from .schedule import MAX_STEPS, latent_size, number_input, steps_input, summary
-from .shift import BY_RESOLUTION, CURVE, FIXED, TRAINED, shifted
+from .shared.inputs import cfg_input, latent_size, number_input, steps_input, summary
+from .shared.report import report, show, title
 
 MAX_SEED = 2**64 - 1
-AS_TRAINED, FROM_MODEL = "1 (as trained)", "from the model"
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
 OWN_SHIFT = ("flux_shift", "fixed_shift")  # curves that would set a second shift beside the node's

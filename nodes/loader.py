@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..loaders.comfy_model import load_chroma
-from ..loaders.comfy_report import describe
-from ..loaders.detect import PREDICTIONS, TEXT_IDS
-from ..loaders.quant import ALIASES, QUANT_MODES
-from .files import model_files, model_path
-from .report import report
+from ..host.model.load import load_chroma
+from ..host.model.report import describe
+from ..loaders.checkpoint.detect import PREDICTIONS, TEXT_IDS
+from ..loaders.formats.modes import ALIASES, QUANT_MODES
+from .shared.files import model_files, model_path
+from .shared.report import report
 
 OWN_APPROXIMATOR = "from the model file"
 

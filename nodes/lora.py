@@ -7,8 +7,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..loaders.comfy_lora import apply_lora
-from .report import report
+from ..host.model.lora import apply_lora
+from .shared.report import report
 
 
 def lora_path(name: str) -> str:

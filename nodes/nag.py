@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.comfy_nag import ALL, AttentionGuided, negative_text, parse_blocks
-from .report import report
+from ..host.run.nag import ALL, AttentionGuided, negative_text, parse_blocks
+from .shared.report import report
 
 
 class ChromaNAG(io.ComfyNode):

@@ -7,9 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..chroma_model.padding import HIDDEN, padding_mask, trim_padding
-from .report import report
-
-STYLE_MASK = "attention_mask_img_shape"  # there is a style model's mask, over these very text and image tokens
+from ..constants import STYLE_MASK
+from .shared.report import report
 
 
 def trim_conditioning(conditioning: list[Any], num_pads: int) -> tuple[list[Any], list[str]]:

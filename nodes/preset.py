@@ -9,13 +9,14 @@ import comfy.model_base
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..samplers import comfy_samplers
-from ..samplers.presets import PRESETS, Recognition, settle, tell
-from ..samplers.queued_graph import FROM_PRESET, Graph, recognise_chain
-from ..samplers.sigmas import CURVES, MAX_STEPS, schedule
-from .report import report
-from .schedule import CATEGORY, number_input, summary
-from .shift import CURVE, shifted
+from ..advice.presets import PRESETS, Recognition, settle, tell
+from ..advice.queued_graph import Graph, recognise_chain
+from ..constants import FROM_PRESET
+from ..host.sample import samplers as comfy_samplers
+from ..host.sample.shift import CURVE, shifted
+from ..samplers.schedules import CURVES, MAX_STEPS, schedule
+from .shared.inputs import CATEGORY, number_input, summary
+from .shared.report import report
 
 AUTO = "auto"
 SIZE = ("width", "height")  # parameters of curves that the preset's size is put in for

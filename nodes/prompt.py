@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..loaders.prompt_rules import AESTHETICS, MAX_REPEATS, NONE, OPENINGS, QUALITIES, STYLES, Choice, build
-from .report import report
+from ..prompts.tags import AESTHETICS, MAX_REPEATS, NONE, OPENINGS, QUALITIES, STYLES, Choice, build
+from .shared.report import report
 
 
 class ChromaPrompt(io.ComfyNode):

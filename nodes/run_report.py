@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..samplers.comfy_guiders import ReadOut, guided_of
-from .report import report
+from ..host.sample.guiders import ReadOut, guided_of
+from .shared.report import report
 
 METADATA = "chroma_run"  # its name in a picture's metadata
 

@@ -10,9 +10,9 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
 
-from ..loaders.comfy_export import export_model
-from ..loaders.export import FORMATS, export_format
-from .report import report
+from ..host.model.save import export_model
+from ..loaders.checkpoint.export import FORMATS, export_format
+from .shared.report import report
 
 
 class ChromaSaveQuantized(io.ComfyNode):

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..chroma_model.padding import padding_mask
-from .report import report
+from ..constants import STYLE_MASK
+from .shared.report import report
 
 
 def style_tokens(style_model: Any, clip_vision_output: Any, strength: float, part: float) -> Tensor:
@@ -48,7 +49,7 @@ def append_style(conditioning: list[Any], style: Tensor) -> list[Any]:
         options = dict(options)
         mask = options.get("attention_mask")
         if mask is not None:
-            options["attention_mask"] = extended_mask(mask, text, style.shape[1], "attention_mask_img_shape" in options)
+            options["attention_mask"] = extended_mask(mask, text, style.shape[1], STYLE_MASK in options)
         out.append([torch.cat((text, style.expand(text.shape[0], -1, -1).to(text)), dim=1), options])
     return out
 

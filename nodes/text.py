@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.comfy_text import encode
-from ..loaders.text import LIMITS, MODES, ROLES, describe
-from .report import report
+from ..host.text.encode import encode
+from ..prompts.tokens import LIMITS, MODES, ROLES, describe
+from .shared.report import report
 
 
 class ChromaTextEncode(io.ComfyNode):

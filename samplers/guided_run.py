@@ -1,6 +1,6 @@
 """One run under guidance: what each evaluation of the model computes, and at what scale.
 
-Plain torch; `comfy_guiders.py` puts it into the host's sampling.
+Plain torch; `host/sample/guiders.py` puts it into the host's sampling.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-gguf_types = support.dev.load_pack("loaders.gguf_types")
-keys = support.dev.load_pack("loaders.keys")
+gguf_types = support.dev.load_pack("loaders.formats.ggml")
+keys = support.dev.load_pack("loaders.checkpoint.keys")
 
 BLOCK_LAYERS = ("double_blocks.", "single_blocks.")
 Entries = dict[str, Tensor]  # suffix behind the layer's stem -> tensor

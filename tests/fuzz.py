@@ -712,10 +712,10 @@ class Meaning:
 def load(path: Path) -> Meaning:
     """What a loader without a host makes of a file. raises: ValueError where it refuses."""
     pack = support.dev.load_pack
-    read = pack("loaders.read")
+    read = pack("loaders.files.read")
     header = read.read_header(path)
-    detection = pack("loaders.detect").detect(header)
-    pack("loaders.convert").check(header, detection)
+    detection = pack("loaders.checkpoint.detect").detect(header)
+    pack("loaders.checkpoint.check").check(header, detection)
     tensors = read.read_tensors(path)
     size = sum(p.stat().st_size for p in path.parent.iterdir())
     used: set[str] = set()
@@ -749,7 +749,7 @@ def unpacked(part: Any, tensors: dict[str, Tensor]) -> Tensor | None:
     """The weight in float32; None for formats that only the host unpacks."""
     storage, tensor = part.storage, tensors[part.file_name]
     format, scale = storage.format, part.scales.get("weight_scale")
-    types, packed = (support.dev.load_pack(f"loaders.{n}") for n in ("gguf_types", "packed"))
+    types, packed = (support.dev.load_pack(f"loaders.formats.{n}") for n in ("ggml", "packed"))
     if format is None:
         dense = tensor.float()
     elif format in types.GGML_TYPES:

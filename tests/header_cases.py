@@ -7,7 +7,7 @@ import json
 import headers
 import support
 
-read = support.dev.load_pack("loaders.read")
+read = support.dev.load_pack("loaders.files.read")
 KINDS = headers.kinds()
 
 

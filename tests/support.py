@@ -58,7 +58,7 @@ FULL_DEPTH = {"width": 256, "heads": 4, "double": 19, "single": 38, "approximato
 def build(cfg: Any, **factory: Any) -> Any:
     """A transformer of this config with its Approximator in place."""
     net = model.ChromaTransformer(cfg, **factory)
-    dev.load_pack("loaders.approximator").fill_approximator(net, cfg, **factory)
+    dev.load_pack("loaders.checkpoint.approximator").fill_approximator(net, cfg, **factory)
     return net.eval().requires_grad_(False)
 
 
@@ -161,3 +161,14 @@ def to_diffusers(weights: dict[str, Tensor], cfg: Any) -> dict[str, Tensor]:
                 table = {"linear2": "proj_out", "norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
                 out[f"{block}{table[rest]}.{kind}"] = t
     return out
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two nestings of lists, dicts and tensors are the same."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    return a == b

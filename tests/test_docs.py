@@ -22,7 +22,7 @@ LAST_LINE = "Guides: [Which file, which settings?](guides/which_settings.md) | [
 PARTS = (("Inputs",), ("Pitfalls", "If it fails"), ("Source", "Sources"))
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"(-?\d+(?:\.\d+)?)?(?: ?%)?<!--(.*?)-->")
-SOURCES = ("loaders", "nodes", "samplers", "chroma_model")
+SOURCES = ("advice", "chroma_model", "host", "loaders", "nodes", "prompts", "samplers")
 ERRORS = "Texts of errors"
 
 
@@ -121,7 +121,7 @@ def test_figures_are_those_of_the_tables(path):
 def texts_of_sources():
     """Every text in the sources, with a \\0 where a value is put in."""
     for folder in SOURCES:
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
                     yield "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)

@@ -11,9 +11,15 @@ import archive
 import pytest
 import support
 
-FOLDERS = ("chroma_model", "example_workflows", "loaders", "nodes", "samplers", "web/docs", "web/js")
+FOLDERS = (
+    *("advice", "chroma_model", "example_workflows", "host", "loaders", "nodes", "prompts", "samplers", "tools"),
+    *("web/docs", "web/js"),
+)
 WHERE_PRESENT = ("locales", "subgraphs")  # folders that the host looks for
-FILES = ("CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "pyproject.toml", "quantize.py", "requirements.txt")
+FILES = (
+    *("CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "constants.py", "pyproject.toml", "quantize.py"),
+    "requirements.txt",
+)
 OWN = ("benchmarks", "demo", "dev", "tests")  # not in the archive
 MAX_ARCHIVE_BYTES = 2_000_000  # 0.4 MB in 0.2.0; the demo's weights alone would be 8.8 MB
 MAX_PATH = 140  # of Windows' 260, of which a long user name, ComfyUI and custom_nodes take up to 110

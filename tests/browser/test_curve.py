@@ -12,7 +12,7 @@ from browser import comfy_page
 pytestmark = [pytest.mark.browser, pytest.mark.host]
 
 dev = support.dev
-sigmas = dev.load_pack("samplers.sigmas")
+sigmas = dev.load_pack("samplers.schedules")
 SLIDERS = {  # node class -> a widget of its curve and the curve
     "ChromaScheduler": ("curve.alpha", "beta"),
     "ChromaBetaScheduler": ("alpha", "beta"),

@@ -86,7 +86,9 @@ def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
     page.wait_for_function("app.rootGraph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth === 128")
     page.get_by_text(re.compile(r"Chroma, 3.5 M parameters")).first.wait_for()  # what the loader says on itself
     assert page.get_by_test_id("error-overlay").count() == 0
-    assert comfy_page.overlapping(page) == []  # with the reports that have grown the nodes, those within the subgraph too
+    assert (
+        comfy_page.overlapping(page) == []
+    )  # with the reports that have grown the nodes, those within the subgraph too
 
 
 def test_templates_are_listed_with_pictures_and_open(page, server):

@@ -11,7 +11,7 @@ WEIGHTS = support.ROOT / "demo" / "weights"
 def test_weights_are_half_precision_and_small():
     total = 0
     for name in dev.DEMO_FILES:
-        header = dev.load_pack("loaders.read").read_header(WEIGHTS / name)
+        header = dev.load_pack("loaders.files.read").read_header(WEIGHTS / name)
         total += (WEIGHTS / name).stat().st_size
         assert {t.dtype for t in header.tensors.values() if t.numel > 1} == {torch.float16}
         assert "demo" in header.metadata["title"]
@@ -19,7 +19,7 @@ def test_weights_are_half_precision_and_small():
 
 
 def test_sizes_are_inferred_and_unlike_the_published_ones():
-    read, detect = dev.load_pack("loaders.read"), dev.load_pack("loaders.detect")
+    read, detect = dev.load_pack("loaders.files.read"), dev.load_pack("loaders.checkpoint.detect")
     found = detect.detect(read.read_header(WEIGHTS / "chroma-demo.safetensors")).config
     assert (found.hidden_size, found.num_heads, found.num_double_blocks, found.num_single_blocks) == (128, 2, 4, 8)
     assert found.num_modulations == 74

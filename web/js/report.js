@@ -1,4 +1,4 @@
-// Shows what our nodes tell of their runs: the server's event "chroma.report", from nodes/report.py. A node that has
+// Shows what our nodes tell of their runs: the server's event "chroma.report", from nodes/shared/report.py. A node that has
 // told nothing has no widget. A report stays until the next one, also while the node comes out of the server's cache.
 
 import { api } from "../../../scripts/api.js";

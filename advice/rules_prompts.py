@@ -1,0 +1,196 @@
+"""The Doctor's rules on prompts, guidance and text encoders. What a rule is: `doctor.py`."""
+
+from __future__ import annotations
+
+import re
+from typing import Iterator
+
+from ..constants import MAX_TOKENS, SHORT_NEGATIVE
+from .finding import HARM, HINT, IDLE, Facts, Finding
+from .presets import FLUXES
+from .queued_graph import Graph, Run
+
+FLASH_CFG = 2.0  # the sources say 1 to 1.5
+
+
+def negative_prompt_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """v = uncond + cfg (cond - uncond) is cond at cfg 1, and the host does not compute uncond at all.
+
+    Not so with samplers of the cfg_pp kind, with NAG, and where a guidance node sets cfg step by step.
+    source: the host's comfy/samplers.py, sampling_function.
+    """
+    text = graph.text(run.negative)
+    by_step = [n for n in (run.guider, *run.models) if graph.value(n, "curve") == "list"]
+    if run.is_part or run.is_open:  # it may act in the other part, or through what the graph hides
+        return
+    if run.cfg == 1 and text and text.strip() and not (has_nag(graph, run) or by_step or "cfg_pp" in run.sampler):
+        yield Finding(
+            IDLE,
+            run.guider,
+            "the negative prompt does nothing at cfg 1",
+            "At cfg 1 only the positive prompt is computed.",
+            "Empty the negative prompt, or use Chroma NAG, which works at cfg 1"
+            + ("." if run.found.preset.few_steps else ", or a cfg of 3 to 4, at twice the time."),
+        )
+
+
+def has_nag(graph: Graph, run: Run) -> bool:
+    return any(
+        re.search(r"NAG(?![a-z])|NAGuidance", kind) for _, kind in [*run.kinds(graph), ("", graph.kind(run.node))]
+    )
+
+
+def flash_with_high_cfg(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """Flash has the effect of CFG baked in; the sources say cfg 1 to 1.5.
+
+    source: levzzz's guide to Chroma, 'scheduling'.
+    """
+    if run.found.preset.few_steps and run.cfg is not None and run.cfg > FLASH_CFG:
+        yield Finding(
+            HARM,
+            run.guider,
+            f"cfg {run.cfg:g} with a model for few steps",
+            f"{run.found.name} ({run.found.told}) has guidance built in. With more of it pictures burn, at twice the time.",
+            "Set cfg to 1, at most 1.5.",
+        )
+
+
+def undistilled_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """Chroma1-HD, Base and Radiance have no guidance built in; every source has a cfg of 3 to 5 for them.
+
+    source: those of presets.PRESETS.
+    """
+    preset = run.found.preset
+    if run.is_part or len(run.latent) > 1 or run.denoise != 1:  # it finishes what another run has composed
+        return
+    if run.found.sure and preset.cfg > 2 and run.cfg == 1 and not has_nag(graph, run):
+        yield Finding(
+            HINT,
+            run.guider,
+            f"cfg 1 with {run.found.name}",
+            "It has no guidance built in, and follows prompts weakly without.",
+            f"Set cfg to {preset.cfg:g}, or use a Flash checkpoint or LoRA at cfg 1.",
+        )
+
+
+def same_prompt_twice(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """cond - uncond is 0, so that cfg multiplies nothing.
+
+    source: the formula of CFG.
+    """
+    links = graph.links(run.guider)
+    if run.cfg not in (None, 1.0) and "negative" in links and links["negative"] == links.get("positive"):
+        yield Finding(
+            IDLE,
+            run.guider,
+            "the positive prompt is the negative one too",
+            f"cfg {run.cfg:g} multiplies their difference, which is nothing, at twice the time.",
+            "Connect another negative prompt, an empty one if need be.",
+        )
+
+
+def prompt_too_long(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """Chroma was trained with 512 tokens. The host's tokenizer has no such limit; Chroma Text Encode keeps it.
+
+    source: diffusers' ChromaPipeline, max_sequence_length 512; the host's pixart_t5.py, max_length.
+    """
+    for chain in (run.positive, run.negative):
+        text = graph.text(chain)
+        if text is None or facts.least(text) <= MAX_TOKENS:
+            continue
+        number = f"{facts.least(text)}" if text in facts.tokens else f"at least {facts.least(text)}"
+        if graph.maker_kind(chain) == "ChromaTextEncode":
+            if graph.value(chain[-1], "over_limit") in (None, "truncate"):
+                what = f"The prompt has {number} tokens, of which the first {MAX_TOKENS} count."
+                yield Finding(IDLE, chain[-1], "the end of the prompt is cut off", what, "Shorten the prompt.")
+            continue
+        yield Finding(
+            HARM,
+            chain[-1],
+            f"more than {MAX_TOKENS} tokens",
+            f"The prompt has {number} tokens. Chroma has never seen more than {MAX_TOKENS}.",
+            "Shorten the prompt, or use Chroma Text Encode, which cuts it off as in training.",
+        )
+
+
+def short_negative_prompt(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """A negative prompt below 70 tokens is worse than none.
+
+    source: levzzz's guide to Chroma, 'prompting'.
+    """
+    text = graph.text(run.negative)
+    if (
+        text
+        and text.strip()
+        and run.cfg not in (None, 1)
+        and not graph.joins(run.negative)
+        and run.negative != run.positive
+        and facts.most(text) < SHORT_NEGATIVE
+        and run.found.name not in FLUXES
+    ):
+        yield Finding(
+            HINT,
+            run.negative[-1],
+            "a short negative prompt",
+            f"It has fewer than {SHORT_NEGATIVE} tokens. Those do more harm than good, says levzzz's guide to Chroma.",
+            f"Leave it empty, or write {SHORT_NEGATIVE} tokens or more.",
+        )
+
+
+def flux_guidance(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """The number goes into Chroma's Approximator, which was trained with 0 only.
+
+    source: measured for this pack in ComfyUI 0.30: FluxGuidance changes the output.
+    """
+    for chain in () if run.found.name in FLUXES else (run.positive, run.negative):
+        for node in chain:
+            kind = graph.kind(node)
+            if kind in ("ChromaPadMask", "ChromaTextEncode"):  # these set guidance to 0
+                break
+            if kind in ("FluxGuidance", "CLIPTextEncodeFlux") and graph.number(node, "guidance") != 0:
+                yield Finding(
+                    HARM,
+                    node,
+                    "FLUX's guidance with Chroma",
+                    "Chroma was trained with 0 in this place; another number gives its Approximator what it does not know.",
+                    "Remove the node, and set cfg in the sampler.",
+                )
+            if kind == "FluxDisableGuidance" and run.is_native:
+                yield Finding(
+                    HARM,
+                    node,
+                    "FluxDisableGuidance with ComfyUI's Chroma",
+                    "ComfyUI's own Chroma needs the number that this node removes, and stops with an error.",
+                    "Remove the node.",
+                )
+
+
+def padded_text_encoder(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+    """These types of CLIP pad short prompts with up to 256 tokens, all visible; Chroma was trained with one.
+
+    On the same weights the forward is then off by 6e-2 (relative L2). Removed by Chroma Padding, T5TokenizerOptions, and
+    Chroma Text Encode.
+    source: the host's sd3_clip.py (77) and flux.py (256), min_length; 6e-2 was measured for this pack.
+    """
+    for chain in () if run.found.name in FLUXES else (run.positive, run.negative):
+        if not chain or any(graph.kind(n) in ("ChromaPadMask", "ChromaTextEncode") for n in chain):
+            continue
+        clips = graph.chain(graph.source(chain[-1], "clip"), "clip")
+        if not clips or any(graph.kind(n) == "T5TokenizerOptions" for n in clips):
+            continue
+        type_ = graph.value(clips[-1], "type")
+        if "clip" in graph.maker_kind(clips).lower() and type_ in (
+            "sd3",
+            "flux",
+            "mochi",
+            "stable_diffusion",
+            "hidream",
+        ):
+            yield Finding(
+                HARM,
+                clips[-1],
+                f"a text encoder of the type {type_}",
+                "It fills short prompts up with pad tokens, and the model sees them all. It was trained with one.",
+                "Set the type to chroma, or use Chroma Text Encode or Chroma Padding.",
+            )
+            return

@@ -1,0 +1,1 @@
+"""A file as the host's MODEL, and back."""

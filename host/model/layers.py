@@ -1,0 +1,146 @@
+"""Layers over quantised weights: the host's own mixed-precision layers, taught the layout of `packed_layout`.
+
+Written for ComfyUI 0.30.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from torch import Tensor
+
+from ...loaders.formats.packed import REWRITTEN
+from ...loaders.formats.recognise import FP8_FORMATS
+from .matmul import FP8_INPUTS, KINDS, fast_matmul
+from .packed_layout import LAYOUT, linear
+
+ROUNDS_INPUTS = ("int8_tensorwise", "convrot_w4a4")  # layouts of the host that do so whatever the layer says
+FP8 = tuple(FP8_FORMATS.values())
+FAST_INPUTS = (torch.bfloat16, torch.float16)  # that fp8 multiplication gives its results in
+INPUT_PARAMETERS = ("input_scale", "pre_quant_scale")
+
+
+def operations(compute_dtype: torch.dtype | None, device: torch.device) -> Any:
+    """Layer classes for a model with quantised weights, made anew for each model.
+
+    compute_dtype: what unpacked weights come in; None means bfloat16.
+    device: where it will run; formats that it has no fast multiplication for are unpacked at use.
+    """
+    host = comfy.ops.mixed_precision_ops({}, compute_dtype or torch.bfloat16)
+
+    class Layers(host):
+        takes_float32 = True  # whatever the weights are stored in
+
+        class Linear(host.Linear):
+            """Takes a ready quantised tensor as `weight` in the state dict, and plain weights of any float type."""
+
+            def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+                weight = state_dict.pop(prefix + "weight", None)
+                if weight is None:
+                    missing.append(prefix + "weight")
+                    return
+                marker = state_dict.pop(prefix + "comfy_quant", None)
+                target = self.factory_kwargs["device"] or weight.device
+                if isinstance(weight, QuantizedTensor):
+                    settings = json.loads(marker.numpy().tobytes())
+                    self.quant_format = settings["format"]
+                    self.layout_type = QUANT_ALGOS[self.quant_format]["comfy_tensor_layout"]
+                    self._full_precision_mm_config = bool(settings.get("full_precision_matrix_mult"))
+                    kind = KINDS.get(self.quant_format)
+                    slow = kind is not None and fast_matmul(kind, device) is not None
+                    self._full_precision_mm = self._full_precision_mm_config or slow
+                    for name in INPUT_PARAMETERS:
+                        value = state_dict.pop(prefix + name, None)
+                        if value is not None:
+                            self.register_parameter(name, torch.nn.Parameter(value.to(target), requires_grad=False))
+                self.weight = torch.nn.Parameter(weight.to(device=target), requires_grad=False)
+                torch.nn.Module._load_from_state_dict(
+                    self, state_dict, prefix, metadata, strict, missing, unexpected, errors
+                )
+                for name in ("weight", *INPUT_PARAMETERS):
+                    if prefix + name in missing:
+                        missing.remove(prefix + name)
+
+            def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+                path = self._path(input)
+                if path == "host":
+                    return super().forward(input, *args, **kwargs)
+                comfy.ops.run_every_op()
+                return self._fp8(input) if path == "fp8" else self._unpacked(input)
+
+            def _path(self, input: Tensor) -> str:
+                """Who multiplies: the host's code, or ours in fp8, or ours with the weight unpacked."""
+                format = getattr(self, "quant_format", None)
+                if format is None or isinstance(input, QuantizedTensor):
+                    return "host"
+                if self.layout_type == LAYOUT:
+                    return "unpacked"
+                if self._full_precision_mm:
+                    return "unpacked" if format in ROUNDS_INPUTS or format in FP8 else "host"
+                if format not in FP8 or input.requires_grad:
+                    return "host"
+                if getattr(self, "comfy_force_cast_weights", False) or self.weight_function or self.bias_function:
+                    return "unpacked"
+                if input.dtype not in FAST_INPUTS:
+                    return "unpacked"
+                return "fp8"
+
+            def _fp8(self, input: Tensor) -> Tensor:
+                rows = input.reshape(-1, input.shape[-1])
+                scale = getattr(self, "input_scale", None)
+                if scale is None:
+                    # From the values at hand: the host's own default is a bare 1, which loses small and large inputs.
+                    scale = fp8_scale(rows)
+                else:
+                    scale = comfy.model_management.cast_to_device(scale, input.device, None)
+                rows = QuantizedTensor.from_float(rows, FP8_INPUTS, scale=scale)
+                y = self.forward_comfy_cast_weights(rows, input.dtype, want_requant=True)
+                return y.reshape(*input.shape[:-1], y.shape[-1])
+
+            def _unpacked(self, input: Tensor) -> Tensor:
+                packed = getattr(self, "layout_type", None) == LAYOUT
+                weight, bias, stream = comfy.ops.cast_bias_weight(
+                    self,
+                    None if packed else input,
+                    dtype=self.weight.dtype if packed else None,
+                    device=input.device,
+                    bias_dtype=input.dtype,
+                    offloadable=True,
+                    # A LoRA that is added in 16 bits and found again by subtraction would be lost in the rounding.
+                    compute_dtype=torch.float32 if packed else input.dtype,
+                )
+                if isinstance(weight, QuantizedTensor):
+                    y = linear(input, weight, bias)
+                else:
+                    y = torch.nn.functional.linear(input, weight.to(input.dtype), bias)
+                comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+                return y
+
+            def set_weight(self, weight, inplace_update=False, seed=None, return_weight=False, **kwargs):
+                if return_weight and getattr(self, "layout_type", None) == LAYOUT:
+                    if self.weight._params.format not in REWRITTEN:
+                        raise ValueError(
+                            f"weights stored as {self.weight._params.format} can not be saved with a LoRA while they are "
+                            "streamed. Use Save Chroma Quantized"
+                        )
+                return host.Linear.set_weight(
+                    self, weight, inplace_update=inplace_update, seed=seed, return_weight=return_weight, **kwargs
+                )
+
+    return Layers
+
+
+def fp8_scale(rows: Tensor) -> Tensor:
+    """What brings the largest input to e4m3's largest value: a power of two, whose inverse no type rounds.
+
+    rows: (M, K). returns: a float32 scalar, whose inverse the type of rows can hold.
+    """
+    info = torch.finfo(rows.dtype)
+    least = max(1 / info.max, torch.finfo(torch.float32).tiny)
+    wanted = (rows.abs().amax().float() / torch.finfo(torch.float8_e4m3fn).max).clamp_min(2 * least)
+    return torch.exp2(torch.ceil(torch.log2(wanted)))

@@ -1,0 +1,244 @@
+"""The one builder of MODEL: our transformer inside the host's own Chroma model, held by the host's own patcher.
+
+Written for ComfyUI 0.30.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.memory_management
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy.cli_args import args
+from comfy.quant_ops import QUANT_ALGOS
+from torch import Tensor
+
+from ...loaders.checkpoint.check import check, non_finite
+from ...loaders.checkpoint.detect import Detection, detect, layout_of, source_names, with_approximator
+from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
+from ...loaders.formats.modes import QuantMode, quant_mode
+from ...loaders.formats.recognise import FLOAT_DTYPES
+from ..run.base_model import model_config
+from ..run.modulations import ModulationStore
+from .layers import operations
+from .matmul import fast_matmul
+from .packed_layout import format_name
+from .weights import StateBuilder
+
+KEY = "chroma"  # of our wrappers and callbacks on the patcher
+
+
+def load_chroma(
+    path: str,
+    mode_name: str = "auto",
+    approximator: str | None = None,
+    prediction: str = "auto",
+    text_ids: str = "auto",
+    full_precision: bool = False,
+    disable_dynamic: bool = False,
+) -> Any:
+    """A Chroma file as the host's MODEL.
+
+    mode_name: a name of `modes.QUANT_MODES` or one of its aliases.
+    approximator: a file to take the Approximator from, in place of the checkpoint's own; needed for FLUX.
+    prediction, text_ids: see `detect.detect`.
+    full_precision: unpack 8- and 4-bit weights for multiplication also where the device can multiply them as they are.
+    disable_dynamic: asked for by the host where it needs a patcher without dynamic VRAM.
+    returns:   a ModelPatcher.
+    raises:    ValueError naming the file, what was found and the remedy.
+    """
+    quant_mode(mode_name)
+    load_device = comfy.model_management.get_torch_device()
+    offload_device = comfy.model_management.unet_offload_device()
+    source = Source(path, approximator)
+    header = source.header
+    detection = detect(header, prediction, text_ids)
+    check(header, detection)
+    mode_name, reason = choose_mode(mode_name, detection, load_device)
+    mode = quant_mode(mode_name)
+
+    config = model_config(detection)
+    quantised = bool(mode.format or (mode.keeps and detection.formats))
+    storage = _storage_dtype(detection, mode, config.supported_inference_dtypes)
+    # Quantised weights are unpacked at use, so their compute type does not follow from how they are stored.
+    compute = comfy.model_management.unet_manual_cast(
+        None if quantised else storage, load_device, config.supported_inference_dtypes
+    )
+    config.set_inference_dtype(storage, compute, device=load_device)
+    if quantised:
+        config.custom_operations = operations(compute or storage, load_device)
+    config.loaded = Loaded(header.name, header.num_bytes, detection, reason)
+
+    model = config.get_model({})
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    if not comfy.model_management.is_device_cpu(offload_device):
+        model.to(offload_device)
+    # With dynamic VRAM the host casts mapped weights at use.
+    plain = None if patcher.is_dynamic() and mode.dtype is None else storage
+    weights = StateBuilder(
+        detection, source.tensors(), mode, plain, compute or storage, load_device, full_precision
+    ).build()
+    warn_of_damage(header, weights)
+    weights.update({name: torch.empty(0) for name in detection.config.markers})
+    # Mapped tensors become the parameters, so that nothing is copied; except where the host's own reader has mapped
+    # them read-only and the patcher writes into its parameters.
+    assign = patcher.is_dynamic() or not comfy.memory_management.aimdo_enabled
+    model.load_model_weights(weights, "", assign=assign)
+    attach(patcher, header)
+    patcher.cached_patcher_init = (
+        load_chroma,
+        (path, mode_name, approximator, prediction, text_ids, full_precision),
+    )
+    return patcher
+
+
+class Source:
+    """A file, and where one was given, the file that its Approximator comes from."""
+
+    def __init__(self, path: str, approximator: str | None = None):
+        self.path = path
+        self.approximator = approximator
+        self.header = read_header(path)
+        self._names: dict[str, str] = {}
+        if approximator is not None:
+            other = read_header(approximator)
+            self.header = with_approximator(self.header, other)
+            prefix = layout_of(self.header)[1]
+            self._names = {prefix + name: n for name, n in source_names(other).items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors under the names of `header`, mapped."""
+        tensors = _host_tensors(self.path)
+        if self.approximator is not None:
+            theirs = _host_tensors(self.approximator)
+            tensors.update({name: theirs[n] for name, n in self._names.items()})
+        return tensors
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a model was made from; `reason` says why auto chose what it did, or is empty."""
+
+    file: str
+    num_bytes: int
+    detection: Detection
+    reason: str
+
+
+def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[str, str]:
+    """The name of the mode to load with, and why, where the name given leaves the choice to us.
+
+    raises: ValueError for a mode that this ComfyUI lacks.
+    """
+    format = quant_mode(name).format
+    if format is not None and format_name(format) not in QUANT_ALGOS:
+        raise ValueError(
+            f"{name} is not known to this ComfyUI's comfy-kitchen. Update ComfyUI, or choose another precision"
+        )
+    if name != "auto" or detection.formats:
+        return name, ""
+    room = comfy.model_management.maximum_vram_for_weights(device)
+    needed = 2 * detection.num_parameters
+    if needed <= room:
+        return name, ""
+    problem = fast_matmul("int8", device)
+    chosen = "q8_0" if problem else "int8_convrot"
+    return chosen, (
+        f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
+    )
+
+
+def attach(patcher: Any, header: Header) -> None:
+    """What accompanies a model's runs: the store of modulations, and the search for NaN after a run that ends in it."""
+    store = ModulationStore()
+
+    def forget(_: Any, unpatch_all: bool) -> None:
+        if unpatch_all:  # False where a clone takes over the same weights
+            store.clear()
+
+    wrapper_type = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    patcher.add_wrapper_with_key(wrapper_type, KEY, store.sample_wrapper)
+    patcher.add_wrapper_with_key(wrapper_type, KEY, warn_of_nan(header.name))
+    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, KEY, forget)
+
+
+def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:
+    """Warns of NaN in small tensors and a sample of large ones; the rest is looked at when a run ends in NaN."""
+    bad = non_finite(weights, sample=True)
+    if bad:
+        logging.warning(
+            "%s: %d tensors hold NaN or infinite weights (%s ...): pictures will be black or noise. "
+            "The file is damaged; download it again",
+            header.name,
+            len(bad),
+            ", ".join(bad[:3]),
+        )
+
+
+def _host_tensors(path: str) -> dict[str, Tensor]:
+    """Mapped tensors from the host's reader, which can stream them from the disk to a GPU."""
+    path = str(whole(path))
+    files = [str(file) for file in shards(Path(path))] if path.endswith(INDEX_SUFFIX) else [path]
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        infos = read_header(file).tensors.values() if file.endswith(SAFETENSORS_SUFFIXES) else ()
+        unknown = any(isinstance(t.dtype, str) or t.dtype == getattr(torch, "float8_e8m0fnu", None) for t in infos)
+        if infos and not unknown:
+            tensors.update(comfy.utils.load_torch_file(file))
+        else:  # the host's reader does not know that type, or has none for such files
+            read = read_tensors(file)
+            tensors.update({n: t.clone() for n, t in read.items()} if comfy.utils.DISABLE_MMAP else read)
+    return tensors
+
+
+def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.dtype]) -> torch.dtype:
+    """The type that plain weights are kept in: the user's, else the file's 16 bits, else what the host prefers."""
+    if mode.dtype is not None:
+        return mode.dtype
+    chosen = comfy.model_management.unet_dtype(
+        model_params=detection.num_parameters, supported_dtypes=supported, weight_dtype=detection.dtype
+    )
+    if chosen == torch.float32 and detection.dtype != torch.float32 and not args.fp32_unet:
+        return detection.dtype  # where only float32 is fast, cast at use: twice the memory would buy nothing
+    if chosen not in FLOAT_DTYPES:
+        logging.warning(
+            "the option for %s weights is not followed: a plain cast harms Chroma. Choose fp8_scaled as "
+            "precision in the loader",
+            chosen,
+        )
+        return detection.dtype
+    return chosen
+
+
+def warn_of_nan(file: str):
+    """An OUTER_SAMPLE wrapper that, when a run ends in NaN, names the weights to blame."""
+
+    def wrapper(executor: Any, *a: Any, **k: Any) -> Any:
+        out = executor(*a, **k)
+        if torch.is_tensor(out) and not torch.isfinite(out.sum()):
+            patcher = executor.class_obj.model_patcher
+            bad = non_finite(dict(patcher.model.diffusion_model.named_parameters()), sample=False)
+            source = (
+                "Take the LoRAs and merges off one by one; if it stays, download" if patcher.patches else "Download"
+            )
+            cause = (
+                f"tensors with NaN or infinite weights: {', '.join(bad[:5])}. {source} the file again"
+                if bad
+                else ("all weights are finite. If it computes in fp16, choose bf16 or fp32 as precision")
+            )
+            logging.warning("%s: the run ended in NaN; the picture will be black. %s", file, cause)
+        return out
+
+    return wrapper

@@ -1,0 +1,78 @@
+"""A LoRA file onto the host's MODEL, through the host's own adapters and patcher. Written for ComfyUI 0.30."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import comfy.lora
+import comfy.lora_convert
+import torch
+
+from ...loaders.checkpoint.keys import APPROXIMATOR
+from ...loaders.files.read import read_header, read_tensors
+from ...loaders.lora.adapters import Shape
+from ...loaders.lora.keys import Rows
+from ...loaders.lora.plan import Plan, nothing_matched, plan, prepare, summary
+
+PREFIX = "diffusion_model."  # of the network in the host's names
+
+
+def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tuple[Any, str]:
+    """A clone of a Chroma MODEL with a LoRA file on it, and what was applied, in words.
+
+    raises: ValueError if the model is not Chroma, the file is damaged, or none of its layers fits the model.
+    """
+    shapes = parameter_shapes(model.model.diffusion_model)
+    if not any(name.startswith(APPROXIMATOR) for name in shapes):
+        raise ValueError(
+            "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use the host's "
+            "own LoRA node"
+        )
+    header = read_header(path)
+    tensors = comfy.lora_convert.convert_lora(read_tensors(path))
+    try:
+        found = plan({k: tuple(t.shape) for k, t in tensors.items()}, shapes, host_layers(model.model), header.metadata)
+    except ValueError as error:
+        raise ValueError(f"{header.name}: {error}") from error
+    if not found.matched:
+        raise ValueError(nothing_matched(header.name, found, tensors))
+    clone = model.clone()
+    adapters = comfy.lora.load_lora(prepare(tensors, found), key_map(found), log_missing=False)
+    refused = adapters.keys() - set(clone.add_patches(adapters, strength))
+    if refused or len(adapters) != len(found.targets):
+        raise ValueError(
+            f"{header.name}: ComfyUI took {len(adapters) - len(refused)} of {len(found.targets)} adapters of this LoRA. "
+            "Please report this with the versions of ComfyUI and of this pack"
+        )
+    return clone, summary(found, tensors)
+
+
+def key_map(found: Plan) -> dict[str, Any]:
+    """The plan's targets as the host's LoRA loader wants them: a parameter, or a parameter and (dim, start, length)."""
+    return {
+        target: PREFIX + parameter if rows is None else (PREFIX + parameter, (0, *rows))
+        for target, (parameter, rows) in found.targets.items()
+    }
+
+
+def parameter_shapes(network: torch.nn.Module) -> dict[str, Shape]:
+    """Parameter's name -> shape. Linear layers' by their sizes, since a quantised weight may be stored packed."""
+    shapes = {}
+    for name, module in network.named_modules():
+        for kind, parameter in module.named_parameters(name, recurse=False):
+            shapes[kind] = tuple(parameter.shape)
+        sizes = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+        if f"{name}.weight" in shapes and None not in sizes:
+            shapes[f"{name}.weight"] = sizes
+    return shapes
+
+
+def host_layers(model: Any) -> dict[str, tuple[str, Rows | None]]:
+    """What the host itself has names for: name in LoRAs -> parameter, rows."""
+    layers = {}
+    for name, key in comfy.lora.model_lora_keys_unet(model, {}).items():
+        parameter, offset, *function = (key, None) if isinstance(key, str) else key
+        if parameter.endswith(".weight") and not function:  # a function exchanges halves of FLUX's last modulation
+            layers[name] = (parameter.removeprefix(PREFIX), None if offset is None else tuple(offset[1:]))
+    return layers

@@ -1,0 +1,163 @@
+"""The layout that this pack registers with the host: GGML's types, and 8-bit elements with scales per row or block.
+
+A packed weight is one of the host's quantised tensors, so that the host's offload, LoRA and save code handle it like its
+own. Written for ComfyUI 0.30 and comfy-kitchen 0.2. Shapes: N outputs, K inputs, R rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.quant_ops
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedLayout, QuantizedTensor
+from comfy_kitchen.tensor.base import BaseLayoutParams, register_layout_class
+from torch import Tensor
+
+from ...loaders.formats import ggml
+from ...loaders.formats.packed import REWRITTEN, Change, change_between, unpack
+from ...loaders.formats.recognise import GGUF_PREFIX, PACKED_GGML, SCALED_FORMATS
+
+LAYOUT = "ChromaPackedLayout"
+FP8_LAYOUTS = ("TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout")
+CPU_CHUNK = 1 << 22  # weights unpacked at a time on a CPU: 16 MB in float32
+ROW_STEP = 256  # a multiple of the heights of all known blocks
+
+
+class PackedLayout(QuantizedLayout):
+    """Unpacked when used, straight into the type that is asked for."""
+
+    @dataclass(frozen=True)
+    class Params(BaseLayoutParams):
+        """scale: None for GGML's types. up, down, delta, delta_scale: see `packed.Change`."""
+
+        format: str = ""
+        up: Tensor | None = None
+        down: Tensor | None = None
+        delta: Tensor | None = None
+        delta_scale: Tensor | None = None
+
+        def _tensor_fields(self) -> list[str]:
+            return [f for f in ("scale", *Change._fields) if getattr(self, f) is not None]
+
+        def copy_from(self, src: Any, non_blocking: bool = False) -> None:
+            """Into the memory that is there, where it fits: with dynamic VRAM it is a view of the host's buffers."""
+            for field in ("scale", *Change._fields):
+                mine, theirs = getattr(self, field), getattr(src, field)
+                if mine is not None and theirs is not None and (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype):
+                    mine.copy_(theirs, non_blocking=non_blocking)
+                else:
+                    object.__setattr__(self, field, theirs)
+            for field in ("format", "orig_dtype", "orig_shape"):
+                object.__setattr__(self, field, getattr(src, field))
+
+    @classmethod
+    def quantize(
+        cls,
+        tensor: Tensor,
+        format: str = "Q8_0",
+        base: QuantizedTensor | None = None,
+        stochastic_rounding: int | None = 0,
+        **_: Any,
+    ) -> tuple[Tensor, Params]:
+        """tensor: (N, K). base: the packed weight that tensor is a change of; its values are kept where possible."""
+        params = {"orig_dtype": tensor.dtype, "orig_shape": tuple(tensor.shape), "format": format}
+        if base is None or format in REWRITTEN:
+            return ggml.quantise(tensor, format, stochastic_rounding or None), cls.Params(None, **params)
+        own = base.to(device=tensor.device)
+        kept = unpack(own._qdata, own._params.scale, format, tensor.dtype)
+        change = change_between(tensor, kept, own._params.orig_dtype)
+        return own._qdata, cls.Params(own._params.scale, **params, **change._asdict())
+
+    @classmethod
+    def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
+        weight = unpack(qdata, params.scale, params.format, params.orig_dtype)
+        if params.up is not None:
+            weight = torch.addmm(weight, params.up.to(weight), params.down.to(weight))
+        if params.delta is not None:
+            weight = weight + (params.delta.to(weight.device) * params.delta_scale.to(weight.device)).to(weight.dtype)
+        return weight
+
+    @classmethod
+    def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[Tensor, ...]:
+        return (qtensor._qdata,)
+
+    @classmethod
+    def state_dict_tensors(cls, qdata: Tensor, params: Params) -> dict[str, Tensor]:
+        return {"": qdata, **{"_" + field: getattr(params, field) for field in params._tensor_fields()}}
+
+    @classmethod
+    def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, Any]:
+        return {"format": qtensor._params.format, "base": qtensor}
+
+
+def linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
+    """x (..., K) @ weight (N, K).T + bias, the weight unpacked straight into the type of x.
+
+    On a CPU a few rows of it at a time, which stay in the cache and keep the whole weight's copy out of memory. A change
+    of low rank is multiplied on its own, which is cheaper than adding it first.
+    """
+    params = weight._params
+    low_rank = getattr(params, "up", None) is not None
+    plain = dataclasses.replace(params, orig_dtype=x.dtype, **({"up": None, "down": None} if low_rank else {}))
+    rows, columns = weight.shape
+    step = CPU_CHUNK // columns // ROW_STEP * ROW_STEP
+    if x.device.type != "cpu" or not 0 < step < rows or not _has_rows(weight):
+        dense = weight.layout_cls.dequantize(weight._qdata, plain)[:rows, :columns]  # some of the host's are padded
+        y = torch.nn.functional.linear(x, dense, bias)
+    else:
+        y = x.new_empty(*x.shape[:-1], rows)
+        for start in range(0, rows, step):
+            piece = slice(start, min(start + step, rows))
+            dense = weight.layout_cls.dequantize(weight._qdata[piece], _rows_of(plain, piece, rows))
+            y[..., piece] = torch.nn.functional.linear(x, dense, None if bias is None else bias[piece])
+    if not low_rank:
+        return y
+    low = torch.nn.functional.linear(x, params.down.to(x))
+    return y.add_(torch.nn.functional.linear(low, params.up.to(x)))
+
+
+def _has_rows(weight: QuantizedTensor) -> bool:
+    """Whether ROW_STEP rows of the weight can be unpacked on their own."""
+    scale = weight._params.scale
+    if scale is not None and scale.numel() > 1 and ROW_STEP % (weight.shape[0] // scale.shape[0]):
+        return False
+    return weight._layout_cls == LAYOUT or weight._layout_cls in FP8_LAYOUTS
+
+
+def _rows_of(params: Any, piece: slice, rows: int) -> Any:
+    """What unpacks these rows of a weight; ROW_STEP is a multiple of every block's height."""
+    changed: dict[str, Any] = {"orig_shape": (piece.stop - piece.start, params.orig_shape[1])}
+    for field in ("scale", "delta", "delta_scale"):
+        value = getattr(params, field, None)
+        if value is not None and value.numel() > 1:
+            height = rows // value.shape[0]
+            changed[field] = value[piece.start // height : -(-piece.stop // height)]
+    return dataclasses.replace(params, **changed)
+
+
+def _packed_linear(qt: Any, args: tuple, kwargs: dict) -> Tensor:
+    x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else None
+    if isinstance(x, QuantizedTensor):
+        x = x.dequantize()
+    if not isinstance(weight, QuantizedTensor) or weight._layout_cls != LAYOUT:
+        return torch.nn.functional.linear(x, weight, bias)
+    return linear(x, weight, bias)
+
+
+def format_name(format: str) -> str:
+    """A format under the name that the host knows it by."""
+    return GGUF_PREFIX + format.lower() if format in PACKED_GGML else format
+
+
+register_layout_class(LAYOUT, PackedLayout)
+comfy.quant_ops.register_layout_op(torch.ops.aten.linear.default, PackedLayout)(_packed_linear)
+for _format in (*PACKED_GGML, *SCALED_FORMATS):
+    QUANT_ALGOS[format_name(_format)] = {
+        "storage_t": torch.uint8,
+        "parameters": set(),
+        "comfy_tensor_layout": LAYOUT,
+        "quantize_input": False,
+    }

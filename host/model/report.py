@@ -1,0 +1,97 @@
+"""What the loaders say of a model: what its file is, how its weights are kept, what they compute in and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Mapping
+
+import torch
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor
+
+from ...loaders.checkpoint.detect import Detection
+from ...loaders.formats.recognise import GGUF_PREFIX
+from .matmul import KINDS, fast_matmul
+
+# Marker in the file -> what to call it.
+FLAG_TEXTS = (
+    ("__x0__", "predicts the picture (x0)"),
+    ("__32x32__", "patches of 32 seen at half size"),
+    ("__sequential__", "numbered text positions"),
+)
+
+
+def describe(patcher: Any) -> str:
+    """What was loaded, for people: what the file is, how the weights are kept, what they compute in and why."""
+    model = patcher.model
+    loaded = model.model_config.loaded
+    detection, config = loaded.detection, model.model_config.chroma_config
+    extras = [text for flag, text in FLAG_TEXTS if flag in config.markers]
+    ends = ", ".join([f"{detection.layout} names", *extras])
+    lines = [
+        f"{detection.variant}, {count_text(detection.num_parameters)} parameters, {config.num_double_blocks} + "
+        f"{config.num_single_blocks} blocks of width {config.hidden_size}",
+        f"file: {stored_text(detection)}, {ends}",
+    ]
+    if detection.dropped:
+        lines.append(f"{len(detection.dropped)} modulation tensors of FLUX left out, the Approximator replaces them")
+    modules = [m for m in model.diffusion_model.modules() if getattr(m, "weight", None) is not None]
+    packed = Counter(m.quant_format for m in modules if getattr(m, "quant_format", None))
+    size = sum(num_bytes(p) for p in model.diffusion_model.parameters())
+    kept = ", ".join(f"{_format_text(name, modules)} ({n} layers)" for name, n in packed.most_common())
+    plain = Counter(
+        p.dtype for m in modules if not getattr(m, "quant_format", None) for p in m.parameters(recurse=False)
+    )
+    rest = str(plain.most_common(1)[0][0]).removeprefix("torch.") if plain else ""
+    kept = f"{kept}, rest {rest}" if kept else rest
+    lines.append(f"kept as {kept}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight")
+    if loaded.reason:
+        lines.append(f"auto: {loaded.reason}")
+    lines.append(_compute(model, packed, patcher.load_device))
+    return "\n".join(lines)
+
+
+def stored_text(detection: Detection) -> str:
+    plain = str(detection.dtype).removeprefix("torch.")
+    if not detection.formats:
+        return plain
+    formats = sorted(detection.formats.items(), key=lambda item: -item[1])
+    return ", ".join(f"{format} ({n} tensors)" for format, n in formats) + f", rest {plain}"
+
+
+def _format_text(name: str, modules: list[Any]) -> str:
+    rotated = any(
+        getattr(m, "quant_format", None) == name and getattr(m.weight._params, "convrot", False) for m in modules
+    )
+    return "int8_convrot" if rotated else name.removeprefix(GGUF_PREFIX)
+
+
+def _compute(model: Any, packed: Mapping[str, int], device: torch.device) -> str:
+    """What the model multiplies in, and why not in something faster."""
+    dtype = str(model.get_dtype_inference()).removeprefix("torch.")
+    parts = []
+    for format in packed:
+        kind = KINDS.get(format)
+        if kind is None:
+            parts.append(f"{format.removeprefix(GGUF_PREFIX)} is unpacked at use, no device multiplies it as it is")
+            continue
+        layers = [m for m in model.diffusion_model.modules() if getattr(m, "quant_format", None) == format]
+        problem = fast_matmul(kind, device)
+        if problem is not None:
+            parts.append(f"{format} is unpacked at use: {kind} {problem}")
+        elif all(m._full_precision_mm for m in layers):
+            parts.append(f"{format} is unpacked at use, since full precision was asked for by the file or the node")
+        else:
+            parts.append(f"{kind} matrix multiplication")
+    return f"computes in {dtype}" + "".join(f"; {part}" for part in parts)
+
+
+def num_bytes(weight: Tensor) -> int:
+    if not isinstance(weight, QuantizedTensor):
+        return weight.nbytes
+    names, _ = weight.__tensor_flatten__()
+    return sum(getattr(weight, name).nbytes for name in names)
+
+
+def count_text(n: int) -> str:
+    return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.1f} M"

@@ -1,0 +1,1 @@
+"""One forward of the network as the host calls it."""

@@ -1,0 +1,161 @@
+"""Attention in the host: its kernel and patches, and text of differing lengths told apart by rows.
+
+Written for ComfyUI 0.30. Shapes: B batch, H heads, L tokens, D width, K head size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Mapping
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.quant_ops
+import torch
+from torch import Tensor
+
+from ...chroma_model.embeddings import apply_rope
+from ...chroma_model.nag import normalized_attention_guidance
+
+TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
+OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options with one entry for each B / len rows
+
+
+def host_attention(
+    q: Tensor, k: Tensor, v: Tensor, pe: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+) -> Tensor:
+    """The host's attention with its attn1 patches; shapes as in `chroma_model.ops.torch_attention`."""
+    rows = options.get(TEXT_ROWS)
+    by_rows = rows is not None and rows.mask is mask
+    patches = options.get("patches", {})
+    if mask is not None and mask.dtype == torch.bool and (patches.get("attn1_patch") or not by_rows):
+        # Not all of the host's kernels take a boolean mask.
+        mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.finfo(q.dtype).max)
+    for patch in patches.get("attn1_patch", ()):
+        given = mask
+        out = patch(q, k, v, pe=pe, attn_mask=mask, extra_options=options)
+        q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
+        pe, mask = out.get("pe", pe), out.get("attn_mask", mask)
+        by_rows = by_rows and mask is given
+    # The fused kernel has no backward, and none at all on a CPU.
+    if comfy.model_management.in_training or q.device.type == "cpu":
+        q, k = apply_rope(q, pe), apply_rope(k, pe)
+    else:
+        q, k = comfy.quant_ops.ck.apply_rope(q, k, pe)
+    if by_rows:
+        x = attention_by_rows(optimized_attention, q, k, v, rows, options)
+    else:
+        x = optimized_attention(q, k, v, options, mask)
+    for patch in patches.get("attn1_output_patch", ()):
+        x = patch(x, options)
+    return x
+
+
+def optimized_attention(
+    q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], mask: Tensor | None = None
+) -> Tensor:
+    """The kernel that the user chose at the host's start, or the one that a patch put in its place."""
+    return comfy.ldm.modules.attention.optimized_attention(
+        q, k, v, q.shape[1], skip_reshape=True, mask=mask, transformer_options=options
+    )
+
+
+@dataclass(frozen=True)
+class AttentionGuidance:
+    """Normalized attention guidance of a run; the numbers are those of `normalized_attention_guidance`.
+
+    sigmas: upper and lower noise level between which it acts.
+    blocks: ("double" or "single", index) of the blocks whose attention is guided; None for all.
+    """
+
+    scale: float
+    tau: float
+    alpha: float
+    sigmas: tuple[float, float]
+    blocks: frozenset[tuple[str, int]] | None = None
+
+    def acts_in(self, options: Mapping[str, Any]) -> bool:
+        """Whether it acts in the block that these transformer_options are for."""
+        return self.blocks is None or (options.get("block_type"), options.get("block_index")) in self.blocks
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """How much text each row of a batch has, so that attention leaves the padding out instead of masking it.
+
+    mask:      the key mask that says the same; a patch that replaces it is obeyed.
+    lengths:   of each row's text. Of the tokens [length, num_txt) of the joint sequence, all but the segments are padding.
+    segments:  (start, length) of each row's negative texts, which only they and the image see; see `attention_by_rows`.
+    """
+
+    mask: Tensor
+    lengths: tuple[int, ...]
+    num_txt: int
+    segments: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    guidance: AttentionGuidance | None = None
+    bias: Tensor | None = None  # (B, ..., L, L) of a style model, over each row's own text and the image
+
+    def groups(self) -> Iterator[tuple[slice, int, tuple[tuple[int, int], ...]]]:
+        """Neighbouring rows of one length and the same segments, that length, and those."""
+        start = 0
+        for (length, segments), rows in itertools.groupby(
+            zip(self.lengths, self.segments or ((),) * len(self.lengths))
+        ):
+            stop = start + len(list(rows))
+            yield slice(start, stop), length, segments
+            start = stop
+
+
+def attention_by_rows(
+    attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rows: TextRows, options: Mapping[str, Any]
+) -> Tensor:
+    """Attention for each length on its own tokens: every kernel that takes no mask stays in use, and no pad is computed.
+
+    A negative text of normalized attention guidance stands behind the prompt in the same sequence: it is seen by itself
+    and by the image's queries a second time, so that the linear layers see the image once.
+
+    attention: (q, k, v, options, mask=None) -> (B, L, H*K); called with what it would get if those rows ran alone.
+    q, k, v:   (B, H, L, K), rotary embedding applied.
+    returns:   (B, L, H*K); zeros at padding.
+    """
+    out = q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
+    guided = rows.guidance is not None and rows.guidance.acts_in(options)
+    for group, length, segments in rows.groups():
+        own_options = options_of(options, group, len(rows.lengths))
+
+        def attend(text: slice, image_too: bool, bias: Tensor | None = None) -> Tensor:
+            """Attention among these text tokens and the image's, for the queries of both or of the text alone."""
+            mask = {} if bias is None else {"mask": bias[group] if bias.shape[0] == q.shape[0] else bias}
+            if text.start == 0 and text.stop == rows.num_txt:
+                return attention(q[group], k[group], v[group], own_options, **mask)
+            queries = joined(q[group], text) if image_too else q[group, :, text]
+            return attention(queries, joined(k[group], text), joined(v[group], text), own_options, **mask)
+
+        def joined(x: Tensor, text: slice) -> Tensor:
+            return torch.cat((x[:, :, text], x[:, :, rows.num_txt :]), dim=2)
+
+        x = attend(slice(0, length), True, rows.bias)
+        out[group, :length], image = x[:, :length], x[:, length:]
+        negatives = []
+        for start, n in segments:
+            x = attend(slice(start, start + n), guided)
+            out[group, start : start + n] = x[:, :n]
+            negatives.append(x[:, n:])
+        if guided and negatives:
+            image = normalized_attention_guidance(
+                image, sum(negatives) / len(negatives), rows.guidance.scale, rows.guidance.tau, rows.guidance.alpha
+            )
+        out[group, rows.num_txt :] = image
+    return out
+
+
+def options_of(options: Mapping[str, Any], group: slice, batch: int) -> dict[str, Any]:
+    """transformer_options as the host would make them for these rows of the batch alone."""
+    out = dict(options)
+    for name in OF_EACH_PROMPT:
+        if options.get(name):
+            rows = batch // len(options[name])
+            out[name] = options[name][group.start // rows : math.ceil(group.stop / rows)]
+    return out

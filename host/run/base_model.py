@@ -1,0 +1,133 @@
+"""The host's own Chroma model class with our transformer in it, and its record of the model. Written for ComfyUI 0.30."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Mapping
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.supported_models
+import torch
+from torch import Tensor
+
+from ...chroma_model import ChromaConfig
+from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
+from ...constants import STYLE_MASK
+from ...loaders.checkpoint.detect import Detection
+from .attention import AttentionGuidance
+from .conds import NAG, PAIRING, NegativeText, TextCond, sharing
+from .forward import HostTransformer
+from .modulations import OPTION
+
+# What the Approximator is told where a conditioning says nothing. Chroma was trained with 0, FLUX's own with 3.5.
+GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": 3.5}
+
+
+class ChromaModel(comfy.model_base.Chroma):
+    """The host's Chroma with our transformer in it."""
+
+    def __init__(self, model_config: Any, chroma_config: ChromaConfig, device: Any = None, guidance: float = 0.0):
+        super().__init__(model_config, device=device, unet_model=functools.partial(HostTransformer, chroma_config))
+        self.default_guidance = guidance
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        out = super().extra_conds(**kwargs)
+        # Always there and never None, so that cond and uncond can share a batch.
+        guidance = kwargs.get("guidance")
+        guidance = self.default_guidance if guidance is None else guidance
+        out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([guidance]))
+        text, mask = kwargs.get("cross_attn"), kwargs.get("attention_mask")
+        if text is not None:
+            lengths = torch.full((text.shape[0], 1), text.shape[1])
+            if mask is not None and STYLE_MASK not in kwargs and is_text_mask(mask, text):
+                text, kinds = pull_together(text, padding_mask(text, mask))
+                lengths = (kinds != HIDDEN).sum(dim=1, keepdim=True).cpu()
+            out["c_crossattn"] = self.text_cond(text, kwargs)
+            out["context_lengths"] = comfy.conds.CONDRegular(lengths)
+        negative: NegativeText | None = kwargs.get(NAG)
+        if negative is not None:
+            out["nag_context"] = self.text_cond(negative.text, kwargs)
+            out["nag_segments"] = self.text_cond(negative.segments, kwargs)
+        return out
+
+    def text_cond(self, text: Tensor, options: Mapping[str, Any]) -> comfy.conds.CONDRegular:
+        """The text in a form that says with which other texts it may share a forward."""
+        if options.get("control") is not None and options.get(PAIRING) != "apart":
+            return comfy.conds.CONDRegular(text)  # a ControlNet is given the joined text without its lengths
+        patcher = self.current_patcher
+        patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
+        # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing where they run apart.
+        rule = sharing(options["device"], bool(patches.get("attn1_output_patch")), options.get(PAIRING))
+        return TextCond(text, options["noise"].shape[2:], self.diffusion_model.patch_size, rule)
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        run = transformer_options.get(OPTION)
+        if run is not None:  # outside of the network's forward, so that a compiled network never sees the look-up
+            timesteps = self.model_sampling.timestep(t).float()
+            guidance = kwargs.get("guidance")
+            guidance = torch.zeros_like(timesteps) if guidance is None else guidance.to(timesteps)
+            kwargs["modulations"] = run.get(self, timesteps, guidance, self.get_dtype_inference())
+        lengths = kwargs.pop("context_lengths", None)
+        if lengths is not None:  # numbers, read here while they are on the CPU: a GPU would have to be waited for
+            lengths = tuple(lengths.flatten().tolist())
+            kwargs["context_lengths"] = lengths if min(lengths) < c_crossattn.shape[1] else None
+        negative, segments = kwargs.pop("nag_context", None), kwargs.pop("nag_segments", None)
+        if negative is not None and negative.shape[1] and acts_at(transformer_options.get(NAG), t):
+            kwargs["nag_context"] = negative
+            kwargs["nag_segments"] = tuple(tuple((s, n) for s, n in row if n) for row in segments.tolist())
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+
+def acts_at(guidance: AttentionGuidance | None, sigma: Tensor) -> bool:
+    """Whether attention guidance acts at this noise level, (B,)."""
+    if guidance is None:
+        return False
+    high, low = guidance.sigmas  # of float64; sigma was rounded to float32
+    return low * (1 - 1e-6) <= float(sigma[0]) <= high * (1 + 1e-6)
+
+
+class ChromaModelConfig(comfy.supported_models.Chroma):
+    """The host's record of the model; `unet_config` holds what its LoRA key maps and other packs look at."""
+
+    def __init__(self, detection: Detection):
+        config = detection.config
+        self.chroma_config = config
+        self.variant = detection.variant
+        self.loaded = None
+        super().__init__(
+            {
+                "image_model": "chroma" if config.nerf is None else "chroma_radiance",
+                "in_channels": config.in_channels,
+                "out_channels": config.out_channels,
+                "context_in_dim": config.context_dim,
+                "hidden_size": config.hidden_size,
+                "mlp_ratio": config.mlp_hidden_dim / config.hidden_size,
+                "num_heads": config.num_heads,
+                "depth": config.num_double_blocks,
+                "depth_single_blocks": config.num_single_blocks,
+                "axes_dim": list(config.axes_dim),
+                "theta": config.theta,
+                "patch_size": config.patch_size,
+                "qkv_bias": config.qkv_bias,
+                "in_dim": config.approximator.in_dim,
+                "out_dim": config.approximator.out_dim,
+                "hidden_dim": config.approximator.hidden_dim,
+                "n_layers": config.approximator.num_layers,
+            }
+        )
+
+    def get_model(self, state_dict: Mapping[str, Tensor], prefix: str = "", device: Any = None) -> ChromaModel:
+        return ChromaModel(self, self.chroma_config, device, GUIDANCE[self.variant])
+
+
+class RadianceModelConfig(ChromaModelConfig):
+    """The same for the model that works on pixels."""
+
+    latent_format = comfy.latent_formats.ChromaRadiance
+    memory_usage_factor = comfy.supported_models.ChromaRadiance.memory_usage_factor
+
+
+def model_config(detection: Detection) -> ChromaModelConfig:
+    return (ChromaModelConfig if detection.config.nerf is None else RadianceModelConfig)(detection)

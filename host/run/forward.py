@@ -1,0 +1,235 @@
+"""Our transformer behind the call that the host makes: its attention, its patches and control residuals, its wrappers.
+
+Written for ComfyUI 0.30. Shapes: B batch, H heads, L tokens, K head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.ops
+import comfy.patcher_extension
+import comfy.quant_ops
+import torch
+from torch import Tensor
+
+from ...chroma_model import ChromaConfig, ChromaTransformer, Ops
+from ...chroma_model.embeddings import position_ids
+from ...chroma_model.latents import grid_size
+from ...chroma_model.radiance import number_text
+from ...loaders.checkpoint.approximator import fill_approximator
+from .attention import TEXT_ROWS, TextRows, host_attention
+from .conds import NAG
+
+# What a wrong number of channels calls for.
+LATENT_REMEDY = (
+    "Use EmptySD3LatentImage, or encode the image with the VAE that belongs to the model (for Chroma: "
+    "FLUX's ae.safetensors)"
+)
+PIXEL_REMEDY = (
+    "It works on pixels: use EmptyChromaRadianceLatentImage, and VAELoader with pixel_space to encode and decode images"
+)
+# What ChromaRadianceOptions may set for a run -> its type.
+RADIANCE_OPTIONS = {"nerf_tile_size": int, "use_sequential_txt_ids": bool}
+
+
+class HostBlocks:
+    """The `run_block` of one forward: the host's patches and control residuals around our blocks."""
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        control: Mapping[str, Any] | None,
+        totals: dict[str, int],
+        attention_mask: Tensor | None,
+        lengths: tuple[int, ...] | None = None,
+        segments: tuple[tuple[tuple[int, int], ...], ...] | None = None,
+    ):
+        """lengths, segments: of `TextRows`, where text is of different lengths; the mask of the streams says the same."""
+        self.options = options
+        self.replace = options.get("patches_replace", {}).get("dit", {})
+        self.control = control or {}
+        self.totals = totals
+        self.attention_mask = attention_mask
+        self.lengths = lengths
+        self.segments = segments
+        self.num_txt = 0  # as the text came in; patches may append tokens
+
+    def __call__(self, kind: str, index: int, block: Any, **streams: Any) -> Any:
+        if kind == "input":
+            return self.embed(block, **streams)
+        self.options.update(total_blocks=self.totals[kind], block_type=kind, block_index=index)
+        if streams["mask"] is None:
+            streams["mask"] = self.attention_mask
+        elif self.lengths is not None:
+            self.options[TEXT_ROWS] = TextRows(
+                streams["mask"],
+                self.lengths,
+                self.num_txt,
+                self.segments,
+                self.options.get(NAG),
+                self.attention_mask if self.segments else None,
+            )
+        return getattr(self, kind)(index, block, **streams)
+
+    def embed(self, block: Any, x: Tensor, context: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        img, txt, ids = block(x, context, ids)
+        self.num_txt = txt.shape[1]
+        for patch in self.options.get("patches", {}).get("post_input", ()):
+            rows = ids[None].expand(img.shape[0], -1, -1)
+            out = patch(
+                {
+                    "img": img,
+                    "txt": txt,
+                    "img_ids": rows[:, txt.shape[1] :],
+                    "txt_ids": rows[:, : txt.shape[1]],
+                    "transformer_options": self.options,
+                }
+            )
+            img, txt = out["img"], out["txt"]
+            ids = torch.cat((out["txt_ids"][0], out["img_ids"][0])).float()
+        return img, txt, ids
+
+    def double(self, index: int, block: Any, img: Tensor, txt: Tensor, vec: Any, pe: Tensor, mask: Tensor | None):
+        def original(a: dict[str, Any]) -> dict[str, Tensor]:
+            out = block(
+                img=a["img"],
+                txt=a["txt"],
+                vec=a["vec"],
+                pe=a["pe"],
+                mask=a.get("attn_mask"),
+                options=a.get("transformer_options"),
+            )
+            return {"img": out[0], "txt": out[1]}
+
+        out = self.patched("double_block", index, original, {"img": img, "txt": txt, "vec": vec, "pe": pe}, mask)
+        return add_residual(out["img"], self.control.get("input"), index), out["txt"]
+
+    def single(self, index: int, block: Any, x: Tensor, vec: Any, pe: Tensor, mask: Tensor | None, num_txt: int):
+        def original(a: dict[str, Any]) -> dict[str, Tensor]:
+            return {
+                "img": block(
+                    a["img"], vec=a["vec"], pe=a["pe"], mask=a.get("attn_mask"), options=a.get("transformer_options")
+                )
+            }
+
+        self.options["img_slice"] = [num_txt, x.shape[1]]
+        out = self.patched("single_block", index, original, {"img": x, "vec": vec, "pe": pe}, mask)
+        return add_residual(out["img"], self.control.get("output"), index, num_txt)
+
+    def patched(
+        self, name: str, index: int, original: Any, a: dict[str, Any], mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        a = {**a, "attn_mask": mask, "transformer_options": self.options}
+        replacement = self.replace.get((name, index))
+        return original(a) if replacement is None else replacement(a, {"original_block": original})
+
+
+def add_residual(x: Tensor, residuals: list[Tensor | None] | None, index: int, start: int = 0) -> Tensor:
+    """Adds a ControlNet's residual to the rows from `start` on; it may be shorter than those rows."""
+    residual = residuals[index] if residuals and index < len(residuals) else None
+    if residual is None:
+        return x
+    x = x.clone()  # what a block gave may be held by somebody else
+    x[:, start : start + residual.shape[1]] += residual
+    return x
+
+
+class HostTransformer(ChromaTransformer):
+    """Our transformer behind the call that the host makes."""
+
+    def __init__(
+        self,
+        chroma_config: ChromaConfig,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+        operations: Any = None,
+        **_: Any,
+    ):
+        float32_layers = operations if getattr(operations, "takes_float32", False) else comfy.ops.manual_cast
+        ops = Ops(operations, float32_layers, host_attention)
+        super().__init__(chroma_config, ops, dtype=dtype, device=device)
+        fill_approximator(self, chroma_config, ops.approximator_layers, dtype=dtype, device=device)
+        self.dtype = dtype
+        self.patch_size = chroma_config.patch_size
+
+    def forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        # transformer_options stays the last positional: the host's caches look for it there.
+        return executor.execute(x, timestep, context, guidance, control, transformer_options, **kwargs)
+
+    def _forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
+        if context is None:
+            raise ValueError("there is no text conditioning. Connect a prompt, an empty one if need be")
+        if context.ndim != 3 or context.shape[2] != self.config.context_dim:
+            raise ValueError(
+                f"the text encoder gave vectors of width {context.shape[-1]}, this model takes "
+                f"{self.config.context_dim}. Load the T5 encoder that belongs to it (CLIPLoader, type chroma)"
+            )
+        if x.ndim != 4:
+            raise ValueError(
+                f"the latent has the shape {tuple(x.shape)}, this model takes four dimensions (batch, channels, height, "
+                f"width); five are a video's. {LATENT_REMEDY if self.config.nerf is None else PIXEL_REMEDY}"
+            )
+        if x.shape[1] != self.config.channels:
+            raise ValueError(
+                f"the latent has {x.shape[1]} channels, this model takes {self.config.channels}. "
+                f"{LATENT_REMEDY if self.config.nerf is None else PIXEL_REMEDY}"
+            )
+        options = transformer_options.copy()
+        radiance = {} if self.config.nerf is None else radiance_options(options)
+        rope = options.get("rope_options") or {}
+        num_prompt, negative, segments = context.shape[1], kwargs.get("nag_context"), kwargs.get("nag_segments")
+        starts = [0]  # of the texts, each numbered from 0 where the model numbers text
+        if negative is not None:
+            context = torch.cat((context, negative), dim=1)
+            segments = tuple(tuple((num_prompt + start, n) for start, n in row) for row in segments)
+            starts += sorted({start for row in segments for start, _ in row})
+        ids = position_ids(
+            context.shape[1],
+            *grid_size(*x.shape[2:], self.patch_size),
+            device=x.device,
+            scale=(rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)),
+            shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
+        )
+        if radiance.get("use_sequential_txt_ids", self.config.text_ids == "sequential"):
+            for start in starts:
+                ids[start:] = number_text(ids[start:], context.shape[1] - start)
+        ids[context.shape[1] :, 0] += rope.get("shift_t", 0.0)
+        totals = {"double": len(self.double_blocks), "single": len(self.single_blocks)}
+        lengths, context_mask = kwargs.get("context_lengths"), kwargs.get("context_mask")
+        if lengths is None and negative is not None:
+            lengths = (num_prompt,) * context.shape[0]
+        if lengths is not None:
+            columns = torch.arange(context.shape[1], device=x.device)
+            context_mask = columns < torch.tensor(lengths, device=x.device)[:, None]  # (B, L_txt)
+        run = HostBlocks(options, control, totals, kwargs.get("attention_mask"), lengths, segments)
+        return super().forward(
+            x,
+            timestep,
+            context,
+            guidance,
+            context_mask,
+            kwargs.get("modulations"),
+            ids,
+            run,
+            radiance.get("nerf_tile_size"),
+        )
+
+
+def radiance_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the host's ChromaRadianceOptions node has set for this step.
+
+    raises: ValueError for an option that has no effect here, or a value of another type.
+    """
+    found = options.get("chroma_radiance_options") or {}
+    for name, value in found.items():
+        if name not in RADIANCE_OPTIONS or not isinstance(value, RADIANCE_OPTIONS[name]):
+            known = ", ".join(f"{k} ({t.__name__})" for k, t in RADIANCE_OPTIONS.items())
+            raise ValueError(f"chroma_radiance_options has {name} = {value!r}; it may have {known}")
+    return found

@@ -1,0 +1,132 @@
+"""Normalized attention guidance on a MODEL: what a run is told, and what its conditionings carry.
+
+Nothing is put into the network: the negative text travels as a conditioning, the numbers in the run's own options, and
+`attention.attention_by_rows` does the rest. Written for ComfyUI 0.30.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
+from ...constants import STYLE_MASK
+from .attention import AttentionGuidance
+from .base_model import ChromaModel
+from .conds import NAG, NegativeText
+
+ALL = "all"
+_BLOCKS = re.compile(r"(double|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?")
+
+
+def negative_text(conditioning: list[Any]) -> NegativeText:
+    """All entries of a CONDITIONING, one behind the other; their areas, masks and steps do not count.
+
+    raises: ValueError if there is no text, or batches differ.
+    """
+    texts, segments, start = [], [], 0
+    batch = max((text.shape[0] for text, _ in conditioning if text is not None), default=0)
+    for text, options in conditioning:
+        if text is None:
+            continue
+        lengths = torch.full((text.shape[0],), text.shape[1])
+        mask = options.get("attention_mask")
+        if mask is not None and STYLE_MASK not in options and is_text_mask(mask, text):
+            text, kinds = pull_together(text, padding_mask(text, mask))
+            lengths = (kinds != HIDDEN).sum(dim=1).cpu()
+        if text.shape[0] not in (1, batch):
+            raise ValueError(
+                f"the negative conditioning joins batches of {text.shape[0]} and {batch} prompts; use one prompt, or as "
+                "many as pictures in each"
+            )
+        texts.append(text.expand(batch, -1, -1))
+        segments.append(torch.stack((torch.full((batch,), start), lengths.expand(batch)), dim=1))
+        start += text.shape[1]
+    if not start:
+        raise ValueError("the negative conditioning has no text; connect a text encoder's node")
+    return NegativeText(torch.cat(texts, dim=1), torch.stack(segments, dim=1))
+
+
+def no_text(like: NegativeText) -> NegativeText:
+    """Of conditionings that are not guided: the same keys, so that they may share a batch."""
+    return NegativeText(like.text[:1, :0], like.segments[:1, :0])
+
+
+def parse_blocks(text: str, num_double: int, num_single: int) -> frozenset[tuple[str, int]] | None:
+    """Blocks from "all", or from a list such as "double, single 0-9, single 12".
+
+    returns: ("double" or "single", index) of each, None for all.
+    raises:  ValueError for a part that is none, or an index that the model does not have.
+    """
+    counts = {"double": num_double, "single": num_single}
+    if text.strip().lower() in ("", ALL):
+        return None
+    blocks: set[tuple[str, int]] = set()
+    for part in re.split("[,，、]", text.lower()):
+        found = _BLOCKS.fullmatch(part.strip())
+        if found is None:
+            raise ValueError(
+                f"{part.strip()!r} in the list of blocks is none; write all, or e.g. double, single 0-9, single 12"
+            )
+        kind, first, last = found.groups()
+        count = counts[kind]
+        low = int(first) if first else 0
+        high = int(last or first) if first else count - 1
+        if low > high or high >= count:
+            raise ValueError(f"{part.strip()!r}: this model has the {kind} blocks 0 to {count - 1}")
+        blocks |= {(kind, i) for i in range(low, high + 1)}
+    return frozenset(blocks)
+
+
+class AttentionGuided:
+    """Attention guidance on a MODEL. Its wrapper tells every sampling run, whose options and conditionings are its own."""
+
+    def __init__(
+        self,
+        negative: NegativeText,
+        scale: float,
+        tau: float,
+        alpha: float,
+        percent: tuple[float, float],
+        blocks: frozenset[tuple[str, int]] | None,
+    ):
+        """percent: of the run, from and to, each in [0, 1]. The others: see `AttentionGuidance`."""
+        self.negative = negative
+        self.settings = (scale, tau, alpha)
+        self.percent = percent
+        self.blocks = blocks
+
+    def on(self, model: Any) -> Any:
+        """A clone of the MODEL with this guidance in place of any that it has.
+
+        raises: ValueError if the pack has not loaded the MODEL, or its text has another width.
+        """
+        if not isinstance(model.model, ChromaModel):
+            raise ValueError(
+                f"the model is a {type(model.model).__name__} from another loader; load it with Load Chroma Model"
+            )
+        width = model.model.diffusion_model.config.context_dim
+        if self.negative.text.shape[2] != width:
+            raise ValueError(
+                f"the negative text has vectors of width {self.negative.text.shape[2]}, this model takes {width}. Load "
+                "the T5 encoder that belongs to it"
+            )
+        model = model.clone()
+        model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, NAG)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, NAG, self.sample_wrapper)
+        return model
+
+    def sample_wrapper(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """An OUTER_SAMPLE wrapper."""
+        guider = executor.class_obj
+        sampling = guider.model_patcher.get_model_object("model_sampling")
+        start, end = (float(sampling.percent_to_sigma(p)) for p in self.percent)
+        options = guider.model_options.setdefault("transformer_options", {})
+        options[NAG] = AttentionGuidance(*self.settings, (start, end), self.blocks)
+        for name, conds in guider.conds.items():
+            for cond in conds:
+                cond[NAG] = self.negative if name == "positive" else no_text(self.negative)
+        return executor(*args, **kwargs)

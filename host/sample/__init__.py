@@ -1,0 +1,1 @@
+"""Guidance, samplers, schedules and shift in the host's sampling."""

@@ -1,0 +1,85 @@
+"""Our samplers in the host: in its own lists, under names that begin with `chroma_`, and as SAMPLER for nodes.
+
+Written for ComfyUI 0.30, where a sampler is a function `sample_NAME` of one module and a NAME in two lists.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any, Callable
+
+import comfy.k_diffusion.sampling
+import comfy.model_sampling
+import comfy.samplers
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ...samplers.res import Callback, Model, res_2m, res_2s
+
+SAMPLERS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {  # name -> function, its options and defaults
+    "chroma_res_2m": (res_2m, {"eta": 0.0, "s_noise": 1.0}),
+    "chroma_res_2s": (res_2s, {"eta": 0.0, "s_noise": 1.0, "c2": 0.5}),
+    "chroma_res_2m_sde": (res_2m, {"eta": 1.0, "s_noise": 1.0}),
+    "chroma_res_2s_sde": (res_2s, {"eta": 1.0, "s_noise": 1.0, "c2": 0.5}),
+}
+
+
+def on_host(name: str) -> Callable[..., Tensor]:
+    """A sampler as the host calls it: knows from the model whether it is a flow model, and shows the host's bar."""
+    function, defaults = SAMPLERS[name]
+
+    @functools.wraps(function)
+    def sample(
+        model: Model,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any] | None = None,
+        callback: Callback | None = None,
+        disable: bool | None = None,
+        **options: Any,
+    ) -> Tensor:
+        sampling = model.inner_model.inner_model.model_sampling
+        options = {**defaults, **options}
+        options["s_noise"] *= getattr(sampling, "noise_scale", 1.0)  # of models whose noise is not of variance 1
+        flow = isinstance(sampling, comfy.model_sampling.CONST)
+        return function(model, x, sigmas, extra_args, callback, disable, flow=flow, progress=tqdm, **options)
+
+    sample.__name__ = f"sample_{name}"
+    return sample
+
+
+FUNCTIONS = {name: on_host(name) for name in SAMPLERS}
+
+
+def register() -> list[str]:
+    """Puts our samplers into the host's lists, once; returns the names that are ours there.
+
+    A name that something else has taken is left alone, with a warning.
+    """
+    host = comfy.k_diffusion.sampling
+    ours = []
+    for name, function in FUNCTIONS.items():
+        if getattr(host, f"sample_{name}", function) is not function:
+            logging.warning("Chroma pack: another extension has a sampler named %s; ours is not listed", name)
+            continue
+        setattr(host, f"sample_{name}", function)
+        for names in (comfy.samplers.KSAMPLER_NAMES, comfy.samplers.SAMPLER_NAMES):
+            if name not in names:
+                names.append(name)
+        ours.append(name)
+    return ours
+
+
+def sampler(name: str, **options: float) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER, registered or not. options: eta, s_noise and, for the two-stage ones, c2; see `samplers/res.py`.
+
+    raises: ValueError on a name or an option that is not there.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler {name}: there is no such one here; there are {', '.join(SAMPLERS)}")
+    known = SAMPLERS[name][1]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"sampler {name}: unknown option {', '.join(unknown)}; it has {', '.join(known)}")
+    return comfy.samplers.KSAMPLER(FUNCTIONS[name], options)

@@ -1,0 +1,1 @@
+"""T5 as the host's CLIP, and a prompt through it."""

@@ -1,0 +1,267 @@
+"""The one builder of CLIP: a T5 of any size and storage in the host's own encoder, tokenizer and patcher.
+
+Written for ComfyUI 0.30. The host computes T5 in float32 whatever its weights are stored in, since its activations
+overflow float16; quantised weights are unpacked at use and never multiplied in 8 bits. That is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections import Counter
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import comfy.text_encoders.pixart_t5
+import comfy.text_encoders.sa_t5
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from comfy_kitchen.tensor.base import get_layout_class
+from torch import Tensor
+
+from ...loaders.formats.ggml import GGML_TYPES
+from ...loaders.formats.modes import QUANT_MODES, QuantMode
+from ...loaders.formats.recognise import FLOAT_DTYPES, FP8_FORMATS, GGUF_PREFIX, SCALED_FORMATS
+from ...loaders.t5.detect_t5 import T5Detection, detect_t5
+from ...loaders.t5.encoder import EMBEDDING, FINAL_NORM, T5Config, is_linear
+from ..model.layers import operations
+from ..model.load import Loaded, Source, warn_of_damage
+from ..model.report import count_text, num_bytes, stored_text
+from ..model.weights import StateBuilder
+
+COMPUTE = torch.float32
+PRECISIONS = ("auto", "keep", "bf16", "fp16", "fp32", "q8_0", "fp8_scaled")  # names of quant.QUANT_MODES
+DEVICES = ("default", "cpu")
+# Formats whose rows can be unpacked on their own; the others' scales lie in tiles.
+ROW_FORMATS = (*GGML_TYPES, *FP8_FORMATS.values(), *SCALED_FORMATS, "int8_tensorwise")
+KEY = "chroma_t5"  # of what we attach to the patcher
+
+
+@dataclasses.dataclass(frozen=True)
+class HostEncoder:
+    """Which of the host's encoders holds the weights; `name` is what the host calls its sizes by."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    tokens: str
+
+
+# By whether the MLP is gated: as the host's own loader has it for T5-XXL and for T5-base with the type chroma.
+HOST_ENCODERS = {
+    True: HostEncoder(
+        "t5xxl",
+        comfy.text_encoders.pixart_t5.pixart_te(),
+        comfy.text_encoders.pixart_t5.PixArtTokenizer,
+        "tokens: no padding, no mask",
+    ),
+    False: HostEncoder(
+        "t5base",
+        comfy.text_encoders.sa_t5.SAT5Model,
+        comfy.text_encoders.sa_t5.SAT5Tokenizer,
+        "tokens: padded to 128, masked",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What the host's CLIP is made from."""
+
+    clip: Any
+    tokenizer: Any
+    params: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class EncoderState(StateBuilder):
+    """The state of an encoder: a precision changes the linears of its blocks, the rest stays as in the file."""
+
+    def is_quantised(self, name: str, ndim: int) -> bool:
+        return is_linear(name)
+
+    def entries(self, name: str, parts: Any) -> dict[str, Tensor]:
+        format = parts[0].storage.format
+        if is_linear(name) or format is None:
+            return super().entries(name, parts)
+        if name == EMBEDDING and self.mode.dtype is None and format in ROW_FORMATS:
+            return self._keep(name, parts, in_block=False)
+        return {name: self._dense(parts, self.mode.dtype or self.storage or self._plain_dtype()).cpu()}
+
+
+def encoder_operations(device: torch.device) -> Any:
+    """Layer classes for an encoder with weights of any storage, made anew for each. device: where it will run."""
+    host = operations(COMPUTE, device)
+
+    class Layers(host):
+        class Linear(host.Linear):
+            """Unpacks whatever the format: left to themselves, some of the host's layouts round the inputs as well."""
+
+            def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+                scale = getattr(self, "pre_quant_scale", None)
+                return self._unpacked(input if scale is None else input * comfy.ops.cast_to_input(scale, input))
+
+        class Embedding(host.Embedding):
+            """Unpacks the rows that are looked up, where they lie, and nothing else."""
+
+            set_weight = host.Linear.set_weight
+            convert_weight = host.Linear.convert_weight
+            _apply = host.Linear._apply
+
+            def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+                weight = state_dict.pop(prefix + "weight", None)
+                if weight is None:
+                    missing.append(prefix + "weight")
+                    return
+                marker = state_dict.pop(prefix + "comfy_quant", None)
+                if isinstance(weight, QuantizedTensor):
+                    self.quant_format = json.loads(marker.numpy().tobytes())["format"]
+                    self.layout_type = QUANT_ALGOS[self.quant_format]["comfy_tensor_layout"]
+                self.weight = torch.nn.Parameter(weight.to(device=self.weight.device), requires_grad=False)
+                self.weight_comfy_model_dtype = weight.dtype
+
+            def forward_comfy_cast_weights(self, input: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+                dtype = out_dtype or COMPUTE
+                changed = self.weight_function or getattr(self, "weight_lowvram_function", None) is not None
+                if isinstance(self.weight, QuantizedTensor) and not changed:
+                    rows = unpack_rows(self.weight, input.flatten().to(self.weight.device), dtype)
+                    return rows.to(input.device).unflatten(0, input.shape)
+                if not isinstance(self.weight, QuantizedTensor):
+                    return comfy.ops.manual_cast.Embedding.forward_comfy_cast_weights(self, input, out_dtype)
+                # A LoRA of the embedding itself that the host has not baked in: it wants the whole weight.
+                weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
+                dense = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+                out = torch.nn.functional.embedding(input, dense)
+                comfy.ops.uncast_bias_weight(self, weight, None, stream)
+                return out
+
+    return Layers
+
+
+def unpack_rows(weight: QuantizedTensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of a packed weight of ROW_FORMATS, (len(index), K) in dtype. index: (R,), on the weight's device."""
+    params, num_rows = weight._params, weight.shape[0]
+    changes: dict[str, Any] = {"orig_dtype": dtype, "orig_shape": (len(index), weight.shape[1])}
+    for field in ("scale", "up", "delta", "delta_scale"):
+        value = getattr(params, field, None)
+        if value is not None and value.numel() > 1:
+            changes[field] = value[index // (num_rows // value.shape[0])]  # a scale may be of a block of rows
+    stored = weight._qdata
+    rows = stored.view(torch.uint8)[index].view(stored.dtype)  # fp8 can not be indexed everywhere
+    return get_layout_class(weight._layout_cls).dequantize(rows, dataclasses.replace(params, **changes))
+
+
+def load_encoder(
+    path: str,
+    precision: str = "auto",
+    device: str = "default",
+    embeddings: list[str] | None = None,
+    disable_dynamic: bool = False,
+) -> Any:
+    """A T5 file as the host's CLIP, tokenized as the host's own loader does it for Chroma.
+
+    precision: one of PRECISIONS. auto: as in the file, and 32 bits in the host's type for text encoders.
+    device:    one of DEVICES.
+    embeddings: folders of `embedding:` files.
+    disable_dynamic: asked for by the host where it needs a patcher without dynamic VRAM.
+    raises:    ValueError naming the file, what was found and the remedy.
+    """
+    for what, asked, known in (("precision", precision, PRECISIONS), ("device", device, DEVICES)):
+        if asked not in known:
+            raise ValueError(f"{what} {asked!r} is not known (known: {', '.join(known)})")
+    source = Source(path)
+    detection = detect_t5(source.header)
+    mode = QUANT_MODES[precision]
+    options: dict[str, Any] = {}
+    if device == "cpu":
+        options["load_device"] = options["offload_device"] = torch.device("cpu")
+    load_device = options.get("load_device", comfy.model_management.text_encoder_device())
+
+    storage = _storage_dtype(precision, mode, detection, load_device)
+    weights = EncoderState(
+        detection, source.tensors(), mode, storage, COMPUTE, load_device, full_precision=True
+    ).build()
+    warn_of_damage(source.header, weights)
+    encoder = HOST_ENCODERS[detection.config.gated]
+    options["custom_operations"] = encoder_operations(load_device)
+    options["dtype"] = weights[FINAL_NORM].dtype
+    options[f"{encoder.name}_model_config"] = host_config(detection.config)
+    # The host multiplies this with the size of the type, to see whether the weights fit.
+    parameters = sum(map(num_bytes, weights.values())) // options["dtype"].itemsize
+    clip = comfy.sd.CLIP(
+        Target(encoder.model, encoder.tokenizer),
+        embedding_directory=embeddings,
+        parameters=parameters,
+        state_dict=[weights],
+        model_options=options,
+        disable_dynamic=disable_dynamic,
+    )
+    clip.patcher.set_attachments(KEY, Loaded(source.header.name, source.header.num_bytes, detection, ""))
+    clip.patcher.cached_patcher_init = (load_patcher, (path, precision, device, embeddings))
+    return clip
+
+
+def load_patcher(
+    path: str, precision: str, device: str, embeddings: list[str] | None, disable_dynamic: bool = False
+) -> Any:
+    """The patcher alone, for the host to make another one."""
+    return load_encoder(path, precision, device, embeddings, disable_dynamic).patcher
+
+
+def host_config(config: T5Config) -> dict[str, Any]:
+    """Sizes under the names of the host's T5."""
+    return {
+        "vocab_size": config.vocab_size,
+        "d_model": config.width,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "is_gated_act": config.gated,
+        "dense_act_fn": "gelu_pytorch_tanh" if config.gated else "relu",
+    }
+
+
+def describe(clip: Any) -> str:
+    """What was loaded, for people: what the file is, how the weights are kept, what they compute in."""
+    loaded: Loaded = clip.patcher.get_attachment(KEY)
+    detection: T5Detection = loaded.detection
+    config = detection.config
+    lines = [
+        f"{detection.variant} encoder, {count_text(detection.num_parameters)} parameters, {config.num_layers} layers of "
+        f"width {config.width}",
+        f"file: {stored_text(detection)}, {loaded.num_bytes / 1e6:,.0f} MB, {detection.layout} names",
+    ]
+    left_out = ((len(detection.dropped), "of the decoder and the like"), (detection.others, "of other models"))
+    lines += [f"{count} tensor{'s' * (count > 1)} {what} left out" for count, what in left_out if count]
+    modules = [m for m in clip.cond_stage_model.modules() if getattr(m, "weight", None) is not None]
+    packed = Counter(m.quant_format.removeprefix(GGUF_PREFIX) for m in modules if getattr(m, "quant_format", None))
+    plain = Counter[str]()
+    for m in modules:
+        if not getattr(m, "quant_format", None):
+            plain[str(m.weight.dtype).removeprefix("torch.")] += m.weight.numel()
+    kept = [f"{format} ({count} layers)" for format, count in packed.most_common()]
+    kept += [f"rest {plain.most_common(1)[0][0]}" if packed else plain.most_common(1)[0][0]]
+    size = sum(num_bytes(m.weight) for m in modules)
+    lines.append(
+        f"kept as {', '.join(kept)}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight"
+    )
+    unpacked = ", packed weights are unpacked at use" if packed else ""
+    lines.append(f"computes in {str(COMPUTE).removeprefix('torch.')}, as ComfyUI does for T5{unpacked}")
+    lines.append(HOST_ENCODERS[config.gated].tokens)
+    return "\n".join(lines)
+
+
+def _storage_dtype(precision: str, mode: QuantMode, detection: T5Detection, device: torch.device) -> torch.dtype | None:
+    """The type that plain weights are kept in; None leaves each as it is."""
+    if mode.dtype is not None or precision == "keep" or detection.formats or detection.dtype != torch.float32:
+        return mode.dtype
+    chosen = comfy.model_management.text_encoder_dtype(device)
+    if chosen not in FLOAT_DTYPES:
+        logging.warning(
+            "the option for %s text encoders is not followed: a plain cast harms T5. Choose q8_0 as precision", chosen
+        )
+        return torch.float16
+    return chosen

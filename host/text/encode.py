@@ -1,0 +1,214 @@
+"""A prompt through the T5 in the host's CLIP, with the mask that training gave it and the host does not.
+
+The host's own encoding is used as it is (loading, devices, LoRA and hooks on the encoder, schedules): a copy of the CLIP
+gets an encoder in place of the host's whose only own part is the call of T5. Written for ComfyUI 0.30.
+Shapes: B rows, L tokens, D width of T5.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from bisect import bisect_left
+from itertools import accumulate, groupby
+from typing import Any, Sequence
+
+import comfy.model_management
+import comfy.sd1_clip
+import torch
+from torch import Tensor
+
+from ...constants import MAX_TOKENS
+from ...loaders.t5.detect_t5 import NEEDED
+from ...prompts.tokens import MODES, NUM_TOLD, Mode, Prompt, Token, fit, word_start
+
+T5_NAMES = ("t5xxl", "t5base")  # what the host calls a T5 with T5's own words; UMT5, mT5 and ByT5 have other names
+REMEDY = f"{NEEDED}: load it with Load Chroma Text Encoder, or with Load CLIP and the type chroma"
+WORD_START = "▁"  # the tokenizer's mark
+UNKNOWN = 2  # the tokenizer's number for what it has no word for
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The T5 of a CLIP: the host's model around it, and the host's tokenizer."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+
+class Stage:
+    """Stands in a CLIP for its whole encoder: T5 alone, called our way. The host sets its options and asks for tokens."""
+
+    def __init__(self, whole: Any, t5: Any, mode: Mode):
+        self.whole, self.t5, self.mode = whole, t5, mode
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        self.whole.set_clip_options(options)
+
+    def reset_clip_options(self) -> None:
+        self.whole.reset_clip_options()
+
+    def encode_token_weights(self, runs: list[list[Token]]) -> tuple[Tensor, None]:
+        """(tokens (1, L, D), no pooled output). runs: see `prompts/tokens.fit`; pads follow the last."""
+        end = self.t5.special_tokens["end"]
+        out = []
+        for i, tokens in enumerate(runs):
+            last = i == len(runs) - 1
+            num_pads = min(self.mode.num_pads, MAX_TOKENS - 1 - len(tokens)) if last else 0
+            out.append(encode_run(self.t5, [*tokens, (end, 1.0)], num_pads, self.mode.masked))
+        return torch.cat(out, dim=1).to(comfy.model_management.intermediate_device()), None
+
+
+def find_t5(clip: Any) -> Encoder:
+    """raises: ValueError that names what the CLIP holds instead, and what to load."""
+    if clip is None:
+        raise ValueError(f"the CLIP is empty: the checkpoint that it comes from holds no text encoder. {REMEDY}")
+    whole = clip.cond_stage_model
+    for name in T5_NAMES:
+        model = getattr(whole, name, None)
+        # alone in its CLIP, and beside other encoders
+        tokenizer = getattr(clip.tokenizer, f"clip_{name}", None) or getattr(clip.tokenizer, name, None)
+        if isinstance(model, comfy.sd1_clip.SDClipModel) and tokenizer is not None:
+            return Encoder(name, model, tokenizer)
+    found = [name for name, _ in whole.named_children()]
+    raise ValueError(f"the CLIP holds {', '.join(found) or 'no encoder'} ({type(whole).__name__}) and no T5. {REMEDY}")
+
+
+def tokenize(clip: Any, t5: Encoder, text: str, whole: bool) -> list[Token]:
+    """Every token of the text with its weight, without `</s>` and pads, whatever padding the CLIP asks for.
+
+    whole: weights do not change the tokens: `a (red:1.2), b` has those of `a red, b`. Otherwise as the host does it, which
+           tokenizes what is in parentheses and what is between them each for itself.
+    raises: ValueError if the text names an embedding of another width than T5's, or for a weight that is no number.
+    """
+    options = {**clip.tokenizer_options, f"{t5.name}_min_length": 0, f"{t5.name}_min_padding": 0}
+
+    def by_host(part: str, **more: Any) -> list[Token]:
+        batches = t5.tokenizer.tokenize_with_weights(part, tokenizer_options=options, **more)
+        return [pair for batch in batches for pair in batch[:-1]]
+
+    if whole:
+        parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
+        out: list[Token] = []
+        for has_embedding, group in groupby(parts, key=lambda part: t5.tokenizer.embedding_identifier in part[0]):
+            if has_embedding:
+                out += [(token, w) for part, w in group for token, _ in by_host(part, disable_weights=True)]
+            else:
+                out += tokenize_whole(t5.tokenizer.tokenizer, list(group))
+    else:
+        out = by_host(text)
+    for token, weight in out:
+        if torch.is_tensor(token) and token.numel() != (width := embedding_width(t5)):
+            raise ValueError(
+                f"an embedding in the prompt has vectors of {token.numel()} numbers, this T5's have {width}; it was made for "
+                "another text encoder. Remove it from the prompt"
+            )
+        if not math.isfinite(weight):
+            raise ValueError(f"a weight in the prompt is {weight}, expected a number such as 1.2. Correct it")
+    return out
+
+
+def embedding_width(t5: Encoder) -> int:
+    return t5.model.transformer.get_input_embeddings().weight.shape[1]
+
+
+def tokenize_whole(tokenizer: Any, parts: Sequence[tuple[str, float]]) -> list[Token]:
+    """Tokens of the parts' text as one, without `</s>`; each has the weight of the part in which it ends."""
+    texts = [comfy.sd1_clip.unescape_important(part) for part, _ in parts]
+    ends = list(accumulate(map(len, texts)))
+    found = tokenizer("".join(texts), return_offsets_mapping=True)
+    tokens = zip(found["input_ids"][:-1], found["offset_mapping"][:-1])
+    return [(token, parts[bisect_left(ends, end)][1]) for token, (_, end) in tokens]
+
+
+def run_t5(t5: Any, rows: list[list[Any]], valid: Tensor | None) -> Tensor:
+    """T5's output for rows of one length, (B, L, D) float32. valid: (B, L) bool of what it may see, or None for all.
+
+    Of T5-base the host's encoder gives zeros for what is masked, and models that use it (our demo) have learnt those.
+    """
+    device = t5.execution_device
+    embeds, _, num_tokens, embeds_info = t5.process_tokens(rows, device)
+    layer = t5.layer_idx if t5.layer == "hidden" else None
+    outputs = t5.transformer(
+        None,
+        None if valid is None else valid.long().to(device),
+        embeds=embeds,
+        num_tokens=num_tokens,
+        intermediate_output=layer,
+        final_layer_norm_intermediate=t5.layer_norm_hidden_state,
+        dtype=torch.float32,
+        embeds_info=embeds_info,
+    )
+    z = outputs[0 if layer is None else 1].float()
+    return z if valid is None or not t5.zero_out_masked else z * valid.to(z)[..., None]
+
+
+def encode_run(t5: Any, tokens: Sequence[Token], num_pads: int, masked: bool) -> Tensor:
+    """Valid tokens and pads through T5, and the weights on them, (1, L, D).
+
+    A weight w moves a token to e + w (z - e), e being the empty prompt's row at its place, as in the host. Masked, that is
+    the empty prompt of training, `</s>` and masked pads; otherwise what the host takes for it.
+    """
+    pad, end = t5.special_tokens["pad"], t5.special_tokens["end"]
+    length = len(tokens) + num_pads
+    rows = [[token for token, _ in tokens] + [pad] * num_pads]
+    weights = torch.tensor([weight for _, weight in tokens] + [1.0] * num_pads)
+    weighted = bool((weights != 1).any())
+    if weighted:
+        host_empty = getattr(t5, "gen_empty_tokens", comfy.sd1_clip.gen_empty_tokens)
+        rows.append([end] + [pad] * (length - 1) if masked else host_empty(t5.special_tokens, length))
+    valid = None
+    if masked and (num_pads or weighted):
+        valid = torch.arange(length) < torch.tensor([[len(tokens)], [1]][: len(rows)])
+    out = run_t5(t5, rows, valid)
+    if not weighted:
+        return out
+    z, empty = out[:1], out[1:]
+    weights = weights.to(out)[None, :, None]
+    return torch.where(weights != 1, (z - empty) * weights + empty, z)
+
+
+def encode(clip: Any, text: str, mode: str = "exact", limit: str = "truncate") -> tuple[list[Any], Prompt]:
+    """The text as the host's CONDITIONING, with guidance 0 but in the mode `legacy`; and what became of it.
+
+    clip:   the host's CLIP with a T5 in it; it is not changed.
+    mode:   one of tokens.MODES.
+    limit:  one of tokens.LIMITS. In the mode `legacy`, which has no limit, only `error` acts.
+    raises: ValueError if there is no T5, for a mode or limit that is not known, and for `error`.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is not known (known: {', '.join(MODES)})")
+    t5, kind = find_t5(clip), MODES[mode]
+    tokens = tokenize(clip, t5, text, whole=kind is not None and kind.masked)
+    words = t5.tokenizer.inv_vocab
+    starts = [not isinstance(token, int) or words[token].startswith(WORD_START) for token, _ in tokens]
+    runs = fit(tokens, starts, limit)
+    if kind is None:
+        runs = [tokens]
+        options = {f"{t5.name}_min_padding": 1, f"{t5.name}_min_length": 0}
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, tokenizer_options=options))
+    else:
+        ours = copy.copy(clip)  # it shares the patcher, so what is loaded stays loaded
+        ours.cond_stage_model = Stage(clip.cond_stage_model, t5.model, kind)
+        conditioning = ours.encode_from_tokens_scheduled(runs, add_dict={"guidance": 0.0})
+
+    kept = sum(map(len, runs))
+    return conditioning, Prompt(
+        num_tokens=len(tokens) + 1,
+        chunks=len(runs),
+        dropped=len(tokens) - kept,
+        first_dropped=spoken(t5, tokens[word_start(starts, kept) :]) if kept < len(tokens) else "",
+        unknown=sum(isinstance(token, int) and token == UNKNOWN for token, _ in tokens),
+        weights=tuple(
+            (spoken(t5, list(run)), weight) for weight, run in groupby(tokens, key=lambda pair: pair[1]) if weight != 1
+        ),
+    )
+
+
+def spoken(t5: Encoder, tokens: Sequence[Token]) -> str:
+    """The first words of these tokens, for people."""
+    numbers = [token if isinstance(token, int) else UNKNOWN for token, _ in tokens[: 4 * NUM_TOLD]]
+    words = t5.tokenizer.tokenizer.decode(numbers).split()
+    return " ".join(words[:NUM_TOLD])

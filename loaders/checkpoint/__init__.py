@@ -1,0 +1,1 @@
+"""What a file is, checked against the model, and written again."""

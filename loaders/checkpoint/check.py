@@ -1,0 +1,77 @@
+"""Checks a file's tensors against the model that they are meant for. Nothing may be missing, left over or misshapen."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ...chroma_model import ChromaConfig, ChromaTransformer
+from ..files.read import Header
+from .approximator import fill_approximator
+from .detect import Detection
+from .keys import FLAGS
+
+NUM_NAMED = 5  # how many offending tensors an error names
+
+
+def expected_shapes(config: ChromaConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a model of these sizes, from the model itself."""
+    with torch.device("meta"):
+        model = ChromaTransformer(config)
+        fill_approximator(model, config)
+    return {name: tuple(p.shape) for name, p in model.state_dict().items() if name not in FLAGS}
+
+
+def check(header: Header, detection: Detection) -> None:
+    """Raises ValueError naming every kind of mismatch between the file and the model that its sizes imply."""
+    expected = expected_shapes(detection.config)
+    missing = [name for name in expected if name not in detection.tensors]
+    if missing:
+        raise ValueError(f"{header.name}: {listed(missing)} missing. The file is incomplete; download it again")
+    unknown = [p.file_name for name, parts in detection.tensors.items() if name not in expected for p in parts]
+    if unknown:
+        raise ValueError(
+            f"{header.name}: {listed(unknown)} not part of Chroma. The file holds more than one model or a variant "
+            "that this version does not know; take an unmodified checkpoint"
+        )
+    for name, shape in expected.items():
+        parts = detection.tensors[name]
+        found = (sum(p.storage.shape[0] for p in parts), *parts[0].storage.shape[1:]) if shape else ()
+        if found != shape:
+            raise ValueError(
+                f"{header.name}: tensor {' + '.join(p.file_name for p in parts)} has shape {found}, expected {shape} "
+                "beside the other tensors of this file. The file is damaged or was edited; take an unmodified checkpoint"
+            )
+
+
+def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
+    """Names of tensors that hold NaN or infinity.
+
+    sample: look at vectors and at the first, middle and last row of each matrix only, so that a mapped file of many
+            gigabytes is not read for it.
+    """
+    bad = []
+    for name, tensor in tensors.items():
+        part = tensor
+        if type(tensor) is not Tensor and type(tensor) is not Parameter:
+            if sample:
+                continue  # packed: its bytes say nothing, and unpacking a whole model takes as long as a run
+            part = tensor.dequantize()
+        if sample and tensor.ndim == 2 and tensor.shape[0] > 2:
+            part = tensor[[0, tensor.shape[0] // 2, -1]]
+        if not part.is_floating_point():
+            continue
+        part = part.float()  # not every type can be asked
+        if not torch.isfinite(part.sum()) and not torch.isfinite(part).all():
+            bad.append(name)
+    return bad
+
+
+def listed(names: list[str]) -> str:
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    plural = "tensors" if len(names) > 1 else "tensor"
+    verb = "are" if len(names) > 1 else "is"
+    return f"{plural} {', '.join(names[:NUM_NAMED])}{more} {verb}"

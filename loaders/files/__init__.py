@@ -1,0 +1,1 @@
+"""Weight files: headers first, tensors mapped. Renames nothing."""

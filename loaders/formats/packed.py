@@ -1,0 +1,81 @@
+"""Weights packed in the layouts that the host lacks: unpacking them, and changing them without packing anew.
+
+Shapes: N output rows, K inputs, R rank.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import ggml
+from .recognise import SCALED_FORMATS
+
+# Written anew when a LoRA changes them: with unbiased rounding that costs little at 8 bits (0.93 % in all),
+# and nothing per step. Coarser types keep their packed values and carry the change beside them, exactly.
+REWRITTEN = ("Q8_0",)
+RANKS = (32, 64, 128, 256)  # tried in turn; two usual LoRAs fit the first
+OVERSAMPLING = 8
+LOW_RANK_TOLERANCE = 0.01  # of the change itself
+INT8_MAX = 127
+FUSES = ("cpu", "cuda", "xpu")  # devices whose kernels take operands of several types and round once into a third
+
+
+class Change(NamedTuple):
+    """What is added to a packed weight: up (N, R) @ down (R, K), or delta (N, K) int8 times delta_scale (N, 1)."""
+
+    up: Tensor | None = None
+    down: Tensor | None = None
+    delta: Tensor | None = None
+    delta_scale: Tensor | None = None
+
+
+def unpack(packed: Tensor, scale: Tensor | None, format: str, dtype: torch.dtype) -> Tensor:
+    """The weight (N, K) in dtype.
+
+    packed: uint8 (N, bytes of a row) for GGML's types, else elements (N, K).
+    scale:  (N,), (N, 1) or (N/n, K/k[, 1]) float for SCALED_FORMATS.
+    format: a packed name of `ggml.GGML_TYPES` or one of SCALED_FORMATS.
+    """
+    if format not in SCALED_FORMATS:
+        return ggml.dequantise(packed, format, dtype)
+    rows, columns = packed.shape
+    n, k = (rows, 1) if format.endswith("_rowwise") else scale.shape[:2]
+    elements = packed.to(dtype).view(n, rows // n, k, columns // k)  # 8 bits are exact in every type
+    scale = scale.float().view(n, 1, k, 1)
+    if packed.device.type in FUSES:  # in float32 inside, rounded once
+        return torch.mul(elements, scale, out=torch.empty_like(elements)).view(rows, columns)
+    return (elements * scale).to(dtype).view(rows, columns)
+
+
+def change_between(wanted: Tensor, kept: Tensor, dtype: torch.dtype | None = None) -> Change:
+    """What must be added to `kept` for `wanted`, both (N, K) in the same type; the factors come in dtype, if given.
+
+    A LoRA's change has low rank and comes back as two factors; any other as int8 with a scale per row, whose own error
+    is 1 % of the change.
+    """
+    difference = wanted.float() - kept.float()
+    size = difference.norm()
+    # The sum was rounded to the type it was made in: by 0.21 eps of a weight in the mean (0.17 % for bfloat16).
+    noise = 0.25 * torch.finfo(wanted.dtype).eps * wanted.float().norm()
+    allowed = torch.maximum(LOW_RANK_TOLERANCE * size, noise)
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    for rank in RANKS:
+        if rank + OVERSAMPLING >= min(difference.shape):
+            break
+        # Randomised range finder: Halko, Martinsson and Tropp, 2011, algorithm 4.1.
+        probe = torch.randn(difference.shape[1], rank + OVERSAMPLING, generator=generator).to(difference)
+        basis = torch.linalg.qr(difference @ probe).Q
+        down = basis.T @ difference
+        if (size.square() - down.norm().square()).clamp_min(0).sqrt() <= allowed:  # the basis is orthonormal
+            u, s, v = torch.linalg.svd(down, full_matrices=False)
+            needed = int(
+                (s > s[0] * torch.finfo(torch.float32).eps * down.shape[1]).sum()
+            )  # no rank for rounding noise
+            root = s[:needed].sqrt()
+            up, down = basis @ u[:, :needed] * root, root[:, None] * v[:needed]
+            return Change(up=up.to(dtype or wanted.dtype), down=down.to(dtype or wanted.dtype))
+    scale = difference.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / INT8_MAX
+    return Change(delta=(difference / scale).round().to(torch.int8), delta_scale=scale)

@@ -1,0 +1,1 @@
+"""LoRA files: which layer of the model each tensor is for."""

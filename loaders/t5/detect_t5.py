@@ -1,0 +1,259 @@
+"""DATA and rules: T5 encoders in files, under Hugging Face's names or llama.cpp's. Pure: no weight is read.
+
+Every size is read off a shape. Names without a prefix are Hugging Face's, which the host's encoder has too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Mapping
+
+import torch
+
+from ..checkpoint.check import listed
+from ..checkpoint.detect import layer_markers, refuse_bitsandbytes, split_scales
+from ..checkpoint.keys import OLD_MARKER, OTHER_MODELS
+from ..files.read import Header
+from ..formats.recognise import FLOAT_DTYPES, storage_of
+from ..tensor_info import Part
+from .encoder import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, RELATIVE_BIAS, T5Config, expected_shapes
+
+VOCABULARY = range(32_100, 32_129)  # T5's tokenizer has 32,100 words, its published embeddings 28 spare rows
+
+# What stands before this in the names is the prefix; the layer with the most such names is the encoder.
+SIGNATURES = {
+    "Hugging Face": re.compile(r"(|.*\.)encoder\.block\.\d+\.layer\.0\.SelfAttention\.q\.weight"),
+    "llama.cpp": re.compile(r"(|.*\.)enc\.blk\.\d+\.attn_q\.weight"),
+}
+LLAMA_CPP = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
+LLAMA_CPP_BLOCK = {
+    **{f"attn_{x}": f"layer.0.SelfAttention.{x}" for x in "qkvo"},
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "attn_norm": "layer.0.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",  # `wi` where there is no gate
+    "ffn_down": "layer.1.DenseReluDense.wo",
+    "ffn_norm": "layer.1.layer_norm",
+}
+LLAMA_CPP_NAME = re.compile(r"enc\.blk\.(\d+)\.(\w+)\.weight")
+BLOCK = re.compile(r"encoder\.block\.(\d+)\.")
+
+# Of a whole T5, or of the host's and other programs' files: not part of the encoder.
+DROPPED = ("decoder.", "dec.", "lm_head.", "output.weight", "logit_scale", "spiece_model")
+PARENT_DROPPED = ("logit_scale",)  # beside `transformer.`, where the host has saved an encoder
+
+# Part of a name -> what the file is, where it is no T5. The first that is found is told.
+NO_T5 = (
+    *((part, what) for part, what in OTHER_MODELS if "LoRA" in what),
+    ("distilled_guidance_layer.", "a Chroma model; it belongs in models/diffusion_models"),
+    ("double_blocks.0.", "FLUX; it belongs in models/diffusion_models"),
+    ("model.encoder.layers.0.pre_self_attn_layernorm.", "T5Gemma, another model than T5"),
+    ("text_model.encoder.layers.30.", "CLIP-G, a text encoder of SDXL"),
+    ("text_model.encoder.layers.22.", "CLIP-H, the text encoder of Stable Diffusion 2"),
+    ("text_model.encoder.layers.0.", "CLIP-L, a text encoder of Stable Diffusion and FLUX"),
+    ("transformer.resblocks.0.", "CLIP, a text encoder of Stable Diffusion"),
+    ("vision_model.", "CLIP's image encoder; it belongs in models/clip_vision"),
+    ("model.layers.0.", "a language model (LLaMA, Qwen, Gemma or alike)"),
+    ("blk.0.attn_", "a language model"),
+    *OTHER_MODELS,
+)
+NEEDED = "Chroma needs T5-XXL v1.1 (t5xxl) or flan-T5-xxl"
+
+
+@dataclass(frozen=True)
+class T5Detection:
+    """What a file holds; the fields that `host/model/weights.StateBuilder` reads are as in `checkpoint/detect.Detection`.
+
+    dropped: names in the file of a whole T5's decoder and the like, which no encoder has.
+    others:  number of tensors before other prefixes, of an all-in-one file.
+    """
+
+    variant: str
+    layout: str
+    config: T5Config
+    prefix: str
+    dtype: torch.dtype
+    tensors: Mapping[str, tuple[Part, ...]]
+    formats: Mapping[str, int]
+    dropped: tuple[str, ...]
+    others: int
+    num_parameters: int
+
+
+def detect_t5(header: Header) -> T5Detection:
+    """Recognises a T5 encoder, alone, in a whole T5 or in an all-in-one file.
+
+    raises: ValueError that names the file, what was found and what to do: another model, another vocabulary, a missing,
+            misshapen or unknown tensor, or a storage type that is not supported.
+    """
+    layout, prefix = _layout_of(header)
+    refuse_bitsandbytes(header)
+    names, dropped, others = _names(header, layout, prefix)
+    old_marker = next((info for name, info in header.tensors.items() if _is_old_marker(name, prefix)), None)
+    markers = layer_markers(header, names, prefix)
+    plain, scales = split_scales(names)
+    tensors: dict[str, tuple[Part, ...]] = {}
+    for name, file_name in plain.items():
+        stem = name.removesuffix(".weight")
+        own = scales.pop(stem, {}) if name.endswith(".weight") else {}
+        storage = storage_of(
+            f"{header.name}: tensor {file_name}",
+            header.tensors[file_name],
+            {role: header.tensors[n] for role, n in own.items()},
+            markers.get(stem),
+            old_marker,
+        )
+        tensors[name] = (Part(file_name, storage, own),)
+    lost = [n for own in scales.values() for n in own.values()]
+    if lost:
+        raise ValueError(f"{header.name}: {lost[0]} is a scale without its weight. The file is incomplete")
+
+    config = _config(header, {name: parts[0].storage.shape for name, parts in tensors.items()})
+    expected = expected_shapes(config)
+    _check(header.name, expected, tensors)
+    every = [parts[0] for parts in tensors.values()]
+    sizes = Counter[torch.dtype]()
+    for part in every:
+        info = header.tensors[part.file_name]
+        if info.dtype in FLOAT_DTYPES:
+            sizes[info.dtype] += info.numel
+    return T5Detection(
+        variant="T5 v1.1" if config.gated else "T5",
+        layout=layout,
+        config=config,
+        prefix=prefix,
+        dtype=sizes.most_common(1)[0][0] if sizes else torch.bfloat16,
+        tensors=tensors,
+        formats=Counter(part.storage.format for part in every if part.storage.format is not None),
+        dropped=dropped,
+        others=others,
+        num_parameters=sum(torch.Size(shape).numel() for shape in expected.values()),
+    )
+
+
+def llama_cpp_name(name: str, gated: bool) -> str:
+    """Hugging Face's name of a tensor from llama.cpp's; unchanged where no rule knows it."""
+    found = LLAMA_CPP_NAME.fullmatch(name)
+    if found is None:
+        return LLAMA_CPP.get(name.removesuffix(".weight"), name.removesuffix(".weight")) + ".weight"
+    block, layer = found.groups()
+    if layer not in LLAMA_CPP_BLOCK:
+        return name
+    theirs = LLAMA_CPP_BLOCK[layer]
+    if layer == "ffn_up" and not gated:
+        theirs = theirs.removesuffix("_1")
+    return f"encoder.block.{block}.{theirs}.weight"
+
+
+def _layout_of(header: Header) -> tuple[str, str]:
+    """(layout, prefix)."""
+    for layout, signature in SIGNATURES.items():
+        found = Counter(match.group(1) for name in header.tensors if (match := signature.fullmatch(name)))
+        if found:
+            return layout, found.most_common(1)[0][0]
+    what = next((what for part, what in NO_T5 if any(part in name for name in header.tensors)), None)
+    sample = ", ".join(list(header.tensors)[:3]) or "no tensors"
+    architecture = header.metadata.get("general.architecture")
+    told = f"it looks like {what}" if what else f"it begins with {sample}"
+    told += f", its architecture is {architecture}" if isinstance(architecture, str) else ""
+    raise ValueError(f"{header.name}: not a T5 text encoder; {told}. {NEEDED}")
+
+
+def _names(header: Header, layout: str, prefix: str) -> tuple[dict[str, str], tuple[str, ...], int]:
+    """(name -> name in the file of the encoder's tensors, names that are left out, number of other models' tensors)."""
+    gated = any(".ffn_gate." in name for name in header.tensors)
+    parent = prefix.removesuffix("transformer.")
+    names: dict[str, str] = {}
+    dropped: list[str] = []
+    others = 0
+    for file_name in header.tensors:
+        if _is_old_marker(file_name, prefix):
+            continue
+        if not file_name.startswith(prefix):
+            if file_name.startswith(parent) and file_name.removeprefix(parent) in PARENT_DROPPED:
+                dropped.append(file_name)
+            else:
+                others += 1
+            continue
+        name = file_name.removeprefix(prefix)
+        if name.startswith(DROPPED):
+            dropped.append(file_name)
+            continue
+        names[llama_cpp_name(name, gated) if layout == "llama.cpp" else name] = file_name
+    copies = [n for n in names if n.startswith(EMBEDDING_COPY.removesuffix("weight"))]  # with scales and markers
+    if EMBEDDING in names:
+        dropped += [names.pop(n) for n in copies]
+    else:
+        for name in copies:
+            names["shared." + name.removeprefix("encoder.embed_tokens.")] = names.pop(name)
+    return names, tuple(dropped), others
+
+
+def _is_old_marker(file_name: str, prefix: str) -> bool:
+    stem, _, last = file_name.rpartition(".")
+    return last == OLD_MARKER and f"{prefix}.".startswith(stem)
+
+
+def _config(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> T5Config:
+    def shape(name: str) -> tuple[int, int]:
+        if name not in shapes:
+            raise ValueError(f"{header.name}: tensor {name} is missing. The file is incomplete; download it again")
+        found = shapes[name]
+        if len(found) != 2 or 0 in found:
+            raise ValueError(f"{header.name}: tensor {name} has shape {found}, expected 2 sizes. The file is damaged")
+        return found
+
+    vocab_size, width = shape(EMBEDDING)
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    counted = {"embedding": vocab_size, **({"tokenizer": len(tokens)} if isinstance(tokens, list) else {})}
+    for part, count in counted.items():
+        if count not in VOCABULARY:
+            raise ValueError(
+                f"{header.name}: its {part} has {count:,} words, T5's has {VOCABULARY.start:,} to "
+                f"{VOCABULARY.stop - 1:,}; it is another kind of T5 (UMT5, mT5 and ByT5 have other words). {NEEDED}"
+            )
+    blocks = {int(found.group(1)) for name in shapes if (found := BLOCK.match(name))}
+    num_layers = max(blocks) + 1
+    if len(blocks) != num_layers:
+        lost = [f"encoder.block.{i}" for i in range(num_layers) if i not in blocks]
+        raise ValueError(f"{header.name}: {', '.join(lost[:5])} missing. The file is incomplete; download it again")
+    announced = header.metadata.get(f"{header.metadata.get('general.architecture')}.block_count", num_layers)
+    if announced != num_layers:
+        raise ValueError(
+            f"{header.name}: holds {num_layers} layers, its header announces {announced}. "
+            "The file is incomplete; download it again"
+        )
+    buckets, num_heads = shape(RELATIVE_BIAS)
+    inner = shape("encoder.block.0.layer.0.SelfAttention.q.weight")[0]
+    if buckets != NUM_BUCKETS or inner % num_heads:
+        raise ValueError(
+            f"{header.name}: {inner} rows of queries, {num_heads} heads and {buckets} buckets of positions do not fit, "
+            f"expected {NUM_BUCKETS} buckets and a multiple of the heads. The file is damaged"
+        )
+    return T5Config(
+        vocab_size=vocab_size,
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        head_dim=inner // num_heads,
+        mlp_dim=shape("encoder.block.0.layer.1.DenseReluDense.wo.weight")[1],
+        gated="encoder.block.0.layer.1.DenseReluDense.wi.weight" not in shapes,
+    )
+
+
+def _check(file: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, tuple[Part, ...]]) -> None:
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        raise ValueError(f"{file}: {listed(missing)} missing. The file is incomplete; download it again")
+    unknown = [parts[0].file_name for name, parts in tensors.items() if name not in expected]
+    if unknown:
+        raise ValueError(f"{file}: {listed(unknown)} not part of T5's encoder. {NEEDED}, unmodified")
+    for name, shape in expected.items():
+        part = tensors[name][0]
+        if part.storage.shape != shape:
+            raise ValueError(
+                f"{file}: tensor {part.file_name} has shape {part.storage.shape}, expected {shape} beside the other "
+                "tensors of this file. The file is damaged; download it again"
+            )

@@ -1,0 +1,155 @@
+"""Schedules as a picture: sigma over steps, with a legend."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+OVERSAMPLING = 2  # drawn so much larger and then reduced, for smooth lines
+MAX_DOTS = 80  # steps of a curve up to which each sigma has a dot
+STEP_GAPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # steps between marks of the axis
+MAX_MARKS = 12  # of the axis of steps
+
+
+@dataclass(frozen=True)
+class Theme:
+    ground: str
+    text: str
+    grid: str
+    half: str  # the line at 0.5
+    lines: tuple[str, ...]  # Okabe and Ito's colours, which colour-blind eyes tell apart
+
+
+THEMES = {
+    "light": Theme("#ffffff", "#222222", "#dddddd", "#999999", ("#0072b2", "#d55e00", "#009e73", "#b0579a")),
+    "dark": Theme("#1e1e1e", "#e6e6e6", "#3a3a3a", "#808080", ("#56b4e9", "#e69f00", "#00c896", "#e28bc0")),
+}
+
+
+def legend_line(label: str, sigmas: list[float]) -> str:
+    """What the legend says of a schedule: its number of steps, first and last values, steps above 0.5."""
+    if len(sigmas) < 2:
+        return f"{label}: no steps"
+    steps = len(sigmas) - 1
+    above = sum(s > 0.5 for s in sigmas[:-1])
+    start = f"{sigmas[0]:.4g} to {sigmas[-2]:.4g}" if steps > 1 else f"{sigmas[0]:.4g}"
+    return f"{label}: {steps} step{'s' * (steps > 1)}, {start}, then {sigmas[-1]:.4g}; {above} above 0.5"
+
+
+def plot(schedules: list[tuple[str, Tensor]], width: int = 1024, height: int = 640, theme: str = "light") -> Tensor:
+    """Schedules over their steps: sigma upwards, steps to the right, a legend with their figures above.
+
+    schedules: label and (n,) sigmas each, at most four.
+    width, height: of the picture in pixels.
+    theme:     a name of THEMES.
+    returns:   (1, height, width, 3) float32 in [0, 1].
+    raises:    ValueError naming a schedule that is no list of finite numbers, or an unknown theme.
+    """
+    if theme not in THEMES:
+        raise ValueError(f"theme {theme!r} is not known. Choose one of: {', '.join(THEMES)}")
+    curves = []
+    for label, sigmas in schedules:
+        if sigmas.ndim != 1 or not bool(sigmas.isfinite().all()):
+            raise ValueError(
+                f"{label}: sigmas of the shape {tuple(sigmas.shape)} are no list of finite numbers; connect a scheduler's "
+                "SIGMAS"
+            )
+        curves.append((label, sigmas.float().cpu().tolist()))
+    image = Canvas(width, height, THEMES[theme]).draw(curves)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
+
+
+class Canvas:
+    """One picture in the making; lengths are in pixels of the drawing, which is OVERSAMPLING times as large."""
+
+    def __init__(self, width: int, height: int, theme: Theme):
+        self.theme = theme
+        self.unit = OVERSAMPLING * min(max(min(width / 1024, height / 640), 0.6), 2.5)  # a pixel at 1024 x 640
+        self.image = Image.new("RGB", (width * OVERSAMPLING, height * OVERSAMPLING), theme.ground)
+        self.pen = ImageDraw.Draw(self.image)
+
+    def draw(self, curves: list[tuple[str, list[float]]]) -> Image.Image:
+        u = self.unit
+        lines = [legend_line(label, sigmas) for label, sigmas in curves]
+        room = self.image.width - 80 * u
+        size = 19 * u
+        while size > 8 * OVERSAMPLING and max(self._font(size).getlength(line) for line in lines) > room:
+            size -= u
+        top = 20 * u
+        for i, line in enumerate(lines):
+            self._legend(line, i, 30 * u, top + size / 2, size)
+            top += 1.4 * size
+        self.box = (70 * u, top + 14 * u, self.image.width - 30 * u, self.image.height - 58 * u)
+        self.steps = max([len(sigmas) - 1 for _, sigmas in curves] + [1])
+        self.highest = math.ceil(max([s for _, sigmas in curves for s in sigmas] + [1.0]))
+        self._axes()
+        for i, (_, sigmas) in enumerate(curves):
+            self._curve(sigmas, i)
+        return self.image.reduce(OVERSAMPLING)
+
+    def _font(self, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+        return ImageFont.load_default(size=max(round(size), 8))
+
+    def _at(self, step: float, sigma: float) -> tuple[float, float]:
+        left, top, right, bottom = self.box
+        return left + (right - left) * step / self.steps, bottom - (bottom - top) * sigma / self.highest
+
+    def _legend(self, line: str, i: int, x: float, y: float, size: float) -> None:
+        self.pen.line([(x, y), (x + 28 * self.unit, y)], fill=self.theme.lines[i], width=round(3.5 * self.unit))
+        self._marker(x + 14 * self.unit, y, i)
+        self.pen.text((x + 38 * self.unit, y), line, fill=self.theme.text, font=self._font(size), anchor="lm")
+
+    def _axes(self) -> None:
+        u, font, theme = self.unit, self._font(16 * self.unit), self.theme
+        thin = max(round(u), 1)
+        for i in range(11):
+            sigma = self.highest * i / 10
+            (left, y), (right, _) = self._at(0, sigma), self._at(self.steps, sigma)
+            self.pen.line([(left, y), (right, y)], fill=theme.grid, width=thin)
+            if i % 2 == 0:
+                self.pen.text((left - 8 * u, y), f"{sigma:.3g}", fill=theme.text, font=font, anchor="rm")
+        gap = next((g for g in STEP_GAPS if self.steps / g <= MAX_MARKS), STEP_GAPS[-1])
+        for step in range(0, self.steps + 1, gap):
+            x, bottom = self._at(step, 0)
+            self.pen.line([(x, bottom), (x, self.box[1])], fill=theme.grid, width=thin)
+            self.pen.text((x, bottom + 8 * u), str(step), fill=theme.text, font=font, anchor="ma")
+        self.pen.line([self._at(0, 0.5), self._at(self.steps, 0.5)], fill=theme.half, width=round(2 * u))
+        self.pen.line([self._at(0, 0), self._at(self.steps, 0)], fill=theme.text, width=round(1.5 * u))
+        self.pen.line([self._at(0, 0), self._at(0, self.highest)], fill=theme.text, width=round(1.5 * u))
+        middle = (self.box[0] + self.box[2]) / 2
+        self.pen.text((middle, self.image.height - 8 * u), "step", fill=theme.text, font=font, anchor="md")
+        self._upright("sigma", font)
+
+    def _upright(self, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
+        left, top, right, bottom = (round(n) for n in font.getbbox(text))
+        stamp = Image.new("RGB", (right + 2, bottom + 2), self.theme.ground)
+        ImageDraw.Draw(stamp).text((0, 0), text, fill=self.theme.text, font=font)
+        stamp = stamp.rotate(90, expand=True)
+        middle = (self.box[1] + self.box[3]) / 2
+        self.image.paste(stamp, (round(6 * self.unit), round(middle - stamp.height / 2)))
+
+    def _curve(self, sigmas: list[float], i: int) -> None:
+        points = [self._at(step, sigma) for step, sigma in enumerate(sigmas)]
+        if len(points) > 1:
+            self.pen.line(points, fill=self.theme.lines[i], width=round(3 * self.unit), joint="curve")
+        if len(points) <= MAX_DOTS + 1:
+            for x, y in points:
+                self._marker(x, y, i)
+
+    def _marker(self, x: float, y: float, i: int) -> None:
+        """A disc, square, diamond or triangle, so that curves can be told apart without colours."""
+        r, colour = 5 * self.unit, self.theme.lines[i]
+        if i == 0:
+            self.pen.ellipse([x - r, y - r, x + r, y + r], fill=colour)
+            return
+        corners = {
+            1: [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
+            2: [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
+            3: [(0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
+        }[i]
+        self.pen.polygon([(x + a * r, y + b * r) for a, b in corners], fill=colour)

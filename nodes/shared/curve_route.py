@@ -1,0 +1,109 @@
+"""POST /chroma/curve: a schedule's numbers for the front end, which draws them on the nodes while a slider is dragged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Any, Mapping
+
+import comfy.model_sampling
+from aiohttp import web
+from server import PromptServer
+from torch import Tensor
+
+from ...samplers.schedules import CURVES, PIXELS_PER_TOKEN, check_parameters, curve_points, flux_mu
+
+PATH = "/chroma/curve"
+MAX_DRAWN = 1000  # steps; a node is some hundred pixels wide
+MAX_COMPUTED = 10_000  # steps of the longer schedule that denoise takes its end from: 10 ms of a slider's drag
+MAX_ERROR = 600  # characters
+SWITCHES = ("pin_first", "keep_steps")
+KEYS = ("curve", "steps", "params", "denoise", *SWITCHES, "shift")
+MODELS = ("fixed_shift", "flux_shift")  # a model's own sigmas are one of these curves
+
+
+def drawn(query: Any) -> dict[str, Any]:
+    """What the front end draws.
+
+    query:     `curve` and `steps`; optional: `params`, `denoise`, `pin_first`, `keep_steps` as in `schedules.schedule`, and
+               `shift`, the model's: a curve of MODELS with its parameters, {"curve": "fixed_shift", "shift": 3}.
+    returns:   `sigmas`, a list as from `schedules.schedule`, and `shift`, the model's as a number: None for a curve that
+               does not follow it.
+    raises:    ValueError in one line for anything else.
+    """
+    _object("the query", query, KEYS)
+    name, steps, denoise = query.get("curve"), query.get("steps"), query.get("denoise", 1.0)
+    if not isinstance(name, str) or name not in CURVES:
+        raise ValueError(f"curve {name!r} is not known. Choose one of: {', '.join(CURVES)}")
+    params = _object(f"{name}: params", query.get("params", {}), CURVES[name].defaults)
+    switches = {key: query.get(key, False) for key in SWITCHES}
+    for key, value in switches.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}: {key} is {value!r}; allowed is true or false")
+    if _is_number(steps) and _is_number(denoise) and denoise > 0:
+        if steps > MAX_DRAWN or (steps > 0 and steps / denoise > MAX_COMPUTED):
+            raise ValueError(
+                f"{steps} steps at denoise {denoise} are not drawn here: at most {MAX_DRAWN}, and {MAX_COMPUTED} / denoise"
+            )
+    sigmas, shift = model_sigmas(query.get("shift"))
+    points = curve_points(name, steps, params, sigmas, denoise=denoise, **switches)
+    return {"sigmas": points, "shift": shift if CURVES[name].from_table else None}
+
+
+def model_sigmas(shift: Any) -> tuple[Tensor, float]:
+    """The sigmas of a model, rising, as the host makes them for it, and its shift.
+
+    shift:     None for a model as Chroma was trained, else as in `drawn`.
+    raises:    ValueError in one line.
+    """
+    if shift is None:
+        shift = {"curve": "fixed_shift", "shift": 1.0}
+    if not isinstance(shift, Mapping) or shift.get("curve") not in MODELS:
+        raise ValueError(f"shift is {shift!r}; allowed is an object whose curve is one of: {', '.join(MODELS)}")
+    name = shift["curve"]
+    params = {**CURVES[name].defaults, **shift}
+    del params["curve"]
+    _object(f"shift: {name}", params, CURVES[name].defaults)
+    check_parameters(name, params)
+    if name == "fixed_shift":
+        sampling, value = comfy.model_sampling.ModelSamplingDiscreteFlow(), params["shift"]
+        sampling.set_parameters(shift=value, multiplier=1.0)
+    else:
+        tokens = params["width"] * params["height"] / PIXELS_PER_TOKEN
+        mu = flux_mu(tokens, params["base_shift"], params["max_shift"])
+        sampling, value = comfy.model_sampling.ModelSamplingFlux(), math.exp(mu)
+        sampling.set_parameters(shift=mu)
+    return sampling.sigmas, value
+
+
+async def answer(request: web.Request) -> web.Response:
+    """`drawn` over HTTP; 400 with its one line under `error`. Works in a thread: a long schedule must not hold up others."""
+    try:
+        query = json.loads(await request.read())
+        return web.json_response(await asyncio.to_thread(drawn, query))
+    except (ValueError, OverflowError, RecursionError) as problem:  # of the query, or of its JSON
+        return web.json_response({"error": cut(str(problem))}, status=400)
+
+
+def cut(text: str) -> str:
+    """An error without the middle of what it repeats of a long query; what is allowed stands at its end."""
+    return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR // 2]} ... {text[-MAX_ERROR // 2 :]}"
+
+
+def _object(what: str, found: Any, allowed: Any) -> Mapping[str, Any]:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{what} is {found!r}; allowed is an object")
+    if unknown := sorted(set(found) - set(allowed)):
+        raise ValueError(f"{what}: {unknown[0]} is not known ({', '.join(allowed) or 'nothing'})")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def register() -> None:
+    """Puts the route on the server; there is none where the nodes are loaded without one."""
+    if hasattr(PromptServer, "instance"):
+        PromptServer.instance.routes.post(PATH)(answer)

@@ -1,0 +1,104 @@
+"""Which files the loaders offer, and where they lie."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ...loaders.checkpoint.keys import APPROXIMATOR
+from ...loaders.files.read import GGUF_SUFFIX, INDEX_SUFFIX, SAFETENSORS_SUFFIXES, SHARD, read_header
+
+DIFFUSION_FOLDERS = ("diffusion_models", "unet_gguf")  # the second exists where a GGUF pack has registered it
+CHECKPOINTS = "checkpoints"
+HOW_TO_ADD = "Put it into ComfyUI/models/{folder} and refresh the page"
+
+
+def listed(folders: tuple[str, ...]) -> dict[str, str]:
+    """Name -> path of the model files in folders of these kinds: what the host lists, GGUF, and sharded models.
+
+    The parts of a sharded model are one entry, their index.
+    """
+    found: dict[str, str] = {}
+    for kind in folders:
+        if kind not in folder_paths.folder_names_and_paths:
+            continue
+        for name in folder_paths.get_filename_list(kind):
+            path = folder_paths.get_full_path(kind, name)
+            shard = SHARD.match(path or "")
+            if path and not (shard and os.path.isfile(shard.group(1) + INDEX_SUFFIX)):
+                found.setdefault(name, path)
+        for root in folder_paths.get_folder_paths(kind):
+            found.update({name: path for name, path in WALKS.files(root).items() if name not in found})
+    return found
+
+
+def modified(folder: str) -> float | None:
+    """When a folder changed last, None if it is gone."""
+    try:
+        return os.path.getmtime(folder)
+    except OSError:
+        return None
+
+
+class Walks:
+    """Files that the host does not list, by folder. A folder is read again when its time or that of one below changes,
+    as the host does it: lists are asked for at every queued prompt, and model folders may lie on a network."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[dict[str, float], dict[str, str]]] = {}
+
+    def files(self, root: str) -> dict[str, str]:
+        """Name below root -> path, of GGUF files and indices of shards."""
+        times, found = self._seen.get(root, ({}, {}))
+        if times and all(modified(folder) == t for folder, t in times.items()):
+            return found
+        times, found = {}, {}
+        for folder, folders, names in os.walk(root, followlinks=True):
+            folders[:] = [name for name in folders if name != ".git"]
+            times[folder] = os.path.getmtime(folder)
+            for name in names:
+                if name.lower().endswith(GGUF_SUFFIX) or name.endswith(INDEX_SUFFIX):
+                    path = os.path.join(folder, name)
+                    found[os.path.relpath(path, root)] = path
+        self._seen[root] = times, found
+        return found
+
+
+WALKS = Walks()
+
+
+def model_files() -> list[str]:
+    """Names of diffusion models, and of all-in-one checkpoints that hold a Chroma."""
+    names = set(listed(DIFFUSION_FOLDERS))
+    names |= {name for name, path in listed((CHECKPOINTS,)).items() if holds_chroma(path)}
+    return sorted(names, key=str.lower)
+
+
+def model_path(name: str) -> str:
+    """raises: ValueError if the name is not one of the listed files."""
+    path = listed(DIFFUSION_FOLDERS).get(name) or listed((CHECKPOINTS,)).get(name)
+    if path is None:
+        raise ValueError(f"{name}: not among the model files. {HOW_TO_ADD.format(folder='diffusion_models')}")
+    return path
+
+
+def holds_chroma(path: str) -> bool:
+    """Whether a safetensors file has an Approximator in it; told from its header, once per version of the file."""
+    if not path.lower().endswith(SAFETENSORS_SUFFIXES):
+        return False
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return False
+    return _holds_chroma(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _holds_chroma(path: str, mtime: int, size: int) -> bool:
+    try:
+        return any(APPROXIMATOR in name for name in read_header(Path(path)).tensors)
+    except (ValueError, OSError):  # a damaged checkpoint of somebody else's is not for this list to complain about
+        return False

@@ -1,0 +1,1 @@
+"""Text as Chroma takes it: tokens and limits, tags. Pure: no host, no weight."""

@@ -1,0 +1,133 @@
+"""DATA and rules: how a prompt becomes Chroma's text tokens, and what a person is told of it. Pure: no host, no weight.
+
+Training gave T5 512 tokens and masked the pads in its attention; the transformer then saw the valid tokens and one pad.
+Rows of masked pads touch nothing else, so T5 on the valid tokens and one masked pad gives those rows at their own cost.
+A token is counted with its `</s>` throughout, as the 512 are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from ..constants import MAX_TOKENS, SHORT_NEGATIVE
+
+BAR_CELLS = 20
+NUM_TOLD = 8  # words or weights that a line names at most
+
+# What T5's tokenizer calls a token: its number, or the vector that an `embedding:` file has for it; with its weight.
+Token = tuple[Any, float]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """masked: T5's attention does not see the pad. num_pads: rows after the valid ones. told: the mode in words."""
+
+    masked: bool
+    num_pads: int
+    told: str
+
+
+LEGACY = "legacy"
+MODES: dict[str, Mode | None] = {
+    "exact": Mode(True, 1, "exact: T5 with its mask, one pad, as trained"),
+    "one pad": Mode(False, 1, "one pad: T5 without its mask, so the pad is in every token's embedding"),
+    "no pad": Mode(False, 0, "no pad: the valid tokens alone"),
+    LEGACY: None,  # the host's own encoder, with one pad
+}
+LEGACY_TOLD = "legacy: ComfyUI's own encoder and its padding, min_padding 1"
+LIMITS = ("truncate", "chunk and concatenate", "error")
+ROLES = ("positive", "negative")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What became of a prompt.
+
+    num_tokens: of the whole text, with `</s>`.
+    chunks:     number of runs of T5.
+    dropped:    tokens that were cut off, and the first of their words.
+    unknown:    tokens for which T5 has no word.
+    weights:    words and weight of every run of tokens whose weight is not 1.
+    """
+
+    num_tokens: int
+    chunks: int = 1
+    dropped: int = 0
+    first_dropped: str = ""
+    unknown: int = 0
+    weights: tuple[tuple[str, float], ...] = ()
+
+
+def chunks(starts: Sequence[bool], size: int) -> list[slice]:
+    """Runs of at most `size` tokens, one after the other, that end before a word wherever one begins in them.
+
+    starts: for each token whether a word begins with it.
+    returns: at least one run, if of no tokens.
+    """
+    out, begin = [], 0
+    while len(starts) - begin > size:
+        end = next((i for i in range(begin + size, begin, -1) if starts[i]), begin + size)
+        out.append(slice(begin, end))
+        begin = end
+    return [*out, slice(begin, len(starts))]
+
+
+def fit(tokens: Sequence[Token], starts: Sequence[bool], limit: str) -> list[list[Token]]:
+    """The tokens of each run of T5, without `</s>`, which each gets. What is missing from them is dropped.
+
+    starts: for each token whether a word begins with it.
+    limit:  one of LIMITS. truncate: cut after 511 tokens, in a word or not, as Chroma's training and diffusers do.
+    raises: ValueError if the limit is not known, or is `error` and the prompt is too long.
+    """
+    size = MAX_TOKENS - 1
+    if limit not in LIMITS:
+        raise ValueError(f"above 512 tokens: {limit!r} is not known (known: {', '.join(LIMITS)})")
+    if limit == "error" and len(tokens) > size:
+        raise ValueError(
+            f"the prompt has {len(tokens) + 1:,} tokens, Chroma takes {MAX_TOKENS}. Shorten it by {len(tokens) - size:,}, or "
+            "choose truncate, or chunk and concatenate"
+        )
+    if limit == "chunk and concatenate":
+        return [list(tokens[run]) for run in chunks(starts, size)]
+    return [list(tokens[:size])]
+
+
+def word_start(starts: Sequence[bool], index: int) -> int:
+    """The token that begins the word to which token `index` belongs."""
+    return next((i for i in range(index, -1, -1) if starts[i]), index)
+
+
+def bar(num_tokens: int) -> str:
+    """How full the prompt is, in text; one cell at least, since `</s>` is always there."""
+    full = min(BAR_CELLS, max(1, round(BAR_CELLS * num_tokens / MAX_TOKENS)))
+    return "█" * full + "░" * (BAR_CELLS - full)
+
+
+def describe(prompt: Prompt, mode: str, role: str) -> str:
+    """What a person is told. mode: one of MODES. role: one of ROLES; it makes no difference but for a hint."""
+    count, kind = prompt.num_tokens, MODES[mode]
+    lines = [f"{bar(count)} {count:,} of {MAX_TOKENS} tokens", kind.told if kind else LEGACY_TOLD]
+    if prompt.weights:
+        told = ", ".join(f"{words} {weight:g}" for words, weight in prompt.weights[:NUM_TOLD])
+        more = len(prompt.weights) - NUM_TOLD
+        lines.append(f"weights: {told}" + (f" and {more} more" if more > 0 else ""))
+    if prompt.chunks > 1:
+        lines.append(
+            f"in {prompt.chunks} chunks, each encoded alone. Chroma has not learnt more than {MAX_TOKENS} tokens"
+        )
+    if prompt.dropped:
+        lines.append(
+            f"WARNING: the last {prompt.dropped:,} tokens are dropped, from “{prompt.first_dropped}” on. Shorten the prompt"
+        )
+    if kind is None and count > MAX_TOKENS:
+        lines.append(f"WARNING: {count - MAX_TOKENS:,} tokens more than Chroma has learnt; legacy has no limit")
+    if prompt.unknown:
+        lines.append(
+            f"{prompt.unknown} tokens are unknown to T5 (emoji and many scripts); they all look alike to the model"
+        )
+    if role == "negative" and 1 < count < SHORT_NEGATIVE:
+        lines.append(
+            f"hint: a negative prompt does best empty, or with {SHORT_NEGATIVE} tokens or more; this has {count}"
+        )
+    return "\n".join(lines)

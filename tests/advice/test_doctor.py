@@ -1,0 +1,707 @@
+"""The Doctor's rules: each on a graph that deserves it, and none on graphs that do not, the pack's own first."""
+
+import copy
+import inspect
+import json
+import math
+import random
+
+import pytest
+import support
+
+doctor = support.dev.load_pack("advice.doctor")
+models = support.dev.load_pack("advice.rules_models")
+queued = support.dev.load_pack("advice.queued_graph")
+presets = support.dev.load_pack("advice.presets")
+HARM, IDLE, HINT = support.dev.load_pack("advice.finding").SEVERITIES
+LONG = "blurred, " * 100
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": ""}}
+
+
+def clean(file="Chroma1-HD.safetensors", loader="ChromaDiffusionLoader", **sampler):
+    """A sound KSampler graph."""
+    sampler = {"steps": 26, "cfg": 3.5, "sampler_name": "euler", "scheduler": "beta", "denoise": 1.0, **sampler}
+    return {
+        "1": node(loader, unet_name=file),
+        "2": node("CLIPLoader", clip_name="t5xxl.safetensors", type="chroma"),
+        "3": node("VAELoader", vae_name="ae.safetensors"),
+        "4": node("ModelSamplingAuraFlow", model=["1", 0], shift=1.0),
+        "5": node("CLIPTextEncode", clip=["2", 0], text="a red fox asleep on a mossy rock"),
+        "6": node("CLIPTextEncode", clip=["2", 0], text=""),
+        "9": node("EmptySD3LatentImage", width=1024, height=1024, batch_size=1),
+        "10": node(
+            "KSampler",
+            model=["4", 0],
+            positive=["5", 0],
+            negative=["6", 0],
+            latent_image=["9", 0],
+            seed=1,
+            **sampler,
+        ),
+        "11": node("VAEDecode", samples=["10", 0], vae=["3", 0]),
+        "12": node("SaveImage", images=["11", 0]),
+    }
+
+
+def custom(file="Chroma1-HD.safetensors", guider="CFGGuider", cfg=3.5, sampler="euler", **scheduler):
+    """The same with SamplerCustomAdvanced."""
+    graph = clean(file)
+    graph["10"] = node(
+        "SamplerCustomAdvanced",
+        noise=["20", 0],
+        guider=["21", 0],
+        sampler=["22", 0],
+        sigmas=["23", 0],
+        latent_image=["9", 0],
+    )
+    graph["20"] = node("RandomNoise", noise_seed=1)
+    graph["21"] = node(guider, model=["4", 0], positive=["5", 0], negative=["6", 0], cfg=cfg)
+    graph["22"] = node("KSamplerSelect", sampler_name=sampler)
+    graph["23"] = node(
+        "BasicScheduler", **{"model": ["4", 0], "scheduler": "beta", "steps": 26, "denoise": 1.0, **scheduler}
+    )
+    return graph
+
+
+def change(graph, key, class_type=None, **inputs):
+    graph[key]["inputs"].update(inputs)
+    graph[key]["class_type"] = class_type or graph[key]["class_type"]
+    return graph
+
+
+def between(graph, class_type, below="10", name="model", key="50", **inputs):
+    """Puts a node before an input."""
+    graph[key] = node(
+        class_type, **{name if name in ("model", "clip") else "conditioning": graph[below]["inputs"][name]}, **inputs
+    )
+    graph[below]["inputs"][name] = [key, 0]
+    return graph
+
+
+def found(graph, record=None):
+    return [(f.severity, f.node_id, f.title) for f in doctor.examine(graph, record)]
+
+
+# --- no false alarms -----------------------------------------------------------------------------------------------------
+
+WORKFLOWS = sorted(
+    [*(support.ROOT / "example_workflows").glob("*.json"), support.ROOT / "demo/demo_text_to_image.json"]
+)
+WIDGETS = {  # of nodes that were saved without the names of theirs; the host test uses the host's own definitions
+    "ChromaDiffusionLoader": ("unet_name", "quant_mode"),
+    "CLIPLoader": ("clip_name", "type", "device"),
+    "VAELoader": ("vae_name",),
+    "ModelSamplingAuraFlow": ("shift",),
+    "CLIPTextEncode": ("text",),
+    "EmptySD3LatentImage": ("width", "height", "batch_size"),
+    "KSampler": ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
+}
+SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = -10, -20  # ids of a subgraph's two ends
+
+
+def api(workflow, kinds=None, prefix="", outside=None):
+    """A saved workflow as a prompt, with its subgraphs in place of their nodes. outside: input slot -> link there."""
+    kinds = kinds or {s["id"]: s for s in workflow.get("definitions", {}).get("subgraphs", [])}
+    links = {}
+    for link in workflow["links"]:
+        of = link if isinstance(link, dict) else dict(zip(("id", "origin_id", "origin_slot"), link))
+        links[of["id"]] = (of["origin_id"], of["origin_slot"])
+    nodes = {n["id"]: n for n in workflow["nodes"]}
+
+    def source(link):
+        origin, slot = links[link]
+        if origin == SUBGRAPH_INPUT:
+            return (outside or {}).get(slot)
+        if nodes[origin]["type"] not in kinds:
+            return [f"{prefix}{origin}", slot]
+        inner = kinds[nodes[origin]["type"]]
+        ends = {of["id"]: of for of in inner["links"]}
+        end = ends[inner["outputs"][slot]["linkIds"][0]]
+        return [f"{prefix}{origin}:{end['origin_id']}", end["origin_slot"]]
+
+    graph = {}
+    for n in workflow["nodes"]:
+        if n.get("mode", 0) != 0:
+            continue
+        linked = {i["name"]: source(i["link"]) for i in n.get("inputs", []) if i.get("link") is not None}
+        if n["type"] in kinds:
+            given = {k: linked[i["name"]] for k, i in enumerate(n["inputs"]) if i["name"] in linked}
+            graph |= api(kinds[n["type"]], kinds, f"{prefix}{n['id']}:", given)
+            continue
+        names = [i["name"] for i in n.get("inputs", []) if "widget" in i] or WIDGETS.get(n["type"], ())
+        names = [name for own in names for name in ((own, None) if own.endswith("seed") else (own,))]
+        inputs = {name: value for name, value in zip(names, n.get("widgets_values") or ()) if name}
+        graph[f"{prefix}{n['id']}"] = node(n["type"], **inputs | {k: v for k, v in linked.items() if v is not None})
+    return graph
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_own_workflow_has_no_finding(path):
+    assert found(api(json.loads(path.read_text()))) == []
+
+
+def test_workflows_are_read_with_their_subgraphs():
+    graphs = [api(json.loads(path.read_text())) for path in WORKFLOWS]
+    runs = [run for graph in graphs for run in queued.runs(queued.Graph(graph), {})]
+    assert len(runs) >= len(WORKFLOWS)  # each paints something
+    assert all(run.is_chroma and run.steps and run.cfg and run.sampler and run.file for run in runs)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        clean(),
+        custom(),
+        custom(guider="ChromaCFGGuider"),
+        clean(file="my-own-merge.safetensors", cfg=1.0, steps=8),  # what it is made for is not known
+        clean(file="Chroma1-Flash.safetensors", cfg=1.0, steps=8, sampler_name="heun"),
+        between(clean(file="Chroma1-HD.safetensors", cfg=1.0, steps=8), "LoraLoaderModelOnly", lora_name="chroma-flash-r64.safetensors", strength_model=1.0),
+        change(clean(), "6", text=LONG),
+        change(clean(), "9", width=1216, height=832),
+        between(clean(), "EasyCache", reuse_threshold=0.2),
+        between(clean(sampler_name="euler_cfg_pp", cfg=1.0), "ChromaNAG", key="51"),
+        custom() | {"23": node("ChromaScheduler", model=["4", 0], curve="karras", steps=26)},
+        {"1": node("CheckpointLoaderSimple", ckpt_name="sdxl.safetensors"), "2": node("KSampler", model=["1", 0], positive=["3", 0], negative=["3", 0], latent_image=["4", 0], cfg=7.0, scheduler="karras", steps=5)},
+        {},
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_sound_graph_has_no_finding(graph):
+    assert found(graph) == []
+
+
+# --- the seven of the plan -----------------------------------------------------------------------------------------------
+
+
+def test_negative_prompt_at_cfg_1_does_nothing():
+    graph = change(clean(file="x-chroma.safetensors", cfg=1.0), "6", text=LONG)
+    assert found(graph) == [(IDLE, "10", "the negative prompt does nothing at cfg 1")]
+    assert found(change(copy.deepcopy(graph), "10", cfg=1.5)) == []
+    assert found(change(copy.deepcopy(graph), "10", sampler_name="euler_cfg_pp")) == []
+    assert found(between(copy.deepcopy(graph), "ChromaNAG")) == []
+    assert found(between(copy.deepcopy(graph), "ChromaGuidance", curve="list", **{"curve.values": "5, 4"})) == []
+
+
+@pytest.mark.parametrize("cfg, harmful", [(4.0, True), (2.1, True), (2.0, False), (1.0, False)])
+def test_flash_with_cfg_4_does_harm(cfg, harmful):
+    title = (HARM, "10", f"cfg {cfg:g} with a model for few steps")
+    flash = clean(file="Chroma1-Flash.safetensors", cfg=cfg, steps=8)
+    lora = between(
+        clean(cfg=cfg, steps=8), "ChromaLoraLoader", lora_name="chroma-flash-heun_r64.safetensors", strength_model=1.0
+    )
+    for graph in (flash, lora):
+        assert found(graph) == [title] * harmful
+    assert title not in found(change(lora, "50", strength_model=0.0))  # then it is Chroma1-HD
+
+
+def last_sigma(shift, steps):
+    sigmas = support.dev.load_pack("samplers.schedules")
+    return float(sigmas.fixed_shift(steps, shift=shift)[-2])
+
+
+def test_flux_shift_with_8_steps_of_simple_does_harm():
+    graph = clean(file="Chroma1-Flash.safetensors", cfg=1.0, steps=8, scheduler="simple")
+    assert found(graph) == []
+    for key, inputs in (
+        ("ModelSamplingFlux", {"max_shift": 1.15, "base_shift": 0.5, "width": 1024, "height": 1024}),
+        ("ModelSamplingAuraFlow", {"shift": math.exp(1.15)}),
+        ("ChromaTimestepShift", {"mode": "fixed", "mode.shift": math.exp(1.15)}),
+    ):
+        graph["4"] = node(key, model=["1", 0], **inputs)
+        (finding,) = doctor.examine(graph)
+        assert (finding.severity, finding.title) == (HINT, "8 steps of simple at a shift of 3.16")
+        assert f"{last_sigma(math.exp(1.15), 8):.2f} to 0" in finding.text and last_sigma(
+            math.exp(1.15), 8
+        ) == pytest.approx(0.311, abs=5e-4)
+    graph["4"] = node("Reroute", model=["1", 0])  # ComfyUI's own shift is the same
+    assert [f.title for f in doctor.examine(graph)] == ["8 steps of simple at a shift of 3.16"]
+    assert found(change(graph, "10", steps=26)) == [(HINT, "10", "the model's shift is ComfyUI's 3.16")]
+
+
+@pytest.mark.parametrize(
+    "file, side, severity",
+    [
+        ("Chroma1-Base.safetensors", 1536, HARM),
+        ("Chroma1-Base.safetensors", 896, HINT),
+        ("Chroma1-Base.safetensors", 512, None),
+        ("Chroma1-HD.safetensors", 1536, HARM),
+        ("Chroma1-HD.safetensors", 1152, None),
+        ("Chroma1-HD.safetensors", 256, HINT),
+        ("Chroma-DC-2K.safetensors", 1536, None),
+        ("my-merge.safetensors", 1536, None),
+    ],
+)
+def test_size_far_beyond_the_checkpoints_is_told(file, side, severity):
+    graph = change(clean(file=file), "9", width=side, height=side)
+    assert [f.severity for f in doctor.examine(graph)] == ([severity] if severity else [])
+
+
+def test_more_than_512_tokens_do_harm():
+    words = " ".join(["fox"] * 600)
+    (finding,) = doctor.examine(change(clean(), "5", text=words))
+    assert (finding.severity, finding.node_id, finding.title) == (HARM, "5", "more than 512 tokens")
+    assert "at least 601 tokens" in finding.text
+    (finding,) = doctor.examine(change(clean(), "5", text="a fox"), {"tokens": {"a fox": 513}})
+    assert "has 513 tokens" in finding.text
+    assert doctor.examine(change(clean(), "5", text="a fox"), {"tokens": {"a fox": 512}}) == []
+    ours = change(clean(), "5", class_type="ChromaTextEncode", text=words)
+    assert found(ours) == [(IDLE, "5", "the end of the prompt is cut off")]
+    assert found(change(ours, "5", over_limit="chunk and concatenate")) == []
+
+
+def test_radiance_with_a_latent_vae_does_harm():
+    graph = clean(file="Chroma1-Radiance-v0.4.safetensors", steps=30)
+    assert found(graph) == [(HARM, "3", "Radiance with a latent VAE")]
+    assert found(change(graph, "3", vae_name="pixel_space")) == []
+    assert found(change(clean(), "3", vae_name="pixel_space")) == [(HARM, "3", "pixel_space without Radiance")]
+    renamed = clean(file="my-merge.safetensors")  # the loader's report tells
+    renamed["60"] = node("ChromaDoctor", model=["1", 0])
+    record = {"node": "60", "variant": "Radiance", "file": "my-merge.safetensors"}
+    assert found(renamed, record) == [(HARM, "3", "Radiance with a latent VAE")]
+    assert found(clean(file="chroma-x0.safetensors")) == []  # latents or pixels: not known
+
+
+@pytest.mark.parametrize("cache", ["EasyCache", "LazyCache", "MagCache"])
+@pytest.mark.parametrize(
+    "sampler, twice",
+    [
+        ("heun", True),
+        ("dpmpp_sde", True),
+        ("dpmpp_2s_ancestral", True),
+        ("chroma_res_2s", True),
+        ("res_2s", True),
+        ("seeds_2", True),
+        ("euler", False),
+        ("res_multistep", False),
+        ("chroma_res_2m", False),
+        ("dpmpp_2m_sde", False),
+        ("deis", False),
+    ],
+)
+def test_cache_with_a_two_stage_sampler_does_harm(cache, sampler, twice):
+    expected = [(HARM, "50", f"{cache} with {sampler}")] * twice
+    assert found(between(clean(sampler_name=sampler), cache)) == expected
+    assert found(between(custom(sampler=sampler), cache, below="21")) == expected
+
+
+# --- the others ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "graph, expected",
+    [
+        (clean(cfg=1.0), [(HINT, "10", "cfg 1 with Chroma1-HD")]),
+        (change(clean(), "10", negative=["5", 0]), [(IDLE, "10", "the positive prompt is the negative one too")]),
+        (change(clean(), "6", text="blurry, low quality"), [(HINT, "6", "a short negative prompt")]),
+        (
+            between(clean(), "FluxGuidance", name="positive", guidance=3.5),
+            [(HARM, "50", "FLUX's guidance with Chroma")],
+        ),
+        (between(clean(), "FluxGuidance", name="positive", guidance=0.0), []),
+        (between(between(clean(), "FluxGuidance", name="positive", guidance=3.5), "ChromaPadMask", name="positive", key="51"), []),
+        (between(clean(), "FluxDisableGuidance", name="positive"), []),
+        (
+            between(clean(loader="UNETLoader"), "FluxDisableGuidance", name="positive"),
+            [(HARM, "50", "FluxDisableGuidance with ComfyUI's Chroma")],
+        ),
+        (change(clean(), "2", type="sd3"), [(HARM, "2", "a text encoder of the type sd3")]),
+        (change(clean(), "2", class_type="DualCLIPLoader", type="flux"), [(HARM, "2", "a text encoder of the type flux")]),
+        (between(between(change(clean(), "2", type="sd3"), "T5TokenizerOptions", below="5", name="clip"), "T5TokenizerOptions", below="6", name="clip", key="51"), []),
+        (clean(scheduler="karras"), [(HARM, "10", "the schedule karras with Chroma")]),
+        (custom(scheduler="exponential"), [(HARM, "23", "the schedule exponential with Chroma")]),
+        (custom() | {"23": node("AlignYourStepsScheduler", steps=26, denoise=1.0)}, [(HARM, "23", "the schedule AlignYourStepsScheduler with Chroma")]),
+        (custom() | {"23": node("OptimalStepsScheduler", model_type="Chroma", steps=26, denoise=1.0)}, []),
+        (change(clean(), "4", class_type="ModelSamplingSD3"), [(HARM, "4", "ModelSamplingSD3 with Chroma")]),
+        (change(clean(), "10", model=["1", 0]), [(HINT, "10", "the model's shift is ComfyUI's 3.16")]),
+        (custom(model=["1", 0]), [(IDLE, "4", "the shift does not reach the schedule")]),
+        (between(clean(), "ChromaTimestepShift", mode="shift 1"), [(IDLE, "4", "the shift of ModelSamplingAuraFlow")]),
+        (change(clean(), "10", model=["1", 0], scheduler="bong_tangent"), []),
+        (clean(steps=8), [(HINT, "10", "8 steps with Chroma1-HD")]),
+        (change(clean(), "9", width=1000, height=1024), [(HINT, "9", "1000 x 1024 is not in steps of 16")]),
+        (clean(denoise=0.5), [(HARM, "10", "denoise 0.5 of an empty picture")]),
+        (clean(file="chroma-unlocked-v50.safetensors"), [(HINT, "1", "a checkpoint that is not recommended")]),
+        (between(clean(file="Chroma1-Flash.safetensors", cfg=1.0, steps=8), "EasyCache"), [(HINT, "50", "EasyCache with 8 steps")]),
+        (between(clean(), "TeaCache"), [(IDLE, "50", "TeaCache with Chroma")]),
+        (between(clean(steps=30), "MagCache"), [(HARM, "50", "MagCache with 30 steps")]),
+        (between(clean(), "NAGuidance"), []),
+        (between(clean(loader="UNETLoader"), "NAGuidance"), [(IDLE, "50", "NAGuidance with ComfyUI's Chroma")]),
+        (between(clean(), "PerturbedAttentionGuidance", scale=3.0), [(IDLE, "50", "PerturbedAttentionGuidance with Chroma")]),
+        (between(clean(), "FreeU_V2"), [(HARM, "50", "FreeU_V2 with Chroma")]),
+        (between(clean(loader="UNETLoader"), "ReferenceLatent", name="positive"), [(IDLE, "50", "ReferenceLatent with Chroma")]),
+    ],
+)  # fmt: skip
+def test_rule_finds_what_it_is_for_and_nothing_else(graph, expected):
+    assert found(graph) == expected
+
+
+def test_flux_with_an_approximator_is_left_alone():
+    graph = clean(file="flux1-dev.safetensors", cfg=1.0, steps=20, scheduler="simple")
+    graph["10"]["inputs"]["model"] = ["1", 0]
+    graph["2"]["inputs"]["type"] = "flux"
+    assert found(between(graph, "FluxGuidance", name="positive", guidance=3.5)) == []
+
+
+# --- reading graphs ------------------------------------------------------------------------------------------------------
+
+
+def the_run(graph, record=None):
+    (run,) = queued.runs(queued.Graph(graph), record or {})
+    return run
+
+
+def test_model_is_followed_through_nodes_of_other_packs():
+    graph = clean(loader="UnetLoaderGGUF", file="chroma-unlocked-v47-flash-heun-Q8_0.gguf", cfg=1.0, steps=8)
+    between(graph, "LoraLoader", clip=["2", 0], lora_name="style.safetensors", strength_model=0.8, strength_clip=1.0)
+    between(graph, "Any Switch (rgthree)", key="51")
+    graph["51"]["inputs"] = {"any_01": ["50", 0]}
+    between(graph, "Power Lora Loader (rgthree)", key="52", lora_1={"on": True, "lora": "a.safetensors", "strength": 1}, lora_2={"on": False, "lora": "b.safetensors", "strength": 1})  # fmt: skip
+    run = the_run(graph)
+    assert run.models == ["52", "51", "50", "4", "1"]
+    assert (run.file, run.loras) == ("chroma-unlocked-v47-flash-heun-Q8_0.gguf", ["a.safetensors", "style.safetensors"])
+    assert (run.is_chroma, run.is_native, run.found.name) == (True, True, presets.FLASH_HEUN)
+
+
+def test_values_are_followed_into_nodes_for_one_value():
+    graph = clean(cfg=["70", 0], steps=["71", 0])
+    graph |= {
+        "70": node("PrimitiveFloat", value=1.0),
+        "71": node("Reroute", any=["72", 0]),
+        "72": node("INTConstant", value=8),
+    }
+    graph["5"]["inputs"]["text"] = ["73", 0]
+    graph["73"] = node("PrimitiveStringMultiline", value="a fox")
+    run = the_run(graph)
+    assert (run.cfg, run.steps) == (1.0, 8)
+    assert doctor.prompts(graph) == ["a fox"]
+    graph["72"] = node("MathInt", a=3, b=5)  # what a node computes is not known
+    assert the_run(graph).steps is None
+
+
+def test_presets_values_are_known():
+    graph = custom(file="Chroma1-Flash.safetensors")
+    graph["4"] = node("ChromaPreset", model=["1", 0], preset="auto", cfg=0.0, steps=0, sampler=queued.FROM_PRESET, schedule=queued.FROM_PRESET)  # fmt: skip
+    graph["9"]["inputs"] |= {"width": ["4", 5], "height": ["4", 6]}
+    for name, slot in (("sampler", 1), ("sigmas", 2)):
+        graph["10"]["inputs"][name] = ["4", slot]
+    graph["21"]["inputs"]["cfg"] = ["4", 4]
+    run = the_run(graph)
+    assert (run.cfg, run.steps, run.sampler, run.scheduler) == (1.0, 8, "heun", "beta")
+    assert models.picture_size(queued.Graph(graph), run) == (768, 768, "9")
+    assert found(graph) == []
+    graph["21"]["inputs"]["cfg"] = 4.0  # not connected, and never changed from Chroma1-HD's
+    assert found(graph) == [(HARM, "21", "cfg 4 with a model for few steps")]
+    graph["4"]["inputs"] |= {"steps": 26, "sampler": "euler", "schedule": "linear", "preset": "Chroma1-HD"}
+    run = the_run(graph)
+    assert (run.steps, run.sampler, run.scheduler) == (26, "euler", "linear")
+    assert found(between(graph, "EasyCache", below="21")) == [(HARM, "21", "cfg 4 with a model for few steps")]
+
+
+def test_chroma_ksampler_brings_its_own_shift():
+    graph = clean()
+    graph["10"] = node("ChromaKSampler", model=["1", 0], positive=["5", 0], negative=["6", 0], latent=["9", 0], cfg=3.5, steps=26, sampler="res_multistep", schedule="beta", shift="1 (as trained)", denoise=1.0)  # fmt: skip
+    assert found(graph) == []
+    run = the_run(graph)
+    assert (run.cfg, run.steps, run.sampler, run.scheduler, run.shift.value) == (3.5, 26, "res_multistep", "beta", 1.0)
+    graph["10"]["inputs"]["model"] = ["4", 0]
+    assert found(graph) == [(IDLE, "4", "the shift of ModelSamplingAuraFlow")]
+    graph["10"]["inputs"]["shift"] = "from the model"
+    assert found(graph) == []
+    graph["10"]["inputs"]["model"] = ["1", 0]
+    assert found(graph) == [(HINT, "10", "the model's shift is ComfyUI's 3.16")]
+    graph["10"]["inputs"] |= {"sampler": "heun", "steps": 8, "schedule": "simple", "shift": "fixed", "shift.value": 3.0}
+    assert {title for _, _, title in found(graph)} == {
+        "8 steps of simple at a shift of 3.00",
+        "8 steps with Chroma1-HD",
+    }
+
+
+def test_record_is_for_the_model_that_it_is_of():
+    graph = clean(file="a.safetensors", loader="UNETLoader", scheduler="karras")
+    graph["60"] = node("ChromaDoctor", model=["1", 0])
+    assert found(graph) == []  # nothing says that it is Chroma
+    record = {"node": "60", "variant": "Chroma", "file": "a.safetensors"}
+    assert found(graph, record) == [(HARM, "10", "the schedule karras with Chroma")]
+    graph["61"] = node("UNETLoader", unet_name="sdxl.safetensors")
+    graph["60"]["inputs"]["model"] = ["61", 0]
+    assert found(graph, record) == []
+
+
+# --- where the graph tells less, or something else ----------------------------------------------------------------------------
+
+FLASH = {"file": "Chroma1-Flash.safetensors", "cfg": 1.0, "steps": 8}
+
+
+def ksampler(graph, model="1", **inputs):
+    """Chroma KSampler in place of a KSampler."""
+    graph["10"] = node("ChromaKSampler", **{"model": [model, 0], "positive": ["5", 0], "negative": ["6", 0], "latent": ["9", 0], "cfg": 3.5, "steps": 26, "sampler": "res_multistep", "schedule": "beta", "shift": "1 (as trained)", "denoise": 1.0, **inputs})  # fmt: skip
+    return graph
+
+
+def prompts_through(graph, class_type, slots, **inputs):
+    """A node with both prompts in it, whose outputs at these slots go to the sampler."""
+    graph["80"] = node(class_type, model=["4", 0], positive=["5", 0], negative=["6", 0], **inputs)
+    for name, slot in zip(("model", "positive", "negative"), slots):
+        graph["10"]["inputs"][name] = ["80", slot]
+    return graph
+
+
+@pytest.mark.parametrize("schedule", ["karras", "exponential"])
+def test_own_karras_of_chroma_ksampler_is_sound(schedule):
+    assert found(ksampler(clean(), schedule=schedule)) == []
+
+
+def test_zeroed_negative_is_no_prompt():
+    for graph in (clean(**FLASH), clean()):
+        graph["6"] = node("ConditioningZeroOut", conditioning=["5", 0])
+        assert found(graph) == []
+        assert doctor.prompts(graph) == ["a red fox asleep on a mossy rock"]
+
+
+@pytest.mark.parametrize(
+    "class_type, slots", [("Context (rgthree)", (1, 4, 5)), ("BrushNet", (0, 1, 2)), ("ControlNetApplyAdvanced", (0, 0, 1))]
+)  # fmt: skip
+def test_prompts_are_told_apart_by_who_takes_them(class_type, slots):
+    graph = prompts_through(clean(**FLASH), class_type, slots)
+    run = the_run(graph)
+    assert (run.positive, run.negative) == (["80", "5"], ["80", "6"])
+    assert found(graph) == []
+    graph["6"]["inputs"]["text"] = LONG
+    assert found(graph) == [(IDLE, "10", "the negative prompt does nothing at cfg 1")]
+
+
+@pytest.mark.parametrize(
+    "file", ["sdxl/polychromatic_v3.safetensors", "radianceXL_v2.safetensors", "chroma/sdxl_base.safetensors"]
+)
+def test_model_of_another_family_is_left_alone(file):
+    graph = clean(file=file, loader="CheckpointLoaderSimple", scheduler="karras", cfg=7.0, sampler_name="dpmpp_2m")
+    graph["10"]["inputs"]["model"] = ["1", 0]
+    assert found(change(graph, "6", text="bad hands")) == []
+
+
+def test_folder_does_not_tell_the_kind():
+    assert found(clean(file="Radiance and others/Chroma1-HD.safetensors")) == []
+    assert found(between(clean(file="chroma/flux1-dev.safetensors", loader="UNETLoader", cfg=1.0), "TeaCache")) == []
+
+
+def switched(graph, model="4"):
+    """A switch between a model and the same with a LoRA; a Doctor behind it, which is told the model."""
+    graph["51"] = node("LoraLoaderModelOnly", model=[model, 0], lora_name="x.safetensors", strength_model=1.0)
+    graph["30"] = node("ComfySwitchNode", on_false=[model, 0], on_true=["51", 0], switch=True)
+    graph["10"]["inputs"]["model"] = ["30", 0]
+    graph["60"] = node("ChromaDoctor", model=["30", 0])
+    return graph, {"node": "60", "variant": "Chroma", "file": "Chroma1-HD.safetensors"}
+
+
+def test_what_is_before_a_switch_is_not_guessed():
+    assert found(*switched(clean())) == []
+    graph, record = switched(clean(cfg=1.0, steps=8))
+    assert found(graph, record) == []  # one branch might have a Flash LoRA
+    assert found(between(change(graph, "10", cfg=3.5), "NAGuidance"), record) == []
+    assert found(change(graph, "10", scheduler="karras"), record) == [(HARM, "10", "the schedule karras with Chroma")]
+    run = the_run(*switched(clean()))
+    assert (run.is_open, run.is_native, run.found.sure, run.shift) == (True, False, False, queued.Shift(None, "30"))
+    assert "before ComfySwitchNode (node 30)" in run.found.told
+
+
+FLASH_FILE = "chroma-flash-heun_r64.safetensors"
+STACK = {"lora_name_1": FLASH_FILE, "model_weight_1": 1.0, "switch_1": "On", "lora_name_2": "None", "switch_2": "Off"}
+
+
+@pytest.mark.parametrize(
+    "inputs, loras",
+    [
+        ({"lora_name": {"content": FLASH_FILE, "image": None}, "strength_model": 1.0}, [FLASH_FILE]),
+        ({"lora_name": {"content": FLASH_FILE}, "strength_model": 0.0}, []),
+        ({"lora_name": ["70", 0], "strength_model": 1.0}, [FLASH_FILE]),
+        ({"lora_name": ["70", 0], "strength_model": 0.0}, []),
+        ({"lora_stack": ["71", 0]}, [FLASH_FILE]),
+        ({"lora_stack": ["72", 0]}, ["a.safetensors", FLASH_FILE]),
+        ({"lora_stack": ["73", 0]}, []),
+        ({"lora_stack": ["74", 0]}, []),
+    ],
+    ids=range(8),
+)
+def test_loras_are_found_in_stacks_and_other_forms(inputs, loras):
+    graph = between(clean(cfg=1.0, steps=8), "Apply LoRA", **inputs)
+    graph |= {
+        "70": node("PrimitiveString", value=FLASH_FILE),
+        "71": node("CR LoRA Stack", **STACK),
+        "72": node("LoRA Stacker", lora_stack=["71", 0], lora_name_1="a.safetensors", lora_count=1),
+        "73": node("CR LoRA Stack", **{**STACK, "switch_1": "Off"}),
+        "74": node("CR LoRA Stack", **{**STACK, "model_weight_1": 0}),
+    }
+    run = the_run(graph)
+    assert run.loras == loras
+    assert (run.found.name, run.found.sure) == (presets.FLASH_LORA if loras else presets.HD, True)
+    assert (found(graph) == []) == bool(loras)
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"loras": {"__value__": [{"name": FLASH_FILE}]}}, {"lora_name": 7}, {"lora_stack": ["70", 0]}, {}], ids=range(4)
+)  # fmt: skip
+def test_hidden_lora_leaves_the_model_in_doubt(inputs):
+    graph = between(clean(cfg=1.0, steps=8), "Lora Loader (X)", **inputs) | {"70": node("FromElsewhere", number=3)}
+    assert found(graph) == []
+    assert "does not tell which LoRAs" in the_run(graph).found.told
+
+
+def test_stack_at_a_loader_is_not_its_model():
+    graph = clean(loader="Efficient Loader", cfg=1.0, steps=8)
+    graph["1"]["inputs"] |= {"lora_stack": ["71", 0], "lora_name": "None"}
+    graph["71"] = node("CR LoRA Stack", **STACK)
+    run = the_run(graph)
+    assert (run.models, run.file, run.loras) == (["4", "1"], "Chroma1-HD.safetensors", [FLASH_FILE])
+
+
+def test_checkpoint_that_may_be_for_few_steps_gets_no_hint():
+    assert found(clean(file="Chroma1-HD-turbo-8step.safetensors", cfg=1.0, steps=8)) == []
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        node("ConditioningConcat", conditioning_to=["6", 0], conditioning_from=["7", 0]),
+        node("ConditioningCombine", conditioning_1=["6", 0], conditioning_2=["7", 0]),
+    ],
+    ids=["concat", "combine"],
+)
+def test_joined_negatives_are_not_short(join):
+    graph = change(clean(), "6", text="blurry") | {"7": node("CLIPTextEncode", clip=["2", 0], text=LONG), "8": join}
+    assert found(change(graph, "10", negative=["8", 0])) == []
+
+
+def test_texts_that_are_put_together_are_not_known():
+    graph = change(clean(), "6", text=["41", 0]) | {"40": node("PrimitiveString", value="bad")}
+    graph["41"] = node("StringConcatenate", string_a=["40", 0], string_b=LONG, delimiter=", ")
+    assert found(graph) == []
+    graph["41"] = node("Text", text="bad", prefix=["40", 0])
+    assert found(graph) == []
+    graph["41"] = node("Reroute", any=["40", 0])
+    assert found(graph) == [(HINT, "6", "a short negative prompt")]
+
+
+def test_short_negative_at_a_computed_cfg_is_left_alone():
+    graph = change(clean(cfg=["90", 0]), "6", text="bad") | {"90": node("MathFloat", a=1.0, b=2.0)}
+    assert found(graph) == []
+
+
+def test_second_half_of_a_run_may_be_without_guidance():
+    graph = custom()
+    graph["24"] = node("SplitSigmas", sigmas=["23", 0], step=13)
+    graph["10"]["inputs"]["sigmas"] = ["24", 0]
+    graph["31"] = copy.deepcopy(graph["10"])
+    graph["31"]["inputs"] |= {"guider": ["33", 0], "sigmas": ["24", 1], "latent_image": ["10", 0]}
+    graph["33"] = node("BasicGuider", model=["4", 0], conditioning=["5", 0])
+    assert found(graph) == []
+
+    graph = change(clean(), "6", text=LONG)
+    both = {"model": ["4", 0], "positive": ["5", 0], "negative": ["6", 0], "steps": 26, "sampler_name": "euler"}
+    first = {"add_noise": "enable", "start_at_step": 0, "end_at_step": 13, "cfg": 3.5, "latent_image": ["9", 0]}
+    second = {"add_noise": "disable", "start_at_step": 13, "end_at_step": 10000, "cfg": 1.0, "latent_image": ["10", 0]}
+    graph["10"] = node("KSamplerAdvanced", **both, **first, scheduler="beta")
+    graph["31"] = node("KSamplerAdvanced", **both, **second, scheduler="beta")
+    assert found(graph) == []
+    whole = {"add_noise": "enable", "start_at_step": 0, "end_at_step": 10000}
+    graph["31"]["inputs"] |= {**whole, "latent_image": ["9", 0]}
+    assert found(graph) == [
+        (IDLE, "31", "the negative prompt does nothing at cfg 1"),
+        (HINT, "31", "cfg 1 with Chroma1-HD"),
+    ]
+
+
+def test_computed_denoise_is_not_taken_for_1():
+    graph = clean(steps=8, denoise=["90", 0]) | {"90": node("MathFloat", a=1.0, b=2.0)}
+    assert math.isnan(the_run(graph).denoise) and found(graph) == []
+
+
+def test_presets_shift_before_chroma_ksampler_is_told_only_where_it_was_set():
+    graph = ksampler(clean(), model="4")
+    auto = {"preset": "auto", "sampler": queued.FROM_PRESET, "schedule": queued.FROM_PRESET}
+    graph["4"] = node("ChromaPreset", model=["1", 0], **auto, shift=queued.FROM_PRESET)
+    assert found(graph) == []
+    assert found(change(graph, "4", shift="shift 1")) == []
+    change(graph, "4", shift="fixed", **{"shift.value": 3.0})
+    (finding,) = doctor.examine(graph)
+    assert (finding.node_id, finding.title) == ("4", "the shift of ChromaPreset")
+    assert finding.remedy.startswith("Choose 'from the model' as its shift")
+
+
+def test_size_from_a_connected_latent_is_not_the_typed_one():
+    """8 steps of FLUX's shift for 512 x 512 leave 0.211 to the last one, for 1024 x 1024 they leave 0.311."""
+    graph = custom(file="Chroma1-Flash.safetensors", cfg=1.0)
+    size = {"curve.width": 1024, "curve.height": 1024, "curve.base_shift": 0.5, "curve.max_shift": 1.15}
+    graph["23"] = node("ChromaScheduler", model=["4", 0], curve="flux_shift", steps=8, denoise=1.0, **size)
+    assert [f.severity for f in doctor.examine(graph)] == [HINT]
+    assert found(change(graph, "23", **{"curve.latent": ["9", 0]})) == []
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400, -(10**400), {"a": 1}, "x", [1, 2, 3]], ids=type)
+def test_one_bad_value_does_not_hide_other_findings(value):
+    expected = (HARM, "10", "the schedule karras with Chroma")
+    for key, name in (("10", "steps"), ("10", "cfg"), ("10", "denoise"), ("9", "width"), ("4", "shift")):
+        assert expected in found(change(clean(scheduler="karras"), key, **{name: value}))
+    for class_type, name in (("ChromaPreset", "preset"), ("ChromaPreset", "shift"), ("ChromaTimestepShift", "mode")):
+        graph = clean(scheduler="karras", steps=["4", 3])
+        graph["4"] = node(class_type, model=["1", 0], **{name: value})
+        assert expected in found(graph)
+    assert found(ksampler(clean(), shift=value)) == []
+
+
+def test_two_runs_are_examined_each_and_findings_told_once():
+    graph = clean(cfg=1.0)
+    graph["6"]["inputs"]["text"] = LONG
+    graph["30"] = node("LatentUpscaleBy", samples=["10", 0], scale_by=1.5)
+    graph["31"] = copy.deepcopy(graph["10"])
+    graph["31"]["inputs"] |= {"latent_image": ["30", 0], "denoise": 0.5, "cfg": 1.0}
+    titles = found(graph)
+    assert titles.count((IDLE, "10", "the negative prompt does nothing at cfg 1")) == 1
+    assert titles.count((IDLE, "31", "the negative prompt does nothing at cfg 1")) == 1
+    assert not any("denoise" in title for _, _, title in titles)
+
+
+def test_report_names_the_nodes_and_the_gravest_first():
+    graph = change(clean(file="Chroma1-Flash.safetensors", cfg=4.0, steps=8), "9", width=1000, height=768)
+    text = doctor.describe(doctor.examine(graph), graph)
+    assert text.startswith("2 findings")
+    assert text.index("DOES HARM: cfg 4") < text.index("HINT: 1000 x 768")
+    assert "(node 10, KSampler)" in text and "→ Set cfg to 1, at most 1.5." in text
+    assert doctor.describe([], graph) == "nothing found"
+
+
+@pytest.mark.parametrize("rule", doctor.RULES, ids=lambda r: r.__name__)
+def test_every_rule_has_a_reason_and_a_source(rule):
+    reason, _, source = inspect.getdoc(rule).partition("source:")
+    assert len(reason.split()) > 8 and len(source.split()) >= 3
+
+
+def test_damaged_graphs_are_read():
+    rng = random.Random(0)
+    for _ in range(300):
+        graph = rng.choice([clean, custom])()
+        for key in list(graph):
+            n = graph[key]
+            for name in list(n["inputs"]):
+                if rng.random() < 0.2:
+                    n["inputs"][name] = rng.choice(
+                        [None, [], ["1"], ["404", 0], [key, 0], ["10", 0], [1, 2, 3], {}, {"a": [1]}, "x", -1, 1e9, True, [["1", 0]], float("nan"), float("inf"), 10**400]
+                    )  # fmt: skip
+            if rng.random() < 0.05:
+                graph[key] = rng.choice([None, [], "x", {}, {"class_type": None}, {"inputs": None}])
+        doctor.describe(doctor.examine(graph), graph)
+
+
+def test_circle_ends():
+    graph = clean()
+    graph["4"]["inputs"]["model"] = ["50", 0]
+    graph["50"] = node("Reroute", any=["4", 0])
+    assert the_run(graph).models == ["4", "50"]
+
+
+def test_graph_is_not_changed():
+    graph = custom(guider="ChromaCFGGuider", cfg=1.0)
+    before = copy.deepcopy(graph)
+    doctor.examine(graph, {"tokens": {}})
+    assert graph == before

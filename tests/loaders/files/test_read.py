@@ -1,0 +1,142 @@
+import json
+import pickle
+import struct
+
+import pytest
+import support
+import torch
+
+read = support.dev.load_pack("loaders.files.read")
+
+
+@pytest.fixture
+def file(tmp_path):
+    return support.write(
+        tmp_path / "model.safetensors", {"a": torch.randn(3, 4), "b": torch.ones(2).bfloat16()}, note="x"
+    )
+
+
+def test_header_tells_names_types_and_shapes(file):
+    header = read.read_header(file)
+    assert header.tensors == {"a": read.TensorInfo(torch.float32, (3, 4)), "b": read.TensorInfo(torch.bfloat16, (2,))}
+    assert header.metadata == {"note": "x"}
+
+
+def test_tensors_are_those_of_the_file(file):
+    tensors = read.read_tensors(file)
+    assert torch.equal(tensors["b"], torch.ones(2).bfloat16())
+    assert tensors["a"].shape == (3, 4)
+
+
+def test_empty_file_is_named(tmp_path):
+    path = tmp_path / "empty.safetensors"
+    path.touch()
+    with pytest.raises(ValueError, match="empty.safetensors: the file is empty. Download it again"):
+        read.read_header(path)
+
+
+def test_a_web_page_is_told_from_a_broken_download(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("\n <!DOCTYPE html><title>Log in</title>")
+    with pytest.raises(ValueError, match="model.safetensors: this is a web page.*log-in or a consent. Open the link"):
+        read.read_header(path)
+
+
+def test_absent_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="gone.safetensors: there is no such file"):
+        read.read_header(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("keep", [4, 30, -1, -40])
+def test_truncated_file_is_an_error_with_a_remedy(file, keep):
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="model.safetensors: .*cut short.*Download it again"):
+        read.read_header(file)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{not json",
+        b"[1, 2]",
+        b'{"a": {"dtype": "F32"}}',
+        b'{"a": 3}',
+        b"\xff\xfe" * 8,
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}',
+    ],
+)
+def test_damaged_header_is_an_error_not_a_crash(tmp_path, raw):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + b"\0" * 64)
+    with pytest.raises(ValueError, match="bad.safetensors: the safetensors header is damaged"):
+        read.read_header(path)
+
+
+def test_header_length_beyond_the_file_is_an_error(tmp_path):
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(ValueError, match="not a safetensors file, or cut short"):
+        read.read_header(path)
+
+
+def test_type_that_torch_lacks_is_kept_as_text(tmp_path):
+    raw = json.dumps({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
+    path = tmp_path / "new.safetensors"
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + b"\0")
+    assert read.read_header(path).tensors["a"].dtype == "F4"
+
+
+class Explosive:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_pickle_with_code_is_refused_and_not_run(tmp_path):
+    proof = tmp_path / "was-run"
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps({"a": Explosive(proof)}))
+    with pytest.raises(ValueError, match="evil.pth: refused.*could run code.*safetensors"):
+        read.read_header(path)
+    assert not proof.exists()
+
+
+def test_zipped_pickle_with_code_is_refused_and_not_run(tmp_path):
+    proof = tmp_path / "was-run"
+    path = tmp_path / "evil.pt"
+    torch.save({"a": Explosive(proof)}, path)
+    with pytest.raises(ValueError, match="evil.pt: refused"):
+        read.read_header(path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: {"state_dict": d}, lambda d: {"model": d, "step": 3}])
+def test_pickle_of_plain_tensors_loads(tmp_path, wrap):
+    path = tmp_path / "plain.pth"
+    torch.save(wrap({"a": torch.ones(2)}), path)
+    assert read.read_header(path).tensors == {"a": read.TensorInfo(torch.float32, (2,))}
+    assert torch.equal(read.read_tensors(path)["a"], torch.ones(2))
+
+
+def test_pickle_without_tensors_is_an_error(tmp_path):
+    path = tmp_path / "words.pth"
+    torch.save({"a": "b"}, path)
+    with pytest.raises(ValueError, match="holds no named tensors"):
+        read.read_header(path)
+
+
+@pytest.mark.parametrize("name, told", [("m.gguf", "GGUF header is damaged"), ("m.onnx", "unknown file type '.onnx'")])
+def test_other_file_types_are_told(tmp_path, name, told):
+    path = tmp_path / name
+    path.write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=told):
+        read.read_header(path)
+
+
+def test_old_unzipped_pickle_of_plain_tensors_loads(tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read.read_tensors(path)["a"], torch.ones(2))

@@ -1,0 +1,438 @@
+"""Chroma KSampler: the same picture, to the last bit, as the long graph and as the host's KSampler at shift 1."""
+
+import itertools
+import json
+
+import pytest
+import support
+import torch
+from graphs import Graph, follow, texts
+from host_models import through_host
+
+pytestmark = pytest.mark.host
+
+STEPS, CFG, SEED = 4, 3.0, 7
+SIZE = (16, 20)  # of the latent; (128, 160) pixels
+NEW_SEED = itertools.count(20_000)  # a seed that was used before would come out of the server's cache
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return support.config()
+
+
+@pytest.fixture(scope="module")
+def file(cfg, tmp_path_factory):
+    weights = support.published(support.random_weights(cfg))
+    return support.write(tmp_path_factory.mktemp("m") / "m.safetensors", weights)
+
+
+@pytest.fixture
+def model(comfy, inference, file):
+    return support.dev.load_pack("host.model.load").load_chroma(str(file))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def menus(comfy):
+    """Our schedules and samplers in the host's menus, as in a server."""
+    samplers, k_diffusion = comfy.samplers, comfy.k_diffusion.sampling
+    lists = [samplers.SCHEDULER_NAMES, samplers.SAMPLER_NAMES, samplers.KSAMPLER_NAMES]
+    before, handlers, functions = [list(names) for names in lists], dict(samplers.SCHEDULER_HANDLERS), dir(k_diffusion)
+    support.dev.load_pack("host.sample.schedulers").register()
+    support.dev.load_pack("host.sample.samplers").register()
+    yield
+    for names, old in zip(lists, before):
+        names[:] = old
+    for name in set(samplers.SCHEDULER_HANDLERS) - set(handlers):
+        del samplers.SCHEDULER_HANDLERS[name]
+    for name in set(dir(k_diffusion)) - set(functions):
+        delattr(k_diffusion, name)
+
+
+def node(module, name, **hidden):
+    """A node's class as the host's executor prepares it."""
+    from comfy_api.latest import io
+
+    values = {io.Hidden[key]: value for key, value in hidden.items()}
+    return getattr(support.dev.load_pack(f"nodes.{module}"), name).PREPARE_CLASS_CLONE({"hidden_inputs": values})
+
+
+def empty(batch=1, channels=16, **more):
+    return {"samples": torch.zeros(batch, channels, *SIZE), **more}
+
+
+def picture(**more):
+    samples = torch.randn(1, 16, *SIZE, generator=torch.Generator().manual_seed(9))
+    return {"samples": samples, **more}
+
+
+def mask():
+    return torch.ones(1, 1, 128, 160).triu()
+
+
+def prompts(cfg, lengths=(11, 7)):
+    generator = torch.Generator().manual_seed(2)
+    return [[[torch.randn(1, n, cfg.context_dim, generator=generator), {}]] for n in lengths]
+
+
+SETTINGS = {
+    "seed": SEED,
+    "steps": STEPS,
+    "cfg": CFG,
+    "sampler": "euler",
+    "schedule": "beta",
+    "shift": {"shift": "1 (as trained)"},
+    "denoise": 1.0,
+    "skip_first_steps": 0,
+}
+
+
+def ours(model, config, latent=None, /, hidden=None, **settings):
+    positive, negative = prompts(config)
+    return node("ksampler", "ChromaKSampler", **(hidden or {})).execute(
+        model=model,
+        **{"positive": positive, "negative": negative, "latent": latent or empty(), **SETTINGS, **settings},
+    )[0]
+
+
+def long_graph(model, config, latent=None, /, mode="shift 1", mode_params=(), **settings):
+    """Chroma Timestep Shift, a scheduler, RandomNoise, Chroma CFG Guider, SamplerCustomAdvanced."""
+    from comfy_extras.nodes_custom_sampler import BasicScheduler, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
+
+    given = {**SETTINGS, **settings}
+    if mode is not None:
+        model = node("shift", "ChromaTimestepShift").execute(model, {"mode": mode, **dict(mode_params)})[0]
+    steps = {"steps": given["steps"], "denoise": given["denoise"]}
+    if given["schedule"] in support.dev.load_pack("samplers.schedules").CURVES:
+        sigmas = node("schedule", "ChromaScheduler").execute(model, {"curve": given["schedule"]}, **steps)[0]
+    else:
+        sigmas = BasicScheduler.execute(model, given["schedule"], **steps)[0]
+    positive, negative = prompts(config)
+    guider = node("guidance", "ChromaCFGGuider").execute(
+        model, positive, given["cfg"], negative, skip_first_steps=given["skip_first_steps"]
+    )[0]
+    noise, sampler = RandomNoise.execute(given["seed"])[0], KSamplerSelect.execute(given["sampler"])[0]
+    return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent or empty())[0]
+
+
+def host_ksampler(model, config, latent=None, /, **settings):
+    """ModelSamplingAuraFlow at 1 and KSampler."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
+
+    import nodes
+
+    given = {**SETTINGS, **settings}
+    model = ModelSamplingAuraFlow().patch_aura(model, 1.0)[0]
+    names = (given["sampler"], given["schedule"])
+    return nodes.common_ksampler(
+        model,
+        given["seed"],
+        given["steps"],
+        given["cfg"],
+        *names,
+        *prompts(config),
+        latent or empty(),
+        given["denoise"],
+    )[0]
+
+
+def equal(a, b):
+    assert torch.equal(a["samples"], b["samples"])
+    assert set(a) == set(b)
+    assert float(a["samples"].std()) > 0.01
+
+
+# --- the same picture ------------------------------------------------------------------------------------------------
+
+LATENTS = {
+    "empty": empty,
+    "batch": lambda: empty(2),
+    "4 channels": lambda: empty(channels=4),
+    "16 pixels a place": lambda: {"samples": torch.zeros(1, 16, 8, 10), "downscale_ratio_spacial": 16},
+    "picture": picture,
+    "inpaint": lambda: picture(noise_mask=mask()),
+    "batch index": lambda: empty(2, batch_index=[3, 1]),
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"steps": 26, "cfg": 1.0},
+        {"cfg": 1.0},
+        {"skip_first_steps": 2},
+        {"skip_first_steps": -1},
+        {"sampler": "res_multistep"},
+        {"sampler": "heun"},
+        {"sampler": "dpm_2"},
+        {"sampler": "euler_ancestral"},
+        {"sampler": "chroma_res_2m_sde"},
+        {"sampler": "uni_pc"},
+        {"schedule": "sigmoid_offset"},
+        {"schedule": "bong_tangent"},
+        {"schedule": "linear"},
+        {"schedule": "karras"},
+        {"schedule": "simple"},
+        {"schedule": "beta_0.4"},
+        {"schedule": "kl_optimal"},
+        {"denoise": 0.5},
+        {"denoise": 0.5, "schedule": "simple"},
+    ],
+    ids=str,
+)
+def test_settings_give_what_the_long_graph_gives(comfy, model, cfg, settings):
+    latent = picture() if "denoise" in settings else empty()
+    equal(ours(model, cfg, latent, **settings), long_graph(model, cfg, latent, **settings))
+
+
+@pytest.mark.parametrize("kind", LATENTS)
+def test_latents_of_each_kind_give_what_the_long_graph_gives(comfy, model, cfg, kind):
+    settings = {"denoise": 0.6} if kind in ("picture", "inpaint") else {}
+    equal(ours(model, cfg, LATENTS[kind](), **settings), long_graph(model, cfg, LATENTS[kind](), **settings))
+
+
+@pytest.mark.parametrize(
+    "shift, mode, params",
+    [
+        ({"shift": "fixed", "value": 1.7}, "fixed", {"shift": 1.7}),
+        ({"shift": "fixed"}, "fixed", {"shift": 3.0}),
+        ({"shift": "by resolution"}, "by resolution", {"width": 160, "height": 128}),
+        ({"shift": "from the model"}, None, {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("schedule", ["beta", "simple"])
+def test_each_shift_gives_what_the_long_graph_gives(comfy, model, cfg, shift, mode, params, schedule):
+    found = ours(model, cfg, shift=shift, schedule=schedule)
+    equal(found, long_graph(model, cfg, mode=mode, mode_params=params, schedule=schedule))
+    assert support.relative(found["samples"], ours(model, cfg, schedule=schedule)["samples"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "sampler", ["euler", "res_multistep", "heun", "dpmpp_2m", "euler_ancestral", "dpmpp_sde", "ddim", "chroma_res_2s"]
+)
+@pytest.mark.parametrize("schedule", ["beta", "simple", "sgm_uniform", "beta_0.45"])
+def test_ksampler_of_the_host_gives_the_same_at_shift_1(comfy, model, cfg, sampler, schedule):
+    settings = {"sampler": sampler, "schedule": schedule}
+    equal(ours(model, cfg, **settings), host_ksampler(model, cfg, **settings))
+
+
+@pytest.mark.parametrize("kind", LATENTS)
+def test_ksampler_of_the_host_gives_the_same_for_latents_of_each_kind(comfy, model, cfg, kind):
+    settings = {"denoise": 0.6} if kind in ("picture", "inpaint") else {}
+    equal(ours(model, cfg, LATENTS[kind](), **settings), host_ksampler(model, cfg, LATENTS[kind](), **settings))
+
+
+def test_inpainting_keeps_what_the_mask_leaves_out(comfy, model, cfg):
+    latent = picture(noise_mask=torch.cat((torch.zeros(1, 1, 128, 80), torch.ones(1, 1, 128, 80)), dim=3))
+    found = ours(model, cfg, latent)["samples"]
+    assert torch.allclose(found[..., :9], latent["samples"][..., :9], atol=1e-5)  # through the latent's scale and back
+    assert support.relative(found[..., 11:], latent["samples"][..., 11:]) > 0.1
+
+
+def test_denoise_0_gives_the_latent_back(comfy, model, cfg):
+    latent = picture()
+    assert torch.equal(ours(model, cfg, latent, denoise=0.0)["samples"], latent["samples"])
+
+
+def test_inputs_are_not_changed(comfy, model, cfg):
+    latent = picture(noise_mask=mask())
+    before = {key: value.clone() for key, value in latent.items()}
+    sampling = model.get_model_object("model_sampling")
+    ours(model, cfg, latent, skip_first_steps=1)
+    assert all(torch.equal(latent[key], before[key]) for key in before) and set(latent) == set(before)
+    assert model.get_model_object("model_sampling") is sampling and not model.object_patches
+    assert support.dev.load_pack("host.sample.guiders").guided_of(model) is None
+
+
+# --- what it saves and says ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skip, uncond", [(0, 4), (1, 3), (4, 0), (-1, 0)])
+def test_skipped_steps_are_saved_and_told(comfy, model, cfg, skip, uncond):
+    info = {"workflow": {"nodes": []}}
+    ours(model, cfg, hidden={"extra_pnginfo": info}, skip_first_steps=skip)
+    (facts,) = info["chroma_run"].values()
+    assert json.loads(json.dumps(info)) == info and info["workflow"] == {"nodes": []}
+    assert (facts["steps"], facts["prompts_computed"], facts["uncond_computed"]) == (STEPS, STEPS + uncond, uncond)
+    assert facts["finished"] and facts["seconds"] > 0
+
+
+def test_read_out_names_schedule_shift_and_cost(comfy, model, cfg, caplog):
+    caplog.set_level("INFO")
+    ours(model, cfg, skip_first_steps=2)
+    (text,) = [m for m in caplog.messages if m.startswith("Chroma KSampler: ")]
+    assert text.startswith("Chroma KSampler: beta: 4 steps, sigma 1.000 to ")
+    assert "; shift 1.000; 4 steps, cfg 3: 6 prompts computed" in text and "2 uncond skipped" in text
+
+
+def test_a_shift_that_is_replaced_or_has_no_effect_is_told(comfy, model, cfg, caplog):
+    caplog.set_level("INFO")
+    shifted = node("shift", "ChromaTimestepShift").execute(model, {"mode": "fixed", "shift": 3.0})[0]
+    equal(ours(shifted, cfg), ours(model, cfg))
+    assert "in place of that of a node before this one; to keep that, choose 'from the model'" in caplog.text
+    caplog.clear()
+    equal(
+        ours(shifted, cfg, shift={"shift": "from the model"}), ours(model, cfg, shift={"shift": "fixed", "value": 3.0})
+    )
+    assert "in place of" not in caplog.text
+    ours(model, cfg, schedule="linear", shift={"shift": "by resolution"})
+    assert "linear does not look at it; simple and beta do" in caplog.text
+
+
+def test_settings_of_a_chroma_guidance_before_it_stay_in_force(comfy, model, cfg):
+    guided = node("guidance", "ChromaGuidance").execute(model, form={"form": "APG", "eta": 0.2}, zero_init_steps=1)[0]
+    found = support.dev.load_pack("host.sample.guiders").guided_of(guided)
+    result = ours(guided, cfg)
+    equal(result, host_ksampler(guided, cfg))
+    assert support.relative(result["samples"], ours(model, cfg)["samples"]) > 1e-3
+    assert found.last.run.zeroed == 1  # for a Chroma Run Report at that node
+    ours(guided, cfg, skip_first_steps=3)
+    assert (found.last.run.zeroed, found.last.uncond_prompts) == (1, 1)
+    assert found.guidance.skip_first_steps == 0
+
+
+# --- its inputs ------------------------------------------------------------------------------------------------------
+
+
+def test_negative_may_be_missing_only_where_it_is_not_needed(comfy, model, cfg):
+    for settings in ({"cfg": 1.0}, {"skip_first_steps": -1}):
+        equal(ours(model, cfg, negative=None, **settings), ours(model, cfg, **settings))
+    with pytest.raises(ValueError, match="cfg is 3 and there is no negative prompt. Connect one"):
+        ours(model, cfg, negative=None)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"steps": 0}, "steps is 0; it must be from 1 to 10000"),
+        ({"cfg": float("nan")}, "cfg is nan; it must be from 0 to 100"),
+        ({"denoise": 1.5}, "denoise is 1.5; it must be from 0 to 1"),
+        ({"skip_first_steps": -2}, "skip_first_steps is -2; it must be from -1 to inf"),
+        ({"sampler": "best"}, "sampler is 'best'; it must be one of euler, "),
+        ({"schedule": "fixed_shift"}, "schedule is 'fixed_shift'; it must be one of beta, "),
+        ({"shift": None}, r"shift is None; it must be one of 1 \(as trained\), fixed, by resolution, from the model"),
+        ({"shift": {"shift": "fixed", "value": 0.0}}, "fixed_shift: shift is 0.0; allowed is a number from 0.01"),
+    ],
+    ids=str,
+)
+def test_bad_values_are_told(comfy, model, cfg, settings, words):
+    with pytest.raises(ValueError, match=words):
+        ours(model, cfg, **settings)
+
+
+def test_other_models_are_told_to_use_other_nodes(comfy, model, cfg):
+    class Other:
+        model = torch.nn.Linear(1, 1)
+
+    with pytest.raises(ValueError, match="the model is Linear; this node is for Chroma"):
+        ours(Other(), cfg)
+
+
+def test_menus_are_fresh_and_defaults_are_those_of_chroma(comfy):
+    ksampler = support.dev.load_pack("nodes.ksampler").ChromaKSampler
+    inputs = {**ksampler.INPUT_TYPES()["required"], **ksampler.INPUT_TYPES()["optional"]}
+    required = ["model", "positive", "latent", "seed", "steps", "cfg", "sampler", "schedule", "shift", "denoise"]
+    assert list(ksampler.INPUT_TYPES()["required"]) == [*required, "skip_first_steps"]
+    assert list(ksampler.INPUT_TYPES()["optional"]) == ["negative"]
+    defaults = {name: inputs[name][1].get("default") for name in required[4:8]}
+    assert defaults == {"steps": 26, "cfg": 3.5, "sampler": "res_multistep", "schedule": "beta"}
+    assert inputs["shift"][1]["options"][0]["key"] == "1 (as trained)"
+    assert inputs["seed"][1]["control_after_generate"] is True
+    names = inputs["schedule"][1]["options"]
+    assert len(names) == len(set(names)) and {"beta", "linear", "simple", "beta_0.4", "kl_optimal"} <= set(names)
+    comfy.samplers.SAMPLER_NAMES.append("new")
+    try:
+        assert "new" in ksampler.INPUT_TYPES()["required"]["sampler"][1]["options"]
+    finally:
+        comfy.samplers.SAMPLER_NAMES.remove("new")
+
+
+def test_a_prompt_of_the_host_reaches_the_node_as_written_here(comfy):
+    ksampler = support.dev.load_pack("nodes.ksampler").ChromaKSampler
+    live = {
+        "model": ["1", 0],
+        "positive": ["2", 0],
+        "latent": ["3", 0],
+        **SETTINGS,
+        "shift": "fixed",
+        "shift.value": 2.0,
+    }
+    values, _ = through_host(ksampler, live)
+    assert values["shift"] == {"shift": "fixed", "value": 2.0}
+
+
+# --- in a running ComfyUI --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graph(server):
+    return Graph.demo(server)
+
+
+def pixels(path):
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def with_ours(graph, **inputs):
+    """The demo graph with our node in place of its shift and its KSampler; gives the node's id."""
+    k = graph.nodes[graph.find("KSampler")]["inputs"]
+    loader = graph.find("ChromaDiffusionLoader")
+    values = {
+        "model": [loader, 0],
+        "positive": k["positive"],
+        "negative": k["negative"],
+        "latent": k["latent_image"],
+        "seed": k["seed"],
+        "steps": k["steps"],
+        "cfg": k["cfg"],
+        "sampler": k["sampler_name"],
+        "schedule": k["scheduler"],
+        "shift": "1 (as trained)",
+        "denoise": 1.0,
+        "skip_first_steps": 0,
+    }
+    key = graph.add("ChromaKSampler", **{**values, **inputs})
+    graph.set("VAEDecode", samples=[key, 0])
+    return key
+
+
+def test_server_gives_the_picture_of_the_demo_graph(server, graph):
+    graph.set("KSampler", seed=next(NEW_SEED), steps=4)
+    reference = pixels(graph.copy().run(server)[0])
+    other = graph.copy()
+    with_ours(other, shift="fixed", **{"shift.value": 3.0})
+    with_ours(graph)
+    assert (pixels(graph.run(server)[0]) == reference).all()
+    assert (pixels(other.run(server)[0]) != reference).any()
+
+
+def test_server_shows_the_read_out_and_writes_it_into_the_picture(server, graph):
+    from PIL import Image
+
+    graph.set("KSampler", seed=next(NEW_SEED), steps=5)
+    with_ours(graph, skip_first_steps=2)
+    body = {"prompt": graph.nodes, "client_id": "test", "extra_data": {"extra_pnginfo": {"workflow": {"nodes": []}}}}
+    entry = server.wait(server.post("/prompt", body)["prompt_id"])
+    images = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+    saved = Image.open(support.dev.base_dir() / "output" / images[0]["subfolder"] / images[0]["filename"])
+    (facts,) = json.loads(saved.text["chroma_run"]).values()
+    assert (facts["steps"], facts["prompts_computed"], facts["uncond_skipped"]) == (5, 8, 2)
+    graph.set("ChromaKSampler", seed=next(NEW_SEED))
+    shown = [t for t in texts(follow(server, graph)) if "prompts computed" in t]
+    assert len(shown) == 1 and shown[0].startswith("beta: 5 steps, sigma 1.000 to ")
+
+
+def test_server_tells_of_a_missing_negative_prompt_and_a_shift_that_is_not_there(server, graph):
+    graph.set("KSampler", seed=next(NEW_SEED))
+    key = with_ours(graph)
+    broken = graph.copy()
+    del broken.nodes[key]["inputs"]["negative"]
+    assert "there is no negative prompt. Connect one" in broken.fails(server)
+    broken = graph.copy().set("ChromaKSampler", shift="2")
+    assert "shift is None; it must be one of 1 (as trained)" in broken.fails(server)
+    assert graph.run(server)

@@ -1,0 +1,124 @@
+"""The loader node's list of files, in this process."""
+
+import pytest
+import support
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def node(comfy):
+    return support.dev.load_pack("nodes.loader")
+
+
+@pytest.fixture
+def folders(comfy, monkeypatch, tmp_path):
+    """diffusion_models and a GGUF pack's folder, both in tmp_path."""
+    import folder_paths
+
+    for name, suffixes in (("diffusion_models", {".safetensors"}), ("unet_gguf", {".gguf"})):
+        (tmp_path / name).mkdir()
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, ([str(tmp_path / name)], suffixes))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return tmp_path
+
+
+def test_files_of_a_registered_gguf_folder_are_listed_too(node, folders):
+    (folders / "diffusion_models" / "B.safetensors").touch()
+    (folders / "unet_gguf" / "a.gguf").touch()
+    assert node.model_files() == ["a.gguf", "B.safetensors"]
+    assert node.model_path("a.gguf") == str(folders / "unet_gguf" / "a.gguf")
+
+
+def test_without_a_gguf_folder_nothing_is_missed(node, folders, monkeypatch):
+    import folder_paths
+
+    monkeypatch.delitem(folder_paths.folder_names_and_paths, "unet_gguf")
+    (folders / "diffusion_models" / "b.safetensors").touch()
+    assert node.model_files() == ["b.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "", "b.safetensors/../../secret.safetensors"])
+def test_name_that_is_not_listed_is_refused(node, folders, name):
+    (folders / "secret.safetensors").touch()
+    (folders / "diffusion_models" / "b.safetensors").touch()
+    with pytest.raises(ValueError, match="not among the model files. Put it into ComfyUI/models/diffusion_models"):
+        node.model_path(name)
+
+
+def test_old_texts_of_precision_pass_and_unknown_ones_are_told(node):
+    for text in ("bf16", "float8_e4m3fn (8 bit)", "float8_e5m2 (also 8 bit)"):
+        assert node.ChromaDiffusionLoader.validate_inputs(text) is True
+    assert "Choose one of: auto, keep, bf16" in node.ChromaDiffusionLoader.validate_inputs("int3")
+
+
+def index(folder, *shards):
+    import json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in shards:
+        (folder / name).touch()
+    path = folder / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {f"t{i}": name for i, name in enumerate(shards)}}))
+    return path
+
+
+def test_sharded_model_is_one_entry(node, folders):
+    parts = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    path = index(folders / "diffusion_models" / "Chroma1-HD" / "transformer", *parts)
+    (name,) = node.model_files()
+    assert node.model_path(name) == str(path)
+    assert name.endswith("diffusion_pytorch_model.safetensors.index.json")
+
+
+def test_gguf_is_listed_where_no_other_pack_registers_it(node, folders, monkeypatch):
+    import folder_paths
+
+    monkeypatch.delitem(folder_paths.folder_names_and_paths, "unet_gguf")
+    (folders / "diffusion_models" / "sub").mkdir()
+    (folders / "diffusion_models" / "sub" / "Q8.GGUF").touch()
+    assert [name.replace("\\", "/") for name in node.model_files()] == ["sub/Q8.GGUF"]
+
+
+def test_checkpoints_are_listed_if_they_hold_a_chroma(node, folders, monkeypatch):
+    import folder_paths
+    import torch
+
+    (folders / "checkpoints").mkdir()
+    entry = ([str(folders / "checkpoints")], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", entry)
+    chroma = {"model.diffusion_model.distilled_guidance_layer.in_proj.weight": torch.zeros(1)}
+    support.write(folders / "checkpoints" / "chroma aio.safetensors", chroma)
+    support.write(folders / "checkpoints" / "sdxl.safetensors", {"model.diffusion_model.label_emb": torch.zeros(1)})
+    (folders / "checkpoints" / "broken.safetensors").write_bytes(b"x")
+    assert node.model_files() == ["chroma aio.safetensors"]
+    assert node.model_path("chroma aio.safetensors") == str(folders / "checkpoints" / "chroma aio.safetensors")
+
+
+def test_new_inputs_are_optional_with_the_old_behaviour(node):
+    inputs = node.ChromaDiffusionLoader.INPUT_TYPES()
+    assert list(inputs["required"]) == ["unet_name", "quant_mode"]
+    assert list(inputs["optional"]) == ["approximator", "prediction", "text_ids", "full_precision_matmul"]
+    assert {n: i[1]["default"] for n, i in inputs["optional"].items()} == {
+        "approximator": "from the model file",
+        "prediction": "auto",
+        "text_ids": "auto",
+        "full_precision_matmul": False,
+    }
+
+
+def test_folders_are_walked_again_only_when_they_change(node, folders, monkeypatch):
+    files = support.dev.load_pack("nodes.shared.files")
+    root = folders / "diffusion_models"
+    (root / "sub").mkdir()
+    (root / "sub" / "a.gguf").touch()
+    assert len(node.model_files()) == 1
+    walks = []
+    real = files.os.walk
+    monkeypatch.setattr(files.os, "walk", lambda top, **k: walks.append(top) or real(top, **k))
+    assert len(node.model_files()) == 1
+    assert str(root) not in walks
+    (root / "sub" / "b.gguf").touch()
+    assert len(node.model_files()) == 2
+    (root / "sub" / "a.gguf").unlink()
+    assert len(node.model_files()) == 1

@@ -1,0 +1,109 @@
+"""Save Chroma Quantized in this process: names, metadata, what it shows."""
+
+import json
+import re
+
+import pytest
+import support
+from safetensors import safe_open
+
+pytestmark = pytest.mark.host
+load_pack = support.dev.load_pack
+GRAPH = {"1": {"class_type": "ChromaSaveQuantized", "inputs": {}}}
+
+
+@pytest.fixture
+def model(comfy, inference, tmp_path):
+    weights = support.published(support.random_weights(support.config()))
+    return load_pack("host.model.load").load_chroma(str(support.write(tmp_path / "tiny.safetensors", weights)))
+
+
+@pytest.fixture
+def run(comfy, model, monkeypatch, tmp_path, caplog):
+    """Runs the node into tmp_path/output; returns what it reported."""
+    import folder_paths
+    from comfy_api.latest import io
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    (tmp_path / "output").mkdir()
+    node = load_pack("nodes.save").ChromaSaveQuantized
+    values = {io.Hidden.prompt.name: GRAPH, io.Hidden.extra_pnginfo.name: {"workflow": {"nodes": []}}}
+    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden[name]: v for name, v in values.items()}})
+    caplog.set_level("INFO")
+
+    def execute(format="q8_0", prefix="diffusion_models/chroma", **options):
+        caplog.clear()
+        assert clone.execute(model, format, prefix, **options).args == ()
+        return "\n".join(m for m in caplog.messages if m.startswith("Save Chroma Quantized"))
+
+    execute.output = tmp_path / "output"
+    execute.node = node
+    return execute
+
+
+def test_names_are_numbered_like_those_of_the_hosts_save_nodes(run):
+    run()
+    run()
+    run("fp8_scaled")
+    names = sorted(path.name for path in (run.output / "diffusion_models").iterdir())
+    assert names == ["chroma_00001_.gguf", "chroma_00002_.gguf", "chroma_00003_.safetensors"]
+
+
+def test_report_tells_file_size_bits_and_error(run):
+    text = run("q8_0")
+    path = run.output / "diffusion_models" / "chroma_00001_.gguf"
+    assert str(path) in text and f"{path.stat().st_size / 1e6:,.1f} MB" in text
+    assert re.search(r"\d\.\d\d bits a weight; 24 linear layers in q8_0, error of their weights 0\.5\d\d%", text)
+
+
+@pytest.mark.parametrize("format", load_pack("loaders.checkpoint.export").FORMATS)
+def test_every_format_is_written_and_loads(run, format):
+    run(format, "x")
+    (path,) = run.output.iterdir()
+    assert load_pack("host.model.load").load_chroma(str(path))
+
+
+def metadata(path):
+    if path.suffix == ".gguf":
+        return load_pack("loaders.files.read").read_header(path).metadata
+    with safe_open(path, "pt") as f:
+        return f.metadata()
+
+
+@pytest.mark.parametrize("format", ["q8_0", "fp8_scaled"])
+def test_graph_is_in_the_metadata_unless_the_host_is_told_not_to(run, format, monkeypatch):
+    from comfy.cli_args import args
+
+    run(format, "with")
+    monkeypatch.setattr(args, "disable_metadata", True)
+    run(format, "without")
+    found = {path.name.split("_")[0]: metadata(path) for path in run.output.iterdir()}
+    assert json.loads(found["with"]["prompt"]) == GRAPH and json.loads(found["with"]["workflow"]) == {"nodes": []}
+    assert not {"prompt", "workflow"} & found["without"].keys()
+    assert all(m["chroma.source"] == "tiny.safetensors" and m["chroma.format"] == format for m in found.values())
+
+
+def test_matmul_in_fp8_is_allowed_when_asked(run):
+    for name, value in (("on", True), ("off", False)):
+        run("fp8_scaled", name, full_precision_matmul=value)
+    read_header = load_pack("loaders.files.read").read_header
+    for path in run.output.iterdir():
+        markers = read_header(path).markers.values()
+        assert {m.get("full_precision_matrix_mult", False) for m in markers} == {path.name.startswith("on")}
+
+
+def test_place_outside_of_the_output_folder_is_refused(run):
+    with pytest.raises(Exception, match="outside the output folder"):
+        run("q8_0", "../escaped")
+    assert list(run.output.iterdir()) == []
+
+
+def test_schema_is_valid_and_names_every_format(comfy):
+    node = load_pack("nodes.save").ChromaSaveQuantized
+    schema = node.GET_SCHEMA()
+    assert schema.is_output_node and schema.outputs == []
+    inputs = {i.id: i for i in schema.inputs}
+    assert list(inputs) == ["model", "format", "filename_prefix", "full_precision_matmul"]
+    assert inputs["format"].options == list(load_pack("loaders.checkpoint.export").FORMATS)
+    assert all(name in inputs["format"].tooltip for name in inputs["format"].options)
+    assert all(i.tooltip for i in schema.inputs)

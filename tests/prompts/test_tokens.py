@@ -1,0 +1,139 @@
+"""How a prompt is cut, counted and told, and what the prompt builder adds. No host."""
+
+import itertools
+import random
+
+import pytest
+import support
+
+text = support.dev.load_pack("prompts.tokens")
+rules = support.dev.load_pack("prompts.tags")
+
+
+def tokens(count):
+    return [(number, 1.0) for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 510, 511, 512, 1021, 1022, 1023, 5000])
+def test_chunks_cover_every_token_once_and_end_before_a_word(count):
+    rng = random.Random(count)
+    starts = [rng.random() < 0.4 for _ in range(count)]
+    runs = text.chunks(starts, 511)
+    assert list(itertools.chain(*(range(r.start, r.stop) for r in runs))) == list(range(count))
+    assert all(r.stop - r.start <= 511 for r in runs)
+    assert all(starts[r.start] for r in runs[1:])
+    assert (len(runs) == 1) == (count <= 511)
+
+
+def test_chunk_without_a_words_beginning_is_cut_where_it_is_full():
+    assert text.chunks([True] + [False] * 9, 4) == [slice(0, 4), slice(4, 8), slice(8, 10)]
+
+
+@pytest.mark.parametrize("count, kept", [(0, 0), (511, 511), (512, 511), (2000, 511)])
+def test_truncation_leaves_511_tokens_and_an_end(count, kept):
+    (run,) = text.fit(tokens(count), [False] * count, "truncate")
+    assert run == tokens(kept)
+
+
+def test_limit_of_error_names_both_numbers_and_the_remedy():
+    assert text.fit(tokens(511), [True] * 511, "error") == [tokens(511)]
+    with pytest.raises(ValueError, match="has 601 tokens, Chroma takes 512. Shorten it by 89, or choose truncate"):
+        text.fit(tokens(600), [True] * 600, "error")
+    with pytest.raises(ValueError, match="above 512 tokens: 'ignore' is not known .known: truncate"):
+        text.fit(tokens(3), [True] * 3, "ignore")
+
+
+def test_a_dropped_word_is_told_from_its_beginning():
+    starts = [True, False, False, True, False]
+    assert [text.word_start(starts, i) for i in range(5)] == [0, 0, 0, 3, 3]
+    assert text.word_start([False, False], 1) == 1
+
+
+@pytest.mark.parametrize("count, full", [(1, 1), (13, 1), (256, 10), (511, 20), (512, 20), (9000, 20)])
+def test_bar_is_as_full_as_the_prompt(count, full):
+    assert text.bar(count) == "█" * full + "░" * (20 - full)
+
+
+def test_lines_tell_count_mode_loss_and_weights():
+    prompt = text.Prompt(
+        2000, dropped=1488, first_dropped="and then a", unknown=2, weights=(("red fox", 1.2), ("sky", 0.5))
+    )
+    assert text.describe(prompt, "exact", "positive").splitlines() == [
+        "████████████████████ 2,000 of 512 tokens",
+        "exact: T5 with its mask, one pad, as trained",
+        "weights: red fox 1.2, sky 0.5",
+        "WARNING: the last 1,488 tokens are dropped, from “and then a” on. Shorten the prompt",
+        "2 tokens are unknown to T5 (emoji and many scripts); they all look alike to the model",
+    ]
+    many = text.Prompt(40, weights=tuple((f"word{i}", 1.1) for i in range(12)))
+    assert text.describe(many, "exact", "positive").endswith("word7 1.1 and 4 more")
+    assert "in 3 chunks, each encoded alone" in text.describe(text.Prompt(1400, chunks=3), "exact", "positive")
+    assert "WARNING: 88 tokens more than Chroma has learnt" in text.describe(text.Prompt(600), "legacy", "positive")
+
+
+@pytest.mark.parametrize("count, hinted", [(1, False), (2, True), (69, True), (70, False), (512, False)])
+def test_only_a_short_negative_prompt_gets_a_hint(count, hinted):
+    assert ("hint: a negative prompt" in text.describe(text.Prompt(count), "exact", "negative")) is hinted
+    assert "hint" not in text.describe(text.Prompt(count), "exact", "positive")
+
+
+# --- the prompt builder ----------------------------------------------------------------------------------------------
+
+SENTENCE = "A red fox sits in the snow."
+
+
+def built(words, **choice):
+    return rules.build(words, rules.Choice(**choice))[0]
+
+
+@pytest.mark.parametrize("words", ["", "  a fox \n", SENTENCE, "tags, more tags,"])
+@pytest.mark.parametrize("style", rules.STYLES)
+def test_nothing_is_added_unasked(words, style):
+    assert rules.build(words, rules.Choice(style)) == (words, [])
+
+
+@pytest.mark.parametrize(
+    "words, style, expected",
+    [
+        (SENTENCE, "photograph", SENTENCE + " snow. winter. aesthetic 9. best quality."),
+        ("a red fox", "photograph", "a red fox. snow. winter. aesthetic 9. best quality."),
+        (SENTENCE, "drawing", SENTENCE + " snow, winter, aesthetic 9, best quality"),
+        ("a red fox ", "drawing", "a red fox, snow, winter, aesthetic 9, best quality"),
+        ("a red fox,", "drawing", "a red fox, snow, winter, aesthetic 9, best quality"),
+        ("", "drawing", "snow, winter, aesthetic 9, best quality"),
+    ],
+)
+def test_tags_follow_the_sentences_joined_as_the_style_asks(words, style, expected):
+    tags = " snow,winter ,, " if words != SENTENCE else "(snow),\nwinter."
+    expected = expected.replace(SENTENCE + " snow", SENTENCE + " (snow)")
+    assert built(words, style=style, tags=tags, aesthetic="aesthetic 9", quality="best quality") == expected
+
+
+def test_tag_that_is_there_is_not_added_again_and_a_part_of_one_is():
+    out, used = rules.build("a fox. Aesthetic 10.", rules.Choice(aesthetic="aesthetic 10", tags="fox, ox"))
+    assert out == "a fox. Aesthetic 10. ox."
+    assert used == []
+    assert built("a fox. aesthetic 10.", aesthetic="aesthetic 1") == "a fox. aesthetic 10. aesthetic 1."
+
+
+def test_opening_and_photo_sentences_stand_at_the_ends():
+    choice = {"opening": "A casual snapshot of", "photo_sentences": 2, "aesthetic": "aesthetic 8"}
+    expected = "A casual snapshot of a fox. aesthetic 8. The photograph is a . The photograph is a ."
+    assert built("a fox", **choice) == expected
+    assert built("a casual snapshot of a fox", **choice)[1:] == expected[1:]
+
+
+def test_unknown_choices_are_refused_with_what_is_known():
+    with pytest.raises(ValueError, match="aesthetic 'aesthetic 12' is not known .known: none, aesthetic 10"):
+        built("a fox", aesthetic="aesthetic 12")
+    with pytest.raises(ValueError, match="style 'film' is not known .known: photograph, drawing"):
+        built("a fox", style="film")
+
+
+def test_every_rule_names_a_source_that_can_be_looked_up():
+    tables = (rules.STYLES, rules.AESTHETICS, rules.QUALITIES, rules.OPENINGS)
+    every = [rule for table in tables for rule in table.values() if rule is not None] + [rules.PHOTO_SENTENCE]
+    assert len(every) == 2 + 12 + 5 + 1 + 1
+    assert all(rule.told and rule.source.url.startswith("https://") and rule.source.standing for rule in every)
+    page = (support.ROOT / "web" / "docs" / "ChromaPrompt.md").read_text()
+    assert all(rule.source.url in page for rule in every)

@@ -1,0 +1,129 @@
+"""Writes a Chroma model in another precision, layer by layer, with the memory of one layer. Needs no ComfyUI.
+
+    python -m tools quantize IN OUT --format FORMAT
+
+IN is a file of any kind that Load Chroma Model takes: safetensors (one file, or the index of a sharded one), GGUF, .pth;
+BFL's or diffusers' names; in 16, 8 or 4 bits. The file appears under its name OUT when it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import load_pack
+
+FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
+REPORT_SECONDS = 10  # between lines of progress where there is no terminal
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"quantize: {message}. See python -m tools quantize --help", file=sys.stderr)
+        sys.exit(WRONG_ARGUMENTS)
+
+
+def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
+    table = "\n".join(f"  {name:<14}{f.container:<13}error of the weights {f.error:.2%}" for name, f in formats.items())
+    p = Parser(
+        prog="python -m tools quantize",
+        description=__doc__,
+        epilog=f"formats:\n{table}\n\nThe linear layers of the blocks change; the rest stays in 16 or 32 bits.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("source", metavar="IN", type=Path, help="the model to read")
+    p.add_argument("target", metavar="OUT", type=Path, help="the file to write, .safetensors or .gguf by format")
+    p.add_argument("--format", required=True, choices=list(formats), metavar="FORMAT", help="one of those below")
+    p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    p.add_argument(
+        "--fast-matmul",
+        action="store_true",
+        help="fp8_scaled: let ComfyUI's own loader multiply in fp8, which casts the inputs with a scale of 1",
+    )
+    p.add_argument("--prediction", choices=("auto", "v", "x0"), default="auto", help="if the file has lost its marker")
+    p.add_argument(
+        "--text-ids", choices=("auto", "zeros", "sequential"), default="auto", help="if the file has lost its marker"
+    )
+    p.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, cuda:1")
+    return p
+
+
+def progress() -> Any:
+    """Shows a percentage on standard error: in place on a terminal, else a line now and then."""
+    terminal = sys.stderr.isatty()
+    shown = time.monotonic()
+
+    def show(done: int, total: int, name: str) -> None:
+        nonlocal shown
+        if terminal:
+            print(f"\r\033[K{done / total:4.0%} {name}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - shown > REPORT_SECONDS:
+            shown = time.monotonic()
+            print(f"{done / total:4.0%} {name}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        export = load_pack("loaders.checkpoint.export")
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"quantize: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
+            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
+        ) from None
+    p = parser(export.FORMATS)
+    args = p.parse_args(arguments)
+    try:
+        export.export_format(args.format, args.target)
+    except ValueError as error:
+        p.error(str(error))
+    if args.source.is_dir():
+        p.error(f"{args.source} is a folder. Give the .safetensors or .index.json file in it")
+    if not args.source.is_file():
+        p.error(f"{args.source}: there is no such file")
+    if args.target.exists():
+        if args.source.samefile(args.target):
+            p.error(f"{args.target} is the file to read. Choose another name")
+        if not args.overwrite:
+            p.error(f"{args.target} exists already. Choose another name, or add --overwrite")
+    if not args.target.parent.is_dir():
+        p.error(f"there is no folder {args.target.parent}")
+    try:
+        source = export.FileWeights(args.source, args.prediction, args.text_ids, device(p, args.device))
+        written = export.write_model(
+            source,
+            args.target,
+            args.format,
+            full_precision=not args.fast_matmul,
+            overwrite=args.overwrite,
+            progress=progress(),
+        )
+    except ValueError as error:
+        print(f"{clear()}quantize: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"{clear()}quantize: stopped, nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    print(clear(), end="", file=sys.stderr)
+    print(written.text())
+    return 0
+
+
+def device(p: argparse.ArgumentParser, name: str) -> str:
+    """name, if this PyTorch can compute there."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        p.error(f"--device {name} cannot be used ({str(error).splitlines()[0]})")
+    return name
+
+
+def clear() -> str:
+    return "\r\033[K" if sys.stderr.isatty() else ""
