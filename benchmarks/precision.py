@@ -33,7 +33,7 @@ def matrices() -> dict[str, torch.Tensor]:
 def main(rounds: int) -> None:
     from . import networks as n
 
-    host_weights, modes = (n.support.dev.load_pack(m) for m in ("host.model.weights", "loaders.formats.modes"))
+    host_weights, modes = (n.support.dev.load_pack(m) for m in ("host.model.weights", "loaders.formats.table"))
 
     def kept(mode: str, weight: torch.Tensor) -> torch.Tensor:
         chosen = modes.quant_mode(mode)

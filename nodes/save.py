@@ -11,7 +11,8 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..host.model.save import export_model
-from ..loaders.checkpoint.export import FORMATS, export_format
+from ..loaders.checkpoint.export import export_format
+from ..loaders.formats.table import EXPORTS
 from .shared.report import report
 
 
@@ -29,7 +30,7 @@ class ChromaSaveQuantized(io.ComfyNode):
                 io.Model.Input("model", tooltip="A Chroma model. LoRAs and merges on it go into the file's weights."),
                 io.Combo.Input(
                     "format",
-                    options=list(FORMATS),
+                    options=list(EXPORTS),
                     default="int8_convrot",
                     tooltip="Of the blocks' linear layers; the rest stays in 16 or 32 bits. Error of the weights and "
                     "bits for each. safetensors: int8_convrot 1 %, 8; fp8_scaled 2.7 %, 8; bf16, fp16. GGUF: q8_0 0.5 to "

@@ -749,13 +749,14 @@ def unpacked(part: Any, tensors: dict[str, Tensor]) -> Tensor | None:
     """The weight in float32; None for formats that only the host unpacks."""
     storage, tensor = part.storage, tensors[part.file_name]
     format, scale = storage.format, part.scales.get("weight_scale")
-    types, packed = (support.dev.load_pack(f"loaders.formats.{n}") for n in ("ggml", "packed"))
+    types = support.dev.load_pack("loaders.formats.ggml")
+    scaled = support.dev.load_pack("loaders.formats.table").FORMATS.get(format)
     if format is None:
         dense = tensor.float()
     elif format in types.GGML_TYPES:
         dense = types.dequantise(tensor, format, torch.float32)
     elif format.endswith(("_rowwise", "_blockwise")):
-        dense = packed.unpack(tensor, tensors[scale], format, torch.float32)
+        dense = scaled.unpack(tensor, {"weight_scale": tensors[scale]}, {}, torch.float32)
     elif format in ("float8_e4m3fn", "float8_e5m2"):
         dense = tensor.float() * (tensors[scale].float().reshape(()) if scale else 1)
     elif format == "int8_tensorwise":

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
             f"quantize: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
             f"Python, or: {sys.executable} -m pip install -r requirements.txt"
         ) from None
-    p = parser(export.FORMATS)
+    p = parser(export.EXPORTS)
     args = p.parse_args(arguments)
     try:
         export.export_format(args.format, args.target)

@@ -14,125 +14,142 @@ import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from torch import Tensor
 
-from ...loaders.formats.packed import REWRITTEN
-from ...loaders.formats.recognise import FP8_FORMATS
-from .matmul import FP8_INPUTS, KINDS, fast_matmul
-from .packed_layout import LAYOUT, linear
+from ...loaders.formats.record import OWN_LAYOUT, Format
+from ...loaders.formats.table import BY_HOST_NAME, FORMATS
+from .matmul import fast_matmul
+from .packed_layout import linear
 
-ROUNDS_INPUTS = ("int8_tensorwise", "convrot_w4a4")  # layouts of the host that do so whatever the layer says
-FP8 = tuple(FP8_FORMATS.values())
 FAST_INPUTS = (torch.bfloat16, torch.float16)  # that fp8 multiplication gives its results in
 INPUT_PARAMETERS = ("input_scale", "pre_quant_scale")
+
+
+class PackedLinear:
+    """What is ours in a linear layer, over the host's `host_linear`: it takes a ready quantised tensor as `weight` in the
+    state dict, and plain weights of any float type.
+
+    runs_on: the device; a format that it has no fast multiplication for is unpacked at use.
+    """
+
+    host_linear: Any
+    runs_on: torch.device
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        weight = state_dict.pop(prefix + "weight", None)
+        if weight is None:
+            missing.append(prefix + "weight")
+            return
+        settings = take_marker(self, state_dict, prefix, weight)
+        target = self.factory_kwargs["device"] or weight.device
+        if settings is not None:
+            self._full_precision_mm_config = bool(settings.get("full_precision_matrix_mult"))
+            format = BY_HOST_NAME[self.quant_format]
+            slow = format.matmul is not None and fast_matmul(format, self.runs_on) is not None
+            self._full_precision_mm = self._full_precision_mm_config or slow
+            for name in INPUT_PARAMETERS:
+                value = state_dict.pop(prefix + name, None)
+                if value is not None:
+                    self.register_parameter(name, torch.nn.Parameter(value.to(target), requires_grad=False))
+        self.weight = torch.nn.Parameter(weight.to(device=target), requires_grad=False)
+        torch.nn.Module._load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        for name in ("weight", *INPUT_PARAMETERS):
+            if prefix + name in missing:
+                missing.remove(prefix + name)
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        path = self._path(input)
+        if path == "host":
+            return super().forward(input, *args, **kwargs)
+        comfy.ops.run_every_op()
+        return self._scaled(input) if path == "scaled" else self._unpacked(input)
+
+    def _path(self, input: Tensor) -> str:
+        """Who multiplies: the host's code, or ours with inputs that it scales, or ours with the weight unpacked."""
+        format = format_of(self)
+        if format is None or isinstance(input, QuantizedTensor):
+            return "host"
+        if format.layout == OWN_LAYOUT:
+            return "unpacked"
+        if self._full_precision_mm:
+            return "unpacked" if format.unpacked_here else "host"
+        if not format.matmul.scaled_here or input.requires_grad:
+            return "host"
+        if getattr(self, "comfy_force_cast_weights", False) or self.weight_function or self.bias_function:
+            return "unpacked"
+        return "scaled" if input.dtype in FAST_INPUTS else "unpacked"
+
+    def _scaled(self, input: Tensor) -> Tensor:
+        rows = input.reshape(-1, input.shape[-1])
+        scale = getattr(self, "input_scale", None)
+        if scale is None:
+            # From the values at hand: the host's own default is a bare 1, which loses small and large inputs.
+            scale = fp8_scale(rows)
+        else:
+            scale = comfy.model_management.cast_to_device(scale, input.device, None)
+        rows = QuantizedTensor.from_float(rows, format_of(self).matmul.inputs, scale=scale)
+        y = self.forward_comfy_cast_weights(rows, input.dtype, want_requant=True)
+        return y.reshape(*input.shape[:-1], y.shape[-1])
+
+    def _unpacked(self, input: Tensor) -> Tensor:
+        packed = getattr(self, "layout_type", None) == OWN_LAYOUT
+        weight, bias, stream = comfy.ops.cast_bias_weight(
+            self,
+            None if packed else input,
+            dtype=self.weight.dtype if packed else None,
+            device=input.device,
+            bias_dtype=input.dtype,
+            offloadable=True,
+            # A LoRA that is added in 16 bits and found again by subtraction would be lost in the rounding.
+            compute_dtype=torch.float32 if packed else input.dtype,
+        )
+        if isinstance(weight, QuantizedTensor):
+            y = linear(input, weight, bias)
+        else:
+            y = torch.nn.functional.linear(input, weight.to(input.dtype), bias)
+        comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+        return y
+
+    def set_weight(self, weight, inplace_update=False, seed=None, return_weight=False, **kwargs):
+        if return_weight and getattr(self, "layout_type", None) == OWN_LAYOUT:
+            format = FORMATS[self.weight._params.format]
+            if not format.rewritten:
+                raise ValueError(
+                    f"weights stored as {format.name} can not be saved with a LoRA while they are streamed. Use Save Chroma "
+                    "Quantized"
+                )
+        return self.host_linear.set_weight(
+            self, weight, inplace_update=inplace_update, seed=seed, return_weight=return_weight, **kwargs
+        )
 
 
 def operations(compute_dtype: torch.dtype | None, device: torch.device) -> Any:
     """Layer classes for a model with quantised weights, made anew for each model.
 
     compute_dtype: what unpacked weights come in; None means bfloat16.
-    device: where it will run; formats that it has no fast multiplication for are unpacked at use.
+    device: where it will run.
     """
     host = comfy.ops.mixed_precision_ops({}, compute_dtype or torch.bfloat16)
+    ours = type("Linear", (PackedLinear, host.Linear), {"host_linear": host.Linear, "runs_on": device})
+    return type("Layers", (host,), {"takes_float32": True, "Linear": ours})  # float32 inputs, whatever the weights are
 
-    class Layers(host):
-        takes_float32 = True  # whatever the weights are stored in
 
-        class Linear(host.Linear):
-            """Takes a ready quantised tensor as `weight` in the state dict, and plain weights of any float type."""
+def take_marker(layer: Any, state_dict: dict[str, Tensor], prefix: str, weight: Tensor) -> dict[str, Any] | None:
+    """Takes the marker beside a quantised weight out of the state dict and notes its format on the layer.
 
-            def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
-                weight = state_dict.pop(prefix + "weight", None)
-                if weight is None:
-                    missing.append(prefix + "weight")
-                    return
-                marker = state_dict.pop(prefix + "comfy_quant", None)
-                target = self.factory_kwargs["device"] or weight.device
-                if isinstance(weight, QuantizedTensor):
-                    settings = json.loads(marker.numpy().tobytes())
-                    self.quant_format = settings["format"]
-                    self.layout_type = QUANT_ALGOS[self.quant_format]["comfy_tensor_layout"]
-                    self._full_precision_mm_config = bool(settings.get("full_precision_matrix_mult"))
-                    kind = KINDS.get(self.quant_format)
-                    slow = kind is not None and fast_matmul(kind, device) is not None
-                    self._full_precision_mm = self._full_precision_mm_config or slow
-                    for name in INPUT_PARAMETERS:
-                        value = state_dict.pop(prefix + name, None)
-                        if value is not None:
-                            self.register_parameter(name, torch.nn.Parameter(value.to(target), requires_grad=False))
-                self.weight = torch.nn.Parameter(weight.to(device=target), requires_grad=False)
-                torch.nn.Module._load_from_state_dict(
-                    self, state_dict, prefix, metadata, strict, missing, unexpected, errors
-                )
-                for name in ("weight", *INPUT_PARAMETERS):
-                    if prefix + name in missing:
-                        missing.remove(prefix + name)
+    returns: what it says; None for plain weights.
+    """
+    marker = state_dict.pop(prefix + "comfy_quant", None)
+    if not isinstance(weight, QuantizedTensor):
+        return None
+    settings = json.loads(marker.numpy().tobytes())
+    layer.quant_format = settings["format"]
+    layer.layout_type = QUANT_ALGOS[layer.quant_format]["comfy_tensor_layout"]
+    return settings
 
-            def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                path = self._path(input)
-                if path == "host":
-                    return super().forward(input, *args, **kwargs)
-                comfy.ops.run_every_op()
-                return self._fp8(input) if path == "fp8" else self._unpacked(input)
 
-            def _path(self, input: Tensor) -> str:
-                """Who multiplies: the host's code, or ours in fp8, or ours with the weight unpacked."""
-                format = getattr(self, "quant_format", None)
-                if format is None or isinstance(input, QuantizedTensor):
-                    return "host"
-                if self.layout_type == LAYOUT:
-                    return "unpacked"
-                if self._full_precision_mm:
-                    return "unpacked" if format in ROUNDS_INPUTS or format in FP8 else "host"
-                if format not in FP8 or input.requires_grad:
-                    return "host"
-                if getattr(self, "comfy_force_cast_weights", False) or self.weight_function or self.bias_function:
-                    return "unpacked"
-                if input.dtype not in FAST_INPUTS:
-                    return "unpacked"
-                return "fp8"
-
-            def _fp8(self, input: Tensor) -> Tensor:
-                rows = input.reshape(-1, input.shape[-1])
-                scale = getattr(self, "input_scale", None)
-                if scale is None:
-                    # From the values at hand: the host's own default is a bare 1, which loses small and large inputs.
-                    scale = fp8_scale(rows)
-                else:
-                    scale = comfy.model_management.cast_to_device(scale, input.device, None)
-                rows = QuantizedTensor.from_float(rows, FP8_INPUTS, scale=scale)
-                y = self.forward_comfy_cast_weights(rows, input.dtype, want_requant=True)
-                return y.reshape(*input.shape[:-1], y.shape[-1])
-
-            def _unpacked(self, input: Tensor) -> Tensor:
-                packed = getattr(self, "layout_type", None) == LAYOUT
-                weight, bias, stream = comfy.ops.cast_bias_weight(
-                    self,
-                    None if packed else input,
-                    dtype=self.weight.dtype if packed else None,
-                    device=input.device,
-                    bias_dtype=input.dtype,
-                    offloadable=True,
-                    # A LoRA that is added in 16 bits and found again by subtraction would be lost in the rounding.
-                    compute_dtype=torch.float32 if packed else input.dtype,
-                )
-                if isinstance(weight, QuantizedTensor):
-                    y = linear(input, weight, bias)
-                else:
-                    y = torch.nn.functional.linear(input, weight.to(input.dtype), bias)
-                comfy.ops.uncast_bias_weight(self, weight, bias, stream)
-                return y
-
-            def set_weight(self, weight, inplace_update=False, seed=None, return_weight=False, **kwargs):
-                if return_weight and getattr(self, "layout_type", None) == LAYOUT:
-                    if self.weight._params.format not in REWRITTEN:
-                        raise ValueError(
-                            f"weights stored as {self.weight._params.format} can not be saved with a LoRA while they are "
-                            "streamed. Use Save Chroma Quantized"
-                        )
-                return host.Linear.set_weight(
-                    self, weight, inplace_update=inplace_update, seed=seed, return_weight=return_weight, **kwargs
-                )
-
-    return Layers
+def format_of(layer: Any) -> Format | None:
+    """The format of a layer's weight; None for plain numbers."""
+    name = getattr(layer, "quant_format", None)
+    return BY_HOST_NAME[name] if name else None
 
 
 def fp8_scale(rows: Tensor) -> Tensor:

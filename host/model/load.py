@@ -27,13 +27,12 @@ from torch import Tensor
 from ...loaders.checkpoint.check import check, non_finite
 from ...loaders.checkpoint.detect import Detection, detect, layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
-from ...loaders.formats.modes import QuantMode, quant_mode
-from ...loaders.formats.recognise import FLOAT_DTYPES
+from ...loaders.formats.record import FLOAT_DTYPES
+from ...loaders.formats.table import FORMATS, QuantMode, quant_mode
 from ..run.base_model import model_config
 from ..run.modulations import ModulationStore
 from .layers import operations
 from .matmul import fast_matmul
-from .packed_layout import format_name
 from .weights import StateBuilder
 
 KEY = "chroma"  # of our wrappers and callbacks on the patcher
@@ -50,7 +49,7 @@ def load_chroma(
 ) -> Any:
     """A Chroma file as the host's MODEL.
 
-    mode_name: a name of `modes.QUANT_MODES` or one of its aliases.
+    mode_name: a name of `formats/table.QUANT_MODES` or one of its aliases.
     approximator: a file to take the Approximator from, in place of the checkpoint's own; needed for FLUX.
     prediction, text_ids: see `detect.detect`.
     full_precision: unpack 8- and 4-bit weights for multiplication also where the device can multiply them as they are.
@@ -143,7 +142,7 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     raises: ValueError for a mode that this ComfyUI lacks.
     """
     format = quant_mode(name).format
-    if format is not None and format_name(format) not in QUANT_ALGOS:
+    if format is not None and FORMATS[format].host_name not in QUANT_ALGOS:
         raise ValueError(
             f"{name} is not known to this ComfyUI's comfy-kitchen. Update ComfyUI, or choose another precision"
         )
@@ -153,7 +152,7 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     needed = 2 * detection.num_parameters
     if needed <= room:
         return name, ""
-    problem = fast_matmul("int8", device)
+    problem = fast_matmul(FORMATS["int8_tensorwise"], device)
     chosen = "q8_0" if problem else "int8_convrot"
     return chosen, (
         f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"

@@ -16,11 +16,10 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedLayout, QuantizedTensor
 from comfy_kitchen.tensor.base import BaseLayoutParams, register_layout_class
 from torch import Tensor
 
-from ...loaders.formats import ggml
-from ...loaders.formats.packed import REWRITTEN, Change, change_between, unpack
-from ...loaders.formats.recognise import GGUF_PREFIX, PACKED_GGML, SCALED_FORMATS
+from ...loaders.formats.change import Change, change_between
+from ...loaders.formats.record import OWN_LAYOUT, Format
+from ...loaders.formats.table import FORMATS
 
-LAYOUT = "ChromaPackedLayout"
 FP8_LAYOUTS = ("TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout")
 CPU_CHUNK = 1 << 22  # weights unpacked at a time on a CPU: 16 MB in float32
 ROW_STEP = 256  # a multiple of the heights of all known blocks
@@ -64,16 +63,17 @@ class PackedLayout(QuantizedLayout):
     ) -> tuple[Tensor, Params]:
         """tensor: (N, K). base: the packed weight that tensor is a change of; its values are kept where possible."""
         params = {"orig_dtype": tensor.dtype, "orig_shape": tuple(tensor.shape), "format": format}
-        if base is None or format in REWRITTEN:
-            return ggml.quantise(tensor, format, stochastic_rounding or None), cls.Params(None, **params)
+        if base is None or FORMATS[format].rewritten:
+            data, scale = packed(tensor, FORMATS[format], stochastic_rounding or None)
+            return data, cls.Params(scale, **params)
         own = base.to(device=tensor.device)
-        kept = unpack(own._qdata, own._params.scale, format, tensor.dtype)
+        kept = unpacked(own._qdata, own._params.scale, format, tensor.dtype)
         change = change_between(tensor, kept, own._params.orig_dtype)
         return own._qdata, cls.Params(own._params.scale, **params, **change._asdict())
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
-        weight = unpack(qdata, params.scale, params.format, params.orig_dtype)
+        weight = unpacked(qdata, params.scale, params.format, params.orig_dtype)
         if params.up is not None:
             weight = torch.addmm(weight, params.up.to(weight), params.down.to(weight))
         if params.delta is not None:
@@ -124,7 +124,7 @@ def _has_rows(weight: QuantizedTensor) -> bool:
     scale = weight._params.scale
     if scale is not None and scale.numel() > 1 and ROW_STEP % (weight.shape[0] // scale.shape[0]):
         return False
-    return weight._layout_cls == LAYOUT or weight._layout_cls in FP8_LAYOUTS
+    return weight._layout_cls == OWN_LAYOUT or weight._layout_cls in FP8_LAYOUTS
 
 
 def _rows_of(params: Any, piece: slice, rows: int) -> Any:
@@ -142,22 +142,34 @@ def _packed_linear(qt: Any, args: tuple, kwargs: dict) -> Tensor:
     x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else None
     if isinstance(x, QuantizedTensor):
         x = x.dequantize()
-    if not isinstance(weight, QuantizedTensor) or weight._layout_cls != LAYOUT:
+    if not isinstance(weight, QuantizedTensor) or weight._layout_cls != OWN_LAYOUT:
         return torch.nn.functional.linear(x, weight, bias)
     return linear(x, weight, bias)
 
 
-def format_name(format: str) -> str:
-    """A format under the name that the host knows it by."""
-    return GGUF_PREFIX + format.lower() if format in PACKED_GGML else format
+def unpacked(data: Tensor, scale: Tensor | None, format: str, dtype: torch.dtype) -> Tensor:
+    """A weight of this layout, (N, K) in dtype, without what a LoRA adds to it."""
+    return FORMATS[format].unpack(data, {} if scale is None else {"weight_scale": scale}, {}, dtype)
 
 
-register_layout_class(LAYOUT, PackedLayout)
+def packed(weight: Tensor, format: Format, seed: int | None) -> tuple[Tensor, Tensor | None]:
+    """A plain weight (N, K) in a format of this layout: stored values and scale.
+
+    raises: ValueError for a format that is only read.
+    """
+    if format.pack is None:
+        known = ", ".join(f.name for f in FORMATS.values() if f.pack is not None and f.layout == OWN_LAYOUT)
+        raise ValueError(f"{format.name} can be read but not written ({known} can be). Choose one of those")
+    return format.pack(weight.float(), weight.abs().amax().float(), seed)
+
+
+register_layout_class(OWN_LAYOUT, PackedLayout)
 comfy.quant_ops.register_layout_op(torch.ops.aten.linear.default, PackedLayout)(_packed_linear)
-for _format in (*PACKED_GGML, *SCALED_FORMATS):
-    QUANT_ALGOS[format_name(_format)] = {
-        "storage_t": torch.uint8,
-        "parameters": set(),
-        "comfy_tensor_layout": LAYOUT,
-        "quantize_input": False,
-    }
+for _format in FORMATS.values():
+    if _format.layout == OWN_LAYOUT:
+        QUANT_ALGOS[_format.host_name] = {
+            "storage_t": torch.uint8,
+            "parameters": set(),
+            "comfy_tensor_layout": OWN_LAYOUT,
+            "quantize_input": False,
+        }

@@ -10,8 +10,9 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
 from ...loaders.checkpoint.detect import Detection
-from ...loaders.formats.recognise import GGUF_PREFIX
-from .matmul import KINDS, fast_matmul
+from ...loaders.formats.record import Format
+from .layers import format_of
+from .matmul import fast_matmul
 
 # Marker in the file -> what to call it.
 FLAG_TEXTS = (
@@ -36,12 +37,10 @@ def describe(patcher: Any) -> str:
     if detection.dropped:
         lines.append(f"{len(detection.dropped)} modulation tensors of FLUX left out, the Approximator replaces them")
     modules = [m for m in model.diffusion_model.modules() if getattr(m, "weight", None) is not None]
-    packed = Counter(m.quant_format for m in modules if getattr(m, "quant_format", None))
+    packed = Counter(format_of(m) for m in modules if format_of(m))
     size = sum(num_bytes(p) for p in model.diffusion_model.parameters())
-    kept = ", ".join(f"{_format_text(name, modules)} ({n} layers)" for name, n in packed.most_common())
-    plain = Counter(
-        p.dtype for m in modules if not getattr(m, "quant_format", None) for p in m.parameters(recurse=False)
-    )
+    kept = ", ".join(f"{_shown(format, modules)} ({n} layers)" for format, n in packed.most_common())
+    plain = Counter(p.dtype for m in modules if format_of(m) is None for p in m.parameters(recurse=False))
     rest = str(plain.most_common(1)[0][0]).removeprefix("torch.") if plain else ""
     kept = f"{kept}, rest {rest}" if kept else rest
     lines.append(f"kept as {kept}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight")
@@ -59,30 +58,28 @@ def stored_text(detection: Detection) -> str:
     return ", ".join(f"{format} ({n} tensors)" for format, n in formats) + f", rest {plain}"
 
 
-def _format_text(name: str, modules: list[Any]) -> str:
-    rotated = any(
-        getattr(m, "quant_format", None) == name and getattr(m.weight._params, "convrot", False) for m in modules
-    )
-    return "int8_convrot" if rotated else name.removeprefix(GGUF_PREFIX)
+def _shown(format: Format, modules: list[Any]) -> str:
+    rotated = any(format_of(m) is format and getattr(m.weight._params, "convrot", False) for m in modules)
+    return "int8_convrot" if rotated else format.shown
 
 
-def _compute(model: Any, packed: Mapping[str, int], device: torch.device) -> str:
+def _compute(model: Any, packed: Mapping[Format, int], device: torch.device) -> str:
     """What the model multiplies in, and why not in something faster."""
     dtype = str(model.get_dtype_inference()).removeprefix("torch.")
     parts = []
     for format in packed:
-        kind = KINDS.get(format)
-        if kind is None:
-            parts.append(f"{format.removeprefix(GGUF_PREFIX)} is unpacked at use, no device multiplies it as it is")
-            continue
-        layers = [m for m in model.diffusion_model.modules() if getattr(m, "quant_format", None) == format]
-        problem = fast_matmul(kind, device)
-        if problem is not None:
-            parts.append(f"{format} is unpacked at use: {kind} {problem}")
+        layers = [m for m in model.diffusion_model.modules() if format_of(m) is format]
+        problem = fast_matmul(format, device)
+        if format.matmul is None:
+            parts.append(f"{format.shown} is unpacked at use, {problem}")
+        elif problem is not None:
+            parts.append(f"{format.shown} is unpacked at use: {format.matmul.name} {problem}")
         elif all(m._full_precision_mm for m in layers):
-            parts.append(f"{format} is unpacked at use, since full precision was asked for by the file or the node")
+            parts.append(
+                f"{format.shown} is unpacked at use, since full precision was asked for by the file or the node"
+            )
         else:
-            parts.append(f"{kind} matrix multiplication")
+            parts.append(f"{format.matmul.name} matrix multiplication")
     return f"computes in {dtype}" + "".join(f"; {part}" for part in parts)
 
 

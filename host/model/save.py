@@ -20,7 +20,7 @@ from ...loaders.checkpoint.detect import Detection, detect
 from ...loaders.checkpoint.export import Written, write_model
 from ...loaders.checkpoint.keys import APPROXIMATOR, FLAGS
 from ...loaders.files.read import Header, read_header
-from ...loaders.formats.recognise import FLOAT_DTYPES
+from ...loaders.formats.record import FLOAT_DTYPES
 from ...loaders.tensor_info import TensorInfo
 from .lora import PREFIX, parameter_shapes
 

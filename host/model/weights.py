@@ -16,13 +16,12 @@ from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
 from ...loaders.checkpoint.detect import Detection
-from ...loaders.formats.ggml import GGML_TYPES
-from ...loaders.formats.modes import FLOAT32_PARTS, QuantMode, is_quantised, rotation_group
-from ...loaders.formats.packed import Change
-from ...loaders.formats.recognise import HOST_FORMATS, round_up
-from ...loaders.formats.unpack import FP8_DTYPES, TILE_COLUMNS, TILE_ROWS, dense, joined
+from ...loaders.formats.kept import FLOAT32_PARTS, is_quantised
+from ...loaders.formats.record import OWN_LAYOUT, Held
+from ...loaders.formats.rotation import rotation_group
+from ...loaders.formats.table import FORMATS, QuantMode, dense, joined
 from ...loaders.tensor_info import Part
-from .packed_layout import LAYOUT, PackedLayout, format_name
+from . import packed_layout  # noqa: F401  registers this pack's layout with the host
 
 QUANTISE_WORKSPACE = 6  # bytes that quantising takes on the device, in float32 copies of the largest weight
 
@@ -130,20 +129,23 @@ class StateBuilder:
 
     def _keep(self, name: str, parts: tuple[Part, ...], in_block: bool) -> dict[str, Tensor]:
         if len(parts) == 1:
-            weight, inputs = self._packed(parts[0], self.compute)
-            return self._entry(name, weight, parts[0].storage.format, parts[0].storage.settings, inputs, in_block)
+            held, inputs = self._held(parts[0])
+            return self._entry(
+                name, tensor_of(held, self.compute), held.format, parts[0].storage.settings, inputs, in_block
+            )
         smoothed = any("pre_quant_scale" in part.scales for part in parts)
         if smoothed or any(part.storage.format is None for part in parts):
             return {name: self._dense(parts, torch.float32).cpu().to(self.storage or self._plain_dtype())}
-        pieces = [self._packed(part, self.compute) for part in parts]
-        fused = fuse([weight for weight, _ in pieces], [part.storage.format for part in parts])
+        pieces = [self._held(part) for part in parts]
+        fused = fuse([held for held, _ in pieces])
         if fused is None:
-            whole = torch.cat([weight.to(dtype=torch.float32).dequantize() for weight, _ in pieces])
+            whole = torch.cat([tensor_of(held, torch.float32).dequantize() for held, _ in pieces])
             return {name: whole.to(self.storage or self._plain_dtype())}
         # Each part was calibrated on the same inputs; one scale must hold them all.
         scales = [inputs["input_scale"] for _, inputs in pieces if "input_scale" in inputs]
         inputs = {"input_scale": torch.stack(scales).amax(0)} if len(scales) == len(parts) else {}
-        return self._entry(name, *fused, parts[0].storage.settings, inputs, in_block)
+        weight = tensor_of(fused, self.compute)
+        return self._entry(name, weight, fused.format, parts[0].storage.settings, inputs, in_block)
 
     def _entry(
         self,
@@ -158,7 +160,7 @@ class StateBuilder:
         # Outside of the blocks nothing is rounded twice: those layers cost next to nothing and matter most.
         if self.full_precision or not in_block:
             marker["full_precision_matrix_mult"] = True
-        text = json.dumps({"format": format_name(format), **marker}).encode()
+        text = json.dumps({"format": FORMATS[format].host_name, **marker}).encode()
         stem = name.removesuffix(".weight")
         return {
             name: weight,
@@ -166,50 +168,29 @@ class StateBuilder:
             **{f"{stem}.{role}": value for role, value in inputs.items()},
         }
 
-    def _packed(self, part: Part, dtype: torch.dtype) -> tuple[QuantizedTensor, dict[str, Tensor]]:
-        """The stored weight as a quantised tensor that unpacks in dtype, and what concerns its inputs."""
-        storage = part.storage
-        format = storage.format
+    def _held(self, part: Part) -> tuple[Held, dict[str, Tensor]]:
+        """What a quantised tensor of the stored weight is made of, and what concerns the layer's inputs."""
+        format = FORMATS[part.storage.format]
+        if format.host_name not in QUANT_ALGOS:
+            raise ValueError(
+                f"{part.file_name} is stored as {format.name}, which this ComfyUI's comfy-kitchen does not know. Update "
+                "ComfyUI"
+            )
         data = self.tensors.pop(part.file_name)
-        scales = {role: self.tensors.pop(file_name) for role, file_name in part.scales.items()}
-        inputs = {role: scales.pop(role).float() for role in ("input_scale", "pre_quant_scale") if role in scales}
+        beside = {role: self.tensors.pop(file_name) for role, file_name in part.scales.items()}
+        inputs = {role: beside.pop(role).float() for role in ("input_scale", "pre_quant_scale") if role in beside}
         if "input_scale" in inputs and bool((inputs["input_scale"] == 1).all()):
             del inputs["input_scale"]  # a placeholder
-        if format not in HOST_FORMATS:
-            if data.dtype == torch.uint8 and format.startswith("float8"):
-                data = data.view(FP8_DTYPES[format.rpartition("_")[0]])
-            scale = scales.pop("weight_scale").float() if format not in GGML_TYPES else None
-            change = {f: scales.pop("weight_" + f, None) for f in Change._fields}
-            params = PackedLayout.Params(scale, dtype, storage.shape, format, **change)
-            return QuantizedTensor(data, LAYOUT, params), {}
-        if format not in QUANT_ALGOS:
-            raise ValueError(
-                f"{part.file_name} is stored as {format}, which this ComfyUI's comfy-kitchen does not know. Update ComfyUI"
-            )
-        layout = QUANT_ALGOS[format]["comfy_tensor_layout"]
-        rows, columns = storage.shape
-        extra: dict[str, Any] = {}
-        if format == "nvfp4":
-            blocks = scales["weight_scale"].view(torch.float8_e4m3fn)
-            extra["block_scale"] = blocks.view(_tiled(rows, columns, 16))
-            extra["scale"] = scales["weight_scale_2"].float().reshape(())
-        elif format == "mxfp8":
-            data = data.view(torch.float8_e4m3fn)
-            extra["scale"] = scales["weight_scale"].view(torch.float8_e8m0fnu).view(_tiled(rows, columns, 32))
-        elif format in FP8_DTYPES:
-            data = data.view(FP8_DTYPES[format])
-            scale = scales.get("weight_scale")
-            extra["scale"] = torch.ones(()) if scale is None else scale.float().reshape(())
-        else:
-            scale = scales["weight_scale"].float()
-            if format == "convrot_w4a4":
-                extra["quant_group_size"] = 64
-            else:
-                scale = scale.reshape(()) if scale.numel() == 1 else scale.reshape(rows, 1)
-            extra["scale"] = scale
-            extra.update(storage.settings)
-        params = get_layout_class(layout).Params(orig_dtype=dtype, orig_shape=storage.shape, **extra)
-        return QuantizedTensor(data, layout, params), inputs
+        # This pack's layout unpacks for multiplication and has no use for the inputs' scales.
+        return format.hold(data, beside, part.storage), {} if format.layout == OWN_LAYOUT else inputs
+
+
+def tensor_of(held: Held, dtype: torch.dtype) -> QuantizedTensor:
+    """The host's quantised tensor that unpacks in dtype."""
+    layout = FORMATS[held.format].layout
+    fields = {**held.fields, **({"format": held.format} if layout == OWN_LAYOUT else {})}
+    params = get_layout_class(layout).Params(orig_dtype=dtype, orig_shape=held.shape, **fields)
+    return QuantizedTensor(held.data, layout, params)
 
 
 def pack(weight: Tensor, mode: QuantMode) -> tuple[QuantizedTensor, dict[str, Any]] | None:
@@ -221,57 +202,15 @@ def pack(weight: Tensor, mode: QuantMode) -> tuple[QuantizedTensor, dict[str, An
             return None
         extra["convrot_groupsize"] = group
         settings = {"convrot": True, "convrot_groupsize": group}
-    elif mode.format in GGML_TYPES:
-        if weight.shape[1] % GGML_TYPES[mode.format].block_size:
-            return None
+    elif not FORMATS[mode.format].fits(weight.shape[1]):
+        return None
+    if FORMATS[mode.format].layout == OWN_LAYOUT:
         extra["format"] = mode.format
     if "scale" in extra and not bool(weight.any()):
         extra["scale"] = torch.ones((), device=weight.device)  # of nothing the scale would be 0, and 0 / 0 is NaN
-    layout = QUANT_ALGOS[format_name(mode.format)]["comfy_tensor_layout"]
-    return QuantizedTensor.from_float(weight, layout, **extra), settings
+    return QuantizedTensor.from_float(weight, FORMATS[mode.format].layout, **extra), settings
 
 
-def fuse(weights: list[QuantizedTensor], formats: list[str]) -> tuple[QuantizedTensor, str] | None:
-    """Quantised weights joined by rows without unpacking them, and their format; None where their formats forbid it."""
-    first, format = weights[0], formats[0]
-    if any(f != format for f in formats):
-        return None
-    params = [weight._params for weight in weights]
-    data = torch.cat([weight._qdata for weight in weights])
-    rows = [weight.shape[0] for weight in weights]
-    shape = (sum(rows), first.shape[1])
-
-    def made(layout: str, **changed: Any) -> QuantizedTensor:
-        kwargs = {k: getattr(params[0], k) for k in params[0].__dataclass_fields__}
-        return QuantizedTensor(
-            data, layout, get_layout_class(layout).Params(**{**kwargs, "orig_shape": shape, **changed})
-        )
-
-    if format in GGML_TYPES:
-        return (made(LAYOUT), format) if all(p.up is None and p.delta is None for p in params) else None
-    if format in FP8_DTYPES:
-        if all(bool(p.scale == params[0].scale) for p in params):
-            return made(first._layout_cls), format
-        scale = torch.cat([p.scale.expand(n, 1) for p, n in zip(params, rows)])
-        new = f"{format}_rowwise"
-        return QuantizedTensor(data, LAYOUT, PackedLayout.Params(scale, params[0].orig_dtype, shape, new)), new
-    if format.endswith("_rowwise"):
-        return made(LAYOUT, scale=torch.cat([p.scale.reshape(-1, 1) for p in params])), format
-    if format.endswith("_blockwise"):
-        heights = {n // p.scale.shape[0] for p, n in zip(params, rows)}
-        return (made(LAYOUT, scale=torch.cat([p.scale for p in params])), format) if len(heights) == 1 else None
-    if format == "int8_tensorwise":
-        if len({(p.convrot, p.convrot_groupsize if p.convrot else 0) for p in params}) > 1:
-            return None
-        return made(first._layout_cls, scale=torch.cat([p.scale.expand(n, 1) for p, n in zip(params, rows)])), format
-    if format == "mxfp8" and all(n % TILE_ROWS == 0 for n in rows):
-        bits = torch.cat([p.scale.view(torch.uint8) for p in params])
-        return made(first._layout_cls, scale=bits.view(torch.float8_e8m0fnu)), format
-    if format == "nvfp4" and all(n % TILE_ROWS == 0 and bool(p.scale == params[0].scale) for p, n in zip(params, rows)):
-        bits = torch.cat([p.block_scale.view(torch.uint8) for p in params])
-        return made(first._layout_cls, block_scale=bits.view(torch.float8_e4m3fn)), format
-    return None
-
-
-def _tiled(rows: int, columns: int, block: int) -> tuple[int, int]:
-    return round_up(rows, TILE_ROWS), round_up(math.ceil(columns / block), TILE_COLUMNS)
+def fuse(parts: list[Held]) -> Held | None:
+    """Quantised weights joined by rows without unpacking them; None where their formats forbid it."""
+    return FORMATS[parts[0].format].fuse(parts) if len({part.format for part in parts}) == 1 else None

@@ -7,7 +7,6 @@ overflow float16; quantised weights are unpacked at use and never multiplied in 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections import Counter
 from typing import Any
@@ -18,25 +17,22 @@ import comfy.sd
 import comfy.text_encoders.pixart_t5
 import comfy.text_encoders.sa_t5
 import torch
-from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from comfy.quant_ops import QuantizedTensor
 from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
-from ...loaders.formats.ggml import GGML_TYPES
-from ...loaders.formats.modes import QUANT_MODES, QuantMode
-from ...loaders.formats.recognise import FLOAT_DTYPES, FP8_FORMATS, GGUF_PREFIX, SCALED_FORMATS
+from ...loaders.formats.record import FLOAT_DTYPES
+from ...loaders.formats.table import ENCODER_MODES, FORMATS, QuantMode
 from ...loaders.t5.detect_t5 import T5Detection, detect_t5
 from ...loaders.t5.encoder import EMBEDDING, FINAL_NORM, T5Config, is_linear
-from ..model.layers import operations
+from ..model.layers import format_of, operations, take_marker
 from ..model.load import Loaded, Source, warn_of_damage
 from ..model.report import count_text, num_bytes, stored_text
 from ..model.weights import StateBuilder
 
 COMPUTE = torch.float32
-PRECISIONS = ("auto", "keep", "bf16", "fp16", "fp32", "q8_0", "fp8_scaled")  # names of quant.QUANT_MODES
+PRECISIONS = tuple(ENCODER_MODES)
 DEVICES = ("default", "cpu")
-# Formats whose rows can be unpacked on their own; the others' scales lie in tiles.
-ROW_FORMATS = (*GGML_TYPES, *FP8_FORMATS.values(), *SCALED_FORMATS, "int8_tensorwise")
 KEY = "chroma_t5"  # of what we attach to the patcher
 
 
@@ -86,62 +82,59 @@ class EncoderState(StateBuilder):
         format = parts[0].storage.format
         if is_linear(name) or format is None:
             return super().entries(name, parts)
-        if name == EMBEDDING and self.mode.dtype is None and format in ROW_FORMATS:
+        if name == EMBEDDING and self.mode.dtype is None and FORMATS[format].has_rows:
             return self._keep(name, parts, in_block=False)
         return {name: self._dense(parts, self.mode.dtype or self.storage or self._plain_dtype()).cpu()}
+
+
+class EncoderLinear:
+    """Unpacks whatever the format: left to themselves, some of the host's layouts round the inputs as well."""
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        scale = getattr(self, "pre_quant_scale", None)
+        return self._unpacked(input if scale is None else input * comfy.ops.cast_to_input(scale, input))
+
+
+class PackedEmbedding:
+    """Unpacks the rows that are looked up, where they lie, and nothing else."""
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        weight = state_dict.pop(prefix + "weight", None)
+        if weight is None:
+            missing.append(prefix + "weight")
+            return
+        take_marker(self, state_dict, prefix, weight)
+        self.weight = torch.nn.Parameter(weight.to(device=self.weight.device), requires_grad=False)
+        self.weight_comfy_model_dtype = weight.dtype
+
+    def forward_comfy_cast_weights(self, input: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        dtype = out_dtype or COMPUTE
+        changed = self.weight_function or getattr(self, "weight_lowvram_function", None) is not None
+        if isinstance(self.weight, QuantizedTensor) and not changed:
+            rows = unpack_rows(self.weight, input.flatten().to(self.weight.device), dtype)
+            return rows.to(input.device).unflatten(0, input.shape)
+        if not isinstance(self.weight, QuantizedTensor):
+            return comfy.ops.manual_cast.Embedding.forward_comfy_cast_weights(self, input, out_dtype)
+        # A LoRA of the embedding itself that the host has not baked in: it wants the whole weight.
+        weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
+        dense = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+        out = torch.nn.functional.embedding(input, dense)
+        comfy.ops.uncast_bias_weight(self, weight, None, stream)
+        return out
 
 
 def encoder_operations(device: torch.device) -> Any:
     """Layer classes for an encoder with weights of any storage, made anew for each. device: where it will run."""
     host = operations(COMPUTE, device)
-
-    class Layers(host):
-        class Linear(host.Linear):
-            """Unpacks whatever the format: left to themselves, some of the host's layouts round the inputs as well."""
-
-            def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                scale = getattr(self, "pre_quant_scale", None)
-                return self._unpacked(input if scale is None else input * comfy.ops.cast_to_input(scale, input))
-
-        class Embedding(host.Embedding):
-            """Unpacks the rows that are looked up, where they lie, and nothing else."""
-
-            set_weight = host.Linear.set_weight
-            convert_weight = host.Linear.convert_weight
-            _apply = host.Linear._apply
-
-            def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
-                weight = state_dict.pop(prefix + "weight", None)
-                if weight is None:
-                    missing.append(prefix + "weight")
-                    return
-                marker = state_dict.pop(prefix + "comfy_quant", None)
-                if isinstance(weight, QuantizedTensor):
-                    self.quant_format = json.loads(marker.numpy().tobytes())["format"]
-                    self.layout_type = QUANT_ALGOS[self.quant_format]["comfy_tensor_layout"]
-                self.weight = torch.nn.Parameter(weight.to(device=self.weight.device), requires_grad=False)
-                self.weight_comfy_model_dtype = weight.dtype
-
-            def forward_comfy_cast_weights(self, input: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
-                dtype = out_dtype or COMPUTE
-                changed = self.weight_function or getattr(self, "weight_lowvram_function", None) is not None
-                if isinstance(self.weight, QuantizedTensor) and not changed:
-                    rows = unpack_rows(self.weight, input.flatten().to(self.weight.device), dtype)
-                    return rows.to(input.device).unflatten(0, input.shape)
-                if not isinstance(self.weight, QuantizedTensor):
-                    return comfy.ops.manual_cast.Embedding.forward_comfy_cast_weights(self, input, out_dtype)
-                # A LoRA of the embedding itself that the host has not baked in: it wants the whole weight.
-                weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
-                dense = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
-                out = torch.nn.functional.embedding(input, dense)
-                comfy.ops.uncast_bias_weight(self, weight, None, stream)
-                return out
-
-    return Layers
+    # How a linear layer's weight is moved and changed is how the embedding's is.
+    shared = {name: getattr(host.Linear, name) for name in ("host_linear", "set_weight", "convert_weight", "_apply")}
+    linear = type("Linear", (EncoderLinear, host.Linear), {})
+    embedding = type("Embedding", (PackedEmbedding, host.Embedding), shared)
+    return type("Layers", (host,), {"Linear": linear, "Embedding": embedding})
 
 
 def unpack_rows(weight: QuantizedTensor, index: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows of a packed weight of ROW_FORMATS, (len(index), K) in dtype. index: (R,), on the weight's device."""
+    """Rows of a packed weight whose format has them, (len(index), K) in dtype. index: (R,), on the weight's device."""
     params, num_rows = weight._params, weight.shape[0]
     changes: dict[str, Any] = {"orig_dtype": dtype, "orig_shape": (len(index), weight.shape[1])}
     for field in ("scale", "up", "delta", "delta_scale"):
@@ -173,7 +166,7 @@ def load_encoder(
             raise ValueError(f"{what} {asked!r} is not known (known: {', '.join(known)})")
     source = Source(path)
     detection = detect_t5(source.header)
-    mode = QUANT_MODES[precision]
+    mode = ENCODER_MODES[precision]
     options: dict[str, Any] = {}
     if device == "cpu":
         options["load_device"] = options["offload_device"] = torch.device("cpu")
@@ -237,10 +230,10 @@ def describe(clip: Any) -> str:
     left_out = ((len(detection.dropped), "of the decoder and the like"), (detection.others, "of other models"))
     lines += [f"{count} tensor{'s' * (count > 1)} {what} left out" for count, what in left_out if count]
     modules = [m for m in clip.cond_stage_model.modules() if getattr(m, "weight", None) is not None]
-    packed = Counter(m.quant_format.removeprefix(GGUF_PREFIX) for m in modules if getattr(m, "quant_format", None))
+    packed = Counter(format_of(m).shown for m in modules if format_of(m))
     plain = Counter[str]()
     for m in modules:
-        if not getattr(m, "quant_format", None):
+        if format_of(m) is None:
             plain[str(m.weight.dtype).removeprefix("torch.")] += m.weight.numel()
     kept = [f"{format} ({count} layers)" for format, count in packed.most_common()]
     kept += [f"rest {plain.most_common(1)[0][0]}" if packed else plain.most_common(1)[0][0]]

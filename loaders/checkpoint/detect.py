@@ -14,7 +14,8 @@ from ...chroma_model import ApproximatorConfig, ChromaConfig, NerfConfig
 from ...chroma_model.config import rotary_axes
 from ..files.quoting import reason, short
 from ..files.read import Header
-from ..formats.recognise import FLOAT_DTYPES, storage_of
+from ..formats.record import FLOAT_DTYPES
+from ..formats.table import storage_of
 from ..tensor_info import Part
 from .keys import (
     APPROXIMATOR,

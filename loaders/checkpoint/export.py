@@ -15,65 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Protocol
 
-import gguf
 import torch
 from torch import Tensor
 
 from ..files.gguf import ORIGINAL_SHAPE
-from ..files.read import GGUF_SUFFIX, SAFETENSORS_SUFFIXES, read_header, read_tensors
+from ..files.read import read_header, read_tensors
 from ..files.write import GGUFFile, SafetensorsFile, Stored, whole_file
-from ..formats import ggml
-from ..formats.modes import FLOAT32_PARTS, KEPT_PARTS, is_quantised, rotation_group
-from ..formats.unpack import CHUNK, dense, joined, rotate
-from ..tensor_info import DTYPES
+from ..formats.kept import FLOAT32_PARTS, KEPT_PARTS, is_quantised
+from ..formats.record import GGUF, SAFETENSORS
+from ..formats.table import BY_TYPE, EXPORTS, SUFFIXES, ExportFormat, dense, joined
+from ..formats.tiles import CHUNK
 from .check import check, expected_shapes
 from .detect import METADATA_MARKERS, METADATA_PREFIX, Detection, detect
 from .keys import NORMS, QUANT_MARKER
 
-SAFETENSORS, GGUF = "safetensors", "gguf"
-SUFFIXES = {SAFETENSORS: SAFETENSORS_SUFFIXES, GGUF: (GGUF_SUFFIX,)}
-INT8_MAX = 127
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 # Metadata that described the source file and not the model.
 OUTDATED = (METADATA_MARKERS, METADATA_PREFIX, ORIGINAL_SHAPE, "modelspec.hash_sha256", "sshs_", "split.")
 GGUF_OWN = ("general.architecture", "general.quantization_version", "general.file_type", "general.alignment")
 
 Progress = Callable[[int, int, str], None]  # weights written, weights in all, name of the tensor that comes next
-
-
-@dataclass(frozen=True)
-class ExportFormat:
-    """One choice of what to write.
-
-    container: SAFETENSORS or GGUF.
-    linears:   type of the blocks' linears: safetensors' name of a dtype, or ggml's of a type.
-    file_type: GGUF's number for a file of mostly that type.
-    error:     of the linears' weights, relative (Frobenius), Gaussian ones. Source: the format study, 5.1.
-    """
-
-    container: str
-    linears: str
-    error: float
-    file_type: int = 0
-
-    @property
-    def suffix(self) -> str:
-        return SUFFIXES[self.container][0]
-
-
-FORMATS: dict[str, ExportFormat] = {
-    "int8_convrot": ExportFormat(SAFETENSORS, "I8", 0.00927),
-    "fp8_scaled": ExportFormat(SAFETENSORS, "F8_E4M3", 0.02646),
-    "bf16": ExportFormat(SAFETENSORS, "BF16", 0.00166),
-    "fp16": ExportFormat(SAFETENSORS, "F16", 0.00021),
-    "q8_0": ExportFormat(GGUF, "Q8_0", 0.00535, gguf.LlamaFileType.MOSTLY_Q8_0),
-    "q5_1": ExportFormat(GGUF, "Q5_1", 0.0379, gguf.LlamaFileType.MOSTLY_Q5_1),
-    "q5_0": ExportFormat(GGUF, "Q5_0", 0.0427, gguf.LlamaFileType.MOSTLY_Q5_0),
-    "q4_1": ExportFormat(GGUF, "Q4_1", 0.0783, gguf.LlamaFileType.MOSTLY_Q4_1),
-    "q4_0": ExportFormat(GGUF, "Q4_0", 0.0859, gguf.LlamaFileType.MOSTLY_Q4_0),
-    "gguf_bf16": ExportFormat(GGUF, "BF16", 0.00166, gguf.LlamaFileType.MOSTLY_BF16),
-    "gguf_f16": ExportFormat(GGUF, "F16", 0.00021, gguf.LlamaFileType.MOSTLY_F16),
-}
 
 
 class Weights(Protocol):
@@ -152,14 +113,18 @@ class Written:
 class Item:
     """One tensor of the model, and how it is written.
 
-    type: see `Stored`. marker: the host's description of a quantised layer, as bytes.
+    type: see `Stored`. marker: the host's description of a quantised layer.
     """
 
     name: str
     shape: tuple[int, ...]
     type: str
     in_block: bool
-    marker: Tensor | None
+    marker: Mapping[str, Any] | None
+
+    @property
+    def marker_bytes(self) -> Tensor:
+        return torch.tensor(list(json.dumps(self.marker).encode()), dtype=torch.uint8)
 
     @property
     def stored(self) -> dict[str, Stored]:
@@ -168,11 +133,11 @@ class Item:
         weight = Stored(file_name(self.name), self.type, self.shape)
         if self.marker is None:
             return {"weight": weight}
-        scale = () if self.type == "F8_E4M3" else (self.shape[0], 1)
+        scale = (self.shape[0], 1) if BY_TYPE[self.type].has_row_scales else ()
         return {
             "weight": weight,
             "weight_scale": Stored(f"{stem}.weight_scale", "F32", scale),
-            QUANT_MARKER: Stored(f"{stem}.{QUANT_MARKER}", "U8", tuple(self.marker.shape)),
+            QUANT_MARKER: Stored(f"{stem}.{QUANT_MARKER}", "U8", tuple(self.marker_bytes.shape)),
         }
 
 
@@ -188,7 +153,7 @@ def write_model(
 ) -> Written:
     """Writes a model; the file appears under its name when it is whole, and nothing stays if it does not get there.
 
-    format_name: a key of FORMATS.
+    format_name: a key of EXPORTS.
     full_precision: mark fp8 layers so that the host unpacks them for multiplication. Without the mark it multiplies in
                  fp8 where the device can, and then casts the inputs with a bare scale of 1.
     metadata:    more of it, beside the source's and this pack's own `chroma.*`.
@@ -227,7 +192,7 @@ def write_model(
         for name in detection.config.markers:
             file.write(name, torch.empty(0))
     linears = [item for item in items if item.in_block]
-    skipped = [item for item in linears if item.type != format.linears]
+    skipped = [item for item in linears if item.type != format.type]
     return Written(
         path,
         format_name,
@@ -242,55 +207,37 @@ def write_model(
 
 def export_format(name: str, path: Path | None = None) -> ExportFormat:
     """raises: ValueError for an unknown name, or for a path whose ending is of another container."""
-    format = FORMATS.get(name)
-    if format is None:
-        raise ValueError(f"format {name!r} is not known (known: {', '.join(FORMATS)})")
-    if path is not None and not path.name.lower().endswith(SUFFIXES[format.container]):
+    if name not in EXPORTS:
+        raise ValueError(f"format {name!r} is not known (known: {', '.join(EXPORTS)})")
+    choice = EXPORTS[name]
+    if path is not None and not path.name.lower().endswith(SUFFIXES[choice.container]):
         raise ValueError(
-            f"{path.name}: {name} is written as {format.container}, so the name must end in "
-            f"{' or '.join(SUFFIXES[format.container])}"
+            f"{path.name}: {name} is written as {choice.container}, so the name must end in "
+            f"{' or '.join(SUFFIXES[choice.container])}"
         )
-    return format
+    return choice
 
 
-def plan(detection: Detection, format: ExportFormat, full_precision: bool = True) -> list[Item]:
+def plan(detection: Detection, choice: ExportFormat, full_precision: bool = True) -> list[Item]:
     """What each tensor becomes, in the source's order.
 
     The linears of the blocks take the format; other matrices 16 bits (fp16 if the source's are), `FLOAT32_PARTS` and,
     in a GGUF, vectors and kernels 32: other readers take the sizes of 4-D tensors from bytes unless they are F32 or F16.
     """
     half = "F16" if detection.dtype == torch.float16 else "BF16"
-    half = format.linears if format.linears in ("F16", "BF16") else half
+    half = choice.type if choice.type in ("F16", "BF16") else half
     items = []
     shapes = expected_shapes(detection.config)
     for name in detection.tensors:
         shape = shapes[name]
         in_block = is_quantised(name, len(shape), detection.variant)
-        if name.startswith(FLOAT32_PARTS) or (format.container == GGUF and len(shape) != 2):
+        if name.startswith(FLOAT32_PARTS) or (choice.container == GGUF and len(shape) != 2):
             kind = "F32"
         else:
-            kind = format.linears if in_block and fits(format.linears, shape[1]) else half
-        items.append(Item(name, shape, kind, in_block, marker(kind, shape, full_precision)))
+            kind = choice.type if in_block and BY_TYPE[choice.type].fits(shape[1]) else half
+        marker = BY_TYPE[kind].marker(shape, full_precision) if choice.container == SAFETENSORS else None
+        items.append(Item(name, shape, kind, in_block, marker))
     return items
-
-
-def fits(type: str, columns: int) -> bool:
-    """Whether rows of that many inputs make whole blocks of a type."""
-    if type == "I8":
-        return rotation_group(columns) is not None
-    return type in DTYPES or columns % ggml.ggml_type(type).block_size == 0
-
-
-def marker(type: str, shape: tuple[int, ...], full_precision: bool) -> Tensor | None:
-    """The host's JSON on a quantised layer, as uint8; None for types that need none."""
-    entry: dict[str, Any]
-    if type == "F8_E4M3":
-        entry = {"format": "float8_e4m3fn", **({"full_precision_matrix_mult": True} if full_precision else {})}
-    elif type == "I8":
-        entry = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": rotation_group(shape[1])}
-    else:
-        return None
-    return torch.tensor(list(json.dumps(entry).encode()), dtype=torch.uint8)
 
 
 def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Tensor]:
@@ -309,72 +256,25 @@ def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Te
         raise ValueError(f"{label} holds NaN or infinite weights. Download the file again, or take off the last LoRA")
     if item.type == "F16" and peak > torch.finfo(torch.float16).max:
         raise ValueError(f"{label} holds {float(peak):g}, more than fp16 can. Choose a format in bf16")
-    encode, decode = CODECS.get(item.type) or _ggml_codec(item.type)
+    format, settings = BY_TYPE[item.type], item.marker or {}
     rows = weight.reshape(-1, item.shape[-1])
-    roles: dict[str, Tensor] = {QUANT_MARKER: item.marker} if item.marker is not None else {}
+    roles: dict[str, Tensor] = {QUANT_MARKER: item.marker_bytes} if item.marker is not None else {}
     squares = torch.zeros(2, dtype=torch.float64)
     height = max(1, CHUNK // item.shape[-1])
     for start in range(0, len(rows), height):
         part = rows[start : start + height].float()
-        made = encode(part, peak)
-        error = decode(*made).sub_(part)
+        codes, scale = format.pack(part, peak, None)
+        beside = {} if scale is None else {"weight_scale": scale}
+        error = format.unpack(codes, beside, settings, torch.float32).sub(part)
         squares += torch.stack([x.square().sum() for x in (error, part)]).cpu()  # chunks are short enough for float32
-        for role, values in zip(("weight", "weight_scale"), made):
-            if values is None or not values.ndim:  # no scale, or one for all rows
-                roles.update({} if values is None else {role: values.cpu()})
+        for role, values in {"weight": codes, **beside}.items():
+            if not values.ndim:  # one scale for all rows
+                roles[role] = values.cpu()
                 continue
             if role not in roles:
                 roles[role] = torch.empty(len(rows), values.shape[1], dtype=values.dtype)
             roles[role][start : start + height] = values.cpu()
     return roles, squares
-
-
-Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # rows float32, the tensor's peak -> codes, scale
-Decode = Callable[[Tensor, Tensor | None], Tensor]
-
-
-def _to_fp8(rows: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
-    """One scale that bfloat16 holds exactly, since the host unpacks in its compute type and would round another."""
-    largest = torch.finfo(torch.float8_e4m3fn).max
-    scale = (peak / largest).clamp(min=torch.finfo(torch.float32).tiny)
-    near = scale.bfloat16().float()
-    scale = (
-        torch.where(near < scale, near * (1 + 2.0**-7), near).bfloat16().float()
-    )  # the next one, so that none is cut
-    return (rows * (1.0 / scale)).clamp_(-largest, largest).to(torch.float8_e4m3fn), scale
-
-
-def _from_fp8(codes: Tensor, scale: Tensor | None) -> Tensor:
-    return codes.float() * scale
-
-
-def _to_int8(rows: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
-    """As the host's: rows rotated, then a scale each."""
-    rotated = rotate(rows, rotation_group(rows.shape[1]))
-    scale = (rotated.abs().amax(dim=1, keepdim=True) / INT8_MAX).clamp_(min=torch.finfo(torch.float32).tiny)
-    return (rotated / scale).round_().to(torch.int8), scale
-
-
-def _from_int8(codes: Tensor, scale: Tensor | None) -> Tensor:
-    return rotate(codes * scale, rotation_group(codes.shape[1]))
-
-
-def _plain_codec(dtype: torch.dtype) -> tuple[Encode, Decode]:
-    return lambda rows, peak: (rows.to(dtype), None), lambda codes, scale: codes.to(torch.float32, copy=True)
-
-
-def _ggml_codec(type: str) -> tuple[Encode, Decode]:
-    return (
-        lambda rows, peak: (ggml.quantise(rows, type), None),
-        lambda codes, scale: ggml.dequantise(codes, type, torch.float32),
-    )
-
-
-CODECS: Mapping[str, tuple[Encode, Decode]] = {
-    "F8_E4M3": (_to_fp8, _from_fp8),
-    "I8": (_to_int8, _from_int8),
-    **{name: _plain_codec(DTYPES[name]) for name in ("F32", "BF16", "F16")},
-}
 
 
 def file_name(name: str) -> str:
@@ -404,7 +304,8 @@ def settings(source: Weights, format_name: str, full_precision: bool) -> dict[st
         "prediction": config.prediction,
         "text_ids": config.text_ids,
     }
-    if FORMATS[format_name].linears == "F8_E4M3":
+    matmul = EXPORTS[format_name].format.matmul
+    if matmul is not None and matmul.scaled_here:
         entries["full_precision_matrix_mult"] = str(full_precision).lower()
     return {METADATA_PREFIX + key: value for key, value in entries.items()}
 

@@ -16,7 +16,8 @@ from ..checkpoint.check import listed
 from ..checkpoint.detect import layer_markers, refuse_bitsandbytes, split_scales
 from ..checkpoint.keys import OLD_MARKER, OTHER_MODELS
 from ..files.read import Header
-from ..formats.recognise import FLOAT_DTYPES, storage_of
+from ..formats.record import FLOAT_DTYPES
+from ..formats.table import storage_of
 from ..tensor_info import Part
 from .encoder import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, RELATIVE_BIAS, T5Config, expected_shapes
 

@@ -38,9 +38,9 @@ def make(comfy, layers, layout):
         else:
             scale, data = None, formats.packed_ggml(weight, format)
         params = layout.PackedLayout.Params(scale, BF16, (N, K), format)
-        packed = comfy.quant_ops.QuantizedTensor(data, layout.LAYOUT, params)
+        packed = comfy.quant_ops.QuantizedTensor(data, layout.OWN_LAYOUT, params)
         layer = layers.operations(BF16, torch.device("cpu")).Linear(K, N, bias=True)
-        marker = formats.marker(format=layout.format_name(format))
+        marker = formats.marker(format=layout.FORMATS[format].host_name)
         layer.load_state_dict({"weight": packed, "bias": torch.zeros(N, dtype=BF16), "comfy_quant": marker})
         return layer
 
@@ -131,7 +131,7 @@ def test_fp8_inputs_are_scaled_by_their_own_largest(comfy, layers, monkeypatch, 
     state = {"weight": packed, "bias": torch.zeros(N, dtype=BF16), "comfy_quant": formats.marker(format=format)}
     linear.load_state_dict(state)
     x = (torch.randn(2, 16, K) * size).bfloat16()
-    assert linear._path(x) == "fp8" and linear._path(x.float()) == "unpacked"
+    assert linear._path(x) == "scaled" and linear._path(x.float()) == "unpacked"
     found, exact = linear(x).float(), x.float() @ weight.float().T
     if size == 0:
         assert not found.any()

@@ -34,7 +34,7 @@ def save(comfy, inference, tmp_path):
     """(MODEL, format) -> the file that was written, and the text about it."""
 
     def run(model, name, stem="out", **options):
-        path = tmp_path / (stem + export.FORMATS[name].suffix)
+        path = tmp_path / (stem + export.EXPORTS[name].suffix)
         _, text = load_pack("host.model.save").export_model(model, path, name, **options)
         return path, text
 
@@ -58,7 +58,7 @@ def with_lora(comfy, model, sd, strength=1.0):
 def written_by_command(weights, tmp_path, name):
     """What the command line makes of a file of these weights."""
     source = support.write(tmp_path / "merged.safetensors", support.published(weights))
-    path = tmp_path / ("merged" + export.FORMATS[name].suffix)
+    path = tmp_path / ("merged" + export.EXPORTS[name].suffix)
     if path == source:
         path = tmp_path / "command.safetensors"
     export.write_model(export.FileWeights(source), path, name)
@@ -68,7 +68,7 @@ def written_by_command(weights, tmp_path, name):
 # --- round trips -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", export.FORMATS)
+@pytest.mark.parametrize("name", export.EXPORTS)
 def test_written_model_loads_and_runs_like_the_model_quantised_at_load(comfy, load, save, case, name):
     path, _ = save(load(), name)
     again = load(path=path)
@@ -77,7 +77,7 @@ def test_written_model_loads_and_runs_like_the_model_quantised_at_load(comfy, lo
     exact = load("fp32").model.diffusion_model(*call)
     error = support.relative(again.model.diffusion_model(*call), exact)
     # This random model's output moves by 0.5 to 3 times what its weights do (bf16 ones are below what it computes in).
-    weight_error = max(export.FORMATS[name].error, 2e-4)
+    weight_error = max(export.EXPORTS[name].error, 2e-4)
     print(f"{name}: {error:.2e}, {error / weight_error:.2f} times the weights'")
     assert 0.3 * weight_error < error < 6 * weight_error
 
@@ -93,7 +93,7 @@ def test_quantised_model_is_written_from_its_own_weights(load, save, case, mode,
     held = model.model.diffusion_model.get_parameter(QKV + ".weight")
     held = held.to(dtype=torch.float32).dequantize()
     found = tensors(save(model, name)[0])[QKV + ".weight"]
-    assert support.relative(found, held) == pytest.approx(export.FORMATS[name].error, rel=0.1)
+    assert support.relative(found, held) == pytest.approx(export.EXPORTS[name].error, rel=0.1)
 
 
 def test_model_of_radiance_keeps_markers_and_sizes(comfy, inference, load, save, tmp_path):
@@ -290,7 +290,7 @@ def test_hosts_own_loader_runs_the_file(comfy, inference, full_width, tmp_path, 
     cfg, source = full_width
     path = tmp_path / "out.safetensors"
     written = export.write_model(export.FileWeights(source), path, name)
-    assert written.error == pytest.approx(export.FORMATS[name].error, rel=0.1)
+    assert written.error == pytest.approx(export.EXPORTS[name].error, rel=0.1)
     data = support.inputs(cfg, height=8, width=8, tokens=8)
     call = [data[k].to(torch.bfloat16) for k in ("x", "timesteps", "context")] + [torch.zeros(1)]
 

@@ -237,8 +237,8 @@ def test_packed_embedding_is_unpacked_for_the_tokens_only(node, original, refere
     clip = load(node, "t5.gguf")
     layouts = dev.load_pack("host.model.packed_layout")
     rows = []
-    unpack = layouts.unpack
-    monkeypatch.setattr(layouts, "unpack", lambda packed, *a: rows.append(len(packed)) or unpack(packed, *a))
+    unpack = layouts.unpacked
+    monkeypatch.setattr(layouts, "unpacked", lambda packed, *a: rows.append(len(packed)) or unpack(packed, *a))
     output = output_error(clip, reference)
     assert rows == [len(ids(clip, p)) for p in PROMPTS]
 

@@ -18,14 +18,15 @@ from safetensors import safe_open
 from tools import quantize
 
 export = support.dev.load_pack("loaders.checkpoint.export")
-dense = support.dev.load_pack("loaders.formats.unpack")
+table = support.dev.load_pack("loaders.formats.table")
+rotation = support.dev.load_pack("loaders.formats.rotation")
 detect = support.dev.load_pack("loaders.checkpoint.detect")
 info = support.dev.load_pack("loaders.tensor_info")
 gguf_types = support.dev.load_pack("loaders.formats.ggml")
 read = support.dev.load_pack("loaders.files.read")
 LINEAR = "single_blocks.0.linear1.weight"
-SAFETENSORS = [name for name, f in export.FORMATS.items() if f.container == "safetensors"]
-GGUF = [name for name, f in export.FORMATS.items() if f.container == "gguf"]
+SAFETENSORS = [name for name, f in export.EXPORTS.items() if f.container == "safetensors"]
+GGUF = [name for name, f in export.EXPORTS.items() if f.container == "gguf"]
 # At the model's own width of 12288, % of Gaussian weights: the format study, 5.1.
 ERRORS = {"int8_convrot": 0.927, "fp8_scaled": 2.646, "bf16": 0.166, "fp16": 0.021, "gguf_bf16": 0.166}
 ERRORS |= {"gguf_f16": 0.021, "q8_0": 0.535, "q5_1": 3.79, "q5_0": 4.27, "q4_1": 7.83, "q4_0": 8.59}
@@ -46,7 +47,7 @@ def case(tmp_path_factory):
 
 def run(source, folder, name, *options, target=None):
     """The file that the command line writes."""
-    path = folder / (target or "out" + export.FORMATS[name].suffix)
+    path = folder / (target or "out" + export.EXPORTS[name].suffix)
     assert quantize.main([str(source), str(path), "--format", name, *options]) == 0
     assert os.listdir(folder) == [path.name] or target
     return path
@@ -62,20 +63,20 @@ def errors(path, weights):
 # --- formats ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", export.FORMATS)
+@pytest.mark.parametrize("name", export.EXPORTS)
 def test_weight_error_is_that_of_the_format(name):
-    format = export.FORMATS[name]
+    format = export.EXPORTS[name]
     assert format.error * 100 == pytest.approx(ERRORS[name])
     weight = gaussian(64, 12288)
-    item = export.Item("w", (64, 12288), format.linears, True, None)
+    item = export.Item("w", (64, 12288), format.type, True, format.format.marker((64, 12288), True))
     _, (error, norm) = export.coded("w", weight, item)
     assert math.sqrt(error / norm) == pytest.approx(format.error, rel=0.1)  # fp16: most of the spread is std-dependent
 
 
-@pytest.mark.parametrize("name", export.FORMATS)
+@pytest.mark.parametrize("name", export.EXPORTS)
 def test_file_holds_every_tensor_with_the_error_of_its_type(case, tmp_path, name):
     found = errors(run(case[2], tmp_path, name), case[1])
-    format = export.FORMATS[name]
+    format = export.EXPORTS[name]
     for tensor, error in found.items():
         linear = case[1][tensor].ndim == 2 and tensor.startswith(("double_blocks.", "single_blocks."))
         if not linear:
@@ -129,7 +130,7 @@ def test_gguf_is_read_by_its_own_library(case, tmp_path, name):
     fields = {key: field.contents() for key, field in reader.fields.items()}
     assert fields["general.architecture"] == "flux" and fields["general.name"] == "out"
     assert fields["general.quantization_version"] == 2 and fields["title"] == "of the test"
-    assert fields["general.file_type"] == int(export.FORMATS[name].file_type)
+    assert fields["general.file_type"] == int(export.EXPORTS[name].file_type)
     assert (fields["chroma.prediction"], fields["chroma.text_ids"]) == ("v", "zeros")
     tensors = {t.name: t for t in reader.tensors}
     weights = support.published(case[1])
@@ -138,11 +139,11 @@ def test_gguf_is_read_by_its_own_library(case, tmp_path, name):
         t = tensors[n]
         assert tuple(map(int, t.shape[::-1])) == tuple(weight.shape)
         linear = weight.ndim == 2 and n.startswith(("double_blocks.", "single_blocks."))
-        wanted = export.FORMATS[name].linears if linear or name == "gguf_f16" else "BF16"
+        wanted = export.EXPORTS[name].type if linear or name == "gguf_f16" else "BF16"
         assert t.tensor_type.name == (wanted if weight.ndim == 2 else "F32"), n
     t = tensors[LINEAR]
     values = torch.from_numpy(gguf.quants.dequantize(t.data, t.tensor_type).copy())
-    assert support.relative(values, weights[LINEAR]) == pytest.approx(export.FORMATS[name].error, rel=0.1)
+    assert support.relative(values, weights[LINEAR]) == pytest.approx(export.EXPORTS[name].error, rel=0.1)
     if t.tensor_type.name in ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"):
         assert (gguf.quants.quantize(weights[LINEAR].numpy(), t.tensor_type) == t.data).all()
 
@@ -155,8 +156,8 @@ def test_fp8_without_full_precision_lacks_the_mark(case, tmp_path):
 
 @pytest.mark.parametrize("name", ["fp8_scaled", "q8_0", "q4_1"])
 def test_writing_a_written_file_again_changes_nothing(case, tmp_path, name):
-    first = run(case[2], tmp_path, name, target="a" + export.FORMATS[name].suffix)
-    second = run(first, tmp_path, name, target="b" + export.FORMATS[name].suffix)
+    first = run(case[2], tmp_path, name, target="a" + export.EXPORTS[name].suffix)
+    second = run(first, tmp_path, name, target="b" + export.EXPORTS[name].suffix)
     one, two = export.FileWeights(first), export.FileWeights(second)
     assert all(support.relative(two.dense(n), one.dense(n)) < 1e-3 for n in case[1])  # q4_1's min is rounded to fp16
     assert name == "q4_1" or all(torch.equal(two.dense(n), one.dense(n)) for n in case[1])
@@ -185,7 +186,7 @@ def test_every_kind_of_model_keeps_its_sizes_and_markers(tmp_path, model, name):
     markers = {n: torch.empty(0) for n in cfg.markers}
     weights = {n: w for n, w in weights.items() if n not in markers}
     source = support.write(tmp_path / "m.safetensors", support.published(weights) | markers)
-    path = run(source, tmp_path, name, target="out" + export.FORMATS[name].suffix)
+    path = run(source, tmp_path, name, target="out" + export.EXPORTS[name].suffix)
     found = export.FileWeights(path)
     assert found.detection.config == cfg
     assert found.detection.variant == {"l": "Chroma lite", "x": "Chroma", "r": "Radiance"}[model[0]]
@@ -254,16 +255,16 @@ def test_unpacked_weights_are_those_of_comfy_kitchen(format, shape):
         info.Storage("int8_tensorwise" if format == "int8 rotated" else format, shape, settings),
         {n.removeprefix("w."): n for n in stored if n != "w.weight"},
     )
-    torch.testing.assert_close(dense.dense(part, stored), packed.dequantize(), rtol=1e-5, atol=1e-6)  # fp32 products
+    torch.testing.assert_close(table.dense(part, stored), packed.dequantize(), rtol=1e-5, atol=1e-6)  # fp32 products
 
 
 @pytest.mark.parametrize("group", [4, 16, 64, 256])
 def test_rotating_twice_gives_the_weight_back(group):
     weight = gaussian(4, 512)
-    rotated = dense.rotate(weight, group)
+    rotated = rotation.rotate(weight, group)
     assert support.relative(rotated, weight) > 0.5  # it does rotate
     assert rotated.norm().item() == pytest.approx(weight.norm().item(), rel=1e-5)
-    torch.testing.assert_close(dense.rotate(rotated, group), weight, rtol=1e-5, atol=1e-7)  # fp32, sums of 256
+    torch.testing.assert_close(rotation.rotate(rotated, group), weight, rtol=1e-5, atol=1e-7)  # fp32, sums of 256
 
 
 def test_int8_codes_are_those_of_comfy_kitchen():
@@ -281,7 +282,7 @@ def test_saved_lora_and_input_scales_are_part_of_the_unpacked_weight():
     packed = gguf_types.quantise(weight, "Q5_1")
     tensors = {"w.weight": packed, "w.weight_up": up, "w.weight_down": down}
     scales = {"weight_up": "w.weight_up", "weight_down": "w.weight_down"}
-    found = dense.dense(info.Part("w.weight", info.Storage("Q5_1", (64, 128)), scales), tensors)
+    found = table.dense(info.Part("w.weight", info.Storage("Q5_1", (64, 128)), scales), tensors)
     expected = gguf_types.dequantise(packed, "Q5_1", torch.float32) + up @ down
     torch.testing.assert_close(found, expected)
     tensor = pytest.importorskip("comfy_kitchen.tensor")
@@ -289,7 +290,7 @@ def test_saved_lora_and_input_scales_are_part_of_the_unpacked_weight():
     inputs = torch.rand(128) + 0.5
     tensors = stored.state_dict("w.weight") | {"w.pre_quant_scale": inputs}
     scales = {n.removeprefix("w."): n for n in tensors if n != "w.weight"}
-    found = dense.dense(info.Part("w.weight", info.Storage("nvfp4", (64, 128)), scales), tensors)
+    found = table.dense(info.Part("w.weight", info.Storage("nvfp4", (64, 128)), scales), tensors)
     torch.testing.assert_close(found, stored.dequantize() * inputs, rtol=1e-5, atol=1e-6)
 
 
@@ -365,7 +366,7 @@ def test_interrupted_writing_leaves_nothing(case, tmp_path, name, problem):
         if done > total / 2:
             raise problem
 
-    path = tmp_path / ("out" + export.FORMATS[name].suffix)
+    path = tmp_path / ("out" + export.EXPORTS[name].suffix)
     with pytest.raises(problem):
         export.write_model(export.FileWeights(case[2]), path, name, progress=stop)
     assert len(seen) > 10 and all(len(names) == 1 and names[0].endswith(".partial") for names in seen)
@@ -506,7 +507,7 @@ def wide(tmp_path_factory):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's account of memory")
 @pytest.mark.parametrize("layout, name", [("BFL", "fp8_scaled"), ("BFL", "int8_convrot"), ("diffusers", "q8_0")])
 def test_memory_taken_is_at_most_three_times_the_largest_layer(case, wide, tmp_path, layout, name):
-    suffix = export.FORMATS[name].suffix
+    suffix = export.EXPORTS[name].suffix
     paths = [case[2], wide[0][layout], tmp_path / ("small" + suffix), tmp_path / ("large" + suffix)]
     command = [sys.executable, "-c", WATCHED_WRITING, name, *map(str, paths)]
     # Freed memory goes back at once, so that what the allocator keeps for later is not counted.
@@ -541,7 +542,7 @@ def test_help_names_every_format_and_its_error():
     done = command("--help")
     assert done.returncode == 0
     assert all(
-        f"{name} " in done.stdout and f"{100 * f.error:.2f}%" in done.stdout for name, f in export.FORMATS.items()
+        f"{name} " in done.stdout and f"{100 * f.error:.2f}%" in done.stdout for name, f in export.EXPORTS.items()
     )
 
 

@@ -3,14 +3,14 @@ import support
 import torch
 
 read = support.dev.load_pack("loaders.files.read")
-storage = support.dev.load_pack("loaders.formats.recognise")
+table = support.dev.load_pack("loaders.formats.table")
 
 E4M3, U8, I8, F32 = torch.float8_e4m3fn, torch.uint8, torch.int8, torch.float32
 
 
 def of(weight, scales=None, marker=None, old=None):
     info = {role: read.TensorInfo(*s) for role, s in (scales or {}).items()}
-    return storage.storage_of("f: tensor x.weight", read.TensorInfo(*weight), info, marker, old)
+    return table.storage_of("f: tensor x.weight", read.TensorInfo(*weight), info, marker, old)
 
 
 ROTATED = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64}
@@ -82,7 +82,12 @@ def test_old_marker_of_two_values_asks_for_full_precision(values, full):
         ((E4M3, (256, 128)), {}, {"format": "mxfp8"}, "marked as .?mxfp8.? but has no weight_scale"),
         ((U8, (256, 64)), {"weight_scale_2": (F32, ())}, None, "stored as nvfp4 but has no weight_scale beside it"),
         ((U8, (256, 100)), {}, {"format": "gguf_q8_0"}, "marked as GGUF Q8_0 but has shape .256, 100."),
-        ((U8, (256, 100)), {}, {"format": "svdq"}, "marked as .?svdq.?, which is not supported .float8_e4m3fn"),
+        (
+            (U8, (256, 100)),
+            {},
+            {"format": "svdq"},
+            "marked as .?svdq.?, which is not supported .convrot_w4a4, float8_e4m3fn",
+        ),
     ],
 )
 def test_storage_that_fits_nothing_is_told(weight, scales, marker, told):

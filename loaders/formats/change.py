@@ -1,4 +1,4 @@
-"""Weights packed in the layouts that the host lacks: unpacking them, and changing them without packing anew.
+"""What a LoRA adds to a packed weight, kept beside it where it is not packed anew.
 
 Shapes: N output rows, K inputs, R rank.
 """
@@ -10,17 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import ggml
-from .recognise import SCALED_FORMATS
-
-# Written anew when a LoRA changes them: with unbiased rounding that costs little at 8 bits (0.93 % in all),
-# and nothing per step. Coarser types keep their packed values and carry the change beside them, exactly.
-REWRITTEN = ("Q8_0",)
 RANKS = (32, 64, 128, 256)  # tried in turn; two usual LoRAs fit the first
 OVERSAMPLING = 8
 LOW_RANK_TOLERANCE = 0.01  # of the change itself
 INT8_MAX = 127
-FUSES = ("cpu", "cuda", "xpu")  # devices whose kernels take operands of several types and round once into a third
 
 
 class Change(NamedTuple):
@@ -30,24 +23,6 @@ class Change(NamedTuple):
     down: Tensor | None = None
     delta: Tensor | None = None
     delta_scale: Tensor | None = None
-
-
-def unpack(packed: Tensor, scale: Tensor | None, format: str, dtype: torch.dtype) -> Tensor:
-    """The weight (N, K) in dtype.
-
-    packed: uint8 (N, bytes of a row) for GGML's types, else elements (N, K).
-    scale:  (N,), (N, 1) or (N/n, K/k[, 1]) float for SCALED_FORMATS.
-    format: a packed name of `ggml.GGML_TYPES` or one of SCALED_FORMATS.
-    """
-    if format not in SCALED_FORMATS:
-        return ggml.dequantise(packed, format, dtype)
-    rows, columns = packed.shape
-    n, k = (rows, 1) if format.endswith("_rowwise") else scale.shape[:2]
-    elements = packed.to(dtype).view(n, rows // n, k, columns // k)  # 8 bits are exact in every type
-    scale = scale.float().view(n, 1, k, 1)
-    if packed.device.type in FUSES:  # in float32 inside, rounded once
-        return torch.mul(elements, scale, out=torch.empty_like(elements)).view(rows, columns)
-    return (elements * scale).to(dtype).view(rows, columns)
 
 
 def change_between(wanted: Tensor, kept: Tensor, dtype: torch.dtype | None = None) -> Change:

@@ -1,0 +1,171 @@
+"""GGML's block layouts, as slices and bits: a block's bytes -> small integer codes, scale and offset. Plain torch, any device.
+
+Source: the layouts of ggml and gguf-py (both MIT). Letters: n blocks, W 16-bit words.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+Codes = tuple[Tensor, Tensor | None, Tensor | None]  # value = codes * scale + offset; None is 1 or 0
+
+
+def _half(blocks: Tensor, at: int) -> Tensor:
+    """The fp16 number at a byte of each block, (n, 1) float32."""
+    return blocks[:, at : at + 2].view(torch.float16).float()
+
+
+def _words(blocks: Tensor, start: int, stop: int, *shape: int) -> Tensor:
+    """(n, *shape, W): bytes in pairs, which halves the work of every bit operation."""
+    return (
+        blocks[:, start:stop].contiguous().view(torch.int16).view(-1, *shape, (stop - start) // 2 // math.prod(shape))
+    )
+
+
+def _planes(words: Tensor, bits: int) -> Tensor:
+    """(..., W) -> (..., 8 // bits, W): every byte's lowest `bits` bits, then the next ones."""
+    mask = 0x0101 * ((1 << bits) - 1)
+    return torch.stack([(words >> at) & mask for at in range(0, 8, bits)], dim=-2)
+
+
+def _codes(words: Tensor, *shape: int) -> Tensor:
+    """The words' bytes, (n, *shape)."""
+    return words.view(torch.uint8).view(-1, *shape)
+
+
+def plain(dtype: torch.dtype) -> Callable[[Tensor], Codes]:
+    return lambda blocks: (blocks.view(dtype), None, None)
+
+
+def unpack_q8_0(blocks: Tensor) -> Codes:
+    """d, 32 codes."""
+    return blocks[:, 2:].view(torch.int8), _half(blocks, 0), None
+
+
+def unpack_q4_0(blocks: Tensor) -> Codes:
+    """d, 16 bytes: the first 16 codes low, the others high; code 8 is zero."""
+    d = _half(blocks, 0)
+    return _codes(_planes(_words(blocks, 2, 18), 4), 32), d, -8 * d
+
+
+def unpack_q4_1(blocks: Tensor) -> Codes:
+    """d, min, 16 bytes as Q4_0."""
+    return _codes(_planes(_words(blocks, 4, 20), 4), 32), _half(blocks, 0), _half(blocks, 2)
+
+
+def _fifth_bits(bits: Tensor) -> Tensor:
+    """(n, 4) bytes, one bit a weight -> (n, 32) bytes, 16 where the bit is set.
+
+    The product puts four copies of a nibble 7 bits apart: its bit j comes to lie at bit 4 of byte j.
+    """
+    nibbles = torch.stack((bits & 15, bits >> 4), dim=-1).int()  # (n, 4, 2)
+    return _codes((nibbles * 0x02040810).bitwise_and_(0x10101010), 32)
+
+
+def unpack_q5_0(blocks: Tensor) -> Codes:
+    """d, 32 fifth bits, 16 bytes as Q4_0; code 16 is zero."""
+    d = _half(blocks, 0)
+    codes = _codes(_planes(_words(blocks, 6, 22), 4), 32).bitwise_or_(_fifth_bits(blocks[:, 2:6]))
+    return codes, d, -16 * d
+
+
+def unpack_q5_1(blocks: Tensor) -> Codes:
+    """d, min, 32 fifth bits, 16 bytes as Q4_0."""
+    codes = _codes(_planes(_words(blocks, 8, 24), 4), 32).bitwise_or_(_fifth_bits(blocks[:, 4:8]))
+    return codes, _half(blocks, 0), _half(blocks, 2)
+
+
+def _six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales and mins of Q4_K and Q5_K's 8 groups, (n, 8) each, from 12 bytes.
+
+    Bytes 0 to 3 and 4 to 7 have the first four whole; their two top bits belong to the last four, whose low nibbles
+    are in bytes 8 to 11.
+    """
+    first, second, low = packed.unflatten(1, (3, 4)).unbind(1)
+    scales = torch.cat((first & 63, (low & 15) | ((first >> 2) & 48)), dim=1)
+    mins = torch.cat((second & 63, (low >> 4) | ((second >> 2) & 48)), dim=1)
+    return scales, mins
+
+
+def unpack_q4_k(blocks: Tensor) -> Codes:
+    """d, dmin, 12 bytes of scales, 4 times 32 bytes: a group of 32 low, the next one high."""
+    scales, mins = _six_bit_scales(blocks[:, 4:16])
+    codes = _codes(_planes(_words(blocks, 16, 144, 4), 4), 8, 32)
+    return codes, (_half(blocks, 0) * scales).unsqueeze(-1), (_half(blocks, 2) * mins).neg_().unsqueeze(-1)
+
+
+def unpack_q5_k(blocks: Tensor) -> Codes:
+    """d, dmin, 12 bytes of scales, 32 bytes whose bit g is group g's fifth, 128 bytes as Q4_K."""
+    scales, mins = _six_bit_scales(blocks[:, 4:16])
+    fifth = _planes(_words(blocks, 16, 48), 1).mul_(16)
+    codes = _codes(_planes(_words(blocks, 48, 176, 4), 4), 8, 32).bitwise_or_(_codes(fifth, 8, 32))
+    return codes, (_half(blocks, 0) * scales).unsqueeze(-1), (_half(blocks, 2) * mins).neg_().unsqueeze(-1)
+
+
+def unpack_q6_k(blocks: Tensor) -> Codes:
+    """Twice 64 bytes: 64 codes low, 64 high; twice 32 bytes with the top two bits of 4 groups; 16 int8 scales; d."""
+    top = _planes(_words(blocks, 128, 192, 2), 2).mul_(16)  # (n, 2, 4, W)
+    codes = _codes(_planes(_words(blocks, 0, 128, 2), 4), 16, 16).bitwise_or_(_codes(top, 16, 16))
+    scales = (_half(blocks, 208) * blocks[:, 192:208].view(torch.int8)).unsqueeze(-1)
+    return codes, scales, -32 * scales
+
+
+def unpack_q2_k(blocks: Tensor) -> Codes:
+    """16 bytes: scale low, min high; twice 32 bytes with 4 groups' codes; d, dmin."""
+    scales = blocks[:, :16]
+    codes = _codes(_planes(_words(blocks, 16, 80, 2), 2), 16, 16)
+    return (
+        codes,
+        (_half(blocks, 80) * (scales & 15)).unsqueeze(-1),
+        (_half(blocks, 82) * (scales >> 4)).neg_().unsqueeze(-1),
+    )
+
+
+def unpack_q3_k(blocks: Tensor) -> Codes:
+    """32 bytes whose bit g is group g's third; twice 32 bytes with 4 groups' lower two; 12 bytes of scales; d.
+
+    Scales: nibbles of 8 bytes, all low ones first; bits 4 and 5 from the last 4 bytes, two bits of each in turn.
+    """
+    low, high = blocks[:, 96:104], blocks[:, 104:108]
+    low = torch.cat((low & 15, low >> 4), dim=1)
+    high = torch.cat([(high >> at) & 3 for at in range(0, 8, 2)], dim=1)
+    scales = _half(blocks, 108) * ((low | (high << 4)).view(torch.int8) - 32)
+    third = _planes(_words(blocks, 0, 32), 1).mul_(4)
+    codes = _codes(_planes(_words(blocks, 32, 96, 2), 2), 16, 16).bitwise_or_(_codes(third, 16, 16))
+    return codes, scales.unsqueeze(-1), (-4 * scales).unsqueeze(-1)
+
+
+IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+# The same as bytes of two int64: a table that is computed is on a GPU at once, a copied one would be waited for.
+IQ4_LOW, IQ4_HIGH = struct.unpack("<2q", struct.pack("<16b", *IQ4_VALUES))
+
+
+def _iq4_values(packed: Tensor) -> Tensor:
+    """(n, groups, 16) bytes of two codes -> (n, groups, 32) int8: the low ones' values, then the high ones'.
+
+    Two lookups of whole bytes: half as many as of single codes.
+    """
+    code = torch.arange(16, device=packed.device)
+    halves = torch.where(code < 8, IQ4_LOW, IQ4_HIGH)
+    values = (halves >> (code % 8 * 8)).to(torch.uint8).view(torch.int8)
+    index = packed.long().flatten()
+    low, high = values.repeat(16).index_select(0, index), values.repeat_interleave(16).index_select(0, index)
+    return torch.stack((low.view(packed.shape), high.view(packed.shape)), dim=-2).flatten(-2)
+
+
+def unpack_iq4_nl(blocks: Tensor) -> Codes:
+    """d, 16 bytes as Q4_0; a code stands for one of 16 values."""
+    return _iq4_values(blocks[:, 2:]), _half(blocks, 0), None
+
+
+def unpack_iq4_xs(blocks: Tensor) -> Codes:
+    """d, 8 times two bits of scales in 2 bytes, their 8 low nibbles in 4, then 8 groups of 16 bytes as IQ4_NL."""
+    low = torch.stack((blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4), dim=-1).flatten(1)
+    high = torch.stack([(blocks[:, 2:4] >> at) & 3 for at in range(0, 8, 2)], dim=-1).flatten(1)
+    scales = _half(blocks, 0) * ((low | (high << 4)).view(torch.int8) - 32)
+    return _iq4_values(blocks[:, 8:].unflatten(1, (8, 16))), scales.unsqueeze(-1), None

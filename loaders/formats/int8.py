@@ -1,0 +1,117 @@
+"""int8 with one scale for a tensor or for each row, as it is or rotated (ConvRot). The host's layout."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import torch
+from torch import Tensor
+
+from ..files.quoting import short
+from ..tensor_info import Storage
+from .record import (
+    FLOAT_DTYPES,
+    SAFETENSORS,
+    Export,
+    Format,
+    Held,
+    Matmul,
+    Mode,
+    Roles,
+    Settings,
+    Weight,
+    joined_rows,
+    scale_per_row,
+)
+from .rotation import rotate, rotates, rotation_group
+from .tiles import by_rows
+
+NAME = "int8_tensorwise"
+MAX = 127
+USUAL_GROUP = 256
+TRIED = {"per_channel": True, "convrot": True, "convrot_groupsize": 64}
+
+
+def recognise(weight: Weight) -> Storage | None:
+    if weight.dtype != torch.int8 or len(weight.shape) != 2 or weight.named == "convrot_w4a4":
+        return None
+    scale, (rows, columns) = weight.scale, weight.shape
+    if scale is None:
+        raise ValueError(f"{weight.label} is stored as int8 but has no weight_scale beside it. Download the file again")
+    rotated, group = weight.setting("convrot", False), weight.setting("convrot_groupsize", USUAL_GROUP)
+    if type(rotated) is not bool:
+        raise ValueError(f"{weight.label} has convrot {short(rotated)} in its marker, expected true or false")
+    if scale.dtype not in FLOAT_DTYPES or (rotated and scale.numel not in (1, rows)):
+        raise weight.misfit(scale)
+    if scale.numel not in (1, rows):
+        return None  # scales of blocks
+    if not weight.named:
+        raise ValueError(
+            f"{weight.label} is stored as int8 without a comfy_quant marker, which would say whether its rows are rotated. "
+            "Take a file with markers"
+        )
+    if not rotated:
+        return Storage(NAME, weight.shape)
+    if not rotates(columns, group):
+        raise ValueError(
+            f"{weight.label} has {columns} inputs, which its rotation in groups of {short(group)} does not fit: expected a "
+            "power of 4 that divides them. Download the file again"
+        )
+    return Storage(NAME, weight.shape, {"convrot": True, "convrot_groupsize": group})
+
+
+def unpack(data: Tensor, beside: Roles, settings: Settings, dtype: torch.dtype) -> Tensor:
+    scale = beside["weight_scale"].float().reshape(-1, 1).expand(len(data), 1)
+    group = settings["convrot_groupsize"] if settings.get("convrot") else None
+
+    def rows(codes: Tensor, scale: Tensor) -> Tensor:
+        return codes * scale if group is None else rotate(codes * scale, group)
+
+    return by_rows(rows, data.shape[1], dtype, data, scale)
+
+
+def hold(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:
+    scale = beside["weight_scale"].float()
+    scale = scale.reshape(()) if scale.numel() == 1 else scale.reshape(-1, 1)
+    return Held(NAME, data, storage.shape, {"scale": scale, **storage.settings})
+
+
+def fuse(parts: Sequence[Held]) -> Held | None:
+    """Parts that are rotated alike."""
+    if len({(p.fields.get("convrot", False), p.fields.get("convrot_groupsize")) for p in parts}) > 1:
+        return None
+    return joined_rows(parts, scale=scale_per_row(parts))
+
+
+def pack(rows: Tensor, peak: Tensor, seed: int | None) -> tuple[Tensor, Tensor]:
+    """As the host's: rows rotated, then a scale each."""
+    rotated = rotate(rows, rotation_group(rows.shape[1]))
+    scale = (rotated.abs().amax(dim=1, keepdim=True) / MAX).clamp_(min=torch.finfo(torch.float32).tiny)
+    return (rotated / scale).round_().to(torch.int8), scale
+
+
+def marker(shape: Sequence[int], full_precision: bool) -> dict[str, Any]:
+    return {"format": NAME, "convrot": True, "convrot_groupsize": rotation_group(shape[1])}
+
+
+FORMATS = (
+    Format(
+        name=NAME,
+        bits=8 + 32 / 3072,
+        error=0.00927,
+        recognise=recognise,
+        unpack=unpack,
+        hold=hold,
+        fuse=fuse,
+        beside=("weight_scale",),
+        marked={"int8": (torch.int8,)},
+        layout="TensorWiseINT8Layout",
+        unpacked_here=True,
+        matmul=Matmul("int8", TRIED, limit=0.05),
+        modes=(Mode("int8_convrot", 50, {"per_channel": True, "convrot": True}),),
+        exports=(Export("int8_convrot", 10, SAFETENSORS, "I8"),),
+        pack=pack,
+        fits=lambda columns: rotation_group(columns) is not None,
+        marker=marker,
+    ),
+)
