@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .host.symbols import PACKAGES as HOST_PACKAGES
+
 REQUIRED_HOST = "0.30.0"
-HOST_PACKAGES = ("comfy", "comfy_api", "comfy_extras", "comfy_kitchen", "folder_paths", "nodes", "server")
 NOT_LOADED = "Chroma Pack: not loaded, none of its nodes is there."
 
 
@@ -65,8 +66,7 @@ async def comfy_entrypoint() -> Any:
         from .nodes import ChromaExtension
 
         extension = ChromaExtension()
-        for node in await extension.get_node_list():
-            node.GET_SCHEMA()  # the host asks one by one, and would keep the nodes before one that fails
+        await extension.get_node_list()
     except (ImportError, AttributeError) as error:
         logging.debug("Chroma Pack", exc_info=True)
         raise RuntimeError(problem(error)) from error

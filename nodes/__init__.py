@@ -1,60 +1,120 @@
-"""The pack's nodes (ComfyUI's V3 schema), one concern a file."""
+"""The pack's nodes (ComfyUI's V3 schema), one concern a file, imported feature by feature."""
 
 from __future__ import annotations
 
+import importlib
+import logging
+from dataclasses import dataclass
+from typing import Callable
+
 from comfy_api.latest import ComfyExtension, io
 
-from ..host.sample import samplers as comfy_samplers
-from ..host.sample import schedulers as comfy_schedulers
-from .clip import ChromaCLIPLoader
-from .doctor import ChromaDoctor
-from .fluxmod import FluxModSamplerWrapperNode, KSamplerMod
-from .guidance import ChromaCFGGuider, ChromaGuidance
-from .ksampler import ChromaKSampler
-from .loader import ChromaDiffusionLoader
-from .lora import ChromaLoraLoader
-from .nag import ChromaNAG
-from .padding import ChromaPadMask
-from .plot import ChromaSigmasPlot
-from .preset import ChromaPreset
-from .prompt import ChromaPrompt
-from .run_report import ChromaRunReport
-from .save import ChromaSaveQuantized
-from .schedule import ChromaBetaScheduler, ChromaScheduler, ChromaSigmoidOffsetScheduler
-from .shared import curve_route
-from .shift import ChromaTimestepShift
-from .style import ChromaStyleModelApply
-from .text import ChromaTextEncode
+from ..host import symbols
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Nodes that come or go together.
+
+    module: of their classes, in this folder. needs: keys of `symbols.NEEDED`.
+    """
+
+    module: str
+    nodes: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What is put into the host's lists and routes beside nodes. module: with a function `register`."""
+
+    module: str
+    what: str
+    needs: tuple[str, ...]
+
+
+SHARED = ("nodes",)
+FEATURES = (
+    Feature("loader", ("ChromaDiffusionLoader",), ("models",)),
+    Feature(
+        "schedule",
+        ("ChromaBetaScheduler", "ChromaScheduler", "ChromaSigmoidOffsetScheduler"),
+        ("schedules",),
+    ),
+    Feature("guidance", ("ChromaCFGGuider", "ChromaGuidance"), ("guidance",)),
+    Feature("clip", ("ChromaCLIPLoader",), ("models", "text encoders")),
+    Feature("doctor", ("ChromaDoctor",), ("prompts", "samplers", "schedules", "advice")),
+    Feature("ksampler", ("ChromaKSampler",), ("guidance", "schedules", "sampling")),
+    Feature("lora", ("ChromaLoraLoader",), ("LoRAs",)),
+    Feature("nag", ("ChromaNAG",), ("models", "NAG")),
+    Feature("padding", ("ChromaPadMask",), ("prompts",)),
+    Feature("preset", ("ChromaPreset",), ("samplers", "schedules", "advice")),
+    Feature("prompt", ("ChromaPrompt",), ("prompts",)),
+    Feature("run_report", ("ChromaRunReport",), ("guidance",)),
+    Feature("save", ("ChromaSaveQuantized",), ("LoRAs", "saving")),
+    Feature("plot", ("ChromaSigmasPlot",), ("schedules",)),
+    Feature("style", ("ChromaStyleModelApply",), ("prompts",)),
+    Feature("text", ("ChromaTextEncode",), ("prompts",)),
+    Feature("shift", ("ChromaTimestepShift",), ("schedules",)),
+    Feature("fluxmod", ("FluxModSamplerWrapperNode", "KSamplerMod"), ("FluxMod's nodes",)),
+)
+REGISTRATIONS = (
+    Registration("..host.sample.schedulers", "schedules in KSampler's menus", ("schedules",)),
+    Registration("..host.sample.samplers", "samplers in KSampler's menus", ("samplers",)),
+    Registration(".shared.curve_route", "the curve on scheduler nodes", ("curve",)),
+)
+
+
+def available(what: str, needs: tuple[str, ...], load: Callable[[], None]) -> bool:
+    """Whether a feature could be loaded; one clear line in the log where the host lacks something of it.
+
+    raises: ModuleNotFoundError for a package that is not the host's: then nothing of this pack works.
+    """
+    lacks = symbols.lacking((*SHARED, *needs))
+    try:
+        if not lacks:
+            load()
+            return True
+    except (ImportError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in symbols.PACKAGES:
+            raise
+        logging.debug("Chroma Pack: %s", what, exc_info=True)
+        lacks = [str(error)]
+    logging.warning(
+        "Chroma Pack: %s not available, since this ComfyUI lacks %s. Update ComfyUI and this pack, and restart",
+        what,
+        ", ".join(lacks),
+    )
+    return False
 
 
 class ChromaExtension(ComfyExtension):
+    def __init__(self) -> None:
+        self.nodes: list[type[io.ComfyNode]] | None = None  # once they have been asked for
+
     async def on_load(self) -> None:
-        comfy_schedulers.register()
-        comfy_samplers.register()
-        curve_route.register()
+        for r in REGISTRATIONS:
+            available(r.what, r.needs, lambda r=r: importlib.import_module(r.module, __name__).register())
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            ChromaDiffusionLoader,
-            ChromaBetaScheduler,
-            ChromaCFGGuider,
-            ChromaCLIPLoader,
-            ChromaDoctor,
-            ChromaGuidance,
-            ChromaKSampler,
-            ChromaLoraLoader,
-            ChromaNAG,
-            ChromaPadMask,
-            ChromaPreset,
-            ChromaPrompt,
-            ChromaRunReport,
-            ChromaSaveQuantized,
-            ChromaScheduler,
-            ChromaSigmasPlot,
-            ChromaSigmoidOffsetScheduler,
-            ChromaStyleModelApply,
-            ChromaTextEncode,
-            ChromaTimestepShift,
-            FluxModSamplerWrapperNode,
-            KSamplerMod,
-        ]
+        """The nodes of all features that this host can run.
+
+        raises: RuntimeError if there is none.
+        """
+        if self.nodes is not None:
+            return self.nodes
+        nodes: list[type[io.ComfyNode]] = []
+
+        def load(feature: Feature) -> None:
+            module = importlib.import_module(f".{feature.module}", __name__)
+            found = [getattr(module, name) for name in feature.nodes]
+            for node in found:
+                node.GET_SCHEMA()  # the host asks one by one, and would keep the nodes before one that fails
+            nodes.extend(found)
+
+        for feature in FEATURES:
+            available(", ".join(feature.nodes), feature.needs, lambda feature=feature: load(feature))
+        if not nodes:
+            raise AttributeError("what every one of its nodes needs; the lines above name it")
+        self.nodes = nodes
+        return nodes

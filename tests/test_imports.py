@@ -49,7 +49,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "host.model": (*PURE, "host.run"),
     "host.text": (*PURE, "host.run", "host.model"),
     "host.sample": (*PURE, "host.run"),
-    "nodes": (*PURE, "host.run", "host.model", "host.text", "host.sample"),
+    "nodes": (*PURE, "host", "host.run", "host.model", "host.text", "host.sample"),
 }
 FOLDERS = sorted({room.split(".")[0] for room in ALLOWED} - {"constants"})
 FILES = [support.ROOT / "constants.py", *(p for f in FOLDERS for p in sorted((support.ROOT / f).rglob("*.py")))]

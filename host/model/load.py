@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
-import comfy.conds
-import comfy.latent_formats
 import comfy.memory_management
-import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
-import comfy.supported_models
 import comfy.utils
 import torch
 from comfy.cli_args import args

@@ -7,7 +7,7 @@ import logging
 
 import comfy.model_management
 import torch
-from comfy.quant_ops import QuantizedTensor
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from ...loaders.formats.record import Format
 from ...loaders.formats.table import FORMATS
@@ -18,8 +18,14 @@ def fast_matmul(format: Format, device: torch.device) -> str | None:
     way = format.matmul
     if way is None:
         return "no device multiplies it as it is"
-    if way.supported and not getattr(comfy.model_management, way.supported)(device):
-        return way.needs
+    if format.host_name not in QUANT_ALGOS:
+        return "is not known to this ComfyUI's comfy-kitchen; update ComfyUI"
+    if way.supported:
+        check = getattr(comfy.model_management, way.supported, None)
+        if check is None:
+            return f"cannot be asked for, since this ComfyUI lacks {way.supported}; update it and this pack"
+        if not check(device):
+            return way.needs
     try:
         return _tried(format.name, device)
     except torch.OutOfMemoryError:  # of the moment; not remembered
@@ -41,8 +47,11 @@ def _tried(name: str, device: torch.device) -> str | None:
         error = float((found.float() - wanted.float()).norm() / wanted.float().norm())
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, KeyError) as problem:
+    except (RuntimeError, ValueError, AssertionError) as problem:  # what devices and their kernels refuse with
         logging.debug("no %s multiplication on %s", way.name, device, exc_info=True)
         text = str(problem).splitlines() or [type(problem).__name__]
         return f"this device and PyTorch have no such operation ({text[0][:80]})"
+    except Exception as problem:  # of the host: not what a device lacks, so it is told with its traceback
+        logging.warning("%s multiplication does not work with this ComfyUI", way.name, exc_info=True)
+        return f"does not work with this ComfyUI ({type(problem).__name__}); update it and this pack"
     return None if error < way.limit else f"its {way.name} operation is wrong by {error:.0%}"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...chroma_model.embeddings import apply_rope
 from ...chroma_model.nag import normalized_attention_guidance
+from .texts import Segments
 
 TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
 OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options with one entry for each B / len rows
@@ -93,7 +94,7 @@ class TextRows:
     mask: Tensor
     lengths: tuple[int, ...]
     num_txt: int
-    segments: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    segments: Segments | None = None
     guidance: AttentionGuidance | None = None
     bias: Tensor | None = None  # (B, ..., L, L) of a style model, over each row's own text and the image
 
@@ -123,24 +124,15 @@ def attention_by_rows(
     out = q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
     guided = rows.guidance is not None and rows.guidance.acts_in(options)
     for group, length, segments in rows.groups():
-        own_options = options_of(options, group, len(rows.lengths))
-
-        def attend(text: slice, image_too: bool, bias: Tensor | None = None) -> Tensor:
-            """Attention among these text tokens and the image's, for the queries of both or of the text alone."""
-            mask = {} if bias is None else {"mask": bias[group] if bias.shape[0] == q.shape[0] else bias}
-            if text.start == 0 and text.stop == rows.num_txt:
-                return attention(q[group], k[group], v[group], own_options, **mask)
-            queries = joined(q[group], text) if image_too else q[group, :, text]
-            return attention(queries, joined(k[group], text), joined(v[group], text), own_options, **mask)
-
-        def joined(x: Tensor, text: slice) -> Tensor:
-            return torch.cat((x[:, :, text], x[:, :, rows.num_txt :]), dim=2)
-
-        x = attend(slice(0, length), True, rows.bias)
+        alone = GroupAttention(
+            attention, q[group], k[group], v[group], rows.num_txt, options_of(options, group, len(rows.lengths))
+        )
+        bias = rows.bias if rows.bias is None or rows.bias.shape[0] != q.shape[0] else rows.bias[group]
+        x = alone(slice(0, length), True, bias)
         out[group, :length], image = x[:, :length], x[:, length:]
         negatives = []
         for start, n in segments:
-            x = attend(slice(start, start + n), guided)
+            x = alone(slice(start, start + n), guided)
             out[group, start : start + n] = x[:, :n]
             negatives.append(x[:, n:])
         if guided and negatives:
@@ -149,6 +141,37 @@ def attention_by_rows(
             )
         out[group, rows.num_txt :] = image
     return out
+
+
+@dataclass(frozen=True)
+class GroupAttention:
+    """Attention in some rows of a batch that have text of one length.
+
+    q, k, v: (B, H, L, K) of these rows. num_txt: columns of text in front of the image's.
+    """
+
+    attention: Callable[..., Tensor]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    num_txt: int
+    options: Mapping[str, Any]
+
+    def __call__(self, text: slice, image_too: bool, bias: Tensor | None = None) -> Tensor:
+        """Attention among these text tokens and the image's, (B, L', H*K): for the queries of both, or of the text alone.
+
+        bias: added to the logits, over these tokens.
+        """
+        mask = {} if bias is None else {"mask": bias}
+        if text.start == 0 and text.stop == self.num_txt:
+            return self.attention(self.q, self.k, self.v, self.options, **mask)
+        queries = self._with_image(self.q, text) if image_too else self.q[:, :, text]
+        return self.attention(
+            queries, self._with_image(self.k, text), self._with_image(self.v, text), self.options, **mask
+        )
+
+    def _with_image(self, x: Tensor, text: slice) -> Tensor:
+        return torch.cat((x[:, :, text], x[:, :, self.num_txt :]), dim=2)
 
 
 def options_of(options: Mapping[str, Any], group: slice, batch: int) -> dict[str, Any]:

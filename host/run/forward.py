@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-import comfy.ldm.modules.attention
-import comfy.model_management
 import comfy.ops
 import comfy.patcher_extension
-import comfy.quant_ops
 import torch
 from torch import Tensor
 
@@ -22,6 +19,7 @@ from ...chroma_model.radiance import number_text
 from ...loaders.checkpoint.approximator import fill_approximator
 from .attention import TEXT_ROWS, TextRows, host_attention
 from .conds import NAG
+from .texts import Segments, Texts, joined_texts
 
 # What a wrong number of channels calls for.
 LATENT_REMEDY = (
@@ -45,7 +43,7 @@ class HostBlocks:
         totals: dict[str, int],
         attention_mask: Tensor | None,
         lengths: tuple[int, ...] | None = None,
-        segments: tuple[tuple[tuple[int, int], ...], ...] | None = None,
+        segments: Segments | None = None,
     ):
         """lengths, segments: of `TextRows`, where text is of different lengths; the mask of the streams says the same."""
         self.options = options
@@ -164,62 +162,75 @@ class HostTransformer(ChromaTransformer):
         return executor.execute(x, timestep, context, guidance, control, transformer_options, **kwargs)
 
     def _forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
-        if context is None:
-            raise ValueError("there is no text conditioning. Connect a prompt, an empty one if need be")
-        if context.ndim != 3 or context.shape[2] != self.config.context_dim:
-            raise ValueError(
-                f"the text encoder gave vectors of width {context.shape[-1]}, this model takes "
-                f"{self.config.context_dim}. Load the T5 encoder that belongs to it (CLIPLoader, type chroma)"
-            )
-        if x.ndim != 4:
-            raise ValueError(
-                f"the latent has the shape {tuple(x.shape)}, this model takes four dimensions (batch, channels, height, "
-                f"width); five are a video's. {LATENT_REMEDY if self.config.nerf is None else PIXEL_REMEDY}"
-            )
-        if x.shape[1] != self.config.channels:
-            raise ValueError(
-                f"the latent has {x.shape[1]} channels, this model takes {self.config.channels}. "
-                f"{LATENT_REMEDY if self.config.nerf is None else PIXEL_REMEDY}"
-            )
+        check_inputs(self.config, x, context)
         options = transformer_options.copy()
         radiance = {} if self.config.nerf is None else radiance_options(options)
-        rope = options.get("rope_options") or {}
-        num_prompt, negative, segments = context.shape[1], kwargs.get("nag_context"), kwargs.get("nag_segments")
-        starts = [0]  # of the texts, each numbered from 0 where the model numbers text
-        if negative is not None:
-            context = torch.cat((context, negative), dim=1)
-            segments = tuple(tuple((num_prompt + start, n) for start, n in row) for row in segments)
-            starts += sorted({start for row in segments for start, _ in row})
-        ids = position_ids(
-            context.shape[1],
-            *grid_size(*x.shape[2:], self.patch_size),
-            device=x.device,
-            scale=(rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)),
-            shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
+        texts = joined_texts(
+            context,
+            mask=kwargs.get("context_mask"),
+            lengths=kwargs.get("context_lengths"),
+            negative=kwargs.get("nag_context"),
+            segments=kwargs.get("nag_segments"),
         )
-        if radiance.get("use_sequential_txt_ids", self.config.text_ids == "sequential"):
-            for start in starts:
-                ids[start:] = number_text(ids[start:], context.shape[1] - start)
-        ids[context.shape[1] :, 0] += rope.get("shift_t", 0.0)
-        totals = {"double": len(self.double_blocks), "single": len(self.single_blocks)}
-        lengths, context_mask = kwargs.get("context_lengths"), kwargs.get("context_mask")
-        if lengths is None and negative is not None:
-            lengths = (num_prompt,) * context.shape[0]
-        if lengths is not None:
-            columns = torch.arange(context.shape[1], device=x.device)
-            context_mask = columns < torch.tensor(lengths, device=x.device)[:, None]  # (B, L_txt)
-        run = HostBlocks(options, control, totals, kwargs.get("attention_mask"), lengths, segments)
+        is_numbered = radiance.get("use_sequential_txt_ids", self.config.text_ids == "sequential")
         return super().forward(
             x,
             timestep,
-            context,
+            texts.context,
             guidance,
-            context_mask,
-            kwargs.get("modulations"),
-            ids,
-            run,
-            radiance.get("nerf_tile_size"),
+            context_mask=texts.mask,
+            modulations=kwargs.get("modulations"),
+            ids=ids_of(texts, grid_size(*x.shape[2:], self.patch_size), is_numbered, options.get("rope_options") or {}),
+            run_block=HostBlocks(
+                options,
+                control,
+                totals={"double": len(self.double_blocks), "single": len(self.single_blocks)},
+                attention_mask=kwargs.get("attention_mask"),
+                lengths=texts.lengths,
+                segments=texts.segments,
+            ),
+            nerf_tile=radiance.get("nerf_tile_size"),
         )
+
+
+def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None) -> None:
+    """raises: ValueError with the remedy for a latent or text that this model does not take."""
+    if context is None:
+        raise ValueError("there is no text conditioning. Connect a prompt, an empty one if need be")
+    if context.ndim != 3 or context.shape[2] != config.context_dim:
+        raise ValueError(
+            f"the text encoder gave vectors of width {context.shape[-1]}, this model takes {config.context_dim}. Load the "
+            "T5 encoder that belongs to it (CLIPLoader, type chroma)"
+        )
+    remedy = LATENT_REMEDY if config.nerf is None else PIXEL_REMEDY
+    if x.ndim != 4:
+        raise ValueError(
+            f"the latent has the shape {tuple(x.shape)}, this model takes four dimensions (batch, channels, height, "
+            f"width); five are a video's. {remedy}"
+        )
+    if x.shape[1] != config.channels:
+        raise ValueError(f"the latent has {x.shape[1]} channels, this model takes {config.channels}. {remedy}")
+
+
+def ids_of(texts: Texts, grid: tuple[int, int], is_numbered: bool, rope: Mapping[str, float]) -> Tensor:
+    """Position ids (L_txt + L_img, 3).
+
+    grid: rows and columns of image tokens. is_numbered: each text's tokens are numbered from 0, else all are 0.
+    rope: the host's `rope_options`, which stretch and move the image's ids.
+    """
+    num_txt = texts.context.shape[1]
+    ids = position_ids(
+        num_txt,
+        *grid,
+        device=texts.context.device,
+        scale=(rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)),
+        shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
+    )
+    if is_numbered:
+        for start in texts.starts:
+            ids[start:] = number_text(ids[start:], num_txt - start)
+    ids[num_txt:, 0] += rope.get("shift_t", 0.0)
+    return ids
 
 
 def radiance_options(options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,0 +1,142 @@
+"""What the pack uses of ComfyUI: the table against the sources, and a feature whose host names have vanished."""
+
+import ast
+import asyncio
+import importlib
+import inspect
+
+import pytest
+import support
+from test_imports import HOST
+
+pytestmark = pytest.mark.host
+FOLDERS = ("host", "nodes")
+# Attributes that only a running server or a parsed command line has.
+AT_RUN_TIME = ("comfy.cli_args.args.", "server.PromptServer.instance")
+# Names that are written as text, or set on the host's objects: renamed, they would do nothing and say nothing.
+SILENT = {
+    "comfy.ops": ("_full_precision_mm", "_full_precision_mm_config", "quant_format", "layout_type", "comfy_quant"),
+    "comfy.samplers": (
+        *("cond_or_uncond", "uuids", "sampler_cfg_function", "sampler_calc_cond_batch_function"),
+        *("sampler_post_cfg_function", "disable_cfg1_optimization", "transformer_options", "model_options"),
+    ),
+    "comfy.model_base": ("c_crossattn", "cross_attn", "attention_mask", "guidance", "current_patcher"),
+    "comfy.model_patcher": ("patches_uuid", "cached_patcher_init", "object_patches", "hook_patches", "injections"),
+    "comfy.ldm.flux.model": ("patches_replace", "double_block", "single_block", "img_slice"),
+    "comfy.ldm.flux.layers": ("attn1_patch", "attn1_output_patch"),
+    "comfy.sd1_clip": ("zero_out_masked", "min_padding", "min_length", "execution_device"),
+}
+
+
+@pytest.fixture(scope="module")
+def symbols():
+    return support.dev.load_pack("host.symbols")
+
+
+def used(path):
+    """Every name of the host that a file uses, as "module.attribute...", the longest of those that begin alike."""
+    tree, names, out = ast.parse(path.read_text(encoding="utf-8")), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] in HOST:
+                    names[alias.asname or alias.name.split(".")[0]] = (
+                        alias.name if alias.asname else alias.name.split(".")[0]
+                    )
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in HOST:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                out.add(f"{node.module}.{alias.name}")
+    for node in ast.walk(tree):
+        chain = []
+        while isinstance(node, ast.Attribute):
+            chain.append(node.attr)
+            node = node.value
+        if chain and isinstance(node, ast.Name) and node.id in names:
+            out.add(".".join([names[node.id], *reversed(chain)]))
+    return {name for name in out if not any(other.startswith(name + ".") for other in out)}
+
+
+def test_every_name_of_the_host_stands_in_the_table(comfy, symbols):
+    known = [name for names in symbols.NEEDED.values() for name in names]
+    for path in (p for folder in FOLDERS for p in (support.ROOT / folder).rglob("*.py")):
+        for name in used(path):
+            if not name.startswith((*AT_RUN_TIME, "comfy_api.latest.io")) and "." in name:
+                told = any(n == name or n.startswith(name + ".") or name.startswith(n + ".") for n in known)
+                assert told, f"{path.name}: {name} is not in host/symbols.py"
+
+
+def test_this_host_lacks_none_of_them(comfy, symbols):
+    assert symbols.lacking(tuple(symbols.NEEDED)) == []
+
+
+@pytest.mark.parametrize("module, names", SILENT.items(), ids=list(SILENT))
+def test_what_would_fail_silently_is_still_called_so(comfy, module, names):
+    source = inspect.getsource(importlib.import_module(module))
+    assert [name for name in names if name not in source] == []
+
+
+def nodes_of():
+    extension = support.dev.load_pack("nodes").ChromaExtension()
+    return {node.GET_SCHEMA().node_id for node in asyncio.run(extension.get_node_list())}
+
+
+def test_a_vanished_name_takes_away_its_feature_with_one_line(comfy, symbols, monkeypatch, caplog):
+    whole = nodes_of()
+    monkeypatch.setattr(symbols, "NEEDED", {**symbols.NEEDED, "NAG": ("comfy.patcher_extension.Gone.NAME",)})
+    assert nodes_of() == whole - {"ChromaNAG"}
+    (line,) = [r.message for r in caplog.records]
+    assert line == (
+        "Chroma Pack: ChromaNAG not available, since this ComfyUI lacks comfy.patcher_extension.Gone.NAME. Update ComfyUI "
+        "and this pack, and restart"
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("cannot import name 'x' from 'comfy.y'"), AttributeError("no 'Dynamic'")]
+)
+def test_a_file_that_cannot_be_imported_takes_away_its_nodes_only(comfy, monkeypatch, caplog, error):
+    whole, real = nodes_of(), importlib.import_module
+
+    def broken(name, package=None):
+        if name == ".preset":
+            raise error
+        return real(name, package)
+
+    monkeypatch.setattr(support.dev.load_pack("nodes").importlib, "import_module", broken)
+    assert nodes_of() == whole - {"ChromaPreset"}
+    assert len(caplog.records) == 1 and str(error) in caplog.text
+
+
+def test_a_missing_package_ends_the_whole(comfy, monkeypatch):
+    real = importlib.import_module
+
+    def without(name, package=None):
+        if name == ".loader":
+            raise ModuleNotFoundError("No module named 'gguf'", name="gguf")
+        return real(name, package)
+
+    monkeypatch.setattr(support.dev.load_pack("nodes").importlib, "import_module", without)
+    with pytest.raises(ModuleNotFoundError, match="gguf"):
+        nodes_of()
+
+
+def test_a_host_without_anything_is_refused(comfy, symbols, monkeypatch):
+    monkeypatch.setattr(symbols, "NEEDED", dict.fromkeys(symbols.NEEDED, ("comfy.gone",)))
+    with pytest.raises(AttributeError, match="every one of its nodes needs"):
+        nodes_of()
+
+
+def test_a_matmul_that_the_host_lacks_is_not_told_of_the_device(comfy, monkeypatch, caplog):
+    import comfy.model_management
+    import torch
+
+    matmul = support.dev.load_pack("host.model.matmul")
+    known, cpu = support.dev.load_pack("loaders.formats.table").FORMATS, torch.device("cpu")
+    monkeypatch.delattr(comfy.model_management, "supports_mxfp8_compute")
+    assert "this ComfyUI lacks supports_mxfp8_compute" in matmul.fast_matmul(known["mxfp8"], cpu)
+    matmul._tried.cache_clear()
+    monkeypatch.setattr(matmul.QuantizedTensor, "from_float", lambda *a, **k: {}["gone"])
+    assert "does not work with this ComfyUI (KeyError)" in matmul.fast_matmul(known["int8_tensorwise"], cpu)
+    assert "Traceback" in caplog.text
+    matmul._tried.cache_clear()
