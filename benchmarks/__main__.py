@@ -10,6 +10,7 @@ NAMES = (
     "run",
     "load",
     "precision",
+    "sizes",
     "judge",
     "storage",
     "pictures",

@@ -40,6 +40,7 @@ def node_ids():
 
 
 NODES = node_ids()
+README = ROOT / "README.md"
 PAGES = [*sorted(DOCS.glob("*.md")), *GUIDES]
 
 
@@ -105,10 +106,11 @@ def measured(name):
         for row in rows:
             for column, cell in zip(head[1:], row[1:]):
                 found.setdefault((row[0], column), cell)
+                found.setdefault((f"{row[0]}, {row[1]}", column), cell)  # where first cells repeat
     return found
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAGES, README], ids=lambda path: path.stem)
 def test_figures_are_those_of_the_tables(path):
     for told, where in FIGURE.findall(path.read_text()):
         name, _, place = where.partition(": ")
@@ -116,6 +118,16 @@ def test_figures_are_those_of_the_tables(path):
         cell = measured(name)[row, column]
         digits = len(told.partition(".")[2])
         assert told == f"{float(cell.rstrip('%')):.{digits}f}", f"{path.name}: {told} is not {cell}, {where}"
+
+
+@pytest.mark.parametrize("title", ["Which precision?", "Measured"])
+def test_every_number_in_readmes_tables_has_its_source(title):
+    """Beside the first column, which says what is compared."""
+    for _, rows in tables(section(README.read_text(), title)):
+        for row in rows:
+            for cell in row[1:]:
+                words = FIGURE.sub("", cell)
+                assert not re.search(r"(?<![A-Za-z_\d])\d", words), f"{cell!r} in the row {row[0]!r}"
 
 
 def texts_of_sources():
