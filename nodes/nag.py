@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.run.nag import ALL, AttentionGuided, negative_text, parse_blocks
+from ..host.run.nag import ALL, AttentionGuided, negative_text, network_of, parse_blocks
 from .shared.report import report
 
 
@@ -95,13 +95,11 @@ class ChromaNAG(io.ComfyNode):
     ) -> io.NodeOutput:
         if start > end:
             raise ValueError(f"start is {start:g} and end is {end:g}; start must not lie behind end")
-        text = negative_text(negative)
-        guided = AttentionGuided(text, scale, tau, alpha, (start, end), None)
-        out = guided.on(model)
-        config = model.model.diffusion_model.config
+        text, config = negative_text(negative), network_of(model).config
         counts = config.num_double_blocks, config.num_single_blocks
-        guided.blocks = parse_blocks(blocks, *counts)
-        num_blocks = sum(counts) if guided.blocks is None else len(guided.blocks)
+        chosen = parse_blocks(blocks, *counts)
+        out = AttentionGuided(text, scale, tau, alpha, (start, end), chosen).on(model)
+        num_blocks = sum(counts) if chosen is None else len(chosen)
         idle = scale == 1 or alpha == 0
         report(
             cls,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...chroma_model.embeddings import apply_rope
 from ...chroma_model.nag import normalized_attention_guidance
+from .nag import AttentionGuidance
 from .texts import Segments
 
 TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
@@ -61,25 +62,6 @@ def optimized_attention(
     return comfy.ldm.modules.attention.optimized_attention(
         q, k, v, q.shape[1], skip_reshape=True, mask=mask, transformer_options=options
     )
-
-
-@dataclass(frozen=True)
-class AttentionGuidance:
-    """Normalized attention guidance of a run; the numbers are those of `normalized_attention_guidance`.
-
-    sigmas: upper and lower noise level between which it acts.
-    blocks: ("double" or "single", index) of the blocks whose attention is guided; None for all.
-    """
-
-    scale: float
-    tau: float
-    alpha: float
-    sigmas: tuple[float, float]
-    blocks: frozenset[tuple[str, int]] | None = None
-
-    def acts_in(self, options: Mapping[str, Any]) -> bool:
-        """Whether it acts in the block that these transformer_options are for."""
-        return self.blocks is None or (options.get("block_type"), options.get("block_index")) in self.blocks
 
 
 @dataclass(frozen=True)

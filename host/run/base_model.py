@@ -16,10 +16,10 @@ from ...chroma_model import ChromaConfig
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from ...constants import STYLE_MASK
 from ...loaders.checkpoint.detect import Detection
-from .attention import AttentionGuidance
-from .conds import NAG, PAIRING, NegativeText, TextCond, sharing
+from .conds import PAIRING, TextCond, sharing
 from .forward import HostTransformer
 from .modulations import OPTION
+from .nag import NAG, NegativeText, acts_at
 
 # What the Approximator is told where a conditioning says nothing. Chroma was trained with 0, FLUX's own with 3.5.
 GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": 3.5}
@@ -27,6 +27,8 @@ GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": 3.5}
 
 class ChromaModel(comfy.model_base.Chroma):
     """The host's Chroma with our transformer in it."""
+
+    takes_negative_text = True  # attention guidance asks for it
 
     def __init__(self, model_config: Any, chroma_config: ChromaConfig, device: Any = None, guidance: float = 0.0):
         super().__init__(model_config, device=device, unet_model=functools.partial(HostTransformer, chroma_config))
@@ -78,14 +80,6 @@ class ChromaModel(comfy.model_base.Chroma):
             kwargs["nag_context"] = negative
             kwargs["nag_segments"] = tuple(tuple((s, n) for s, n in row if n) for row in segments.tolist())
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-
-
-def acts_at(guidance: AttentionGuidance | None, sigma: Tensor) -> bool:
-    """Whether attention guidance acts at this noise level, (B,)."""
-    if guidance is None:
-        return False
-    high, low = guidance.sigmas  # of float64; sigma was rounded to float32
-    return low * (1 - 1e-6) <= float(sigma[0]) <= high * (1 + 1e-6)
 
 
 class ChromaModelConfig(comfy.supported_models.Chroma):

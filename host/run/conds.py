@@ -31,9 +31,6 @@ PAIRED, APART = Sharing(1.0), Sharing(-1.0)
 # By device type; benchmarks/batching: on a CPU 0.78 to 0.93 of the time at 256 image tokens, 1.02 to 1.28 at 1024.
 SHARING = {"cpu": Sharing(1 / 32, 256)}
 SHARING_ELSEWHERE = Sharing(1 / 32)
-NAG = (
-    "chroma_nag"  # in transformer_options for a run: an AttentionGuidance; in a conditioning's options: a NegativeText
-)
 PAIRING = "chroma_pairing"  # in a conditioning's options: "paired" or "apart", where the user decides
 
 
@@ -82,18 +79,6 @@ def sharing(device: Any, compared: bool, pairing: str | None = None) -> Sharing:
     if pairing == "apart":
         return APART
     return SHARING.get(torch.device(device).type, SHARING_ELSEWHERE)
-
-
-@dataclass(frozen=True)
-class NegativeText:
-    """What normalized attention guidance moves away from; of an entry without it, all widths are 0.
-
-    text:     (1 or B, N, D), several texts one behind the other.
-    segments: (1 or B, K, 2) integers, where in N each text starts and how many tokens of it count.
-    """
-
-    text: Tensor
-    segments: Tensor
 
 
 def pad_share(lengths: tuple[int, ...], num_img: int) -> float:

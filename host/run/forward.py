@@ -18,7 +18,7 @@ from ...chroma_model.latents import grid_size
 from ...chroma_model.radiance import number_text
 from ...loaders.checkpoint.approximator import fill_approximator
 from .attention import TEXT_ROWS, TextRows, host_attention
-from .conds import NAG
+from .nag import NAG
 from .texts import Segments, Texts, joined_texts
 
 # What a wrong number of channels calls for.

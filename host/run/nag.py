@@ -1,4 +1,4 @@
-"""Normalized attention guidance on a MODEL: what a run is told, and what its conditionings carry.
+"""Normalized attention guidance (NAG): on a MODEL, in a run and in its conditionings. The formula is in chroma_model/nag.py.
 
 Nothing is put into the network: the negative text travels as a conditioning, the numbers in the run's own options, and
 `attention.attention_by_rows` does the rest. Written for ComfyUI 0.30.
@@ -7,19 +7,59 @@ Nothing is put into the network: the negative text travels as a conditioning, th
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Mapping
 
 import torch
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from ...constants import STYLE_MASK
-from .attention import AttentionGuidance
-from .base_model import ChromaModel
-from .conds import NAG, NegativeText
 
+# In transformer_options for a run: an AttentionGuidance. In a conditioning's options: a NegativeText.
+NAG = "chroma_nag"
 ALL = "all"
 _BLOCKS = re.compile(r"(double|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?")
+
+
+@dataclass(frozen=True)
+class NegativeText:
+    """What normalized attention guidance moves away from; of an entry without it, all widths are 0.
+
+    text:     (1 or B, N, D), several texts one behind the other.
+    segments: (1 or B, K, 2) integers, where in N each text starts and how many tokens of it count.
+    """
+
+    text: Tensor
+    segments: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionGuidance:
+    """Normalized attention guidance of a run; the numbers are those of `normalized_attention_guidance`.
+
+    sigmas: upper and lower noise level between which it acts.
+    blocks: ("double" or "single", index) of the blocks whose attention is guided; None for all.
+    """
+
+    scale: float
+    tau: float
+    alpha: float
+    sigmas: tuple[float, float]
+    blocks: frozenset[tuple[str, int]] | None = None
+
+    def acts_in(self, options: Mapping[str, Any]) -> bool:
+        """Whether it acts in the block that these transformer_options are for."""
+        return self.blocks is None or (options.get("block_type"), options.get("block_index")) in self.blocks
+
+
+def acts_at(guidance: AttentionGuidance | None, sigma: Tensor) -> bool:
+    """Whether attention guidance acts at this noise level, (B,)."""
+    if guidance is None:
+        return False
+    high, low = guidance.sigmas  # of float64; sigma was rounded to float32
+    return low * (1 - 1e-6) <= float(sigma[0]) <= high * (1 + 1e-6)
 
 
 def negative_text(conditioning: list[Any]) -> NegativeText:
@@ -81,6 +121,18 @@ def parse_blocks(text: str, num_double: int, num_single: int) -> frozenset[tuple
     return frozenset(blocks)
 
 
+def network_of(model: Any) -> Any:
+    """The transformer of a MODEL.
+
+    raises: ValueError if the pack has not loaded it.
+    """
+    if not getattr(model.model, "takes_negative_text", False):
+        raise ValueError(
+            f"the model is a {type(model.model).__name__} from another loader; load it with Load Chroma Model"
+        )
+    return model.model.diffusion_model
+
+
 class AttentionGuided:
     """Attention guidance on a MODEL. Its wrapper tells every sampling run, whose options and conditionings are its own."""
 
@@ -104,11 +156,7 @@ class AttentionGuided:
 
         raises: ValueError if the pack has not loaded the MODEL, or its text has another width.
         """
-        if not isinstance(model.model, ChromaModel):
-            raise ValueError(
-                f"the model is a {type(model.model).__name__} from another loader; load it with Load Chroma Model"
-            )
-        width = model.model.diffusion_model.config.context_dim
+        width = network_of(model).config.context_dim
         if self.negative.text.shape[2] != width:
             raise ValueError(
                 f"the negative text has vectors of width {self.negative.text.shape[2]}, this model takes {width}. Load "
