@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Mapping
+from typing import Any
 
 import torch
 from comfy.quant_ops import QuantizedTensor
@@ -36,17 +36,10 @@ def describe(patcher: Any) -> str:
     ]
     if detection.dropped:
         lines.append(f"{len(detection.dropped)} modulation tensors of FLUX left out, the Approximator replaces them")
-    modules = [m for m in model.diffusion_model.modules() if getattr(m, "weight", None) is not None]
-    packed = Counter(format_of(m) for m in modules if format_of(m))
-    size = sum(num_bytes(p) for p in model.diffusion_model.parameters())
-    kept = ", ".join(f"{_shown(format, modules)} ({n} layers)" for format, n in packed.most_common())
-    plain = Counter(p.dtype for m in modules if format_of(m) is None for p in m.parameters(recurse=False))
-    rest = str(plain.most_common(1)[0][0]).removeprefix("torch.") if plain else ""
-    kept = f"{kept}, rest {rest}" if kept else rest
-    lines.append(f"kept as {kept}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight")
+    lines.append(kept_text(model.diffusion_model, detection.num_parameters))
     if loaded.reason:
         lines.append(f"auto: {loaded.reason}")
-    lines.append(_compute(model, packed, patcher.load_device))
+    lines.append(_compute(model, patcher.load_device))
     return "\n".join(lines)
 
 
@@ -58,16 +51,36 @@ def stored_text(detection: Detection) -> str:
     return ", ".join(f"{format} ({n} tensors)" for format, n in formats) + f", rest {plain}"
 
 
+def kept_text(network: torch.nn.Module, num_parameters: int) -> str:
+    """How a network's weights are kept, and what they take."""
+    modules = [m for m in network.modules() if getattr(m, "weight", None) is not None]
+    packed = packed_formats(network)
+    plain = Counter[str]()
+    for m in modules:
+        if format_of(m) is None:
+            plain[str(m.weight.dtype).removeprefix("torch.")] += m.weight.numel()
+    kept = [f"{_shown(format, modules)} ({n} layers)" for format, n in packed.most_common()]
+    if plain:
+        kept.append(f"{'rest ' if kept else ''}{plain.most_common(1)[0][0]}")
+    size = sum(num_bytes(p) for m in modules for p in m.parameters(recurse=False))
+    return f"kept as {', '.join(kept)}: {size / 1e6:,.0f} MB, {8 * size / num_parameters:.2f} bits a weight"
+
+
+def packed_formats(network: torch.nn.Module) -> Counter[Format]:
+    """Format -> number of layers whose weights are packed so."""
+    return Counter(format for m in network.modules() if (format := format_of(m)) is not None)
+
+
 def _shown(format: Format, modules: list[Any]) -> str:
     rotated = any(format_of(m) is format and getattr(m.weight._params, "convrot", False) for m in modules)
     return "int8_convrot" if rotated else format.shown
 
 
-def _compute(model: Any, packed: Mapping[Format, int], device: torch.device) -> str:
+def _compute(model: Any, device: torch.device) -> str:
     """What the model multiplies in, and why not in something faster."""
     dtype = str(model.get_dtype_inference()).removeprefix("torch.")
     parts = []
-    for format in packed:
+    for format in packed_formats(model.diffusion_model):
         layers = [m for m in model.diffusion_model.modules() if format_of(m) is format]
         problem = fast_matmul(format, device)
         if format.matmul is None:

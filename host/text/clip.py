@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter
 from typing import Any
 
 import comfy.model_management
@@ -25,9 +24,9 @@ from ...loaders.formats.record import FLOAT_DTYPES
 from ...loaders.formats.table import ENCODER_MODES, FORMATS, QuantMode
 from ...loaders.t5.detect_t5 import T5Detection, detect_t5
 from ...loaders.t5.encoder import EMBEDDING, FINAL_NORM, T5Config, is_linear
-from ..model.layers import format_of, operations, take_marker
+from ..model.layers import operations, take_marker
 from ..model.load import Loaded, Source, warn_of_damage
-from ..model.report import count_text, num_bytes, stored_text
+from ..model.report import count_text, kept_text, num_bytes, packed_formats, stored_text
 from ..model.weights import StateBuilder
 
 COMPUTE = torch.float32
@@ -229,19 +228,8 @@ def describe(clip: Any) -> str:
     ]
     left_out = ((len(detection.dropped), "of the decoder and the like"), (detection.others, "of other models"))
     lines += [f"{count} tensor{'s' * (count > 1)} {what} left out" for count, what in left_out if count]
-    modules = [m for m in clip.cond_stage_model.modules() if getattr(m, "weight", None) is not None]
-    packed = Counter(format_of(m).shown for m in modules if format_of(m))
-    plain = Counter[str]()
-    for m in modules:
-        if format_of(m) is None:
-            plain[str(m.weight.dtype).removeprefix("torch.")] += m.weight.numel()
-    kept = [f"{format} ({count} layers)" for format, count in packed.most_common()]
-    kept += [f"rest {plain.most_common(1)[0][0]}" if packed else plain.most_common(1)[0][0]]
-    size = sum(num_bytes(m.weight) for m in modules)
-    lines.append(
-        f"kept as {', '.join(kept)}: {size / 1e6:,.0f} MB, {8 * size / detection.num_parameters:.2f} bits a weight"
-    )
-    unpacked = ", packed weights are unpacked at use" if packed else ""
+    lines.append(kept_text(clip.cond_stage_model, detection.num_parameters))
+    unpacked = ", packed weights are unpacked at use" if packed_formats(clip.cond_stage_model) else ""
     lines.append(f"computes in {str(COMPUTE).removeprefix('torch.')}, as ComfyUI does for T5{unpacked}")
     lines.append(HOST_ENCODERS[config.gated].tokens)
     return "\n".join(lines)
