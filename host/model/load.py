@@ -31,7 +31,7 @@ from .layers import operations
 from .matmul import fast_matmul
 from .weights import StateBuilder
 
-KEY = "chroma"  # of our wrappers and callbacks on the patcher
+WRAPPERS = "chroma"  # of our wrappers and callbacks on the patcher
 
 
 def load_chroma(
@@ -56,7 +56,7 @@ def load_chroma(
     quant_mode(mode_name)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    source = Source(path, approximator)
+    source = ModelFile(path, approximator)
     header = source.header
     detection = detect(header, prediction, text_ids)
     check(header, detection)
@@ -99,7 +99,7 @@ def load_chroma(
     return patcher
 
 
-class Source:
+class ModelFile:
     """A file, and where one was given, the file that its Approximator comes from."""
 
     def __init__(self, path: str, approximator: str | None = None):
@@ -164,9 +164,9 @@ def attach(patcher: Any, header: Header) -> None:
             store.clear()
 
     wrapper_type = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
-    patcher.add_wrapper_with_key(wrapper_type, KEY, store.sample_wrapper)
-    patcher.add_wrapper_with_key(wrapper_type, KEY, warn_of_nan(header.name))
-    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, KEY, forget)
+    patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, store.sample_wrapper)
+    patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, warn_of_nan(header.name))
+    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, WRAPPERS, forget)
 
 
 def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:

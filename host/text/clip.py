@@ -25,14 +25,14 @@ from ...loaders.formats.table import ENCODER_MODES, FORMATS, QuantMode
 from ...loaders.t5.detect_t5 import T5Detection, detect_t5
 from ...loaders.t5.encoder import EMBEDDING, FINAL_NORM, T5Config, is_linear
 from ..model.layers import operations, take_marker
-from ..model.load import Loaded, Source, warn_of_damage
+from ..model.load import Loaded, ModelFile, warn_of_damage
 from ..model.report import count_text, kept_text, num_bytes, packed_formats, stored_text
 from ..model.weights import StateBuilder
 
 COMPUTE = torch.float32
 PRECISIONS = tuple(ENCODER_MODES)
 DEVICES = ("default", "cpu")
-KEY = "chroma_t5"  # of what we attach to the patcher
+ATTACHMENT = "chroma_t5"  # of what we attach to the patcher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ def load_encoder(
     for what, asked, known in (("precision", precision, PRECISIONS), ("device", device, DEVICES)):
         if asked not in known:
             raise ValueError(f"{what} {asked!r} is not known (known: {', '.join(known)})")
-    source = Source(path)
+    source = ModelFile(path)
     detection = detect_t5(source.header)
     mode = ENCODER_MODES[precision]
     options: dict[str, Any] = {}
@@ -190,7 +190,7 @@ def load_encoder(
         model_options=options,
         disable_dynamic=disable_dynamic,
     )
-    clip.patcher.set_attachments(KEY, Loaded(source.header.name, source.header.num_bytes, detection, ""))
+    clip.patcher.set_attachments(ATTACHMENT, Loaded(source.header.name, source.header.num_bytes, detection, ""))
     clip.patcher.cached_patcher_init = (load_patcher, (path, precision, device, embeddings))
     return clip
 
@@ -218,7 +218,7 @@ def host_config(config: T5Config) -> dict[str, Any]:
 
 def describe(clip: Any) -> str:
     """What was loaded, for people: what the file is, how the weights are kept, what they compute in."""
-    loaded: Loaded = clip.patcher.get_attachment(KEY)
+    loaded: Loaded = clip.patcher.get_attachment(ATTACHMENT)
     detection: T5Detection = loaded.detection
     config = detection.config
     lines = [
