@@ -153,7 +153,7 @@ def child(path: str) -> None:
         out = {
             "load_s": time.perf_counter() - start,
             "load": dict(peak),
-            "text": dev.load_pack("host.model.report").describe(patcher),
+            "text": dev.load_pack("host.model.report").model_report(patcher),
         }
         context = torch.randn(1, TOKENS, 4096, generator=torch.Generator().manual_seed(1))
         latent = torch.zeros(1, 16, PICTURE // 8, PICTURE // 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
-from ..host.text.clip import DEVICES, PRECISIONS, describe, load_encoder
+from ..host.text.clip import DEVICES, PRECISIONS, encoder_report, load_encoder
 from .shared.files import HOW_TO_ADD, listed
 from .shared.report import report
 
@@ -65,5 +65,5 @@ class ChromaCLIPLoader(io.ComfyNode):
     @classmethod
     def execute(cls, clip_name: str, device: str = "default", precision: str = "auto") -> io.NodeOutput:
         clip = load_encoder(encoder_path(clip_name), precision, device, folder_paths.get_folder_paths("embeddings"))
-        report(cls, describe(clip))
+        report(cls, encoder_report(clip))
         return io.NodeOutput(clip)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.model.load import load_chroma
-from ..host.model.report import describe
+from ..host.model.report import model_report
 from ..loaders.checkpoint.detect import PREDICTIONS, TEXT_IDS
 from ..loaders.formats.table import ALIASES, QUANT_MODES
 from .shared.files import model_files, model_path
@@ -113,5 +113,5 @@ class ChromaDiffusionLoader(io.ComfyNode):
         model = load_chroma(
             model_path(unet_name), quant_mode, other, prediction, text_ids, full_precision=full_precision_matmul
         )
-        report(cls, describe(model))
+        report(cls, model_report(model))
         return io.NodeOutput(model)

@@ -22,7 +22,7 @@ FLAG_TEXTS = (
 )
 
 
-def describe(patcher: Any) -> str:
+def model_report(patcher: Any) -> str:
     """What was loaded, for people: what the file is, how the weights are kept, what they compute in and why."""
     model = patcher.model
     loaded = model.model_config.loaded

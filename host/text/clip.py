@@ -216,7 +216,7 @@ def host_config(config: T5Config) -> dict[str, Any]:
     }
 
 
-def describe(clip: Any) -> str:
+def encoder_report(clip: Any) -> str:
     """What was loaded, for people: what the file is, how the weights are kept, what they compute in."""
     loaded: Loaded = clip.patcher.get_attachment(ATTACHMENT)
     detection: T5Detection = loaded.detection

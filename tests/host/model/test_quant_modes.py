@@ -48,7 +48,7 @@ def loader(comfy):
 
 
 def describe(patcher):
-    return support.dev.load_pack("host.model.report").describe(patcher)
+    return support.dev.load_pack("host.model.report").model_report(patcher)
 
 
 @pytest.fixture

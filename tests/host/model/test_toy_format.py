@@ -51,7 +51,7 @@ with torch.inference_mode():
     save.export_model(models["file"], folder / "again.safetensors", "toy7")
     models["again"] = load.load_chroma(str(folder / "again.safetensors"))
     pictures = {name: run(model) for name, model in models.items()}
-    told["report"] = report.describe(models["file"])
+    told["report"] = report.model_report(models["file"])
     told["off"] = {name: off(found, pictures["plain"]) for name, found in pictures.items()}
     told["again"] = off(pictures["again"], pictures["file"])
 print(json.dumps(told))
