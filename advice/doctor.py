@@ -1,44 +1,26 @@
 """What in a queued graph does nothing or does harm with Chroma. Pure: `examine` reads the graph and changes nothing.
 
-A rule is a function from a graph and a sampling run in it to findings. Its docstring has the reason and where that is from.
+A rule is a function from a graph and a sampling run in it to findings; `@rule` makes it known. Its docstring has the reason and where that is from.
 Rules are silent wherever the graph does not tell enough: a false alarm is worse than a missed one.
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
+import pkgutil
+from pathlib import Path
 from typing import Any, Mapping
 
-from . import rules_models, rules_prompts, rules_schedules
-from .finding import SEVERITIES, Facts, Finding, Rule
+from .finding import HINT, RULES, SEVERITIES, Facts, Finding
 from .queued_graph import Graph, runs
 
-RULES: tuple[Rule, ...] = (
-    rules_prompts.negative_prompt_at_cfg_1,
-    rules_prompts.flash_with_high_cfg,
-    rules_prompts.undistilled_at_cfg_1,
-    rules_prompts.same_prompt_twice,
-    rules_prompts.prompt_too_long,
-    rules_prompts.short_negative_prompt,
-    rules_prompts.flux_guidance,
-    rules_prompts.padded_text_encoder,
-    rules_schedules.few_steps_of_a_shifted_schedule,
-    rules_schedules.shift_not_set,
-    rules_schedules.shift_the_schedule_does_not_see,
-    rules_schedules.two_shifts,
-    rules_schedules.shift_of_another_model,
-    rules_schedules.schedule_of_another_model,
-    rules_schedules.few_steps,
-    rules_models.size_for_another_checkpoint,
-    rules_models.size_in_steps_of_16,
-    rules_models.denoise_without_a_picture,
-    rules_models.vae_of_the_other_kind,
-    rules_models.overfit_checkpoint,
-    rules_models.cache_with_a_two_stage_sampler,
-    rules_models.cache_with_few_steps,
-    rules_models.cache_that_does_not_know_chroma,
-    rules_models.host_nag,
-    rules_models.node_without_effect,
-)
+FAILED_TEXT = "Nothing is known of what this rule looks for; the others were tried."
+FAILED_REMEDY = "Please report this with the workflow; the log has the error."
+
+for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    if _module.name.startswith("rules_"):  # importing them puts their rules into RULES
+        importlib.import_module(f".{_module.name}", __package__)
 
 
 def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -49,9 +31,15 @@ def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -
     """
     record = record or {}
     read, facts = Graph(graph), Facts(record.get("tokens", {}))
-    found = dict.fromkeys(
-        finding for run in runs(read, record) if run.is_chroma for rule in RULES for finding in rule(read, run, facts)
-    )
+    found: dict[Finding, None] = {}
+    for run in (run for run in runs(read, record) if run.is_chroma):
+        for rule in RULES:
+            try:
+                found.update(dict.fromkeys(rule(read, run, facts)))
+            except Exception:  # one rule's bug must not hide what the others find
+                logging.exception("Chroma Doctor: the rule %s failed on node %s", rule.__name__, run.node)
+                name = rule.__name__.replace("_", " ")
+                found[Finding(HINT, run.node, f"the rule on {name} failed", FAILED_TEXT, FAILED_REMEDY)] = None
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -62,7 +50,7 @@ def prompts(graph: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(text for text in texts if text))
 
 
-def describe(findings: list[Finding], graph: Mapping[str, Any]) -> str:
+def findings_text(findings: list[Finding], graph: Mapping[str, Any]) -> str:
     """Findings for people, with the nodes that they are about."""
     if not findings:
         return "nothing found"

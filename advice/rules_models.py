@@ -6,7 +6,7 @@ import math
 import re
 from typing import Iterator
 
-from .finding import HARM, HINT, IDLE, Facts, Finding
+from .finding import HARM, HINT, IDLE, Facts, Finding, rule
 from .presets import HD, OVERFIT, RADIANCE, telling_name
 from .queued_graph import Graph, Run, number_of
 
@@ -24,6 +24,7 @@ def picture_size(graph: Graph, run: Run) -> tuple[int, int, str] | None:
     return None if None in sides or min(sides) < 1 else (int(sides[0]), int(sides[1]), node)
 
 
+@rule
 def size_for_another_checkpoint(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A checkpoint repeats itself or falls apart far beyond the sizes that it was trained at.
 
@@ -56,6 +57,7 @@ def sides(low: int, high: int) -> str:
     return f"{low} pixels" if low == high else f"{low} to {high} pixels"
 
 
+@rule
 def size_in_steps_of_16(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A token of the picture is 16 x 16 pixels; the rest is painted and cut off.
 
@@ -73,6 +75,7 @@ def size_in_steps_of_16(graph: Graph, run: Run, facts: Facts) -> Iterator[Findin
         )
 
 
+@rule
 def denoise_without_a_picture(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """Below 1 a run starts from a picture with some noise; an empty latent is a grey one.
 
@@ -88,6 +91,7 @@ def denoise_without_a_picture(graph: Graph, run: Run, facts: Facts) -> Iterator[
         )
 
 
+@rule
 def vae_of_the_other_kind(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """Radiance works on pixels, and its VAE is `pixel_space`; the others' latents need FLUX's VAE.
 
@@ -115,6 +119,7 @@ def vae_of_the_other_kind(graph: Graph, run: Run, facts: Facts) -> Iterator[Find
             yield Finding(HARM, vaes[-1], "pixel_space without Radiance", text, "Choose FLUX's VAE, ae.safetensors.")
 
 
+@rule
 def overfit_checkpoint(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """v49 and v50 are overfit on 1024 pixels, and may do well at 1152 only.
 
@@ -140,6 +145,7 @@ def caches(graph: Graph, run: Run) -> list[tuple[str, str]]:
     return [(node, kind) for node, kind in run.kinds(graph) if CACHES.search(kind)]
 
 
+@rule
 def cache_with_a_two_stage_sampler(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A cache takes each call of the model for a step and compares it with the one before. Such samplers call it at two
     noise levels in turn, so that it reuses what belongs to the other one.
@@ -157,6 +163,7 @@ def cache_with_a_two_stage_sampler(graph: Graph, run: Run, facts: Facts) -> Iter
             )
 
 
+@rule
 def cache_with_few_steps(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A cache skips a step that is like the one before. Of few steps none is; it needs three calls to learn that.
 
@@ -173,6 +180,7 @@ def cache_with_few_steps(graph: Graph, run: Run, facts: Facts) -> Iterator[Findi
             )
 
 
+@rule
 def cache_that_does_not_know_chroma(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """These caches have tables or code for each model, and none for Chroma; MagCache's table for it is for 26 steps.
 
@@ -187,6 +195,7 @@ def cache_that_does_not_know_chroma(graph: Graph, run: Run, facts: Facts) -> Ite
             yield Finding(HARM, node, f"{kind} with {run.steps} steps", text, f"Take {MAGCACHE_STEPS} steps.")
 
 
+@rule
 def host_nag(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """The host's NAG acts where cond and uncond share a forward, which its own Chroma does only for equally long prompts.
 
@@ -217,6 +226,7 @@ WITHOUT_EFFECT: dict[str, tuple[str, str, bool]] = {
 }
 
 
+@rule
 def node_without_effect(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """These nodes were run with Chroma, and changed nothing or failed.
 

@@ -6,13 +6,14 @@ import re
 from typing import Iterator
 
 from ..constants import MAX_TOKENS, SHORT_NEGATIVE
-from .finding import HARM, HINT, IDLE, Facts, Finding
+from .finding import HARM, HINT, IDLE, Facts, Finding, rule
 from .presets import FLUXES
 from .queued_graph import Graph, Run
 
 FLASH_CFG = 2.0  # the sources say 1 to 1.5
 
 
+@rule
 def negative_prompt_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """v = uncond + cfg (cond - uncond) is cond at cfg 1, and the host does not compute uncond at all.
 
@@ -40,6 +41,7 @@ def has_nag(graph: Graph, run: Run) -> bool:
     )
 
 
+@rule
 def flash_with_high_cfg(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """Flash has the effect of CFG baked in; the sources say cfg 1 to 1.5.
 
@@ -55,6 +57,7 @@ def flash_with_high_cfg(graph: Graph, run: Run, facts: Facts) -> Iterator[Findin
         )
 
 
+@rule
 def undistilled_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """Chroma1-HD, Base and Radiance have no guidance built in; every source has a cfg of 3 to 5 for them.
 
@@ -73,6 +76,7 @@ def undistilled_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Findi
         )
 
 
+@rule
 def same_prompt_twice(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """cond - uncond is 0, so that cfg multiplies nothing.
 
@@ -89,6 +93,7 @@ def same_prompt_twice(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]
         )
 
 
+@rule
 def prompt_too_long(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """Chroma was trained with 512 tokens. The host's tokenizer has no such limit; Chroma Text Encode keeps it.
 
@@ -113,6 +118,7 @@ def prompt_too_long(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
         )
 
 
+@rule
 def short_negative_prompt(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A negative prompt below 70 tokens is worse than none.
 
@@ -137,6 +143,7 @@ def short_negative_prompt(graph: Graph, run: Run, facts: Facts) -> Iterator[Find
         )
 
 
+@rule
 def flux_guidance(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """The number goes into Chroma's Approximator, which was trained with 0 only.
 
@@ -165,6 +172,7 @@ def flux_guidance(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
                 )
 
 
+@rule
 def padded_text_encoder(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """These types of CLIP pad short prompts with up to 256 tokens, all visible; Chroma was trained with one.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from .finding import HARM, HINT, IDLE, Facts, Finding
+from .finding import HARM, HINT, IDLE, Facts, Finding, rule
 from .presets import FLUX, FLUXES
 from .queued_graph import (
     FROM_MODEL,
@@ -23,6 +23,7 @@ LAST_SIGMA = 0.25  # what a schedule may leave to its last step; 8 steps at shif
 FEW_STEPS = 12
 
 
+@rule
 def few_steps_of_a_shifted_schedule(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """n equal steps under a shift s leave s / (n - 1 + s) to the last: 0.311 for 8 steps of ComfyUI's default, 3.16.
 
@@ -58,6 +59,7 @@ def schedule_shift(graph: Graph, run: Run) -> float | None:
     return run.shift.value
 
 
+@rule
 def shift_not_set(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """Chroma was trained without a shift; ComfyUI gives it that of FLUX, 3.16, unless a node says otherwise.
 
@@ -75,6 +77,7 @@ def shift_not_set(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
         )
 
 
+@rule
 def shift_the_schedule_does_not_see(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A scheduler takes its sigmas from its own MODEL input; a shift on the sampler's MODEL alone does not reach it.
 
@@ -92,6 +95,7 @@ def shift_the_schedule_does_not_see(graph: Graph, run: Run, facts: Facts) -> Ite
             )
 
 
+@rule
 def two_shifts(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A model has one shift; the later node's takes the place of the earlier one's.
 
@@ -116,6 +120,7 @@ def two_shifts(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
         )
 
 
+@rule
 def shift_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """ModelSamplingSD3 multiplies the time by 1000, and Chroma does so itself; the others are no flow models at all.
 
@@ -133,6 +138,7 @@ def shift_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[Fin
             )
 
 
+@rule
 def schedule_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """A flow model's noise level goes from 1 to 0. karras and exponential go down to 0.0003 and spend most steps there;
     the others' levels are those of Stable Diffusion, from 14.6 on.
@@ -171,6 +177,7 @@ FOREIGN_SCHEDULES = (
 )
 
 
+@rule
 def few_steps(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
     """Checkpoints that are not made for few steps need 25 or more; every source has 25 to 40.
 

@@ -7,7 +7,7 @@ from typing import Any, Mapping
 
 from comfy_api.latest import io, ui
 
-from ..advice.doctor import describe, examine, prompts
+from ..advice.doctor import examine, findings_text, prompts
 from ..host.text.encode import find_t5, tokenize
 from .preset import known
 from .shared.report import report
@@ -29,10 +29,10 @@ def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | No
     return record
 
 
-def findings_text(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> str:
+def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> str:
     """The report. Never raises: advice must not stop a run, whatever is connected and whatever other packs queue."""
     try:
-        return describe(examine(graph, record_of(model, clip, graph, node_id)), graph)
+        return findings_text(examine(graph, record_of(model, clip, graph, node_id)), graph)
     except Exception as error:
         logging.warning("Chroma Doctor: failed on this graph: %s: %s", type(error).__name__, error)
         return FAILED.format(type(error).__name__)
@@ -69,6 +69,6 @@ class ChromaDoctor(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any = None, clip: Any = None) -> io.NodeOutput:
-        text = findings_text(model, clip, cls.hidden.prompt or {}, cls.hidden.unique_id)
+        text = doctor_report(model, clip, cls.hidden.prompt or {}, cls.hidden.unique_id)
         report(cls, text)
         return io.NodeOutput(ui=ui.PreviewText(text))

@@ -290,49 +290,49 @@ def test_cache_with_a_two_stage_sampler_does_harm(cache, sampler, twice):
 # --- the others ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "graph, expected",
-    [
-        (clean(cfg=1.0), [(HINT, "10", "cfg 1 with Chroma1-HD")]),
-        (change(clean(), "10", negative=["5", 0]), [(IDLE, "10", "the positive prompt is the negative one too")]),
-        (change(clean(), "6", text="blurry, low quality"), [(HINT, "6", "a short negative prompt")]),
-        (
-            between(clean(), "FluxGuidance", name="positive", guidance=3.5),
-            [(HARM, "50", "FLUX's guidance with Chroma")],
-        ),
-        (between(clean(), "FluxGuidance", name="positive", guidance=0.0), []),
-        (between(between(clean(), "FluxGuidance", name="positive", guidance=3.5), "ChromaPadMask", name="positive", key="51"), []),
-        (between(clean(), "FluxDisableGuidance", name="positive"), []),
-        (
-            between(clean(loader="UNETLoader"), "FluxDisableGuidance", name="positive"),
-            [(HARM, "50", "FluxDisableGuidance with ComfyUI's Chroma")],
-        ),
-        (change(clean(), "2", type="sd3"), [(HARM, "2", "a text encoder of the type sd3")]),
-        (change(clean(), "2", class_type="DualCLIPLoader", type="flux"), [(HARM, "2", "a text encoder of the type flux")]),
-        (between(between(change(clean(), "2", type="sd3"), "T5TokenizerOptions", below="5", name="clip"), "T5TokenizerOptions", below="6", name="clip", key="51"), []),
-        (clean(scheduler="karras"), [(HARM, "10", "the schedule karras with Chroma")]),
-        (custom(scheduler="exponential"), [(HARM, "23", "the schedule exponential with Chroma")]),
-        (custom() | {"23": node("AlignYourStepsScheduler", steps=26, denoise=1.0)}, [(HARM, "23", "the schedule AlignYourStepsScheduler with Chroma")]),
-        (custom() | {"23": node("OptimalStepsScheduler", model_type="Chroma", steps=26, denoise=1.0)}, []),
-        (change(clean(), "4", class_type="ModelSamplingSD3"), [(HARM, "4", "ModelSamplingSD3 with Chroma")]),
-        (change(clean(), "10", model=["1", 0]), [(HINT, "10", "the model's shift is ComfyUI's 3.16")]),
-        (custom(model=["1", 0]), [(IDLE, "4", "the shift does not reach the schedule")]),
-        (between(clean(), "ChromaTimestepShift", mode="shift 1"), [(IDLE, "4", "the shift of ModelSamplingAuraFlow")]),
-        (change(clean(), "10", model=["1", 0], scheduler="bong_tangent"), []),
-        (clean(steps=8), [(HINT, "10", "8 steps with Chroma1-HD")]),
-        (change(clean(), "9", width=1000, height=1024), [(HINT, "9", "1000 x 1024 is not in steps of 16")]),
-        (clean(denoise=0.5), [(HARM, "10", "denoise 0.5 of an empty picture")]),
-        (clean(file="chroma-unlocked-v50.safetensors"), [(HINT, "1", "a checkpoint that is not recommended")]),
-        (between(clean(file="Chroma1-Flash.safetensors", cfg=1.0, steps=8), "EasyCache"), [(HINT, "50", "EasyCache with 8 steps")]),
-        (between(clean(), "TeaCache"), [(IDLE, "50", "TeaCache with Chroma")]),
-        (between(clean(steps=30), "MagCache"), [(HARM, "50", "MagCache with 30 steps")]),
-        (between(clean(), "NAGuidance"), []),
-        (between(clean(loader="UNETLoader"), "NAGuidance"), [(IDLE, "50", "NAGuidance with ComfyUI's Chroma")]),
-        (between(clean(), "PerturbedAttentionGuidance", scale=3.0), [(IDLE, "50", "PerturbedAttentionGuidance with Chroma")]),
-        (between(clean(), "FreeU_V2"), [(HARM, "50", "FreeU_V2 with Chroma")]),
-        (between(clean(loader="UNETLoader"), "ReferenceLatent", name="positive"), [(IDLE, "50", "ReferenceLatent with Chroma")]),
-    ],
-)  # fmt: skip
+CASES = [
+    (clean(cfg=1.0), [(HINT, "10", "cfg 1 with Chroma1-HD")]),
+    (change(clean(), "10", negative=["5", 0]), [(IDLE, "10", "the positive prompt is the negative one too")]),
+    (change(clean(), "6", text="blurry, low quality"), [(HINT, "6", "a short negative prompt")]),
+    (
+        between(clean(), "FluxGuidance", name="positive", guidance=3.5),
+        [(HARM, "50", "FLUX's guidance with Chroma")],
+    ),
+    (between(clean(), "FluxGuidance", name="positive", guidance=0.0), []),
+    (between(between(clean(), "FluxGuidance", name="positive", guidance=3.5), "ChromaPadMask", name="positive", key="51"), []),
+    (between(clean(), "FluxDisableGuidance", name="positive"), []),
+    (
+        between(clean(loader="UNETLoader"), "FluxDisableGuidance", name="positive"),
+        [(HARM, "50", "FluxDisableGuidance with ComfyUI's Chroma")],
+    ),
+    (change(clean(), "2", type="sd3"), [(HARM, "2", "a text encoder of the type sd3")]),
+    (change(clean(), "2", class_type="DualCLIPLoader", type="flux"), [(HARM, "2", "a text encoder of the type flux")]),
+    (between(between(change(clean(), "2", type="sd3"), "T5TokenizerOptions", below="5", name="clip"), "T5TokenizerOptions", below="6", name="clip", key="51"), []),
+    (clean(scheduler="karras"), [(HARM, "10", "the schedule karras with Chroma")]),
+    (custom(scheduler="exponential"), [(HARM, "23", "the schedule exponential with Chroma")]),
+    (custom() | {"23": node("AlignYourStepsScheduler", steps=26, denoise=1.0)}, [(HARM, "23", "the schedule AlignYourStepsScheduler with Chroma")]),
+    (custom() | {"23": node("OptimalStepsScheduler", model_type="Chroma", steps=26, denoise=1.0)}, []),
+    (change(clean(), "4", class_type="ModelSamplingSD3"), [(HARM, "4", "ModelSamplingSD3 with Chroma")]),
+    (change(clean(), "10", model=["1", 0]), [(HINT, "10", "the model's shift is ComfyUI's 3.16")]),
+    (custom(model=["1", 0]), [(IDLE, "4", "the shift does not reach the schedule")]),
+    (between(clean(), "ChromaTimestepShift", mode="shift 1"), [(IDLE, "4", "the shift of ModelSamplingAuraFlow")]),
+    (change(clean(), "10", model=["1", 0], scheduler="bong_tangent"), []),
+    (clean(steps=8), [(HINT, "10", "8 steps with Chroma1-HD")]),
+    (change(clean(), "9", width=1000, height=1024), [(HINT, "9", "1000 x 1024 is not in steps of 16")]),
+    (clean(denoise=0.5), [(HARM, "10", "denoise 0.5 of an empty picture")]),
+    (clean(file="chroma-unlocked-v50.safetensors"), [(HINT, "1", "a checkpoint that is not recommended")]),
+    (between(clean(file="Chroma1-Flash.safetensors", cfg=1.0, steps=8), "EasyCache"), [(HINT, "50", "EasyCache with 8 steps")]),
+    (between(clean(), "TeaCache"), [(IDLE, "50", "TeaCache with Chroma")]),
+    (between(clean(steps=30), "MagCache"), [(HARM, "50", "MagCache with 30 steps")]),
+    (between(clean(), "NAGuidance"), []),
+    (between(clean(loader="UNETLoader"), "NAGuidance"), [(IDLE, "50", "NAGuidance with ComfyUI's Chroma")]),
+    (between(clean(), "PerturbedAttentionGuidance", scale=3.0), [(IDLE, "50", "PerturbedAttentionGuidance with Chroma")]),
+    (between(clean(), "FreeU_V2"), [(HARM, "50", "FreeU_V2 with Chroma")]),
+    (between(clean(loader="UNETLoader"), "ReferenceLatent", name="positive"), [(IDLE, "50", "ReferenceLatent with Chroma")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("graph, expected", CASES)
 def test_rule_finds_what_it_is_for_and_nothing_else(graph, expected):
     assert found(graph) == expected
 
@@ -664,11 +664,56 @@ def test_two_runs_are_examined_each_and_findings_told_once():
 
 def test_report_names_the_nodes_and_the_gravest_first():
     graph = change(clean(file="Chroma1-Flash.safetensors", cfg=4.0, steps=8), "9", width=1000, height=768)
-    text = doctor.describe(doctor.examine(graph), graph)
+    text = doctor.findings_text(doctor.examine(graph), graph)
     assert text.startswith("2 findings")
     assert text.index("DOES HARM: cfg 4") < text.index("HINT: 1000 x 768")
     assert "(node 10, KSampler)" in text and "→ Set cfg to 1, at most 1.5." in text
-    assert doctor.describe([], graph) == "nothing found"
+    assert doctor.findings_text([], graph) == "nothing found"
+
+
+def rule_modules():
+    return [support.dev.load_pack(f"advice.{p.stem}") for p in (support.ROOT / "advice").glob("rules_*.py")]
+
+
+def test_every_rule_of_every_file_is_registered_once():
+    """A rule is known by what it is given; one without the decorator would never run."""
+    rules = [
+        f
+        for module in rule_modules()
+        for f in vars(module).values()
+        if inspect.isfunction(f) and list(inspect.signature(f).parameters) == ["graph", "run", "facts"]
+    ]
+    assert len(rules) > 20 and sorted(r.__name__ for r in rules) == sorted(r.__name__ for r in doctor.RULES)
+
+
+def test_every_rule_is_reached():
+    more = [
+        change(clean(cfg=1.0), "6", text="blurry"),
+        clean(file="Chroma1-Flash.safetensors", cfg=4.0, steps=8),
+        change(clean(steps=8, scheduler="simple"), "10", model=["1", 0]),
+        change(clean(), "5", text=LONG * 10),
+        change(clean(), "9", width=3072, height=3072),
+        change(clean(file="Chroma1-Radiance.safetensors"), "9", class_type="EmptyChromaRadianceLatentImage"),
+        between(clean(sampler_name="heun"), "EasyCache"),
+    ]
+    reached = set()
+    for graph in [*(graph for graph, _ in CASES), *more]:
+        read = queued.Graph(graph)
+        for run in queued.runs(read, {}):
+            reached |= {r for r in doctor.RULES if list(r(read, run, doctor.Facts({})))}
+    assert [r.__name__ for r in doctor.RULES if r not in reached] == []
+
+
+def test_a_rule_that_fails_is_told_and_hides_nothing(monkeypatch, caplog):
+    def broken_rule(graph, run, facts):
+        yield from found(clean(scheduler="karras"))[:0]
+        raise KeyError("steps")
+
+    graph = clean(scheduler="karras")
+    whole = found(graph)
+    monkeypatch.setattr(doctor, "RULES", [broken_rule, *doctor.RULES])
+    assert found(graph) == [*whole, (HINT, "10", "the rule on broken rule failed")]
+    assert "the rule broken_rule failed on node 10" in caplog.text and "KeyError: 'steps'" in caplog.text
 
 
 @pytest.mark.parametrize("rule", doctor.RULES, ids=lambda r: r.__name__)
@@ -690,7 +735,7 @@ def test_damaged_graphs_are_read():
                     )  # fmt: skip
             if rng.random() < 0.05:
                 graph[key] = rng.choice([None, [], "x", {}, {"class_type": None}, {"inputs": None}])
-        doctor.describe(doctor.examine(graph), graph)
+        doctor.findings_text(doctor.examine(graph), graph)
 
 
 def test_circle_ends():

@@ -66,7 +66,7 @@ def prompt_text():
 
 def finding_text(severity):
     finding, doctor = dev.load_pack("advice.finding"), dev.load_pack("advice.doctor")
-    return doctor.describe([finding.Finding(severity, "1", "title", "text", "remedy")], {})
+    return doctor.findings_text([finding.Finding(severity, "1", "title", "text", "remedy")], {})
 
 
 def read_out_text(finished):
