@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from .finding import HINT, RULES, SEVERITIES, Facts, Finding
-from .queued_graph import Graph, runs
+from .queued_graph import Graph
+from .queued_run import runs
 
 FAILED_TEXT = "Nothing is known of what this rule looks for; the others were tried."
 FAILED_REMEDY = "Please report this with the workflow; the log has the error."

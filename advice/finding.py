@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Callable, Iterator, Mapping
 
-from .queued_graph import Graph, Run
+from .queued_graph import Graph
+from .queued_run import QueuedRun
 
 HARM, IDLE, HINT = "does harm", "does nothing", "hint"
 SEVERITIES = (HARM, IDLE, HINT)
@@ -39,7 +40,7 @@ class Facts:
         return self.tokens.get(text, min(math.ceil(TOKENS_A_WORD[1] * words), len(text)) + 1)
 
 
-Rule = Callable[[Graph, Run, Facts], Iterator[Finding]]
+Rule = Callable[[Graph, QueuedRun, Facts], Iterator[Finding]]
 RULES: list[Rule] = []  # in the order of the files' names and of their lines
 
 

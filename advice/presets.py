@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from ..constants import BY_RESOLUTION, TRAINED
-
-FIELDS = ("steps", "cfg", "sampler", "schedule", "shift", "size")
 
 SOURCED, ONE_USER, INTERPOLATED, WEAK, MEASURED = "S", "C", "I", "W", "M"
 GRADES = {  # -> in plain words
@@ -25,27 +23,31 @@ GRADES = {  # -> in plain words
 
 
 @dataclass(frozen=True)
-class Source:
+class Reference:
     name: str
     url: str
 
 
-GUIDE = Source(
+GUIDE = Reference(
     "levzzz's guide to Chroma, sections 'final model versions', 'official LoRas', 'sampling' and 'scheduling'",
     "https://github.com/maybleMyers/chromaforge/blob/b4ebef299ffe065670e6bdb53e6adab61aae50d3/levzzz_chroma_guide.md",
 )
 _TEMPLATES = "https://github.com/Comfy-Org/workflow_templates/blob/main/templates"
-TEMPLATE = Source("ComfyUI's template for Chroma", f"{_TEMPLATES}/image_chroma_text_to_image.json")
-RADIANCE_TEMPLATE = Source("ComfyUI's template for Radiance", f"{_TEMPLATES}/image_chroma1_radiance_text_to_image.json")
-FLUX_TEMPLATE = Source("ComfyUI's template for FLUX.1 dev", f"{_TEMPLATES}/flux_dev_full_text_to_image.json")
-SCHNELL_TEMPLATE = Source("ComfyUI's template for FLUX.1 schnell", f"{_TEMPLATES}/flux_schnell_full_text_to_image.json")
-DIFFUSERS = Source(
+TEMPLATE = Reference("ComfyUI's template for Chroma", f"{_TEMPLATES}/image_chroma_text_to_image.json")
+RADIANCE_TEMPLATE = Reference(
+    "ComfyUI's template for Radiance", f"{_TEMPLATES}/image_chroma1_radiance_text_to_image.json"
+)
+FLUX_TEMPLATE = Reference("ComfyUI's template for FLUX.1 dev", f"{_TEMPLATES}/flux_dev_full_text_to_image.json")
+SCHNELL_TEMPLATE = Reference(
+    "ComfyUI's template for FLUX.1 schnell", f"{_TEMPLATES}/flux_schnell_full_text_to_image.json"
+)
+DIFFUSERS = Reference(
     "diffusers 0.39: ChromaPipeline's defaults", "https://huggingface.co/docs/diffusers/v0.39.0/api/pipelines/chroma"
 )
-TOOLKIT = Source(
+TOOLKIT = Reference(
     "ai-toolkit's previews of Chroma1-Base: 25 steps, cfg 4", "https://ai-toolkit-docs.runcomfy.com/models/chroma"
 )
-DEMO = Source("benchmarks/results/judge.md of this pack", "demo/README.md")
+DEMO = Reference("benchmarks/results/judge.md of this pack", "demo/README.md")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Preset:
     size: int
     sizes: tuple[int, int]
     grade: str
-    sources: tuple[Source, ...]
+    sources: tuple[Reference, ...]
     shift: str = TRAINED
     grades: Mapping[str, str] = field(default_factory=dict)
     also: Mapping[str, str] = field(default_factory=dict)
@@ -374,7 +376,7 @@ def _by_model(variant: str | None, file: str, name: str) -> Recognition:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is to have; `changed` are the fields of FIELDS that differ from the preset by a person's will."""
+    """What a run is to have; `changed` names the FIELDS that differ from the preset by a person's will."""
 
     name: str
     steps: int
@@ -387,6 +389,35 @@ class Settings:
     width: int
     height: int
     changed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting: what a preset and a person's settings have for it, and how that is said."""
+
+    name: str
+    of_preset: Callable[[Preset], Any]
+    of_settings: Callable[[Settings], Any]
+    text: Callable[[Any], str] = str
+
+
+def schedule_text(curve: str, params: Mapping[str, float]) -> str:
+    return " ".join([curve, *(f"{k} {v:g}" for k, v in params.items())])
+
+
+FIELDS = (
+    Field("steps", lambda p: p.steps, lambda s: s.steps),
+    Field("cfg", lambda p: p.cfg, lambda s: s.cfg, "{:g}".format),
+    Field("sampler", lambda p: p.sampler, lambda s: s.sampler),
+    Field(
+        "schedule",
+        lambda p: (p.curve, dict(p.params)),
+        lambda s: (s.curve, dict(s.params)),
+        lambda v: schedule_text(*v),
+    ),
+    Field("shift", lambda p: (p.shift, {}), lambda s: (s.shift, dict(s.shift_params)), lambda v: schedule_text(*v)),
+    Field("size", lambda p: (p.size, p.size), lambda s: (s.width, s.height), lambda v: f"{v[0]} x {v[1]}"),
+)
 
 
 def settle(
@@ -410,30 +441,19 @@ def settle(
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is not known. Choose one of: {', '.join(PRESETS)}")
     p = PRESETS[name]
-    values: dict[str, Any] = {
-        "steps": steps or p.steps,
-        "cfg": cfg or p.cfg,
-        "sampler": sampler or p.sampler,
-        "curve": curve or p.curve,
-        "params": dict(params or {}) if curve else dict(p.params),
-        "shift": shift or p.shift,
-        "shift_params": dict(shift_params or {}) if shift else {},
-        "width": width or p.size,
-        "height": height or p.size,
-    }
-    changed = {
-        "steps": values["steps"] != p.steps,
-        "cfg": values["cfg"] != p.cfg,
-        "sampler": values["sampler"] != p.sampler,
-        "schedule": (values["curve"], values["params"]) != (p.curve, dict(p.params)),
-        "shift": (values["shift"], values["shift_params"]) != (p.shift, {}),
-        "size": (values["width"], values["height"]) != (p.size, p.size),
-    }
-    return Settings(name=name, changed=frozenset(k for k, v in changed.items() if v), **values)
-
-
-def schedule_text(curve: str, params: Mapping[str, float]) -> str:
-    return " ".join([curve, *(f"{k} {v:g}" for k, v in params.items())])
+    settings = Settings(
+        name=name,
+        steps=steps or p.steps,
+        cfg=cfg or p.cfg,
+        sampler=sampler or p.sampler,
+        curve=curve or p.curve,
+        params=dict(params or {}) if curve else dict(p.params),
+        shift=shift or p.shift,
+        shift_params=dict(shift_params or {}) if shift else {},
+        width=width or p.size,
+        height=height or p.size,
+    )
+    return replace(settings, changed=frozenset(f.name for f in FIELDS if f.of_preset(p) != f.of_settings(settings)))
 
 
 def tell(settings: Settings, found: Recognition, chosen: bool = False) -> str:
@@ -445,37 +465,22 @@ def tell(settings: Settings, found: Recognition, chosen: bool = False) -> str:
             head += f". The model looks like {found.name} ({found.told})"
     else:
         head = f"{settings.name}: {'recognised ' if found.sure else ''}{found.told}"
-    ours = {
-        "steps": str(preset.steps),
-        "cfg": f"{preset.cfg:g}",
-        "sampler": preset.sampler,
-        "schedule": schedule_text(preset.curve, preset.params),
-        "shift": preset.shift,
-        "size": f"{preset.size} x {preset.size}",
-    }
-    now = {
-        "steps": str(settings.steps),
-        "cfg": f"{settings.cfg:g}",
-        "sampler": settings.sampler,
-        "schedule": schedule_text(settings.curve, settings.params),
-        "shift": schedule_text(settings.shift, settings.shift_params),
-        "size": f"{settings.width} x {settings.height}",
-    }
     lines = [head]
-    for name in FIELDS:
-        value = now[name] if name == "shift" else f"{name} {now[name]}"
-        if name in settings.changed:
-            line = f"{value}: set by you; the preset has {ours[name]} ({GRADES[preset.grade_of(name)]})"
+    for f in FIELDS:
+        value = f.text(f.of_settings(settings))
+        line, grade = value if f.name == "shift" else f"{f.name} {value}", GRADES[preset.grade_of(f.name)]
+        if f.name in settings.changed:
+            line += f": set by you; the preset has {f.text(f.of_preset(preset))} ({grade})"
         else:
-            line = f"{value}: {GRADES[preset.grade_of(name)]}"
-            if name in preset.also:
-                line += f"; also {preset.also[name]}"
+            line += f": {grade}" + (f"; also {preset.also[f.name]}" if f.name in preset.also else "")
         lines.append(line)
     if preset.note:
         lines.append(preset.note)
     low, high = preset.sizes
     side = (settings.width * settings.height) ** 0.5
     if not low <= side <= high and "size" in settings.changed:
-        lines.append(f"{now['size']} is outside of the {low} to {high} pixels that this checkpoint is good for")
+        lines.append(
+            f"{settings.width} x {settings.height} is outside of the {low} to {high} pixels that this checkpoint is good for"
+        )
     lines.append("source: " + "; ".join(source.name for source in preset.sources))
     return "\n".join(lines)

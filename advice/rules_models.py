@@ -8,14 +8,15 @@ from typing import Iterator
 
 from .finding import HARM, HINT, IDLE, Facts, Finding, rule
 from .presets import HD, OVERFIT, RADIANCE, telling_name
-from .queued_graph import Graph, Run, number_of
+from .queued_graph import Graph
+from .queued_run import QueuedRun, number_of
 
 SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
 SIZE_STEP = 16
 FEW_STEPS = 12  # of which a cache saves nothing
 
 
-def picture_size(graph: Graph, run: Run) -> tuple[int, int, str] | None:
+def picture_size(graph: Graph, run: QueuedRun) -> tuple[int, int, str] | None:
     """Width and height in pixels of an empty latent that a run starts from, and its node."""
     if not run.latent or "empty" not in graph.maker_kind(run.latent).lower() or len(run.latent) > 1:
         return None
@@ -25,7 +26,7 @@ def picture_size(graph: Graph, run: Run) -> tuple[int, int, str] | None:
 
 
 @rule
-def size_for_another_checkpoint(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def size_for_another_checkpoint(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """A checkpoint repeats itself or falls apart far beyond the sizes that it was trained at.
 
     source: presets.PRESETS, levzzz's guide, 'final model versions'.
@@ -58,7 +59,7 @@ def sides(low: int, high: int) -> str:
 
 
 @rule
-def size_in_steps_of_16(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def size_in_steps_of_16(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """A token of the picture is 16 x 16 pixels; the rest is painted and cut off.
 
     source: patch 2 x 2 of latents of 8 x 8 pixels; Radiance: patches of 16.
@@ -76,7 +77,7 @@ def size_in_steps_of_16(graph: Graph, run: Run, facts: Facts) -> Iterator[Findin
 
 
 @rule
-def denoise_without_a_picture(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def denoise_without_a_picture(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Below 1 a run starts from a picture with some noise; an empty latent is a grey one.
 
     source: the host's denoise.
@@ -92,7 +93,7 @@ def denoise_without_a_picture(graph: Graph, run: Run, facts: Facts) -> Iterator[
 
 
 @rule
-def vae_of_the_other_kind(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def vae_of_the_other_kind(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Radiance works on pixels, and its VAE is `pixel_space`; the others' latents need FLUX's VAE.
 
     source: the host's VAELoader and its template for Radiance.
@@ -120,7 +121,7 @@ def vae_of_the_other_kind(graph: Graph, run: Run, facts: Facts) -> Iterator[Find
 
 
 @rule
-def overfit_checkpoint(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def overfit_checkpoint(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """v49 and v50 are overfit on 1024 pixels, and may do well at 1152 only.
 
     source: levzzz's guide to Chroma, 'additional model versions'.
@@ -141,12 +142,12 @@ UNSUPPORTED_CACHES = re.compile(r"teacache|fbcache|firstblockcache|taylorseer|wa
 MAGCACHE_STEPS = 26
 
 
-def caches(graph: Graph, run: Run) -> list[tuple[str, str]]:
+def caches(graph: Graph, run: QueuedRun) -> list[tuple[str, str]]:
     return [(node, kind) for node, kind in run.kinds(graph) if CACHES.search(kind)]
 
 
 @rule
-def cache_with_a_two_stage_sampler(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def cache_with_a_two_stage_sampler(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """A cache takes each call of the model for a step and compares it with the one before. Such samplers call it at two
     noise levels in turn, so that it reuses what belongs to the other one.
 
@@ -164,7 +165,7 @@ def cache_with_a_two_stage_sampler(graph: Graph, run: Run, facts: Facts) -> Iter
 
 
 @rule
-def cache_with_few_steps(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def cache_with_few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """A cache skips a step that is like the one before. Of few steps none is; it needs three calls to learn that.
 
     source: the host's nodes_easycache.py, and its default start at 15 % and end at 95 % of the run.
@@ -181,7 +182,7 @@ def cache_with_few_steps(graph: Graph, run: Run, facts: Facts) -> Iterator[Findi
 
 
 @rule
-def cache_that_does_not_know_chroma(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def cache_that_does_not_know_chroma(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """These caches have tables or code for each model, and none for Chroma; MagCache's table for it is for 26 steps.
 
     source: the packs' own lists of models, as read for this pack in November 2026.
@@ -196,7 +197,7 @@ def cache_that_does_not_know_chroma(graph: Graph, run: Run, facts: Facts) -> Ite
 
 
 @rule
-def host_nag(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def host_nag(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """The host's NAG acts where cond and uncond share a forward, which its own Chroma does only for equally long prompts.
 
     source: the host's nodes_nag.py and conds.py; tried for this pack. Models of Load Chroma Model share it.
@@ -227,7 +228,7 @@ WITHOUT_EFFECT: dict[str, tuple[str, str, bool]] = {
 
 
 @rule
-def node_without_effect(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def node_without_effect(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """These nodes were run with Chroma, and changed nothing or failed.
 
     source: tried for this pack in ComfyUI 0.30.

@@ -8,13 +8,14 @@ from typing import Iterator
 from ..constants import MAX_TOKENS, SHORT_NEGATIVE
 from .finding import HARM, HINT, IDLE, Facts, Finding, rule
 from .presets import FLUXES
-from .queued_graph import Graph, Run
+from .queued_graph import Graph
+from .queued_run import QueuedRun
 
 FLASH_CFG = 2.0  # the sources say 1 to 1.5
 
 
 @rule
-def negative_prompt_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def negative_prompt_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """v = uncond + cfg (cond - uncond) is cond at cfg 1, and the host does not compute uncond at all.
 
     Not so with samplers of the cfg_pp kind, with NAG, and where a guidance node sets cfg step by step.
@@ -35,14 +36,14 @@ def negative_prompt_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[F
         )
 
 
-def has_nag(graph: Graph, run: Run) -> bool:
+def has_nag(graph: Graph, run: QueuedRun) -> bool:
     return any(
         re.search(r"NAG(?![a-z])|NAGuidance", kind) for _, kind in [*run.kinds(graph), ("", graph.kind(run.node))]
     )
 
 
 @rule
-def flash_with_high_cfg(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def flash_with_high_cfg(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Flash has the effect of CFG baked in; the sources say cfg 1 to 1.5.
 
     source: levzzz's guide to Chroma, 'scheduling'.
@@ -58,7 +59,7 @@ def flash_with_high_cfg(graph: Graph, run: Run, facts: Facts) -> Iterator[Findin
 
 
 @rule
-def undistilled_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def undistilled_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Chroma1-HD, Base and Radiance have no guidance built in; every source has a cfg of 3 to 5 for them.
 
     source: those of presets.PRESETS.
@@ -77,7 +78,7 @@ def undistilled_at_cfg_1(graph: Graph, run: Run, facts: Facts) -> Iterator[Findi
 
 
 @rule
-def same_prompt_twice(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def same_prompt_twice(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """cond - uncond is 0, so that cfg multiplies nothing.
 
     source: the formula of CFG.
@@ -94,7 +95,7 @@ def same_prompt_twice(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]
 
 
 @rule
-def prompt_too_long(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def prompt_too_long(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Chroma was trained with 512 tokens. The host's tokenizer has no such limit; Chroma Text Encode keeps it.
 
     source: diffusers' ChromaPipeline, max_sequence_length 512; the host's pixart_t5.py, max_length.
@@ -119,7 +120,7 @@ def prompt_too_long(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
 
 
 @rule
-def short_negative_prompt(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def short_negative_prompt(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """A negative prompt below 70 tokens is worse than none.
 
     source: levzzz's guide to Chroma, 'prompting'.
@@ -144,7 +145,7 @@ def short_negative_prompt(graph: Graph, run: Run, facts: Facts) -> Iterator[Find
 
 
 @rule
-def flux_guidance(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def flux_guidance(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """The number goes into Chroma's Approximator, which was trained with 0 only.
 
     source: measured for this pack in ComfyUI 0.30: FluxGuidance changes the output.
@@ -173,7 +174,7 @@ def flux_guidance(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
 
 
 @rule
-def padded_text_encoder(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def padded_text_encoder(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """These types of CLIP pad short prompts with up to 256 tokens, all visible; Chroma was trained with one.
 
     On the same weights the forward is then off by 6e-2 (relative L2). Removed by Chroma Padding, T5TokenizerOptions, and

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from typing import Iterator
 
+from ..constants import FROM_MODEL
 from .finding import HARM, HINT, IDLE, Facts, Finding, rule
 from .presets import FLUX, FLUXES
-from .queued_graph import (
-    FROM_MODEL,
-    HOST_SHIFT,
-    OUR_SAMPLER,
-    PRESET_NODE,
-    Graph,
-    Run,
-    by_resolution,
-    follows_shift,
-    shift_of,
-    shift_setters,
-)
+from .queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
+from .queued_run import QueuedRun, shift_setters
+from .shifts import HOST_SHIFT, by_resolution, follows_shift, shift_of
 
 LAST_SIGMA = 0.25  # what a schedule may leave to its last step; 8 steps at shift 1 leave 0.125
 FEW_STEPS = 12
 
 
 @rule
-def few_steps_of_a_shifted_schedule(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def few_steps_of_a_shifted_schedule(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """n equal steps under a shift s leave s / (n - 1 + s) to the last: 0.311 for 8 steps of ComfyUI's default, 3.16.
 
     source: the formula of the shift; users report soft pictures of Flash models. A hint only: the demo model, which has
@@ -47,7 +39,7 @@ def few_steps_of_a_shifted_schedule(graph: Graph, run: Run, facts: Facts) -> Ite
         )
 
 
-def schedule_shift(graph: Graph, run: Run) -> float | None:
+def schedule_shift(graph: Graph, run: QueuedRun) -> float | None:
     """The shift that acts on the schedule: its own, or the model's; None where the graph does not tell."""
     if run.scheduler == "fixed_shift":
         return graph.number(run.schedule_node, "curve.shift")
@@ -60,7 +52,7 @@ def schedule_shift(graph: Graph, run: Run) -> float | None:
 
 
 @rule
-def shift_not_set(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def shift_not_set(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Chroma was trained without a shift; ComfyUI gives it that of FLUX, 3.16, unless a node says otherwise.
 
     source: the host's supported_models.Chroma (mu 1.15); levzzz's guide: shift 1, or FLUX's.
@@ -78,7 +70,7 @@ def shift_not_set(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
 
 
 @rule
-def shift_the_schedule_does_not_see(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def shift_the_schedule_does_not_see(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """A scheduler takes its sigmas from its own MODEL input; a shift on the sampler's MODEL alone does not reach it.
 
     source: the host's BasicScheduler.
@@ -96,7 +88,7 @@ def shift_the_schedule_does_not_see(graph: Graph, run: Run, facts: Facts) -> Ite
 
 
 @rule
-def two_shifts(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def two_shifts(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """A model has one shift; the later node's takes the place of the earlier one's.
 
     Chroma Preset is told of only where a person has set another number in it: it is there for more than its shift.
@@ -121,7 +113,7 @@ def two_shifts(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
 
 
 @rule
-def shift_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def shift_of_another_model(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """ModelSamplingSD3 multiplies the time by 1000, and Chroma does so itself; the others are no flow models at all.
 
     source: the host's nodes_model_advanced.py; tried for this pack.
@@ -139,7 +131,7 @@ def shift_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[Fin
 
 
 @rule
-def schedule_of_another_model(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def schedule_of_another_model(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """A flow model's noise level goes from 1 to 0. karras and exponential go down to 0.0003 and spend most steps there;
     the others' levels are those of Stable Diffusion, from 14.6 on.
 
@@ -178,7 +170,7 @@ FOREIGN_SCHEDULES = (
 
 
 @rule
-def few_steps(graph: Graph, run: Run, facts: Facts) -> Iterator[Finding]:
+def few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Checkpoints that are not made for few steps need 25 or more; every source has 25 to 40.
 
     source: those of presets.PRESETS.

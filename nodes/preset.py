@@ -10,7 +10,8 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..advice.presets import PRESETS, Recognition, settle, tell
-from ..advice.queued_graph import Graph, recognise_chain
+from ..advice.queued_graph import Graph
+from ..advice.queued_run import recognise_chain
 from ..constants import FROM_PRESET
 from ..host.sample import samplers as comfy_samplers
 from ..host.sample.shift import CURVE, shifted

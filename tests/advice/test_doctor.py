@@ -12,7 +12,9 @@ import support
 doctor = support.dev.load_pack("advice.doctor")
 models = support.dev.load_pack("advice.rules_models")
 queued = support.dev.load_pack("advice.queued_graph")
+queued_run = support.dev.load_pack("advice.queued_run")
 presets = support.dev.load_pack("advice.presets")
+FROM_PRESET = support.dev.load_pack("constants").FROM_PRESET
 HARM, IDLE, HINT = support.dev.load_pack("advice.finding").SEVERITIES
 LONG = "blurred, " * 100
 
@@ -145,7 +147,7 @@ def test_own_workflow_has_no_finding(path):
 
 def test_workflows_are_read_with_their_subgraphs():
     graphs = [api(json.loads(path.read_text())) for path in WORKFLOWS]
-    runs = [run for graph in graphs for run in queued.runs(queued.Graph(graph), {})]
+    runs = [run for graph in graphs for run in queued_run.runs(queued.Graph(graph), {})]
     assert len(runs) >= len(WORKFLOWS)  # each paints something
     assert all(run.is_chroma and run.steps and run.cfg and run.sampler and run.file for run in runs)
 
@@ -348,7 +350,7 @@ def test_flux_with_an_approximator_is_left_alone():
 
 
 def the_run(graph, record=None):
-    (run,) = queued.runs(queued.Graph(graph), record or {})
+    (run,) = queued_run.runs(queued.Graph(graph), record or {})
     return run
 
 
@@ -382,7 +384,7 @@ def test_values_are_followed_into_nodes_for_one_value():
 
 def test_presets_values_are_known():
     graph = custom(file="Chroma1-Flash.safetensors")
-    graph["4"] = node("ChromaPreset", model=["1", 0], preset="auto", cfg=0.0, steps=0, sampler=queued.FROM_PRESET, schedule=queued.FROM_PRESET)  # fmt: skip
+    graph["4"] = node("ChromaPreset", model=["1", 0], preset="auto", cfg=0.0, steps=0, sampler=FROM_PRESET, schedule=FROM_PRESET)  # fmt: skip
     graph["9"]["inputs"] |= {"width": ["4", 5], "height": ["4", 6]}
     for name, slot in (("sampler", 1), ("sigmas", 2)):
         graph["10"]["inputs"][name] = ["4", slot]
@@ -502,7 +504,7 @@ def test_what_is_before_a_switch_is_not_guessed():
     assert found(between(change(graph, "10", cfg=3.5), "NAGuidance"), record) == []
     assert found(change(graph, "10", scheduler="karras"), record) == [(HARM, "10", "the schedule karras with Chroma")]
     run = the_run(*switched(clean()))
-    assert (run.is_open, run.is_native, run.found.sure, run.shift) == (True, False, False, queued.Shift(None, "30"))
+    assert (run.is_open, run.is_native, run.found.sure, run.shift) == (True, False, False, queued_run.Shift(None, "30"))
     assert "before ComfySwitchNode (node 30)" in run.found.told
 
 
@@ -619,8 +621,8 @@ def test_computed_denoise_is_not_taken_for_1():
 
 def test_presets_shift_before_chroma_ksampler_is_told_only_where_it_was_set():
     graph = ksampler(clean(), model="4")
-    auto = {"preset": "auto", "sampler": queued.FROM_PRESET, "schedule": queued.FROM_PRESET}
-    graph["4"] = node("ChromaPreset", model=["1", 0], **auto, shift=queued.FROM_PRESET)
+    auto = {"preset": "auto", "sampler": FROM_PRESET, "schedule": FROM_PRESET}
+    graph["4"] = node("ChromaPreset", model=["1", 0], **auto, shift=FROM_PRESET)
     assert found(graph) == []
     assert found(change(graph, "4", shift="shift 1")) == []
     change(graph, "4", shift="fixed", **{"shift.value": 3.0})
@@ -699,7 +701,7 @@ def test_every_rule_is_reached():
     reached = set()
     for graph in [*(graph for graph, _ in CASES), *more]:
         read = queued.Graph(graph)
-        for run in queued.runs(read, {}):
+        for run in queued_run.runs(read, {}):
             reached |= {r for r in doctor.RULES if list(r(read, run, doctor.Facts({})))}
     assert [r.__name__ for r in doctor.RULES if r not in reached] == []
 

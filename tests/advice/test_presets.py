@@ -34,7 +34,7 @@ def test_every_row_can_be_run_and_names_its_source(name):
     p = PRESETS[name]
     assert p.sources and all(s.name and s.url for s in p.sources)
     assert {p.grade, *p.grades.values()} <= presets.GRADES.keys()
-    assert {*p.grades, *p.also} <= set(presets.FIELDS)
+    assert {*p.grades, *p.also} <= {f.name for f in presets.FIELDS}
     assert p.size % 16 == 0 and p.sizes[0] <= p.size <= p.sizes[1]
     assert p.shift in (presets.TRAINED, presets.BY_RESOLUTION)
     schedule = sigmas.schedule(p.curve, p.steps, p.params, keep_steps=True)
@@ -191,7 +191,7 @@ def test_what_is_set_replaces_the_preset_and_is_told():
         presets.HD, steps=40, cfg=4.0, sampler="heun", curve="beta", params={"alpha": 0.4, "beta": 0.4}, shift="fixed",
         shift_params={"shift": 2.0}, width=1216, height=832,
     )  # fmt: skip
-    assert s.changed == set(presets.FIELDS)
+    assert s.changed == {f.name for f in presets.FIELDS}
     text = presets.tell(s, presets.recognise("Chroma", "Chroma1-HD.safetensors"))
     for line in (
         "Chroma1-HD: recognised by the name Chroma1-HD.safetensors",

@@ -1,0 +1,196 @@
+"""The sampling runs of a queued graph: what each is made from, as far as the graph tells. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+from ..constants import FROM_PRESET
+from .presets import FLASH_LORA, FLUXES, PRESETS, Recognition, in_doubt, names_chroma, recognise
+from .queued_graph import OUR_LOADER, PRESET_NODE, Graph
+from .shifts import Shift, effective_shift, shift_of
+
+
+@dataclass(frozen=True)
+class QueuedRun:
+    """One sampling in the graph. None and "" stand for what the graph does not tell.
+
+    node:      the sampler's node; guider: where cfg and the prompts are; both the same for a KSampler.
+    scheduler: the schedule's name: the host's, or a curve of ours; schedule_node gives it.
+    denoise: nan where a node computes it, which is like no number.
+    models: the nodes that the sampler's model has passed, the nearest first; is_open: the last is not its loader.
+    schedule_models: the schedule's node, and those that its model has passed.
+    is_part: of a picture that another run begins or ends.
+    """
+
+    node: str
+    guider: str
+    cfg: float | None
+    steps: int | None
+    sampler: str
+    scheduler: str
+    schedule_node: str
+    denoise: float
+    models: list[str]
+    schedule_models: list[str]
+    positive: list[str]
+    negative: list[str]
+    latent: list[str]
+    shift: Shift
+    file: str
+    variant: str | None
+    loras: list[str]
+    is_chroma: bool
+    is_native: bool
+    is_open: bool
+    is_part: bool
+    found: Recognition
+
+    def kinds(self, graph: Graph) -> list[tuple[str, str]]:
+        """(node, its class) of what the model has passed."""
+        return [(node, graph.kind(node)) for node in self.models]
+
+
+# Node that gives SIGMAS -> what to call its schedule. Others are called by their class.
+SCHEDULES = {
+    "BetaSamplingScheduler": "beta",
+    "ChromaBetaScheduler": "beta",
+    "ChromaSigmoidOffsetScheduler": "sigmoid_offset",
+    "SigmoidOffsetScheduler": "sigmoid_offset",
+}
+SAMPLER_NODES = {
+    "SamplerDPMPP_SDE": "dpmpp_sde",
+    "SamplerDPMPP_2S_Ancestral": "dpmpp_2s_ancestral",
+    "SamplerSEEDS2": "seeds_2",
+    "SamplerDPMAdaptative": "dpm_adaptive",
+    "SamplerEulerAncestralCFGPP": "euler_ancestral_cfg_pp",
+}
+
+
+def runs(graph: Graph, record: Mapping[str, Any]) -> list[QueuedRun]:
+    """Every sampling in the graph.
+
+    record: what is known beside it: "variant" and "file" of the model whose chain of nodes is that of the node "node".
+    """
+    known = graph.model_chain(str(record["node"])) if str(record.get("node")) in graph.nodes else []
+    out = []
+    for node in graph.nodes:
+        links = graph.links(node)
+        if "guider" in links and ("sigmas" in links or "latent_image" in links):
+            guider = next((g for g in graph.chain(links["guider"], "guider") if "model" in graph.links(g)), None)
+        elif "model" in links and "positive" in links and graph.source(node, "latent"):
+            guider = node
+        else:
+            continue
+        if guider is not None:
+            out.append(_run(graph, record, known, node, guider))
+    return out
+
+
+def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, guider: str) -> QueuedRun:
+    links, texts = graph.links(node), graph.links(guider)
+    models = graph.model_chain(guider)
+    same = bool(known and models and known[-1] == models[-1])
+    file = graph.file(models) or (record.get("file") or "" if same else "")
+    variant = record.get("variant") if same else None
+    ours, is_open = any(graph.kind(n) == OUR_LOADER for n in models), graph.is_open(models)
+    found = recognise_chain(graph, models, variant, file)
+
+    cfg = 1.0 if graph.kind(guider) == "BasicGuider" else number_of(graph, guider, "cfg", found)
+    sampler = graph.value(node, "sampler_name") or graph.value(node, "sampler")
+    schedule_node, schedule_models, is_cut = node, [node, *models], False
+    if "sigmas" in links:
+        makers = graph.chain(links["sigmas"], "sigmas")
+        schedule_node = makers[-1]
+        scheduler, steps = _schedule(graph, schedule_node), number_of(graph, schedule_node, "steps", found)
+        is_cut = len(makers) > 1
+        if is_cut:  # or bent: its number of steps is not what it was
+            steps = None
+        schedule_models = [schedule_node, *graph.model_chain(schedule_node)]
+    else:
+        scheduler = graph.value(node, "scheduler") or graph.value(node, "schedule")
+        steps = number_of(graph, node, "steps", found)
+    if "sampler" in links:
+        last = graph.chain(links["sampler"], "sampler")[-1]
+        sampler = graph.value(last, "sampler_name") or SAMPLER_NODES.get(graph.kind(last))
+        if graph.kind(last) == PRESET_NODE:
+            sampler = preset_value(graph, last, "sampler", found)
+    if graph.kind(schedule_node) == PRESET_NODE:
+        steps = preset_value(graph, schedule_node, "steps", found)
+        scheduler = preset_value(graph, schedule_node, "curve", found)
+    denoise = math.nan if graph.is_hidden(schedule_node, "denoise") else graph.number(schedule_node, "denoise")
+    starts, ends = (graph.number(node, n) for n in ("start_at_step", "end_at_step"))
+    whole = steps if steps is not None else math.inf
+    return QueuedRun(
+        node=node,
+        guider=guider,
+        cfg=cfg,
+        steps=None if steps is None else int(steps),
+        sampler=sampler if isinstance(sampler, str) else "",
+        scheduler=scheduler if isinstance(scheduler, str) else "",
+        schedule_node=schedule_node,
+        denoise=1.0 if denoise is None else denoise,
+        models=models,
+        schedule_models=schedule_models,
+        positive=graph.chain(texts.get("positive") or texts.get("conditioning"), "positive"),
+        negative=graph.chain(texts.get("negative"), "negative"),
+        latent=graph.chain(graph.source(node, "latent"), "latent"),
+        shift=effective_shift(graph, schedule_models),
+        file=file,
+        variant=variant,
+        loras=graph.loras(models)[0],
+        is_chroma=variant is not None or ours or names_chroma(file),
+        is_native=not (ours or is_open),
+        is_open=is_open,
+        is_part=is_cut
+        or bool(starts)
+        or (ends is not None and ends < whole)
+        or graph.value(node, "add_noise") in ("disable", False),
+        found=found,
+    )
+
+
+def recognise_chain(graph: Graph, chain: list[str], variant: str | None, file: str) -> Recognition:
+    """`recognise` for the model of a chain of nodes, in doubt where they may hide what decides."""
+    loras, hiding = graph.loras(chain)
+    found = recognise(variant, file, loras)
+    if found.name in (FLASH_LORA, *FLUXES):
+        return found
+    if hiding:
+        return in_doubt(found, f"the graph does not tell which LoRAs {graph.kind(hiding)} (node {hiding}) puts on it")
+    if graph.is_open(chain):
+        return in_doubt(found, f"the graph does not tell what is before {graph.maker_kind(chain)} (node {chain[-1]})")
+    return found
+
+
+def _schedule(graph: Graph, node: str) -> str:
+    kind = graph.kind(node)
+    if kind == "ChromaScheduler":
+        return str(graph.value(node, "curve"))
+    return SCHEDULES.get(kind) or graph.value(node, "scheduler") or kind
+
+
+def number_of(graph: Graph, node: str, name: str, found: Recognition) -> float | None:
+    """A node's number, typed in or from Chroma Preset."""
+    link = graph.link(node, name)
+    if link and graph.kind(link[0]) == PRESET_NODE:
+        return preset_value(graph, link[0], name, found)
+    return graph.number(node, name)
+
+
+def preset_value(graph: Graph, node: str, name: str, found: Recognition) -> Any:
+    """What Chroma Preset gives for "steps", "cfg", "sampler", "curve", "width" or "height"."""
+    chosen, given = graph.value(node, "preset"), "schedule" if name == "curve" else name
+    preset = PRESETS.get(chosen, found.preset) if isinstance(chosen, str) else found.preset
+    if graph.is_hidden(node, given) or graph.is_hidden(node, "preset"):
+        return None
+    if name in ("sampler", "curve"):
+        typed = graph.value(node, given)
+        return typed if isinstance(typed, str) and typed != FROM_PRESET else getattr(preset, name)
+    return graph.number(node, given) or getattr(preset, "size" if name in ("width", "height") else name)
+
+
+def shift_setters(graph: Graph, run: QueuedRun) -> list[str]:
+    """The nodes that set the shift of a run's model, the last, which counts, first."""
+    return [n for n in dict.fromkeys((run.node, *run.models)) if shift_of(graph, n)[0]]

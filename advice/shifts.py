@@ -1,0 +1,81 @@
+"""The timestep shift that nodes of a queued graph give a model, and which schedules follow it. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED
+from ..samplers.schedules import CURVES, PIXELS_PER_TOKEN, flux_mu
+from .queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
+
+HOST_SHIFT = math.exp(1.15)  # what ComfyUI gives Chroma and FLUX unless a node changes it
+
+
+@dataclass(frozen=True)
+class Shift:
+    """value: the factor, None where a node computes it. node: that sets it, None for the host's own."""
+
+    value: float | None
+    node: str | None
+
+
+def shift_of(graph: Graph, node: str) -> tuple[bool, float | None]:
+    """Whether a node sets the model's shift, and to what."""
+    kind, number = graph.kind(node), lambda name: graph.number(node, name)
+    if kind in ("ModelSamplingAuraFlow", "ModelSamplingSD3"):
+        return True, number("shift")
+    if kind == "ChromaTimestepShift":
+        mode = graph.value(node, "mode")
+        if mode == BY_RESOLUTION:
+            return True, by_resolution(*(number(f"mode.{n}") for n in ("width", "height", "base_shift", "max_shift")))
+        return True, number("mode.shift") if mode == FIXED else 1.0 if mode == TRAINED else None
+    if kind == OUR_SAMPLER:
+        mode = graph.value(node, "shift")
+        return mode != FROM_MODEL, number("shift.value") if mode == FIXED else 1.0 if mode == AS_TRAINED else None
+    if kind == "ModelSamplingFlux":
+        return True, by_resolution(*(number(n) for n in ("width", "height", "base_shift", "max_shift")))
+    if kind == PRESET_NODE:
+        mode = graph.value(node, "shift")
+        return True, number("shift.value") if mode == FIXED else 1.0 if mode == TRAINED else None
+    return "modelsampling" in kind.lower().replace(" ", "") or "shift" in kind.lower(), None
+
+
+def by_resolution(width: float | None, height: float | None, base: float | None, most: float | None) -> float | None:
+    """FLUX's shift for a size in pixels, as a factor; None where something is not known."""
+    if None in (width, height, base, most):
+        return None
+    try:
+        return math.exp(flux_mu(width * height / PIXELS_PER_TOKEN, base, most))
+    except ValueError:  # the node itself refuses it
+        return None
+
+
+def effective_shift(graph: Graph, models: list[str]) -> Shift:
+    """What the nearest node that sets a shift has set. models: first the node that it acts in, then its model's chain."""
+    for node in models:
+        sets, value = shift_of(graph, node)
+        if sets:
+            return Shift(value, node)
+    return Shift(None, models[-1]) if graph.is_open(models[1:]) else Shift(HOST_SHIFT, None)
+
+
+def follows_shift(scheduler: str) -> bool:
+    """Whether the model's shift acts on a schedule; also for the host's, which all follow it but for its own tables."""
+    if scheduler in CURVES:
+        return CURVES[scheduler].from_table
+    return scheduler in FOLLOWING
+
+
+# The host's schedules that are taken from the model's sigmas, and those that this pack adds to them.
+FOLLOWING = (
+    "simple",
+    "sgm_uniform",
+    "normal",
+    "ddim_uniform",
+    "beta_0.4",
+    "beta_0.45",
+    "karras",
+    "exponential",
+    "kl_optimal",
+)
