@@ -7,8 +7,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sample.guiders import PAIRINGS, ChromaGuider, Guided, ReadOut
+from ..host.sample.guiders import PAIRINGS, GuidancePatch, chroma_guider
 from ..samplers.guided_run import Guidance, parse_values
+from ..samplers.run_record import RunRecord
 from .shared.inputs import cfg_input
 from .shared.report import show, title
 
@@ -260,14 +261,14 @@ def check_choices(node: type[io.ComfyNode]) -> None:
                 raise ValueError(f"{one.id} is {asked[one.id]!r}; it must be one of {', '.join(known)}")
 
 
-def guided(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> Guided:
-    """Guidance that shows its read-out on the node that it was set on."""
+def patch_of(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> GuidancePatch:
+    """Guidance that shows each run's record on the node that it was set on."""
     check_choices(node)
 
-    def told(name: str, node_id: str | None, read_out: ReadOut) -> None:
-        show(name, node_id, read_out.text())
+    def told(name: str, node_id: str | None, record: RunRecord) -> None:
+        show(name, node_id, record.text())
 
-    return Guided(guidance_of(**options), pairing, functools.partial(told, title(node), node.hidden.unique_id))
+    return GuidancePatch(guidance_of(**options), pairing, functools.partial(told, title(node), node.hidden.unique_id))
 
 
 class ChromaCFGGuider(io.ComfyNode):
@@ -311,7 +312,7 @@ class ChromaCFGGuider(io.ComfyNode):
         pairing: str = "auto",
         **options: Any,
     ) -> io.NodeOutput:
-        return io.NodeOutput(ChromaGuider(guided(cls, pairing, options).on(model), positive, negative, cfg))
+        return io.NodeOutput(chroma_guider(patch_of(cls, pairing, options).on(model), positive, negative, cfg))
 
 
 class ChromaGuidance(io.ComfyNode):
@@ -331,4 +332,4 @@ class ChromaGuidance(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, pairing: str = "auto", **options: Any) -> io.NodeOutput:
-        return io.NodeOutput(guided(cls, pairing, options).on(model))
+        return io.NodeOutput(patch_of(cls, pairing, options).on(model))

@@ -12,9 +12,10 @@ from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from torch import Tensor
 
 from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED
-from ..host.sample.guiders import ChromaGuider, Guided, ReadOut, guided_of
+from ..host.sample.guiders import GuidancePatch, chroma_guider, patch_on
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
+from ..samplers.run_record import RunRecord
 from ..samplers.schedules import CURVES, MAX_STEPS, schedule
 from .run_report import write
 from .shared.inputs import cfg_input, latent_size, number_input, steps_input, summary
@@ -58,22 +59,22 @@ def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) 
     return clone, line
 
 
-def with_guidance(model: Any, skip_first_steps: int, told: Callable[[ReadOut], None]) -> tuple[Any, Guided]:
-    """The model guided as it was, with more steps without the negative prompt if wanted; `told` gets the read-out."""
-    found = guided_of(model)
+def with_guidance(model: Any, skip_first_steps: int, told: Callable[[RunRecord], None]) -> tuple[Any, GuidancePatch]:
+    """The model guided as it was, with more steps without the negative prompt if wanted; `told` gets the record."""
+    found = patch_on(model)
     guidance = Guidance() if found is None else found.guidance
     if skip_first_steps:
         guidance = dataclasses.replace(guidance, skip_first_steps=skip_first_steps)
 
-    def tell(read_out: ReadOut) -> None:
-        told(read_out)
+    def tell(record: RunRecord) -> None:
+        told(record)
         if found is not None:  # set on a node before this one, which shows the run as well
-            found.last = read_out
+            found.last = record
             if found.report is not None:
-                found.report(read_out)
+                found.report(record)
 
-    guided = Guided(guidance, "auto" if found is None else found.pairing, tell)
-    return guided.on(model), guided
+    patch = GuidancePatch(guidance, "auto" if found is None else found.pairing, tell)
+    return patch.on(model), patch
 
 
 def check(sampler: str, name: str, shift: Any, **numbers: tuple[float, float, float]) -> None:
@@ -189,15 +190,15 @@ class ChromaKSampler(io.ComfyNode):
             head += f". {schedule} does not look at it; simple and beta do"
         node, node_id = title(cls), cls.hidden.unique_id
 
-        def told(read_out: ReadOut) -> None:
-            show(node, node_id, f"{head}\n{read_out.text()}")
+        def told(record: RunRecord) -> None:
+            show(node, node_id, f"{head}\n{record.text()}")
 
-        model, guided = with_guidance(model, skip_first_steps, told)
-        guider = ChromaGuider(model, positive, negative, cfg)
+        model, patch = with_guidance(model, skip_first_steps, told)
+        guider = chroma_guider(model, positive, negative, cfg)
         noise = RandomNoise.execute(seed)[0]
         out = SamplerCustomAdvanced.execute(noise, guider, comfy.samplers.sampler_object(sampler), sigmas, latent)[0]
-        if guided.last is None:
+        if patch.last is None:
             report(cls, head)
         elif cls.hidden.extra_pnginfo is not None:
-            write(cls.hidden, guided.last)
+            write(cls.hidden, patch.last)
         return io.NodeOutput(out)
