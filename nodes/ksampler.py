@@ -18,10 +18,23 @@ from ..samplers.guided_run import Guidance
 from ..samplers.run_record import RunRecord
 from ..samplers.schedules import CURVES, MAX_STEPS, schedule
 from .run_report import write
-from .shared.inputs import cfg_input, latent_size, number_input, steps_input, summary
+from .shared.inputs import (
+    CATEGORY,
+    cfg_input,
+    choice,
+    denoise_input,
+    latent_size,
+    model_input,
+    negative_input,
+    number_input,
+    positive_input,
+    seed_input,
+    skip_first_steps_input,
+    steps_input,
+    summary,
+)
 from .shared.report import report, show, title
 
-MAX_SEED = 2**64 - 1
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
 OWN_SHIFT = ("flux_shift", "fixed_shift")  # curves that would set a second shift beside the node's
@@ -97,27 +110,18 @@ class ChromaKSampler(io.ComfyNode):
         return io.Schema(
             node_id="ChromaKSampler",
             display_name="Chroma KSampler",
-            category="sampling/chroma",
+            category=CATEGORY,
             description="Makes a picture with settings that suit Chroma: timestep shift, schedule, guidance and sampler in one "
             "node. Shows what the run cost, and writes it into the saved picture.",
             search_aliases=["KSampler", "sample", "txt2img", "img2img", "skip_first_steps", "shift"],
             inputs=[
-                io.Model.Input("model", tooltip="A Chroma model. It is not changed."),
-                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
-                io.Conditioning.Input(
-                    "negative", optional=True, tooltip="What it shall not show; may be left out at cfg 1."
-                ),
+                model_input("A Chroma model. It is not changed."),
+                positive_input(),
+                negative_input(),
                 io.Latent.Input(
                     "latent", tooltip="An empty latent, or a picture to start from, with or without a mask."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="Chooses the noise: the same seed and settings give the same picture.",
-                ),
+                seed_input(),
                 steps_input(),
                 cfg_input(),
                 io.Combo.Input(
@@ -133,32 +137,14 @@ class ChromaKSampler(io.ComfyNode):
                     tooltip="How the noise falls over the steps. beta is the usual; sigmoid_offset, bong_tangent and linear "
                     "are good too.",
                 ),
-                io.DynamicCombo.Input(
+                choice(
                     "shift",
-                    options=[
-                        io.DynamicCombo.Option(label, [number_input(FIXED_SHIFT)] if label == FIXED else [])
-                        for label in SHIFTS
-                    ],
-                    tooltip="Moves steps towards high noise. 1: none, as Chroma was trained. by resolution: FLUX's, larger for "
+                    "Moves steps towards high noise. 1: none, as Chroma was trained. by resolution: FLUX's, larger for "
                     "larger pictures. from the model: what a node before this one has set, else ComfyUI's 3.16.",
+                    {label: [number_input(FIXED_SHIFT)] if label == FIXED else [] for label in SHIFTS},
                 ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1: how much of the picture in the latent is made anew.",
-                ),
-                io.Int.Input(
-                    "skip_first_steps",
-                    default=0,
-                    min=-1,
-                    max=MAX_STEPS,
-                    display_name="skip first steps",
-                    tooltip="For so many steps at the start only the positive prompt is computed, at half the cost. 0: none; "
-                    "-1: for all steps.",
-                ),
+                denoise_input(),
+                skip_first_steps_input(),
             ],
             outputs=[io.Latent.Output(tooltip="The finished latent, for VAE Decode.")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..host.sample.guiders import patch_on
 from ..samplers.run_record import RunRecord
+from .shared.inputs import CATEGORY
 from .shared.report import report
 
 METADATA = "chroma_run"  # its name in a picture's metadata
@@ -24,7 +25,7 @@ class ChromaRunReport(io.ComfyNode):
         return io.Schema(
             node_id="ChromaRunReport",
             display_name="Chroma Run Report",
-            category="sampling/chroma",
+            category=CATEGORY,
             description="Shows what the last run with this guidance computed, skipped and took, and writes it into the pictures "
             "saved behind it. Connect it between the sampler and VAE Decode.",
             search_aliases=["guidance report", "metadata", "forwards", "seconds per step"],
