@@ -37,7 +37,7 @@ def main(rounds: int) -> None:
     def paint(model: Any, cfg: float, steps: int, **more: Any) -> tuple[list[Any], list[bool], Counter, float]:
         """Pictures and verdicts of all questions; prompts computed and evaluations; seconds."""
         told: list[Any] = []
-        studio.model = guiders.Guided(settings(**more), report=told.append).on(model)
+        studio.model = guiders.GuidancePatch(settings(**more), report=told.append).on(model)
         started = time.process_time()
         answers = list(studio.answers(asked, cfg, BATCH, steps))
         seconds = time.process_time() - started

@@ -10,10 +10,9 @@ from comfy_api.latest import io
 from nodes import common_ksampler
 
 from ..host.sample.compute import DTYPES, dtype_of, model_in, sampler_in
-from ..samplers.schedules import MAX_STEPS
+from .shared.inputs import cfg_input, denoise_input, model_input, positive_input, seed_input, steps_input
 
 CATEGORY = "advanced/FluxMod"
-MAX_SEED = 2**64 - 1
 
 
 def casting_input() -> io.Input:
@@ -35,20 +34,13 @@ class KSamplerMod(io.ComfyNode):
             description="For workflows made with FluxMod: ComfyUI's KSampler, with the type to compute in. In new ones use "
             "Chroma KSampler or KSampler; models compute in the type that they were loaded for.",
             inputs=[
-                io.Model.Input("model", tooltip="The model to sample with. It is not changed."),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="Chooses the noise."
-                ),
-                io.Int.Input("steps", default=20, min=1, max=MAX_STEPS, tooltip="Number of steps."),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strongly the picture is moved from the negative prompt to the positive one. Chroma1-HD: 3 "
-                    "to 4; Flash: 1.",
+                model_input("The model to sample with. It is not changed."),
+                seed_input("Chooses the noise."),
+                steps_input(20, "Number of steps."),
+                cfg_input(
+                    8.0,
+                    "How strongly the picture is moved from the negative prompt to the positive one. Chroma1-HD: 3 to 4; "
+                    "Flash: 1.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
@@ -60,17 +52,10 @@ class KSamplerMod(io.ComfyNode):
                     options=comfy.samplers.KSampler.SCHEDULERS,
                     tooltip="How the noise falls over the steps, as in KSampler.",
                 ),
-                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
+                positive_input(),
                 io.Conditioning.Input("negative", tooltip="What it shall not show."),
                 io.Latent.Input("latent_image", tooltip="An empty latent, or a picture to start from."),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1: how much of the picture in the latent is made anew.",
-                ),
+                denoise_input(),
                 casting_input(),
             ],
             outputs=[io.Latent.Output(tooltip="The denoised latent.")],

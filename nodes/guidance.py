@@ -7,202 +7,135 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sample.guiders import PAIRINGS, ChromaGuider, Guided, ReadOut
+from ..host.sample.guiders import PAIRINGS, GuidancePatch, chroma_guider
 from ..samplers.guided_run import Guidance, parse_values
-from .shared.inputs import cfg_input
+from ..samplers.run_record import RunRecord
+from ..samplers.schedules import MAX_STEPS
+from .shared.inputs import (
+    CATEGORY,
+    cfg_input,
+    choice,
+    model_input,
+    negative_input,
+    number,
+    positive_input,
+    share,
+    skip_first_steps_input,
+)
 from .shared.report import show, title
 
-MAX_STEPS = 10_000
 WHOLE, PERCENT, SIGMA = "whole run", "percent", "sigma"
 OFF, STOP = "off", "stop when alike"
+OPTIONAL = {"optional": True}
+ADVANCED = {"optional": True, "advanced": True}
 
 
-def _end(text: str) -> io.Float.Input:
-    return io.Float.Input("end", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=text)
+# --- inputs ----------------------------------------------------------------------------------------------------------
 
 
 def settings(cfg: str) -> list[io.Input]:
     """The inputs that both nodes have behind cfg; cfg: what that is called there, in a sentence."""
-    at_end = "The cfg of the last step."
     return [
-        io.Int.Input(
-            "skip_first_steps",
-            default=0,
-            min=-1,
-            max=MAX_STEPS,
-            optional=True,
-            display_name="skip first steps",
-            tooltip="For so many steps at the start only the positive prompt is computed, at half the cost. 0: none; "
-            "-1: for all steps.",
-        ),
-        io.DynamicCombo.Input(
-            "interval",
-            optional=True,
-            tooltip="Where cfg acts; outside only the positive prompt is computed, at half the cost.",
-            options=[
-                io.DynamicCombo.Option(WHOLE, []),
-                io.DynamicCombo.Option(
-                    PERCENT,
-                    [
-                        io.Float.Input(
-                            "start", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the run, 0 to 1."
-                        ),
-                        io.Float.Input(
-                            "end", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="Share of the run, 0 to 1."
-                        ),
-                    ],
-                ),
-                io.DynamicCombo.Option(
-                    SIGMA,
-                    [
-                        io.Float.Input(
-                            "high",
-                            default=1.0,
-                            min=0.0,
-                            max=1.0,
-                            step=0.001,
-                            round=False,
-                            tooltip="Noise level from which on cfg acts, 1 = noise.",
-                        ),
-                        io.Float.Input(
-                            "low",
-                            default=0.3,
-                            min=0.0,
-                            max=1.0,
-                            step=0.001,
-                            round=False,
-                            tooltip="Noise level down to which cfg acts.",
-                        ),
-                    ],
-                ),
-            ],
-        ),
-        io.DynamicCombo.Input(
-            "curve",
-            optional=True,
-            tooltip="How cfg changes from the first step to the last.",
-            options=[
-                io.DynamicCombo.Option("constant", []),
-                io.DynamicCombo.Option("linear", [_end(at_end)]),
-                io.DynamicCombo.Option("cosine", [_end(at_end + " Changes slowly at both ends.")]),
-                io.DynamicCombo.Option(
-                    "list",
-                    [
-                        io.String.Input(
-                            "values",
-                            default="5, 4, 3",
-                            tooltip=f"cfg by step, with commas; stretched over the run. {cfg} is not used.",
-                        )
-                    ],
-                ),
-            ],
-        ),
-        io.DynamicCombo.Input(
-            "form",
-            optional=True,
-            tooltip="How the two predictions are combined. plain: as ever. CFG-Zero*: the negative one scaled to fit. APG: "
-            "weakens what oversaturates.",
-            options=[
-                io.DynamicCombo.Option("plain", []),
-                io.DynamicCombo.Option("CFG-Zero*", []),
-                io.DynamicCombo.Option(
-                    "APG",
-                    [
-                        io.Float.Input(
-                            "eta",
-                            default=0.0,
-                            min=-10.0,
-                            max=10.0,
-                            step=0.01,
-                            tooltip="Share of the difference along the picture that stays; 1 is plain.",
-                        ),
-                        io.Float.Input(
-                            "norm_threshold",
-                            default=0.0,
-                            min=0.0,
-                            max=10_000.0,
-                            step=0.1,
-                            tooltip="Largest norm of the difference, 0: no limit. Twice as large for a picture of twice the "
-                            "width and height.",
-                        ),
-                        io.Float.Input(
-                            "momentum",
-                            default=0.0,
-                            min=-1.0,
-                            max=1.0,
-                            step=0.01,
-                            tooltip="Of the running average of differences; the paper uses values below 0.",
-                        ),
-                    ],
-                ),
-            ],
-        ),
-        io.Float.Input(
+        skip_first_steps_input(**OPTIONAL),
+        interval_input(),
+        curve_input(cfg),
+        form_input(),
+        share(
             "rescale",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            optional=True,
-            advanced=True,
-            tooltip="Brings the contrast back to that of the positive prompt alone: 0 not, 1 wholly. Against burnt "
-            "pictures at high cfg.",
+            0.0,
+            "Brings the contrast back to that of the positive prompt alone: 0 not, 1 wholly. Against burnt pictures at high "
+            "cfg.",
+            **ADVANCED,
         ),
         io.Boolean.Input(
             "normalise",
             default=False,
-            optional=True,
-            advanced=True,
             tooltip="Shortens the result where it is longer than the positive prompt's, place by place.",
+            **ADVANCED,
         ),
-        io.Int.Input(
-            "zero_init_steps",
-            default=0,
-            min=0,
-            max=MAX_STEPS,
-            optional=True,
-            advanced=True,
-            display_name="zero-init steps",
-            tooltip="So many steps at the start do nothing, at no cost. CFG-Zero* uses 1 of 25. Exact with euler only.",
-        ),
-        io.DynamicCombo.Input(
-            "adaptive",
-            optional=True,
-            tooltip="Stops computing the negative prompt once both predictions point the same way.",
-            options=[
-                io.DynamicCombo.Option(OFF, []),
-                io.DynamicCombo.Option(
-                    STOP,
-                    [
-                        io.Float.Input(
-                            "threshold",
-                            default=0.99,
-                            min=-1.0,
-                            max=1.0,
-                            step=0.0001,
-                            round=False,
-                            tooltip="Cosine of the two predictions above which it stops.",
-                        )
-                    ],
-                ),
-            ],
-        ),
+        zero_init_input(),
+        adaptive_input(),
         io.Boolean.Input(
             "alternate",
             default=False,
-            optional=True,
             tooltip="Computes the negative prompt in every second step, and extrapolates its difference in the others: "
             "nearly the same picture for 0.8 of the cost.",
+            **OPTIONAL,
         ),
         io.Combo.Input(
             "pairing",
             options=list(PAIRINGS),
             default="auto",
-            optional=True,
-            advanced=True,
             tooltip="Both prompts in one forward, or apart: the same picture. auto: paired where that is faster.",
+            **ADVANCED,
         ),
     ]
+
+
+def interval_input() -> io.Input:
+    high = number("high", 1.0, 0.0, 1.0, 0.001, "Noise level from which on cfg acts, 1 = noise.", round=False)
+    low = number("low", 0.3, 0.0, 1.0, 0.001, "Noise level down to which cfg acts.", round=False)
+    return choice(
+        "interval",
+        "Where cfg acts; outside only the positive prompt is computed, at half the cost.",
+        {WHOLE: [], PERCENT: [share("start", 0.0), share("end", 0.7)], SIGMA: [high, low]},
+        **OPTIONAL,
+    )
+
+
+def curve_input(cfg: str) -> io.Input:
+    def end(tooltip: str) -> io.Input:
+        return number("end", 1.0, 0.0, 100.0, 0.1, tooltip, round=0.01)
+
+    at_end = "The cfg of the last step."
+    by_step = f"cfg by step, with commas; stretched over the run. {cfg} is not used."
+    return choice(
+        "curve",
+        "How cfg changes from the first step to the last.",
+        {
+            "constant": [],
+            "linear": [end(at_end)],
+            "cosine": [end(at_end + " Changes slowly at both ends.")],
+            "list": [io.String.Input("values", default="5, 4, 3", tooltip=by_step)],
+        },
+        **OPTIONAL,
+    )
+
+
+def form_input() -> io.Input:
+    eta = "Share of the difference along the picture that stays; 1 is plain."
+    norm = "Largest norm of the difference, 0: no limit. Twice as large for a picture of twice the width and height."
+    momentum = "Of the running average of differences; the paper uses values below 0."
+    apg = [
+        number("eta", 0.0, -10.0, 10.0, 0.01, eta),
+        number("norm_threshold", 0.0, 0.0, 10_000.0, 0.1, norm),
+        number("momentum", 0.0, -1.0, 1.0, 0.01, momentum),
+    ]
+    return choice(
+        "form",
+        "How the two predictions are combined. plain: as ever. CFG-Zero*: the negative one scaled to fit. APG: weakens what "
+        "oversaturates.",
+        {"plain": [], "CFG-Zero*": [], "APG": apg},
+        **OPTIONAL,
+    )
+
+
+def zero_init_input() -> io.Input:
+    tooltip = "So many steps at the start do nothing, at no cost. CFG-Zero* uses 1 of 25. Exact with euler only."
+    return number("zero_init_steps", 0, 0, MAX_STEPS, None, tooltip, display_name="zero-init steps", **ADVANCED)
+
+
+def adaptive_input() -> io.Input:
+    above = "Cosine of the two predictions above which it stops."
+    return choice(
+        "adaptive",
+        "Stops computing the negative prompt once both predictions point the same way.",
+        {OFF: [], STOP: [number("threshold", 0.99, -1.0, 1.0, 0.0001, above, round=False)]},
+        **OPTIONAL,
+    )
+
+
+# --- what they mean --------------------------------------------------------------------------------------------------
 
 
 def guidance_of(
@@ -260,14 +193,17 @@ def check_choices(node: type[io.ComfyNode]) -> None:
                 raise ValueError(f"{one.id} is {asked[one.id]!r}; it must be one of {', '.join(known)}")
 
 
-def guided(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> Guided:
-    """Guidance that shows its read-out on the node that it was set on."""
+def patch_of(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> GuidancePatch:
+    """Guidance that shows each run's record on the node that it was set on."""
     check_choices(node)
 
-    def told(name: str, node_id: str | None, read_out: ReadOut) -> None:
-        show(name, node_id, read_out.text())
+    def told(name: str, node_id: str | None, record: RunRecord) -> None:
+        show(name, node_id, record.text())
 
-    return Guided(guidance_of(**options), pairing, functools.partial(told, title(node), node.hidden.unique_id))
+    return GuidancePatch(guidance_of(**options), pairing, functools.partial(told, title(node), node.hidden.unique_id))
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
 
 
 class ChromaCFGGuider(io.ComfyNode):
@@ -276,7 +212,7 @@ class ChromaCFGGuider(io.ComfyNode):
         return io.Schema(
             node_id="ChromaCFGGuider",
             display_name="Chroma CFG Guider",
-            category="sampling/chroma",
+            category=CATEGORY,
             description="Guides a run by a positive and a negative prompt, and leaves the negative one out where it is not "
             "needed. For SamplerCustomAdvanced. Shows what the run cost.",
             search_aliases=[
@@ -289,11 +225,9 @@ class ChromaCFGGuider(io.ComfyNode):
                 "rescale cfg",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The model to sample with."),
-                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
-                io.Conditioning.Input(
-                    "negative", optional=True, tooltip="What it shall not show; may be left out at cfg 1."
-                ),
+                model_input("The model to sample with."),
+                positive_input(),
+                negative_input(),
                 cfg_input(),
                 *settings("cfg above"),
             ],
@@ -311,7 +245,7 @@ class ChromaCFGGuider(io.ComfyNode):
         pairing: str = "auto",
         **options: Any,
     ) -> io.NodeOutput:
-        return io.NodeOutput(ChromaGuider(guided(cls, pairing, options).on(model), positive, negative, cfg))
+        return io.NodeOutput(chroma_guider(patch_of(cls, pairing, options).on(model), positive, negative, cfg))
 
 
 class ChromaGuidance(io.ComfyNode):
@@ -320,15 +254,15 @@ class ChromaGuidance(io.ComfyNode):
         return io.Schema(
             node_id="ChromaGuidance",
             display_name="Chroma Guidance",
-            category="sampling/chroma",
+            category=CATEGORY,
             description="The settings of Chroma CFG Guider for a KSampler: connect it between the model and the sampler, which "
             "keeps its cfg and prompts. Shows what the run cost.",
             search_aliases=["cfg", "adaptive guidance", "APG", "CFG-Zero*", "skip_first_steps", "rescale cfg"],
-            inputs=[io.Model.Input("model", tooltip="The model to sample with."), *settings("The sampler's cfg")],
+            inputs=[model_input("The model to sample with."), *settings("The sampler's cfg")],
             outputs=[io.Model.Output(tooltip="The same model, guided by these settings.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def execute(cls, model: Any, pairing: str = "auto", **options: Any) -> io.NodeOutput:
-        return io.NodeOutput(guided(cls, pairing, options).on(model))
+        return io.NodeOutput(patch_of(cls, pairing, options).on(model))

@@ -12,15 +12,29 @@ from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from torch import Tensor
 
 from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED
-from ..host.sample.guiders import ChromaGuider, Guided, ReadOut, guided_of
+from ..host.sample.guiders import GuidancePatch, chroma_guider, patch_on
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
+from ..samplers.run_record import RunRecord
 from ..samplers.schedules import CURVES, MAX_STEPS, schedule
 from .run_report import write
-from .shared.inputs import cfg_input, latent_size, number_input, steps_input, summary
+from .shared.inputs import (
+    CATEGORY,
+    cfg_input,
+    choice,
+    denoise_input,
+    latent_size,
+    model_input,
+    negative_input,
+    number_input,
+    positive_input,
+    seed_input,
+    skip_first_steps_input,
+    steps_input,
+    summary,
+)
 from .shared.report import report, show, title
 
-MAX_SEED = 2**64 - 1
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
 OWN_SHIFT = ("flux_shift", "fixed_shift")  # curves that would set a second shift beside the node's
@@ -58,22 +72,22 @@ def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) 
     return clone, line
 
 
-def with_guidance(model: Any, skip_first_steps: int, told: Callable[[ReadOut], None]) -> tuple[Any, Guided]:
-    """The model guided as it was, with more steps without the negative prompt if wanted; `told` gets the read-out."""
-    found = guided_of(model)
+def with_guidance(model: Any, skip_first_steps: int, told: Callable[[RunRecord], None]) -> tuple[Any, GuidancePatch]:
+    """The model guided as it was, with more steps without the negative prompt if wanted; `told` gets the record."""
+    found = patch_on(model)
     guidance = Guidance() if found is None else found.guidance
     if skip_first_steps:
         guidance = dataclasses.replace(guidance, skip_first_steps=skip_first_steps)
 
-    def tell(read_out: ReadOut) -> None:
-        told(read_out)
+    def tell(record: RunRecord) -> None:
+        told(record)
         if found is not None:  # set on a node before this one, which shows the run as well
-            found.last = read_out
+            found.last = record
             if found.report is not None:
-                found.report(read_out)
+                found.report(record)
 
-    guided = Guided(guidance, "auto" if found is None else found.pairing, tell)
-    return guided.on(model), guided
+    patch = GuidancePatch(guidance, "auto" if found is None else found.pairing, tell)
+    return patch.on(model), patch
 
 
 def check(sampler: str, name: str, shift: Any, **numbers: tuple[float, float, float]) -> None:
@@ -96,27 +110,18 @@ class ChromaKSampler(io.ComfyNode):
         return io.Schema(
             node_id="ChromaKSampler",
             display_name="Chroma KSampler",
-            category="sampling/chroma",
+            category=CATEGORY,
             description="Makes a picture with settings that suit Chroma: timestep shift, schedule, guidance and sampler in one "
             "node. Shows what the run cost, and writes it into the saved picture.",
             search_aliases=["KSampler", "sample", "txt2img", "img2img", "skip_first_steps", "shift"],
             inputs=[
-                io.Model.Input("model", tooltip="A Chroma model. It is not changed."),
-                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
-                io.Conditioning.Input(
-                    "negative", optional=True, tooltip="What it shall not show; may be left out at cfg 1."
-                ),
+                model_input("A Chroma model. It is not changed."),
+                positive_input(),
+                negative_input(),
                 io.Latent.Input(
                     "latent", tooltip="An empty latent, or a picture to start from, with or without a mask."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="Chooses the noise: the same seed and settings give the same picture.",
-                ),
+                seed_input(),
                 steps_input(),
                 cfg_input(),
                 io.Combo.Input(
@@ -132,32 +137,14 @@ class ChromaKSampler(io.ComfyNode):
                     tooltip="How the noise falls over the steps. beta is the usual; sigmoid_offset, bong_tangent and linear "
                     "are good too.",
                 ),
-                io.DynamicCombo.Input(
+                choice(
                     "shift",
-                    options=[
-                        io.DynamicCombo.Option(label, [number_input(FIXED_SHIFT)] if label == FIXED else [])
-                        for label in SHIFTS
-                    ],
-                    tooltip="Moves steps towards high noise. 1: none, as Chroma was trained. by resolution: FLUX's, larger for "
+                    "Moves steps towards high noise. 1: none, as Chroma was trained. by resolution: FLUX's, larger for "
                     "larger pictures. from the model: what a node before this one has set, else ComfyUI's 3.16.",
+                    {label: [number_input(FIXED_SHIFT)] if label == FIXED else [] for label in SHIFTS},
                 ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1: how much of the picture in the latent is made anew.",
-                ),
-                io.Int.Input(
-                    "skip_first_steps",
-                    default=0,
-                    min=-1,
-                    max=MAX_STEPS,
-                    display_name="skip first steps",
-                    tooltip="For so many steps at the start only the positive prompt is computed, at half the cost. 0: none; "
-                    "-1: for all steps.",
-                ),
+                denoise_input(),
+                skip_first_steps_input(),
             ],
             outputs=[io.Latent.Output(tooltip="The finished latent, for VAE Decode.")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
@@ -189,15 +176,15 @@ class ChromaKSampler(io.ComfyNode):
             head += f". {schedule} does not look at it; simple and beta do"
         node, node_id = title(cls), cls.hidden.unique_id
 
-        def told(read_out: ReadOut) -> None:
-            show(node, node_id, f"{head}\n{read_out.text()}")
+        def told(record: RunRecord) -> None:
+            show(node, node_id, f"{head}\n{record.text()}")
 
-        model, guided = with_guidance(model, skip_first_steps, told)
-        guider = ChromaGuider(model, positive, negative, cfg)
+        model, patch = with_guidance(model, skip_first_steps, told)
+        guider = chroma_guider(model, positive, negative, cfg)
         noise = RandomNoise.execute(seed)[0]
         out = SamplerCustomAdvanced.execute(noise, guider, comfy.samplers.sampler_object(sampler), sigmas, latent)[0]
-        if guided.last is None:
+        if patch.last is None:
             report(cls, head)
         elif cls.hidden.extra_pnginfo is not None:
-            write(cls.hidden, guided.last)
+            write(cls.hidden, patch.last)
         return io.NodeOutput(out)

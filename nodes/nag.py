@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.run.nag import ALL, AttentionGuided, negative_text, network_of, parse_blocks
+from .shared.inputs import CATEGORY, model_input, number, share
 from .shared.report import report
 
 
@@ -16,58 +17,43 @@ class ChromaNAG(io.ComfyNode):
         return io.Schema(
             node_id="ChromaNAG",
             display_name="Chroma NAG",
-            category="sampling/chroma",
+            category=CATEGORY,
             description="Normalized attention guidance: the picture keeps away from a negative prompt inside of attention. Works "
             "at cfg 1, where a sampler's own negative prompt does nothing, and beside cfg. For models from Load Chroma "
             "Model.",
             search_aliases=["NAG", "normalized attention guidance", "negative prompt", "NAGuidance"],
             inputs=[
-                io.Model.Input("model", tooltip="From Load Chroma Model."),
+                model_input("From Load Chroma Model."),
                 io.Conditioning.Input("negative", tooltip="What the picture shall not show."),
-                io.Float.Input(
+                number(
                     "scale",
-                    default=2.0,
-                    min=1.0,
-                    max=50.0,
-                    step=0.1,
-                    tooltip="How far attention is moved away from the negative prompt; 1 is not at all.",
+                    2.0,
+                    1.0,
+                    50.0,
+                    0.1,
+                    "How far attention is moved away from the negative prompt; 1 is not at all.",
                 ),
-                io.Float.Input(
+                number(
                     "tau",
-                    default=2.5,
-                    min=1.0,
-                    max=10.0,
-                    step=0.01,
+                    2.5,
+                    1.0,
+                    10.0,
+                    0.01,
+                    "How much longer than before attention's output may get, as a factor.",
                     optional=True,
-                    tooltip="How much longer than before attention's output may get, as a factor.",
                 ),
-                io.Float.Input(
+                share(
                     "alpha",
-                    default=0.25,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    0.25,
+                    "How much of the moved output replaces the former; 0 is nothing, 1 all of it.",
                     optional=True,
-                    tooltip="How much of the moved output replaces the former; 0 is nothing, 1 all of it.",
                 ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="From which share of the run on, 0 to 1.",
-                ),
-                io.Float.Input(
+                share("start", 0.0, "From which share of the run on, 0 to 1.", optional=True, advanced=True),
+                share(
                     "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    1.0,
+                    "Up to which share of the run, 0 to 1. Behind it the negative prompt costs nothing.",
                     optional=True,
-                    tooltip="Up to which share of the run, 0 to 1. Behind it the negative prompt costs nothing.",
                 ),
                 io.String.Input(
                     "blocks",

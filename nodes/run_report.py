@@ -6,15 +6,17 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sample.guiders import ReadOut, guided_of
+from ..host.sample.guiders import patch_on
+from ..samplers.run_record import RunRecord
+from .shared.inputs import CATEGORY
 from .shared.report import report
 
 METADATA = "chroma_run"  # its name in a picture's metadata
 
 
-def write(hidden: Any, read_out: ReadOut) -> None:
-    """Puts a read-out into the metadata of this prompt's pictures, under the node's id: several runs may share a prompt."""
-    hidden.extra_pnginfo.setdefault(METADATA, {})[str(hidden.unique_id)] = read_out.facts()
+def write(hidden: Any, record: RunRecord) -> None:
+    """Puts a record into the metadata of this prompt's pictures, under the node's id: several runs may share a prompt."""
+    hidden.extra_pnginfo.setdefault(METADATA, {})[str(hidden.unique_id)] = record.facts()
 
 
 class ChromaRunReport(io.ComfyNode):
@@ -23,7 +25,7 @@ class ChromaRunReport(io.ComfyNode):
         return io.Schema(
             node_id="ChromaRunReport",
             display_name="Chroma Run Report",
-            category="sampling/chroma",
+            category=CATEGORY,
             description="Shows what the last run with this guidance computed, skipped and took, and writes it into the pictures "
             "saved behind it. Connect it between the sampler and VAE Decode.",
             search_aliases=["guidance report", "metadata", "forwards", "seconds per step"],
@@ -44,17 +46,17 @@ class ChromaRunReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], guidance: Any) -> io.NodeOutput:
-        found = guided_of(guidance)
-        if found is None:
+        patch = patch_on(guidance)
+        if patch is None:
             raise ValueError(
                 "there is no Chroma guidance in what is connected. Connect the output of Chroma CFG Guider, or the model "
                 "from Chroma Guidance"
             )
-        if found.last is None:
+        if patch.last is None:
             raise ValueError("nothing has been sampled with this guidance. Give the sampler the same guider or model")
-        text = found.last.text()
+        text = patch.last.text()
         if cls.hidden.extra_pnginfo is not None:
-            write(cls.hidden, found.last)
+            write(cls.hidden, patch.last)
         else:
             text += "\nnot in the picture's metadata: this prompt was queued without any"
         report(cls, text)

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..samplers.schedules import CURVES, schedule
 from .shared.inputs import (
     CATEGORY,
+    choice,
     latent_size,
     model_input,
     parameters,
@@ -98,15 +99,9 @@ class ChromaBetaScheduler(io.ComfyNode):
 class ChromaScheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        more = {
-            "flux_shift": [
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="Where connected, the size of its picture replaces width and height.",
-                )
-            ]
-        }
+        size = io.Latent.Input(
+            "latent", optional=True, tooltip="Where connected, the size of its picture replaces width and height."
+        )
         return io.Schema(
             node_id="ChromaScheduler",
             display_name="Chroma Scheduler",
@@ -115,10 +110,10 @@ class ChromaScheduler(io.ComfyNode):
             search_aliases=["sigmas", "bong_tangent", "power_shift", "karras", "exponential", "linear", "flux shift"],
             inputs=[
                 model_input(),
-                io.DynamicCombo.Input(
+                choice(
                     "curve",
-                    options=[io.DynamicCombo.Option(name, [*parameters(name), *more.get(name, [])]) for name in CURVES],
-                    tooltip="; ".join(f"{name}: {curve.meaning[:-1]}" for name, curve in CURVES.items()),
+                    "; ".join(f"{name}: {curve.meaning[:-1]}" for name, curve in CURVES.items()),
+                    {name: [*parameters(name), *([size] if name == "flux_shift" else [])] for name in CURVES},
                 ),
                 steps_input(),
                 *switches(),

@@ -8,7 +8,7 @@ from typing import Any, Mapping
 from comfy_api.latest import io
 
 from ..host.sample.shift import CURVE, shifted
-from .shared.inputs import parameters
+from .shared.inputs import CATEGORY, choice, model_input, parameters
 from .shared.report import report
 
 
@@ -18,19 +18,16 @@ class ChromaTimestepShift(io.ComfyNode):
         return io.Schema(
             node_id="ChromaTimestepShift",
             display_name="Chroma Timestep Shift",
-            category="sampling/chroma",
+            category=CATEGORY,
             description="Sets the model's timestep shift. Chroma was trained with 1, which is none; ComfyUI gives it 3.16.",
             search_aliases=["ModelSamplingAuraFlow", "ModelSamplingFlux", "ModelSamplingSD3", "flow shift", "mu"],
             inputs=[
-                io.Model.Input("model", tooltip="A Chroma model. It is not changed; a clone of it is."),
-                io.DynamicCombo.Input(
+                model_input("A Chroma model. It is not changed; a clone of it is."),
+                choice(
                     "mode",
-                    options=[
-                        io.DynamicCombo.Option(mode, parameters(curve) if curve else [])
-                        for mode, curve in CURVE.items()
-                    ],
-                    tooltip="shift 1: none, as Chroma was trained. fixed: a number. by resolution: FLUX's, larger for "
-                    "larger pictures.",
+                    "shift 1: none, as Chroma was trained. fixed: a number. by resolution: FLUX's, larger for larger "
+                    "pictures.",
+                    {mode: parameters(curve) if curve else [] for mode, curve in CURVE.items()},
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with that shift, for schedulers and samplers.")],

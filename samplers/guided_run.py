@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .guidance import apg, cfg, cfg_zero_star, extrapolate, normalise, rescale, similarity
+from .run_record import RunRecord
 
 FORMS = ("plain", "CFG-Zero*", "APG")
 CURVES = ("constant", "linear", "cosine", "list")
@@ -121,81 +122,104 @@ def parse_values(text: str) -> tuple[float, ...]:
     return tuple(values)
 
 
-@dataclass
-class Step:
-    """What one evaluation of the model is to do."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation of the model is to do.
 
-    index: int
-    zero: bool  # nothing is computed: the velocity is 0
-    uncond: str  # "compute", "extrapolate", or "skip" where cond stands alone
+    step:   the sampler's step that it belongs to, the first being 0.
+    zero:   nothing is computed: the velocity is 0.
+    uncond: "compute", "extrapolate", or "skip" where cond stands alone.
+    scale:  of the guidance.
+    """
+
+    step: int
+    zero: bool
+    uncond: str
     scale: float
 
 
 @dataclass
-class Run:
-    """One sampling run under a Guidance: its state, which ends with it, and its counts.
+class GuidedRun:
+    """The state of one sampling run under a Guidance, which ends with the run; its `record` stays.
 
-    sigmas:   of the run, falling.
+    sigmas:   of the run, falling; rising for one from a picture to noise.
+    start:    the scale of the first step.
     interval: upper and lower sigma of the Guidance's interval, or None.
+    guides:   whether there is an uncond to leave out.
+    now:      what the current evaluation is to do, and `sigma`, at which noise level.
+    known:    the last two (sigma, difference of velocities), of two steps; `known_step` is the last one's.
     """
 
     guidance: Guidance
     sigmas: list[float]
     start: float
     interval: tuple[float, float] | None = None
+    guides: bool = True
+    now: Evaluation | None = None
+    sigma: float = 0.0
     average: Tensor | None = None
-    known: list[tuple[float, Tensor]] = field(default_factory=list)  # differences of velocities, one for each step
-    known_step: int | None = None  # of the last of them
-    stopped: int | None = None  # the step at which cond and uncond were found alike
-    cosines: list[tuple[int, Tensor]] = field(default_factory=list)
-    evaluations: int = 0
-    zeroed: int = 0
-    skipped: int = 0
-    extrapolated: int = 0
+    known: list[tuple[float, Tensor]] = field(default_factory=list)
+    known_step: int | None = None
+    record: RunRecord = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.record = RunRecord(self.start, self.num_steps)
 
     @property
     def num_steps(self) -> int:
         return len(self.sigmas) - 1
 
-    def step(self, sigma: float) -> Step:
+    def begin(self, sigma: float) -> Evaluation:
+        """Starts an evaluation at sigma, and says what it is to do."""
+        self.sigma, self.now = sigma, self.evaluation(sigma)
+        self.record.evaluations += 1
+        self.record.zeroed += self.now.zero
+        if self.record.plain is not None:
+            self.record.plain += 2
+        return self.now
+
+    def evaluation(self, sigma: float) -> Evaluation:
         """What to do at sigma. A sampler's inner stages belong to the step whose sigma they have reached."""
         rising = self.sigmas[-1] > self.sigmas[0]  # from a picture to noise
         reached = [s if rising else -s for s in self.sigmas]
-        index = bisect.bisect_right(reached, sigma * (1 + SLACK) if rising else -sigma * (1 - SLACK)) - 1
-        index = min(max(index, 0), max(self.num_steps - 1, 0))
+        step = bisect.bisect_right(reached, sigma * (1 + SLACK) if rising else -sigma * (1 - SLACK)) - 1
+        step = min(max(step, 0), max(self.num_steps - 1, 0))
         guidance = self.guidance
-        scale = guidance.scale(self.start, index, self.num_steps)
-        first = max(guidance.skip_first_steps, guidance.zero_init_steps)
+        first = max(guidance.skip_first_steps, guidance.zero_init_steps)  # that computes uncond; every second one does
         alone = (
             guidance.skip_first_steps == -1
-            or index < first
-            or self.stopped is not None
+            or step < first
+            or self.record.stopped is not None
             or (self.interval is not None and not within(sigma, self.interval))
         )
         uncond = "skip" if alone else "compute"
-        if not alone and guidance.alternate and (index - first) % 2 and self._line(sigma):
+        if not alone and guidance.alternate and (step - first) % 2 and len(self.known) == 2:
             uncond = "extrapolate"
-        return Step(index, index < guidance.zero_init_steps, uncond, scale)
+        return Evaluation(
+            step, step < guidance.zero_init_steps, uncond, guidance.scale(self.start, step, self.num_steps)
+        )
 
-    def _line(self, sigma: float) -> bool:
-        return len(self.known) >= 2 and self.known[-1][0] != self.known[-2][0]
+    def end(self) -> None:
+        """No tensor outlives the run."""
+        self.record.close()
+        self.known, self.average = [], None
 
-    def uncond(self, cond: Tensor, x: Tensor, sigma: float) -> Tensor:
+    def expected(self, cond: Tensor, sigma: float) -> Tensor:
         """uncond as it is expected to be: denoised, extrapolated from what was computed before."""
         return cond + sigma * extrapolate(self.known, sigma).to(cond)
 
-    def learn(self, step: Step, cond: Tensor, uncond: Tensor, x: Tensor, sigma: float) -> None:
+    def learn(self, evaluation: Evaluation, cond: Tensor, uncond: Tensor, x: Tensor, sigma: float) -> None:
         """Takes note of a computed pair of denoised predictions."""
         velocities = (x - cond) / sigma, (x - uncond) / sigma
         cosine = similarity(*velocities)
-        self.cosines.append((step.index, cosine.min()))
+        self.record.cosines.append((evaluation.step, cosine.min()))
         threshold = self.guidance.stop_above
         if threshold is not None and float(cosine.min()) > threshold:  # waits for the device; only where asked for
-            self.stopped = step.index
+            self.record.stopped = evaluation.step
         if self.guidance.alternate:
-            if self.known and self.known_step == step.index:  # stages of one step lie too near for a line
+            if self.known and self.known_step == evaluation.step:  # stages of one step lie too near for a line
                 self.known.pop()
-            self.known_step = step.index
+            self.known_step = evaluation.step
             self.known = [*self.known[-1:], (sigma, velocities[0] - velocities[1])]
 
     def combine(self, cond: Tensor, uncond: Tensor, scale: float, x: Tensor, sigma: float) -> Tensor:

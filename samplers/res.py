@@ -134,7 +134,30 @@ def silent(steps: list[Step], disable: bool | None = None) -> Iterable[Step]:
     return steps
 
 
-class Run:
+@dataclass(frozen=True)
+class Options:
+    """What a sampler can be told beside the schedule. The defaults follow the ODE and draw nothing.
+
+    eta:           above 0 each step is an `ancestral` one.
+    s_noise:       strength of the fresh noise.
+    noise_sampler: (sigma, sigma_next) -> like x; without it noise is seeded by extra_args["seed"].
+    flow:          which noising the model was trained on; matters for eta > 0 only.
+    c2:            of `res_2s`: where the second stage is, as a part of the step in log(sigma), above 0 to 1.
+    progress:      a bar: called with the steps and `disable`, gives the steps.
+    """
+
+    eta: float = 0.0
+    s_noise: float = 1.0
+    noise_sampler: NoiseSampler | None = None
+    flow: bool = True
+    c2: float = 0.5
+    progress: Progress = silent
+
+
+DEFAULTS = Options()
+
+
+class Solve:
     """What both samplers share: the steps of the schedule, and a model that gets x in its dtype and float32 levels."""
 
     def __init__(
@@ -144,18 +167,15 @@ class Run:
         sigmas: Tensor,
         extra_args: dict[str, Any] | None,
         callback: Callback | None,
-        eta: float,
-        s_noise: float,
-        noise_sampler: NoiseSampler | None,
-        flow: bool,
+        options: Options,
     ):
         self.model, self.sigmas, self.callback = model, sigmas, callback
         self.extra_args = extra_args or {}
-        self.steps = plan(sigmas, eta, flow)
-        self.s_noise = s_noise
+        self.steps = plan(sigmas, options.eta, options.flow)
+        self.s_noise = options.s_noise
         self.dtype = x.dtype
         self.work = torch.promote_types(x.dtype, torch.float32)
-        self.noise_sampler = noise_sampler or seeded_noise(x, self.extra_args.get("seed"))
+        self.noise_sampler = options.noise_sampler or seeded_noise(x, self.extra_args.get("seed"))
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         levels = x.new_full((x.shape[0],), sigma, dtype=self.work)
@@ -185,11 +205,7 @@ def res_2m(
     extra_args: dict[str, Any] | None = None,
     callback: Callback | None = None,
     disable: bool | None = None,
-    eta: float = 0.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    flow: bool = True,
-    progress: Progress = silent,
+    options: Options = DEFAULTS,
 ) -> Tensor:
     """Two-step multistep of second order: one model evaluation a step, the change of D taken from the step before.
 
@@ -197,26 +213,23 @@ def res_2m(
     model:   (x, sigma (B,), **extra_args) -> denoised like x.
     x:       (B, ...) at noise level sigmas[0]; worked on in float32 at least, returned in its dtype.
     sigmas:  (n + 1,), see `plan`.
-    eta:     0 follows the ODE and draws nothing; above 0 each step is an `ancestral` one.
-    s_noise: strength of the fresh noise.
-    noise_sampler: (sigma, sigma_next) -> like x; without it noise is seeded by extra_args["seed"].
-    flow:    which noising the model was trained on; matters for eta > 0 only.
+    disable: hides the bar of `options.progress`.
     raises:  ValueError on a schedule it can not follow.
     source:  arXiv:2308.02157, multistep; with noise, the change is taken over the levels that the schedule names,
              not over the longer way down, which keeps the variance to second order.
     """
-    run = Run(model, x, sigmas, extra_args, callback, eta, s_noise, noise_sampler, flow)
-    x = x.to(run.work)
+    solve = Solve(model, x, sigmas, extra_args, callback, options)
+    x = x.to(solve.work)
     previous = slope = None
-    for step in progress(run.steps, disable=disable):
-        denoised = run.denoise(x, step.sigma)
-        run.report(step, x, denoised)
+    for step in options.progress(solve.steps, disable=disable):
+        denoised = solve.denoise(x, step.sigma)
+        solve.report(step, x, denoised)
         if previous is not None and step.to > 0:
             sigma, before = previous
             slope = (denoised - before) * (math.log(step.sigma / step.to) / math.log(sigma / step.sigma))
-        x = run.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
+        x = solve.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
         previous = step.sigma, denoised
-    return x.to(run.dtype)
+    return x.to(solve.dtype)
 
 
 @torch.no_grad()
@@ -227,30 +240,25 @@ def res_2s(
     extra_args: dict[str, Any] | None = None,
     callback: Callback | None = None,
     disable: bool | None = None,
-    eta: float = 0.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    flow: bool = True,
-    c2: float = 0.5,
-    progress: Progress = silent,
+    options: Options = DEFAULTS,
 ) -> Tensor:
     """Single step of two stages and second order: two model evaluations a step, one in the step to sigma = 0.
 
-    c2:     where the second stage is, as a part of the step in log(sigma), above 0 to 1.
-    raises: ValueError on another c2, or a schedule it can not follow.
+    raises: ValueError on a c2 that is not within the step, or a schedule it can not follow.
     source: arXiv:2308.02157, single step: b_2 = phi_2 / c2, b_1 = phi_1 - b_2. Everything else is as in `res_2m`.
     """
+    c2 = options.c2
     if not 0 < c2 <= 1:
         raise ValueError(f"c2 is {c2}; the second stage has to lie within the step, above 0 and at most 1")
-    run = Run(model, x, sigmas, extra_args, callback, eta, s_noise, noise_sampler, flow)
-    x = x.to(run.work)
-    for step in progress(run.steps, disable=disable):
-        denoised = run.denoise(x, step.sigma)
-        run.report(step, x, denoised)
+    solve = Solve(model, x, sigmas, extra_args, callback, options)
+    x = x.to(solve.work)
+    for step in options.progress(solve.steps, disable=disable):
+        denoised = solve.denoise(x, step.sigma)
+        solve.report(step, x, denoised)
         slope = None
         if step.down > 0:
             middle = step.sigma * (step.down / step.sigma) ** c2
             stage = integrate(x, denoised, None, step.sigma, middle)
-            slope = (run.denoise(stage, middle) - denoised) / c2
-        x = run.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
-    return x.to(run.dtype)
+            slope = (solve.denoise(stage, middle) - denoised) / c2
+        x = solve.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
+    return x.to(solve.dtype)

@@ -81,22 +81,28 @@ def power_shift(
 def bong_tangent(
     steps: int, *, slope_1: float = 0.2, slope_2: float = 0.2, pivot_1: float = 0.6, pivot_2: float = 0.6
 ) -> Tensor:
-    """Two arctangents, from 1 to 0.5 and from 0.5 to 0, joined.
+    """Two arctangents over N = steps + 2 points, one from 1 to 0.5, the other from 0.5 to 0.
+
+    At point x each is f(x) = 1/2 + atan(-slope (x - pivot)) / pi, stretched to its half. The upper one ends with the 0.5
+    that the lower one begins with; that and the 0 are the two points more.
 
     slope_1, slope_2: steepness of each at 40 steps.
     pivot_1, pivot_2: where each is steepest, as a part of the steps; their mean is where 0.5 lies.
     Each half has at least one step, where the original fails or loses its start. One step goes from 1 to 0.
-    source:    RES4LYF's bong_tangent, equal to it wherever that has two halves.
+    source:    RES4LYF's published formula, and equal to it wherever that has two halves.
     """
     _check("bong_tangent", steps, slope_1=slope_1, slope_2=slope_2, pivot_1=pivot_1, pivot_2=pivot_2)
     if steps == 1:
         return _falling("bong_tangent", [1.0])
-    n = steps + 2
-    middle = min(max(int((n * pivot_1 + n * pivot_2) / 2), 2), n - 2)
-    scale = n / BONG_STEPS
-    first = _arctangent(middle, slope_1 / scale, int(n * pivot_1), 1.0, 0.5)
-    second = _arctangent(n - middle, slope_2 / scale, int(n * pivot_2) - middle, 0.5, 0.0)
-    return _falling("bong_tangent", np.concatenate((first[:-1], second[:-1])))
+    num_points = steps + 2
+    stretch = num_points / BONG_STEPS
+    x = np.arange(num_points)
+    join = int(np.clip(int((num_points * pivot_1 + num_points * pivot_2) / 2), 2, num_points - 2))
+    halves = []
+    for part, top, slope, pivot in ((x[:join], 1.0, slope_1, pivot_1), (x[join:], 0.5, slope_2, pivot_2)):
+        f = np.arctan(slope / stretch * (int(num_points * pivot) - part))  # the 1/2 and the 1/pi go with the stretching
+        halves.append(top - 0.5 * (f[0] - f) / (f[0] - f[-1]))
+    return _falling("bong_tangent", [*halves[0][:-1], *halves[1][:-1]])
 
 
 def linear(steps: int) -> Tensor:
@@ -392,12 +398,6 @@ def _times(steps: int) -> np.ndarray:
 
 def _shifted(t: np.ndarray, shift: float) -> np.ndarray:
     return shift * t / (1 + (shift - 1) * t)
-
-
-def _arctangent(length: int, slope: float, pivot: int, start: float, end: float) -> np.ndarray:
-    """A falling arctangent through (0, start) and (length - 1, end), steepest at pivot."""
-    y = np.arctan(-slope * (np.arange(length) - pivot))
-    return (y - y[-1]) / (y[0] - y[-1]) * (start - end) + end
 
 
 def _look_up(places: np.ndarray, table: Table, keep_steps: bool) -> Tensor:

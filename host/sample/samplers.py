@@ -5,7 +5,6 @@ Written for ComfyUI 0.30, where a sampler is a function `sample_NAME` of one mod
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import Any, Callable
 
@@ -15,7 +14,7 @@ import comfy.samplers
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...samplers.res import Callback, Model, res_2m, res_2s
+from ...samplers.res import Callback, Model, Options, res_2m, res_2s
 
 SAMPLERS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {  # name -> function, its options and defaults
     "chroma_res_2m": (res_2m, {"eta": 0.0, "s_noise": 1.0}),
@@ -29,7 +28,6 @@ def on_host(name: str) -> Callable[..., Tensor]:
     """A sampler as the host calls it: knows from the model whether it is a flow model, and shows the host's bar."""
     function, defaults = SAMPLERS[name]
 
-    @functools.wraps(function)
     def sample(
         model: Model,
         x: Tensor,
@@ -43,9 +41,9 @@ def on_host(name: str) -> Callable[..., Tensor]:
         options = {**defaults, **options}
         options["s_noise"] *= getattr(sampling, "noise_scale", 1.0)  # of models whose noise is not of variance 1
         flow = isinstance(sampling, comfy.model_sampling.CONST)
-        return function(model, x, sigmas, extra_args, callback, disable, flow=flow, progress=tqdm, **options)
+        return function(model, x, sigmas, extra_args, callback, disable, Options(flow=flow, progress=tqdm, **options))
 
-    sample.__name__ = f"sample_{name}"
+    sample.__name__, sample.__doc__ = f"sample_{name}", function.__doc__
     return sample
 
 
@@ -72,7 +70,7 @@ def register() -> list[str]:
 
 
 def sampler(name: str, **options: float) -> comfy.samplers.KSAMPLER:
-    """A SAMPLER, registered or not. options: eta, s_noise and, for the two-stage ones, c2; see `samplers/res.py`.
+    """A SAMPLER, registered or not. options: eta, s_noise and, for the two-stage ones, c2; see `Options` of `samplers/res.py`.
 
     raises: ValueError on a name or an option that is not there.
     """

@@ -1,4 +1,7 @@
-"""POST /chroma/curve: a schedule's numbers for the front end, which draws them on the nodes while a slider is dragged."""
+"""/chroma/curve: a schedule's numbers for the front end, which draws them on the nodes while a slider is dragged.
+
+GET tells the page once which widgets of which nodes say what is to be drawn; POST gives the numbers for their values.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from aiohttp import web
 from server import PromptServer
 from torch import Tensor
 
+from ...host.sample.shift import CURVE
 from ...samplers.schedules import CURVES, PIXELS_PER_TOKEN, check_parameters, curve_points, flux_mu
 
 PATH = "/chroma/curve"
@@ -19,8 +23,51 @@ MAX_DRAWN = 1000  # steps; a node is some hundred pixels wide
 MAX_COMPUTED = 10_000  # steps of the longer schedule that denoise takes its end from: 10 ms of a slider's drag
 MAX_ERROR = 600  # characters
 SWITCHES = ("pin_first", "keep_steps")
-KEYS = ("curve", "steps", "params", "denoise", *SWITCHES, "shift")
+OPTIONS = ("steps", "denoise", *SWITCHES)  # beside the curve: the names of widgets, and keys of a query
+KEYS = ("curve", "params", *OPTIONS, "shift")
 MODELS = ("fixed_shift", "flux_shift")  # a model's own sigmas are one of these curves
+# Nodes that give the model they get with its own sigmas, and nodes whose one number is what they are connected to.
+PASSING = (
+    *("ChromaGuidance", "ChromaLoraLoader", "ChromaNAG"),
+    *("LoraLoader", "LoraLoaderModelOnly", "TorchCompileModel"),
+)
+CONSTANTS = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean")
+
+
+def fixed(curve: str) -> dict[str, Any]:
+    """A curve that a node always has, with the names of the widgets that are its parameters."""
+    return {"curve": curve, "params": [p.name for p in CURVES[curve].parameters]}
+
+
+def table() -> dict[str, Any]:
+    """What the page needs to know of nodes to make a query for `drawn`.
+
+    nodes:     class -> where its curve stands: `fixed`, or the name of a `combo`, whose value is the curve's name and whose
+               further widgets, COMBO.NAME, are the parameters.
+    options:   further widgets that count.
+    shifts:    class of a node that gives a MODEL -> the model's sigmas: as in `nodes`; `modes` are a combo's values, each with
+               the curve that it stands for, and with parameters that have no widget.
+    passing, constants: see PASSING and CONSTANTS.
+    """
+    modes = {
+        mode: {"curve": curve} if curve else {"curve": "fixed_shift", "shift": 1.0} for mode, curve in CURVE.items()
+    }
+    return {
+        "nodes": {
+            "ChromaScheduler": {"combo": "curve"},
+            "ChromaBetaScheduler": fixed("beta"),
+            "ChromaSigmoidOffsetScheduler": fixed("sigmoid_offset"),
+        },
+        "options": list(OPTIONS),
+        "shifts": {
+            "ChromaDiffusionLoader": {"curve": "flux_shift", "params": []},  # the host's for Chroma
+            "ChromaTimestepShift": {"combo": "mode", "modes": modes},
+            "ModelSamplingAuraFlow": fixed("fixed_shift"),
+            "ModelSamplingFlux": fixed("flux_shift"),
+        },
+        "passing": list(PASSING),
+        "constants": list(CONSTANTS),
+    }
 
 
 def drawn(query: Any) -> dict[str, Any]:
@@ -77,6 +124,11 @@ def model_sigmas(shift: Any) -> tuple[Tensor, float]:
     return sampling.sigmas, value
 
 
+async def tell(request: web.Request) -> web.Response:
+    """`table` over HTTP."""
+    return web.json_response(table())
+
+
 async def answer(request: web.Request) -> web.Response:
     """`drawn` over HTTP; 400 with its one line under `error`. Works in a thread: a long schedule must not hold up others."""
     try:
@@ -104,6 +156,7 @@ def _is_number(value: Any) -> bool:
 
 
 def register() -> None:
-    """Puts the route on the server; there is none where the nodes are loaded without one."""
+    """Puts both on the server; there is none where the nodes are loaded without one."""
     if hasattr(PromptServer, "instance"):
+        PromptServer.instance.routes.get(PATH)(tell)
         PromptServer.instance.routes.post(PATH)(answer)

@@ -12,38 +12,93 @@ from ...samplers.schedules import CURVES, MAX_STEPS, Parameter
 
 CATEGORY = "sampling/chroma"
 TOKEN_SIDE = 16  # pixels of a side that one image token stands for
+MAX_SEED = 2**64 - 1
+SHARE = "Share of the run, 0 to 1."
+NOISE = "Chooses the noise: the same seed and settings give the same picture."
+STEPS = "Number of steps. Chroma1-HD: 26 to 40."
+CFG = (
+    "How strongly the picture is moved from the negative prompt to the positive one. 1: not at all, at half the cost. "
+    "Chroma1-HD: 3 to 4; Flash: 1."
+)
+LAST_STEPS = (
+    "Below 1: the last steps of a longer schedule of steps / denoise, for a picture to start from. As in ComfyUI's Basic "
+    "Scheduler."
+)
+MADE_ANEW = "Below 1: how much of the picture in the latent is made anew."
+
+
+# --- kinds of inputs -------------------------------------------------------------------------------------------------
+
+
+def number(
+    name: str, default: float, low: float, high: float, step: float | None, tooltip: str, **more: Any
+) -> io.Input:
+    """A number's widget: of whole numbers where the default is one."""
+    kind = io.Int if isinstance(default, int) else io.Float
+    return kind.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
 
 
 def number_input(p: Parameter) -> io.Input:
     """The widget of a curve's parameter."""
-    numbers = dict(default=p.default, min=p.low, max=p.high, step=p.step, tooltip=p.meaning)
-    return io.Int.Input(p.name, **numbers) if p.is_integer else io.Float.Input(p.name, round=False, **numbers)
+    more = {} if p.is_integer else {"round": False}
+    return number(p.name, p.default, p.low, p.high, p.step, p.meaning, **more)
 
 
 def parameters(curve: str) -> list[io.Input]:
     return [number_input(p) for p in CURVES[curve].parameters]
 
 
-def model_input() -> io.Input:
-    return io.Model.Input("model", tooltip="Its own sigmas, with its shift, are what the schedule is taken from.")
+def choice(name: str, tooltip: str, options: Mapping[str, list[io.Input]], **more: Any) -> io.Input:
+    """A menu, each of whose choices brings inputs of its own."""
+    made = [io.DynamicCombo.Option(key, inputs) for key, inputs in options.items()]
+    return io.DynamicCombo.Input(name, options=made, tooltip=tooltip, **more)
 
 
-def steps_input() -> io.Input:
-    return io.Int.Input("steps", default=26, min=1, max=MAX_STEPS, tooltip="Number of steps. Chroma1-HD: 26 to 40.")
+def share(name: str, default: float, tooltip: str = SHARE, **more: Any) -> io.Input:
+    """A number from 0 to 1, such as where in a run something starts or ends."""
+    return number(name, default, 0.0, 1.0, 0.01, tooltip, **more)
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+
+
+def model_input(tooltip: str = "Its own sigmas, with its shift, are what the schedule is taken from.") -> io.Input:
+    return io.Model.Input("model", tooltip=tooltip)
+
+
+def positive_input() -> io.Input:
+    return io.Conditioning.Input("positive", tooltip="What the picture shall show.")
+
+
+def negative_input() -> io.Input:
+    return io.Conditioning.Input("negative", optional=True, tooltip="What it shall not show; may be left out at cfg 1.")
+
+
+def seed_input(tooltip: str = NOISE) -> io.Input:
+    return number("seed", 0, 0, MAX_SEED, None, tooltip, control_after_generate=True)
+
+
+def steps_input(default: int = 26, tooltip: str = STEPS) -> io.Input:
+    return number("steps", default, 1, MAX_STEPS, None, tooltip)
+
+
+def cfg_input(default: float = 3.5, tooltip: str = CFG) -> io.Input:
+    return number("cfg", default, 0.0, 100.0, 0.1, tooltip, round=0.01)
+
+
+def denoise_input(tooltip: str = MADE_ANEW, **more: Any) -> io.Input:
+    return share("denoise", 1.0, tooltip, **more)
+
+
+def skip_first_steps_input(**more: Any) -> io.Input:
+    tooltip = "For so many steps at the start only the positive prompt is computed, at half the cost. 0: none; -1: for all steps."
+    return number("skip_first_steps", 0, -1, MAX_STEPS, None, tooltip, display_name="skip first steps", **more)
 
 
 def switches() -> list[io.Input]:
+    """What the schedulers have behind their steps."""
     return [
-        io.Float.Input(
-            "denoise",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            optional=True,
-            tooltip="Below 1: the last steps of a longer schedule of steps / denoise, for a picture to start from. As in "
-            "ComfyUI's Basic Scheduler.",
-        ),
+        denoise_input(LAST_STEPS, optional=True),
         io.Boolean.Input(
             "pin_first",
             default=False,
@@ -67,17 +122,7 @@ def sigmas_output() -> io.Output:
     return io.Sigmas.Output(tooltip="For Sampler Custom and Chroma Sigmas Plot.")
 
 
-def cfg_input() -> io.Float.Input:
-    return io.Float.Input(
-        "cfg",
-        default=3.5,
-        min=0.0,
-        max=100.0,
-        step=0.1,
-        round=0.01,
-        tooltip="How strongly the picture is moved from the negative prompt to the positive one. 1: not at all, "
-        "at half the cost. Chroma1-HD: 3 to 4; Flash: 1.",
-    )
+# --- what several nodes compute ---------------------------------------------------------------------------------------
 
 
 def latent_size(model: Any, latent: Mapping[str, Any]) -> dict[str, int]:

@@ -243,7 +243,7 @@ def test_inputs_are_not_changed(comfy, model, cfg):
     ours(model, cfg, latent, skip_first_steps=1)
     assert all(torch.equal(latent[key], before[key]) for key in before) and set(latent) == set(before)
     assert model.get_model_object("model_sampling") is sampling and not model.object_patches
-    assert support.dev.load_pack("host.sample.guiders").guided_of(model) is None
+    assert support.dev.load_pack("host.sample.guiders").patch_on(model) is None
 
 
 # --- what it saves and says ------------------------------------------------------------------------------------------
@@ -283,13 +283,13 @@ def test_a_shift_that_is_replaced_or_has_no_effect_is_told(comfy, model, cfg, ca
 
 def test_settings_of_a_chroma_guidance_before_it_stay_in_force(comfy, model, cfg):
     guided = node("guidance", "ChromaGuidance").execute(model, form={"form": "APG", "eta": 0.2}, zero_init_steps=1)[0]
-    found = support.dev.load_pack("host.sample.guiders").guided_of(guided)
+    found = support.dev.load_pack("host.sample.guiders").patch_on(guided)
     result = ours(guided, cfg)
     equal(result, host_ksampler(guided, cfg))
     assert support.relative(result["samples"], ours(model, cfg)["samples"]) > 1e-3
-    assert found.last.run.zeroed == 1  # for a Chroma Run Report at that node
+    assert found.last.zeroed == 1  # for a Chroma Run Report at that node
     ours(guided, cfg, skip_first_steps=3)
-    assert (found.last.run.zeroed, found.last.uncond_prompts) == (1, 1)
+    assert (found.last.zeroed, found.last.uncond_prompts) == (1, 1)
     assert found.guidance.skip_first_steps == 0
 
 

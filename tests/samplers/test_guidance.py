@@ -9,7 +9,7 @@ import torch
 
 guidance = support.dev.load_pack("samplers.guidance")
 guided_run = support.dev.load_pack("samplers.guided_run")
-Guidance, Run = guided_run.Guidance, guided_run.Run
+Guidance, GuidedRun = guided_run.Guidance, guided_run.GuidedRun
 
 SHAPE = (3, 4, 6, 5)
 CLOSE = {"rtol": 0, "atol": 2e-5}  # float32 against float64, values of order 1 times a scale of 4
@@ -113,11 +113,11 @@ def sigmas_of(steps):
 
 def plan(settings, steps=10, start=3.0, interval=None):
     """The steps of a run whose predictions are never alike."""
-    run = Run(settings, sigmas_of(steps), start, interval)
+    run = GuidedRun(settings, sigmas_of(steps), start, interval)
     x = torch.zeros(1, 2, 2, 2)
     steps = []
     for i, sigma in enumerate(run.sigmas[:-1]):
-        step = run.step(sigma)
+        step = run.evaluation(sigma)
         steps.append(step)
         if step.uncond == "compute" and not step.zero:
             run.learn(step, x + 1 + i, x - 1 - i, x, sigma)
@@ -129,25 +129,34 @@ def uncond(settings, **more):
 
 
 def test_every_step_is_found_by_its_sigma():
-    assert [step.index for step in plan(Guidance())] == list(range(10))
+    assert [step.step for step in plan(Guidance())] == list(range(10))
 
 
 def test_inner_stages_belong_to_the_step_they_have_reached():
-    run = Run(Guidance(), sigmas_of(4), 3.0)
-    assert [run.step(s).index for s in (1.1, 1.0, 0.99, 0.76, 0.75, 0.7500001, 0.3, 0.1)] == [0, 0, 0, 0, 1, 1, 2, 3]
+    run = GuidedRun(Guidance(), sigmas_of(4), 3.0)
+    assert [run.evaluation(s).step for s in (1.1, 1.0, 0.99, 0.76, 0.75, 0.7500001, 0.3, 0.1)] == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_steps_of_a_rising_schedule_are_found_too():
-    run = Run(Guidance(), [0.0001, 0.2, 0.5, 0.8], 3.0)
-    assert [run.step(s).index for s in (0.0001, 0.2, 0.5, 0.79)] == [0, 1, 2, 2]
+    run = GuidedRun(Guidance(), [0.0001, 0.2, 0.5, 0.8], 3.0)
+    assert [run.evaluation(s).step for s in (0.0001, 0.2, 0.5, 0.79)] == [0, 1, 2, 2]
 
 
 def test_stages_of_one_step_make_no_line():
     """Samplers compute a stage's sigma anew, so that two of one step differ by rounding: no slope can be had from them."""
-    run = Run(Guidance(alternate=True), sigmas_of(4), 3.0)
+    run = GuidedRun(Guidance(alternate=True), sigmas_of(4), 3.0)
     x = torch.zeros(1, 2, 2, 2)
     for sigma, value in ((1.0, 1.0), (0.75 * (1 + 7e-8), 2.0), (0.75, 3.0)):
-        run.learn(run.step(sigma), x - sigma * value, x, x, sigma)
+        run.learn(run.evaluation(sigma), x - sigma * value, x, x, sigma)
     assert [round(s, 3) for s, _ in run.known] == [1.0, 0.75]
     torch.testing.assert_close(guidance.extrapolate(run.known, 0.5), torch.full_like(x, 5.0))
 
@@ -167,6 +176,9 @@ def test_an_interval_that_ends_on_a_step_includes_it(sigma):
         (Guidance(skip_first_steps=100), "ssssssssss"),
         (Guidance(alternate=True), "cccecececc"[:3] + "ecececece"[:7]),
         (Guidance(alternate=True, skip_first_steps=2), "sscccecece"),
+        (Guidance(alternate=True, skip_first_steps=3), "ssscccecec"),  # first, line's second point, then every second
+        (Guidance(alternate=True, zero_init_steps=1), "scccececec"),
+        (Guidance(alternate=True, zero_init_steps=3, skip_first_steps=2), "ssscccecec"),
     ],
     ids=str,
 )
@@ -180,17 +192,17 @@ def test_uncond_is_computed_inside_the_interval_only():
 
 
 def test_uncond_is_no_more_computed_once_alike():
-    run = Run(Guidance(stop_above=0.9), sigmas_of(10), 3.0)
+    run = GuidedRun(Guidance(stop_above=0.9), sigmas_of(10), 3.0)
     x = torch.zeros(2, 1, 1, 2)
     cond = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).view_as(x)
     angles = torch.tensor([0.0, math.acos(0.8)])
     for i, angle in enumerate((angles, torch.zeros(2))):  # one picture of two alike does not suffice
-        assert run.step(run.sigmas[i]).uncond == "compute"
+        assert run.evaluation(run.sigmas[i]).uncond == "compute"
         other = torch.stack((angle.cos(), angle.sin()), dim=-1).view_as(x)
-        run.learn(run.step(run.sigmas[i]), cond, other, x, run.sigmas[i])
-    assert run.stopped == 1
-    assert [round(float(c), 4) for _, c in run.cosines] == [0.8, 1.0]
-    assert run.step(run.sigmas[2]).uncond == "skip"
+        run.learn(run.evaluation(run.sigmas[i]), cond, other, x, run.sigmas[i])
+    assert run.record.stopped == 1
+    assert [round(float(c), 4) for _, c in run.record.cosines] == [0.8, 1.0]
+    assert run.evaluation(run.sigmas[2]).uncond == "skip"
 
 
 def test_zero_init_steps_compute_nothing():
@@ -221,7 +233,7 @@ def test_a_run_of_one_step_has_the_first_scale():
 def test_forms_can_be_rescaled_and_normalised(pair, form):
     """Composed by hand on velocities, at sigma 0.5."""
     x, sigma = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1)), 0.5
-    run = Run(Guidance(form=form, rescale=0.5, normalise=True), sigmas_of(4), SCALE)
+    run = GuidedRun(Guidance(form=form, rescale=0.5, normalise=True), sigmas_of(4), SCALE)
     result = run.combine(*pair, SCALE, x, sigma)
     velocity, other = ((x - a) / sigma for a in pair)
     guided = {

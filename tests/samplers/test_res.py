@@ -19,11 +19,23 @@ MIXTURE = torch.tensor(
     [[0.3, -1.0, 0.3], [0.5, 0.2, 0.2], [0.2, 1.5, 0.4]], dtype=torch.float64
 )  # weight, mean, spread
 START = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+
+
+def options_as_keywords(sampler, **fixed):
+    """A sampler that takes the fields of `Options` as keywords."""
+
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        return sampler(model, x, sigmas, extra_args, callback, disable, samplers.Options(**fixed, **options))
+
+    return sample
+
+
+res_2m, res_2s = options_as_keywords(samplers.res_2m), options_as_keywords(samplers.res_2s)
 SAMPLERS = {
-    "2m": samplers.res_2m,
-    "2s": samplers.res_2s,
-    "2s_c1": lambda *a, **k: samplers.res_2s(*a, c2=1.0, **k),
-    "2s_c03": lambda *a, **k: samplers.res_2s(*a, c2=0.3, **k),
+    "2m": res_2m,
+    "2s": res_2s,
+    "2s_c1": options_as_keywords(samplers.res_2s, c2=1.0),
+    "2s_c03": options_as_keywords(samplers.res_2s, c2=0.3),
 }
 
 
@@ -151,7 +163,7 @@ def test_constant_denoised_is_reached_exactly():
 
 @functools.cache
 def mixture_solution(schedule):
-    return samplers.res_2s(mixture, START, SCHEDULES[schedule][0](4096))
+    return res_2s(mixture, START, SCHEDULES[schedule][0](4096))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +243,7 @@ def test_noise_of_the_other_family_does_not_keep_the_variance():
         x = torch.zeros(1, n, dtype=torch.float64)
         x[0, 0] = 1
         draws = iter(range(1, n))
-        out = samplers.res_2s(
+        out = res_2s(
             gaussian(0.0, 1.0),
             x,
             sigmas,
@@ -399,7 +411,7 @@ def test_schedule_that_can_not_be_followed_is_refused_before_the_model_runs(name
 @pytest.mark.parametrize("c2", [0.0, -0.5, 1.01, float("nan")])
 def test_second_stage_outside_the_step_is_refused(c2):
     with pytest.raises(ValueError, match="c2 is"):
-        samplers.res_2s(mixture, START, even(2), c2=c2)
+        res_2s(mixture, START, even(2), c2=c2)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -474,6 +486,6 @@ def test_progress_is_told_the_steps_and_whether_to_hide():
         told.append(([step.index for step in steps], disable))
         return steps
 
-    for sample in (samplers.res_2m, samplers.res_2s):
+    for sample in (res_2m, res_2s):
         sample(mixture, START, even(3), disable=True, progress=bar)
     assert told == [([0, 1, 2], True)] * 2

@@ -1,10 +1,11 @@
-// Draws a scheduler node's sigmas on the node, while its values change. The numbers are the server's: /chroma/curve.
+// Draws a scheduler node's sigmas on the node, while its values change. The numbers are the server's.
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { NODES, queryOf } from "./curve_query.js";
+import { queryOf } from "./curve_query.js";
 import { CurveView, HEIGHT } from "./curve_view.js";
 
+const PATH = "/chroma/curve";
 const WIDGET = "chroma_curve";
 const MARGIN = 6; // pixels around the widget on the canvas
 const MAX_ANSWERS = 300; // kept
@@ -12,6 +13,7 @@ const MAX_ANSWERS = 300; // kept
 const answers = new Map(); // the query's JSON -> {sigmas, shift} or {error}, the oldest first
 const curves = new Set(); // of the nodes that stand in a graph
 let watching = false;
+let table = null; // which nodes have a curve and where its values stand; null if the server does not tell
 
 /** The curve of one node: at most one question is under way, and the newest follows it. */
 class Curve {
@@ -25,7 +27,7 @@ class Curve {
   /** Looks whether the node's values are others than those that are drawn. */
   look() {
     if (!this.view.element.isConnected || this.node.flags?.collapsed) return;
-    const { query, linked } = queryOf(this.node);
+    const { query, linked } = queryOf(this.node, table);
     const body = JSON.stringify(query);
     const key = `${body} ${linked}`;
     if (key === this.key || this.abort) return;
@@ -38,7 +40,7 @@ class Curve {
     this.abort = new AbortController();
     try {
       const headers = { "Content-Type": "application/json" };
-      const answer = await api.fetchApi("/chroma/curve", { method: "POST", headers, body, signal: this.abort.signal });
+      const answer = await api.fetchApi(PATH, { method: "POST", headers, body, signal: this.abort.signal });
       const result = await answer.json();
       answers.set(body, result);
       if (answers.size > MAX_ANSWERS) answers.delete(answers.keys().next().value);
@@ -124,10 +126,15 @@ function chain(node, name, then) {
 
 app.registerExtension({
   name: "Chroma.Curve",
+  async init() { // before the page makes its first node
+    const answer = await api.fetchApi(PATH).catch(() => null);
+    if (answer?.ok) table = await answer.json();
+    else console.warn(`Chroma: ${PATH} does not answer; no curves are drawn`);
+  },
   setup() {
     api.addEventListener("reconnected", () => curves.forEach((curve) => curve.reset()));
   },
   nodeCreated(node) {
-    if (node.comfyClass in NODES) attach(node);
+    if (table && Object.hasOwn(table.nodes, node.comfyClass)) attach(node);
   },
 });

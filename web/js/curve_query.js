@@ -1,72 +1,52 @@
 // What a node would ask the server to draw, read from its widgets and from the nodes that it is connected to.
 
-// Node class -> where its curve stands: one that is always the same with the names of its parameters, or a DynamicCombo
-// whose value names the curve and whose further widgets, "<combo>.<parameter>", are the parameters.
-export const NODES = {
-  ChromaScheduler: { combo: "curve" },
-  ChromaBetaScheduler: { curve: "beta", params: ["alpha", "beta"] },
-  ChromaSigmoidOffsetScheduler: { curve: "sigmoid_offset", params: ["square_k", "base_c"] },
-};
-
-const OPTIONS = ["steps", "denoise", "pin_first", "keep_steps"];
-
-// Nodes whose one number is the value of whatever they are connected to.
-const CONSTANTS = new Set(["PrimitiveNode", "PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean"]);
-
-// Node class -> the sigmas of the models that it gives, as /chroma/curve takes them; undefined where that is not known.
-const SHIFTS = {
-  ChromaDiffusionLoader: () => ({ curve: "flux_shift" }), // the host's for Chroma
-  ChromaTimestepShift: (node) => {
-    const curve = { "shift 1": "none", fixed: "fixed_shift", "by resolution": "flux_shift" }[valueOf(node, "mode")];
-    return curve === "none" ? { curve: "fixed_shift", shift: 1 } : shiftOf(node, curve, parametersOf(node, "mode"));
-  },
-  ModelSamplingAuraFlow: (node) => shiftOf(node, "fixed_shift", ["shift"]),
-  ModelSamplingFlux: (node) => shiftOf(node, "flux_shift", ["width", "height", "base_shift", "max_shift"]),
-};
-
-// Nodes that give the model they get with its own sigmas.
-const PASSING = new Set([
-  "ChromaGuidance", "ChromaLoraLoader", "ChromaNAG", "LoraLoader", "LoraLoaderModelOnly", "Reroute", "TorchCompileModel",
-]);
+// `table` is the server's answer to GET /chroma/curve: node classes, and the names of their widgets. Its form is described in
+// nodes/shared/curve_route.py. Here are only the front end's own nodes, which the server does not know.
+const CONSTANT = "PrimitiveNode"; // its one number is the value of whatever it is connected to
+const PASSING = "Reroute";
 const MAX_PASSED = 50; // nodes; a chain may not end
 
 /**
  * @returns {{query: object, linked: string[]}} the body for /chroma/curve, and the inputs whose links give values that
  *   only a run knows: their widgets' values stand in for them. `query.shift` is missing where the model's is not known.
  */
-export function queryOf(node) {
-  const { curve, combo, params } = NODES[node.comfyClass];
+export function queryOf(node, table) {
+  const { curve, combo, params } = table.nodes[node.comfyClass];
   const linked = [];
   const read = (name) => {
-    const value = valueOf(node, name);
+    const value = valueOf(node, name, table);
     if (value !== undefined) return value;
-    linked.push(name.slice(name.indexOf(".") + 1));
+    linked.push(short(name));
     return node.widgets.find((widget) => widget.name === name)?.value;
   };
   const query = { curve: curve ?? read(combo), params: {} };
-  for (const name of params ?? parametersOf(node, combo)) query.params[name.slice(name.indexOf(".") + 1)] = read(name);
-  for (const name of OPTIONS) if (node.widgets.some((widget) => widget.name === name)) query[name] = read(name);
+  for (const name of params ?? parametersOf(node, combo)) query.params[short(name)] = read(name);
+  for (const name of table.options) if (node.widgets.some((widget) => widget.name === name)) query[name] = read(name);
   for (const input of node.inputs) // a latent, whose size counts
     if (combo && input.name.startsWith(`${combo}.`) && !input.widget && input.link != null) linked.push("size");
-  const shift = modelShift(node);
+  const shift = modelShift(node, table);
   if (shift) query.shift = shift;
   return { query, linked };
 }
 
 /** The model's sigmas as /chroma/curve takes them, from the nodes before; undefined where they do not tell. */
-function modelShift(node) {
+function modelShift(node, table) {
   for (let i = 0; i < MAX_PASSED; i++) {
     node = sourceOf(node, node.inputs.find((input) => input.type === "MODEL") ?? node.inputs[0]);
     if (!node || node.mode === 2) return undefined; // muted
-    if (node.mode !== 4 && !PASSING.has(node.type)) return SHIFTS[node.type]?.(node); // 4: bypassed
+    const passes = node.mode === 4 || node.type === PASSING || table.passing.includes(node.type); // 4: bypassed
+    if (!passes) return shiftOf(node, table);
   }
   return undefined;
 }
 
-function shiftOf(node, curve, names) {
-  const shift = { curve };
-  for (const name of names) shift[name.slice(name.indexOf(".") + 1)] = valueOf(node, name);
-  return Object.values(shift).includes(undefined) ? undefined : shift;
+/** The sigmas of the models that a node gives; undefined where that is not known. */
+function shiftOf(node, table) {
+  if (!Object.hasOwn(table.shifts, node.type)) return undefined;
+  const { curve, combo, params, modes } = table.shifts[node.type];
+  const shift = combo ? { ...modes[valueOf(node, combo, table)] } : { curve };
+  for (const name of params ?? parametersOf(node, combo)) shift[short(name)] = valueOf(node, name, table);
+  return shift.curve === undefined || Object.values(shift).includes(undefined) ? undefined : shift;
 }
 
 /** Names of the widgets that a DynamicCombo's choice has brought. */
@@ -74,12 +54,18 @@ function parametersOf(node, combo) {
   return node.widgets.map((widget) => widget.name).filter((name) => name.startsWith(`${combo}.`));
 }
 
+/** A parameter's name without that of its combo. */
+function short(name) {
+  return name.slice(name.indexOf(".") + 1);
+}
+
 /** A widget's value, or that of the constant it is connected to; undefined where another node gives it. */
-function valueOf(node, name) {
+function valueOf(node, name, table) {
   const input = node.inputs.find((input) => input.widget?.name === name && input.link != null);
   if (!input) return node.widgets.find((widget) => widget.name === name)?.value;
   const source = sourceOf(node, input);
-  return CONSTANTS.has(source?.type) ? source.widgets?.[0]?.value : undefined;
+  const constant = source?.type === CONSTANT || table.constants.includes(source?.type);
+  return constant ? source.widgets?.[0]?.value : undefined;
 }
 
 function sourceOf(node, input) {

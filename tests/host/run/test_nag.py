@@ -95,7 +95,7 @@ def test_scale_one_changes_nothing(comfy, model, cfg):
 
 def guide(model, pairing):
     guiders = support.dev.load_pack("host.sample.guiders")
-    return guiders.Guided(support.dev.load_pack("samplers.guided_run").Guidance(), pairing).on(model)
+    return guiders.GuidancePatch(support.dev.load_pack("samplers.guided_run").Guidance(), pairing).on(model)
 
 
 def test_beside_cfg_only_the_positive_prompt_is_guided(comfy, model, cfg):

@@ -35,7 +35,7 @@ def guided(model, pairing="auto", **settings):
     """The model under these settings, and the list that its read-outs are put on."""
     guiders, guidance = pack()
     told = []
-    return guiders.Guided(guidance(**settings), pairing, told.append).on(model), told
+    return guiders.GuidancePatch(guidance(**settings), pairing, told.append).on(model), told
 
 
 def run(comfy, model, cfg, **more):
@@ -63,7 +63,7 @@ def test_the_guider_is_the_hosts_cfg_guider_to_the_last_bit(comfy, model, cfg):
     theirs = comfy.samplers.CFGGuider(model)
     theirs.set_conds(positive, negative)
     theirs.set_cfg(SCALE)
-    ours = guiders.ChromaGuider(guided(model)[0], positive, negative, SCALE)
+    ours = guiders.chroma_guider(guided(model)[0], positive, negative, SCALE)
     results = [
         g.sample(
             noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=1
@@ -222,7 +222,7 @@ def test_extrapolation_stays_bounded_with_samplers_of_several_stages(comfy, mode
     plain = run(comfy, model, cfg, steps=10, sampler=sampler)
     ours, told = guided(model, alternate=True)
     assert support.relative(run(comfy, ours, cfg, steps=10, sampler=sampler), plain) < 0.2
-    assert told[0].run.extrapolated > 0
+    assert told[0].extrapolated > 0
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_extrapolation_stays_bounded_with_samplers_of_several_stages(comfy, mode
 )
 def test_zero_init_works_with_samplers_that_look_at_uncond(comfy, model, cfg, sampler):
     ours, told = guided(model, zero_init_steps=1)
-    assert bool(run(comfy, ours, cfg, sampler=sampler).isfinite().all()) and told[0].run.zeroed == 1
+    assert bool(run(comfy, ours, cfg, sampler=sampler).isfinite().all()) and told[0].zeroed == 1
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_cfg_pp"])
@@ -479,7 +479,8 @@ def test_a_failed_run_leaves_no_trace(comfy, model, cfg, fault, pairing):
     assert [(shape_of(m.model_options), shape_of(m.wrappers)) for m in (model, ours, broken)] == before
     assert {name: set(vars(module)) for name, module in model.model.diffusion_model.named_modules()} == attributes
     assert torch.equal(run(comfy, ours, cfg), fresh)
-    assert all(not isinstance(value, torch.Tensor) for value in vars(told[-1].run).values())
+    assert all(not isinstance(value, torch.Tensor) for value in vars(told[-1]).values())
+    assert all(type(value) is float for _, value in told[-1].cosines)
 
 
 # --- read-out
@@ -526,9 +527,9 @@ def test_a_guider_without_a_negative_prompt_needs_cfg_one(comfy, model, cfg):
     guiders, _ = pack()
     positive, _ = texts(cfg)
     with pytest.raises(ValueError, match="cfg is 3.*no negative prompt.*Connect one"):
-        guiders.ChromaGuider(guided(model)[0], positive, None, 3.0)
+        guiders.chroma_guider(guided(model)[0], positive, None, 3.0)
     noise = torch.randn(1, 16, 16, 16)
-    result = guiders.ChromaGuider(guided(model)[0], positive, None, 1.0).sample(
+    result = guiders.chroma_guider(guided(model)[0], positive, None, 1.0).sample(
         noise,
         torch.zeros_like(noise),
         comfy.samplers.sampler_object("euler"),

@@ -348,7 +348,8 @@ def test_family_and_scale_of_the_noise_are_read_from_the_model(comfy, ours, name
         for scale in (None, 2.0):
             model = toy(comfy, flow, scale)
             mine = ours.FUNCTIONS[name](model, START, sigmas, {"seed": 4}, disable=True)
-            expected = function(model, START, sigmas, {"seed": 4}, eta=1.0, s_noise=scale or 1.0, flow=flow)
+            options = pure.Options(eta=1.0, s_noise=scale or 1.0, flow=flow)
+            expected = function(model, START, sigmas, {"seed": 4}, options=options)
             assert torch.equal(mine, expected)
 
 

@@ -1,5 +1,6 @@
 """The numbers that the front end draws on the scheduler nodes, from the running server."""
 
+import asyncio
 import json
 import math
 import random
@@ -164,3 +165,106 @@ def test_no_value_anywhere_makes_a_500(server):
         status, answer = ask(server, query)
         assert status in (200, 400), (query, status)
         assert ("sigmas" if status == 200 else "error") in answer
+
+
+# --- the table that the page gets ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table(comfy):
+    return dev.load_pack("nodes.shared.curve_route").table()
+
+
+@pytest.fixture(scope="module")
+def ours(comfy):
+    """Class -> what the host tells of a node of ours: its inputs, required and optional, and what it gives."""
+    nodes = asyncio.run(dev.load_pack("nodes").ChromaExtension().get_node_list())
+    infos = {node.GET_SCHEMA().node_id: node.GET_SCHEMA().get_v1_info(node) for node in nodes}
+    return {
+        name: ({**info.input["required"], **info.input.get("optional", {})}, info.output)
+        for name, info in infos.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def hosts(comfy):
+    """The same of the nodes of the host's that the table names: the old form of a node, and the new one."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow, ModelSamplingFlux
+    from comfy_extras.nodes_primitive import Boolean, Float, Int
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    import nodes
+
+    old = {"LoraLoader": nodes.LoraLoader, "LoraLoaderModelOnly": nodes.LoraLoaderModelOnly}
+    old |= {"ModelSamplingAuraFlow": ModelSamplingAuraFlow, "ModelSamplingFlux": ModelSamplingFlux}
+    found = {name: (node.INPUT_TYPES()["required"], node.RETURN_TYPES) for name, node in old.items()}
+    for node in (Boolean, Float, Int, TorchCompileModel):
+        info = node.GET_SCHEMA().get_v1_info(node)
+        found[node.GET_SCHEMA().node_id] = (info.input["required"], info.output)
+    return found
+
+
+def choices(inputs, combo):
+    """Value -> names of the widgets that it brings, of an input that is a dynamic combo."""
+    kind, options = inputs[combo]
+    assert kind == dev.DYNAMIC_COMBO
+    return {
+        option["key"]: {
+            name
+            for group in option["inputs"].values()
+            for name, (kind, *_) in group.items()
+            if kind in ("INT", "FLOAT")
+        }
+        for option in options["options"]
+    }
+
+
+def test_table_names_every_node_with_a_schedule_and_its_widgets(table, ours):
+    schedulers = {name for name, (inputs, outputs) in ours.items() if outputs == ["SIGMAS"] and "steps" in inputs}
+    assert set(table["nodes"]) == schedulers
+    for name, place in table["nodes"].items():
+        inputs = ours[name][0]
+        assert set(table["options"]) <= set(inputs)
+        if "combo" in place:
+            wanted = {curve: {p.name for p in sigmas.CURVES[curve].parameters} for curve in sigmas.CURVES}
+            assert choices(inputs, place["combo"]) == wanted
+        else:
+            assert set(inputs) == {"model", *place["params"], *table["options"]}
+            assert place["params"] == list(sigmas.CURVES[place["curve"]].defaults)
+
+
+def test_table_names_every_shift_and_its_widgets(table, ours, hosts):
+    known = {**ours, **hosts}
+    for name, place in table["shifts"].items():
+        inputs, outputs = known[name]
+        assert "MODEL" in outputs
+        if "combo" in place:
+            widgets = choices(inputs, place["combo"])
+            assert set(place["modes"]) == set(widgets)
+            for mode, (curve, *given) in ((mode, list(value)) for mode, value in place["modes"].items()):
+                assert curve == "curve"
+                assert widgets[mode] | set(given) == set(sigmas.CURVES[place["modes"][mode]["curve"]].defaults)
+        elif place["params"]:
+            assert set(inputs) == {"model", *place["params"]}
+            assert set(place["params"]) == set(sigmas.CURVES[place["curve"]].defaults)
+
+
+SETS_A_SHIFT = {"ChromaPreset", "ChromaTimestepShift"}  # the first's is known to a run only
+
+
+def test_table_passes_through_all_that_keep_the_models_sigmas(table, ours, hosts):
+    patches = {
+        name
+        for name, (inputs, outputs) in ours.items()
+        if "MODEL" in outputs and inputs.get("model", [None])[0] == "MODEL"
+    }
+    assert {name for name in table["passing"] if name.startswith("Chroma")} == patches - SETS_A_SHIFT
+    for name in set(table["passing"]) - patches:
+        inputs, outputs = hosts[name]
+        assert inputs["model"][0] == "MODEL" and "MODEL" in outputs
+    for name in table["constants"]:
+        assert list(hosts[name][0]) == ["value"]
+
+
+def test_server_gives_the_page_the_table(server, table):
+    assert server.get("/chroma/curve") == table

@@ -70,7 +70,7 @@ def finding_text(severity):
 
 
 def read_out_text(finished):
-    return dev.load_pack("host.sample.guiders").ReadOut(cfg=3.0, steps=4, finished=finished).text()
+    return dev.load_pack("samplers.run_record").RunRecord(cfg=3.0, steps=4, finished=finished).text()
 
 
 @pytest.mark.parametrize(

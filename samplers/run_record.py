@@ -1,0 +1,87 @@
+"""What a guided run cost and did, as numbers for a picture's metadata and as text for a person."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class RunRecord:
+    """Filled while the run lasts; `finished` is False if it was stopped or failed.
+
+    prompts: conditionings that went through the network, those for uncond included.
+    calls:   of the network; several prompts may share one.
+    plain:   prompts that plain CFG computes; None where several conditionings share a side.
+    stopped: the step at which cond and uncond were found alike.
+    cosines: of cond and uncond, with the step; scalars, which `close` makes numbers.
+    """
+
+    cfg: float
+    steps: int
+    prompts: int = 0
+    uncond_prompts: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+    plain: int | None = None
+    evaluations: int = 0
+    zeroed: int = 0
+    skipped: int = 0
+    extrapolated: int = 0
+    stopped: int | None = None
+    cosines: list[tuple[int, Tensor | float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Ends the record: it holds no tensor any more."""
+        self.cosines = [(step, float(value)) for step, value in self.cosines]
+
+    def facts(self) -> dict[str, Any]:
+        """For a picture's metadata: numbers and lists only."""
+        out = {
+            "cfg": self.cfg,
+            "steps": self.steps,
+            "prompts_computed": self.prompts,
+            "uncond_computed": self.uncond_prompts,
+            "network_calls": self.calls,
+            "seconds": round(self.seconds, 3),
+            "finished": self.finished,
+            "evaluations": self.evaluations,
+            "steps_zeroed": self.zeroed,
+            "uncond_skipped": self.skipped,
+            "uncond_extrapolated": self.extrapolated,
+            "uncond_stopped_at_step": self.stopped,
+            "cosines": [[step, round(value, 5) if math.isfinite(value) else None] for step, value in self.cosines],
+        }
+        if self.notes:
+            out["notes"] = self.notes
+        return out
+
+    def text(self) -> str:
+        """For a person, on the node."""
+        lines = self._computed() if self.evaluations else []
+        lines.append(f"{self.seconds:.1f} s, {self.seconds / max(self.steps, 1):.2f} s a step")
+        if not self.finished:
+            lines.append("stopped before its end")
+        return "\n".join([*lines, *self.notes])
+
+    def _computed(self) -> list[str]:
+        line = f"{self.steps} steps, cfg {self.cfg:g}: {self.prompts} prompts computed in {self.calls} forwards"
+        lines = [line + (f"; plain CFG computes {self.plain}" if self.plain is not None else "")]
+        counts = {
+            "evaluations zeroed": self.zeroed,
+            "uncond skipped": self.skipped,
+            "uncond extrapolated": self.extrapolated,
+        }
+        if any(counts.values()):
+            lines.append(", ".join(f"{count} {what}" for what, count in counts.items() if count))
+        if self.stopped is not None:
+            lines.append(f"cond and uncond alike from step {self.stopped + 1} on")
+        if self.cosines:
+            values = [float(value) for _, value in self.cosines]
+            lines.append(f"cosine of cond and uncond {values[0]:.3f} to {values[-1]:.3f}, least {min(values):.3f}")
+        return lines
