@@ -15,12 +15,13 @@ from torch import Tensor
 NUM_HELD = 2000  # steps at the full rate; from there it falls with the root of the step
 
 
-def rate(step: int, warm_up: int, decay: tuple[int, int] | None = None) -> float:
+def rate(step: int, warm_up: int, decay: tuple[int, int] | None = None, began: int = 0) -> float:
     """Share of the full learning rate: warm-up, constant, inverse square root; then, on request, a line down to 0.
 
     decay: (first step, number of steps) of that line.
+    began: where the warm-up begins.
     """
-    share = min(1.0, (step + 1) / warm_up) * (NUM_HELD / max(step, NUM_HELD)) ** 0.5
+    share = min(1.0, (step - began + 1) / warm_up) * (NUM_HELD / max(step, NUM_HELD)) ** 0.5
     if decay is None:
         return share
     begin, length = decay

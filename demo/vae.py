@@ -7,7 +7,10 @@ Shapes: B batch, H rows, W columns.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import latents
@@ -64,9 +67,23 @@ class Encoder(nn.Module):
             for block in self.blocks:
                 block.conv[4].weight.zero_()
                 block.conv[4].bias.zero_()
-            self.last.weight.mul_(0.1)
+            self.last.weight.mul_(0.01)
             self.last.weight[:, :used] = taesd["14.weight"][:, :used]
             self.last.bias.copy_(taesd["14.bias"])
+
+    @classmethod
+    def from_taesd(cls, sd: dict[str, Tensor]) -> "Encoder":
+        """The inverse of `taesd`."""
+        encoder = cls()
+        mine = {"gathered.weight": sd["10.weight"][:, :GATHERED][:, _order().argsort()]}
+        for name in encoder.state_dict():
+            part, _, rest = name.partition(".")
+            if part == "blocks":
+                mine[name] = sd[f"{11 + int(rest[0])}{rest[1:]}"]
+            elif part == "last":
+                mine[name] = sd[f"14.{rest}"]
+        encoder.load_state_dict(mine)
+        return encoder
 
     def taesd(self) -> dict[str, Tensor]:
         """The same map as weights of TAESD's encoder, keys as in the host's `taesd_encoder.*`."""
@@ -78,6 +95,35 @@ class Encoder(nn.Module):
         sd |= {f"{11 + int(k[0])}{k[1:]}": v.detach() for k, v in self.blocks.state_dict().items()}
         sd |= {f"14.{k}": v.detach() for k, v in self.last.state_dict().items()}
         return sd
+
+
+class Reader(nn.Module):
+    """A decoder that works at an eighth of the size, ten times cheaper than TAESD's: the encoder learns with it, and a
+    transformer in training is watched through it. (B, 16, H, W) -> (B, 3, 8H, 8W)."""
+
+    def __init__(self, width: int = 128):
+        super().__init__()
+        self.first = nn.Conv2d(latents.CHANNELS, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(3)))
+        self.last = nn.Conv2d(width, 3 * latents.BLOCK**2, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.last(self.blocks(torch.relu(self.first(Clamp()(z)))))
+        return nn.functional.pixel_shuffle(x, latents.BLOCK)
+
+    def begin_with(self, code: latents.BlockCode) -> None:
+        """Sets weights that undo the block code as its least-squares inverse does; unused channels stay random."""
+        used, n = latents.CHANNELS, latents.BLOCK
+        back = torch.linalg.pinv(code.weight).T.view(n, n, 3, used).permute(2, 0, 1, 3).reshape(-1, used)
+        eye = torch.eye(used)
+        with torch.no_grad():
+            self.first.weight[: 2 * used] = 0
+            self.first.weight[: 2 * used, :, 1, 1] = torch.cat([eye, -eye])
+            self.first.bias.zero_()
+            self.last.weight.mul_(0.01)
+            self.last.weight[:, : 2 * used] = 0
+            self.last.weight[:, : 2 * used, 1, 1] = torch.cat([back, -back], 1)
+            self.last.bias.copy_(code.mean.view(n, n, 3).permute(2, 0, 1).reshape(-1))
 
 
 def _order() -> Tensor:
@@ -92,3 +138,25 @@ def checkpoint(encoder: dict[str, Tensor], decoder: dict[str, Tensor]) -> dict[s
     sd = {f"taesd_decoder.{k}": v for k, v in decoder.items()} | {f"taesd_encoder.{k}": v for k, v in encoder.items()}
     sd |= {"vae_scale": torch.tensor(VAE_SCALE), "vae_shift": torch.tensor(VAE_SHIFT)}
     return {k: (v if k.startswith("vae_") else v.half()).cpu().contiguous() for k, v in sd.items()}
+
+
+def load(path: Path) -> tuple[Encoder, nn.Sequential]:
+    """Both ends from a file that `checkpoint` wrote, float32, not to be trained."""
+    parts: dict[str, dict[str, Tensor]] = {"taesd_encoder": {}, "taesd_decoder": {}}
+    for name, tensor in load_file(path).items():
+        part, _, rest = name.partition(".")
+        if part in parts:
+            parts[part][rest] = tensor.float()
+    decoded = decoder()
+    decoded.load_state_dict(parts["taesd_decoder"])
+    encoder = Encoder.from_taesd(parts["taesd_encoder"])
+    return encoder.eval().requires_grad_(False), decoded.eval().requires_grad_(False)
+
+
+def load_encoder(path: Path) -> tuple[Encoder, Reader]:
+    """An encoder and the reader that it learnt with, as `train_things_vae` keeps them; float32, not to be trained."""
+    sd = {k: v.float() for k, v in load_file(path).items()}
+    encoder, reader = Encoder(), Reader()
+    encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in sd.items() if k.startswith("encoder.")})
+    reader.load_state_dict({k.removeprefix("decoder."): v for k, v in sd.items() if k.startswith("decoder.")})
+    return encoder.eval().requires_grad_(False), reader.eval().requires_grad_(False)

@@ -1,0 +1,66 @@
+"""A look at the model while it trains: the same questions and seeds each time, painted by plain euler steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import latents, pictures, scenes, things
+
+NUM_STEPS, CFG, SEED, COLUMNS = 20, 3.0, 7, 12
+FAVOURITES = ("fox", "cat", "penguin", "red apple", "car", "rocket", "face with sunglasses", "robot", "castle", "guitar")
+
+
+def questions() -> list[str]:
+    """Captions: two rows of things, one of held-out (thing, style), one of pairs, half a row of shapes."""
+    rng = np.random.default_rng(11)
+    names = things.names()[: things.NUM_FIRST]
+    ask = [
+        scenes.Scene((scenes.random_item(rng, thing, style),), scenes.random_ground(rng))
+        for thing, style in zip(FAVOURITES, things.STYLES * 4)
+    ]
+    ask += [scenes.random_single(rng, names) for _ in range(2 * COLUMNS - len(ask))]
+    ask += [scenes.random_single(rng, names, held_out=True) for _ in range(COLUMNS)]
+    ask += [scenes.random_pair(rng, names) for _ in range(COLUMNS)]
+    shapes = [pictures.random_pair(rng) if i % 3 == 2 else pictures.all_scenes()[rng.integers(3000)] for i in range(6)]
+    return [scenes.caption(scene) for scene in ask] + [pictures.prompts(scene)[0] for scene in shapes]
+
+
+@torch.inference_mode()
+def paint(
+    net: nn.Module,
+    cond: tuple[Tensor, Tensor],
+    uncond: tuple[Tensor, Tensor],
+    size: tuple[int, int],
+    seed: int = SEED,
+    cfg: float = CFG,
+    num_steps: int = NUM_STEPS,
+) -> Tensor:
+    """Latents (B, 16, h, w); cond rows (B, L, D) and mask, uncond the same for one empty prompt; size in pixels."""
+    rows, mask = cond
+    shape = (len(rows), latents.CHANNELS, size[0] // latents.BLOCK, size[1] // latents.BLOCK)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(rows.device)
+    sigmas = torch.linspace(1, 0, num_steps + 1)
+    for s, s_next in zip(sigmas.tolist(), sigmas[1:].tolist()):
+        t = torch.full((len(x),), s, device=x.device)
+        v = net(x, t, rows, context_mask=mask)
+        if cfg != 1:
+            empty = net(x, t, uncond[0].expand(len(x), -1, -1), context_mask=uncond[1].expand(len(x), -1))
+            v = empty + cfg * (v - empty)
+        x = x + (s_next - s) * v
+    return x
+
+
+def sheet(images: Tensor, path: Path) -> None:
+    """(B, 3, H, W) in rows of COLUMNS; the last row may be short."""
+    from PIL import Image
+
+    b, c, h, w = images.shape
+    num_rows = -(-b // COLUMNS)
+    full = torch.ones(num_rows * COLUMNS, c, h, w)
+    full[:b] = images.clamp(0, 1).cpu()
+    full = full.view(num_rows, COLUMNS, c, h, w).permute(0, 3, 1, 4, 2).reshape(num_rows * h, COLUMNS * w, c)
+    Image.fromarray((full * 255).round().byte().numpy()).save(path)
