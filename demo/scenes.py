@@ -88,9 +88,7 @@ def random_item(
     return _item(rng, thing, style, place, centre, size)
 
 
-def _item(
-    rng: np.random.Generator, thing: str, style: str, place: str, centre: Sequence[float], size: float
-) -> Item:
+def _item(rng: np.random.Generator, thing: str, style: str, place: str, centre: Sequence[float], size: float) -> Item:
     gains = (1 + rng.uniform(-LIGHT, LIGHT)) * (1 + rng.uniform(-TINT, TINT, 3))
     return Item(
         thing,
@@ -105,25 +103,25 @@ def _item(
     )
 
 
-def random_kind(rng: np.random.Generator, names: Sequence[str], held_out: bool = False) -> tuple[str, str]:
-    """A (thing, style) that is held out of training, or one that is not."""
+def random_kind(rng: np.random.Generator, names: Sequence[str], held_out: bool | None = False) -> tuple[str, str]:
+    """A (thing, style) that is held out of training, or one that is not, or (None) any."""
     while True:
         thing, style = names[rng.integers(len(names))], things.STYLES[rng.integers(len(things.STYLES))]
-        if things.is_held_out(thing, style) == held_out:
+        if held_out is None or things.is_held_out(thing, style) == held_out:
             return thing, style
 
 
-def random_single(rng: np.random.Generator, names: Sequence[str], held_out: bool = False) -> Scene:
+def random_single(rng: np.random.Generator, names: Sequence[str], held_out: bool | None = False) -> Scene:
     places = [p for p in pictures.PLACES if p]
     place = "" if rng.random() < CENTRE_SHARE else places[rng.integers(len(places))]
     return Scene((random_item(rng, *random_kind(rng, names, held_out), place),), random_ground(rng))
 
 
-def random_pair(rng: np.random.Generator, names: Sequence[str]) -> Scene:
+def random_pair(rng: np.random.Generator, names: Sequence[str], held_out: bool | None = False) -> Scene:
     """Two different things beside each other."""
-    first = second = random_kind(rng, names)
+    first = second = random_kind(rng, names, held_out)
     while first[0] == second[0]:
-        second = random_kind(rng, names)
+        second = random_kind(rng, names, held_out)
     places = pictures.PAIR_PLACES[rng.integers(len(pictures.PAIR_PLACES))]
     items = []
     for kind, place in zip((first, second), places):

@@ -25,8 +25,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import dev
-
 from . import lessons, network, things, training, vae, watch, words
 from .muon import Muon
 

@@ -36,7 +36,7 @@ ENCODER_FILE = "encoder.safetensors"  # with the reader that it learnt with
 SIZES = (64, 96, 128, 160)  # of the pictures that pieces are cut from
 SHAPES_SHARE, PAIR_SHARE = 0.15, 0.3
 EMA_HALF_LIFE = 60  # steps
-MAX_NOISE = 0.1  # on the latents, of nearly unit variance: the transformer's are not exact either
+MAX_NOISE = 0.06  # on the latents, of nearly unit variance: the transformer's are not exact either
 CLAMP = 3.0  # of TAESD's decoder
 FLATTEN, RMS = 1 / 8, 0.4  # of the block code that it begins as: flat colours stay below the clamp
 MEAN_SQUARE = 0.7  # of latents
@@ -104,9 +104,8 @@ def crops(rng: np.random.Generator, names: list[str], sprites: things.Sprites, b
         centres = np.array([(i.row, i.column) for i in items])
         centres += np.array([i.size for i in items])[:, None] * rng.uniform(-0.4, 0.4, (batch, 2))
     corners = ((centres * size - crop / 2).clip(0, size - crop) / latents.BLOCK).round().astype(int) * latents.BLOCK
-    return torch.stack(
-        [image[y : y + crop, x : x + crop] for image, (y, x) in zip(images, corners.tolist())]
-    ).permute(0, 3, 1, 2)
+    pieces = [image[y : y + crop, x : x + crop] for image, (y, x) in zip(images, corners.tolist())]
+    return torch.stack(pieces).permute(0, 3, 1, 2)
 
 
 def loss_of(out: Tensor, images: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +116,7 @@ def loss_of(out: Tensor, images: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     spread = (z.square().mean() - MEAN_SQUARE).square() + z.mean((0, 2, 3)).square().mean()
     spread = spread + (z.abs() - CLAMP).clamp(min=0).square().mean()  # beyond it the decoder sees no difference
     square = error.square().mean()
-    return error.abs().mean() + 4 * square + 0.5 * slopes + 0.1 * spread, square
+    return 0.5 * error.abs().mean() + 8 * square + 0.5 * slopes + 0.1 * spread, square
 
 
 def detail(images: Tensor) -> Tensor:
@@ -186,7 +185,7 @@ def main() -> None:
         for optimiser, kept in zip(optimisers, saved["optimisers"]):
             optimiser.load_state_dict(kept)
         ema, step, decay, log.hours = saved["ema"], saved["step"], saved["decay"], saved["hours"]
-    if args.decay and decay is None:
+    if args.decay and (decay is None or step >= sum(decay)):
         decay = (step, args.decay)
     last = min(args.steps, sum(decay)) if decay else args.steps
 
@@ -245,7 +244,7 @@ def show(real: Tensor, decoded: Tensor, path: Path) -> None:
     """Real pictures above decoded ones, twelve in a row."""
     from PIL import Image
 
-    rows = [torch.cat(list(part), 2) for i in range(0, len(real), 12) for part in (real[i : i + 12], decoded[i : i + 12])]
+    rows = [torch.cat(list(x[i : i + 12]), 2) for i in range(0, len(real), 12) for x in (real, decoded)]
     sheet = (torch.cat(rows, 1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()
     Image.fromarray(sheet.cpu().numpy()).save(path)
 

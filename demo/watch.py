@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import latents, pictures, scenes, things
 
 NUM_STEPS, CFG, SEED, COLUMNS = 20, 3.0, 7, 12
-FAVOURITES = ("fox", "cat", "penguin", "red apple", "car", "rocket", "face with sunglasses", "robot", "castle", "guitar")
+FAVOURITES = tuple("fox cat penguin car rocket robot castle guitar".split()) + ("red apple", "face with sunglasses")
 
 
 def questions() -> list[str]:

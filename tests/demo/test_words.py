@@ -48,7 +48,7 @@ def test_rows_do_not_depend_on_the_batch():
 
 
 def test_order_of_two_things_changes_their_rows():
-    """"flat banana left, 3D fox right" against "flat fox left, 3D banana right": the same words, the things swapped."""
+    """The same words, things swapped: "flat banana left, 3D fox right" against "flat fox left, 3D banana right"."""
     one = [3, 9, 2667, 13634, 30, 8, 646, 11, 3, 9, 220, 308, 20400, 30, 8, 269, 1]
     other = [20400 if i == 13634 else 13634 if i == 20400 else i for i in one]
     rows, _ = words.TextEncoder().encode([one, other])
