@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import latents, pictures, scenes, things
 
-NUM_STEPS, CFG, SEED, COLUMNS = 20, 3.0, 7, 12
+NUM_STEPS, CFG, SEED, COLUMNS = 16, 3.0, 7, 12
 FAVOURITES = tuple("fox cat penguin car rocket robot castle guitar".split()) + ("red apple", "face with sunglasses")
 
 
