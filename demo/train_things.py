@@ -118,17 +118,21 @@ class Trainer:
         self.decay = saved["decay"] and tuple(saved["decay"])
 
 
-def look(trainer: Trainer, reader: nn.Module, size: tuple[int, int], path: Path) -> None:
+def look(trainer: Trainer, reader: nn.Module, size: tuple[int, int], path: Path, judge: Path) -> dict[str, float]:
+    """Paints the sheet; gives its figures if there is a judge."""
     net = trainer.averaged()
     with torch.inference_mode():
         z = watch.paint(net, trainer.rows(watch.questions()), trainer.rows([""]), size)
-        watch.sheet(reader.to(z.device)(z), path)
+        images = reader.to(z.device)(z).float().cpu()
+    watch.sheet(images, path)
+    return watch.figures(images, judge) if judge.exists() else {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=things.folder() / "chroma")
     parser.add_argument("--encoder", type=Path, default=things.folder() / "vae" / "encoder.safetensors")
+    parser.add_argument("--judge", type=Path, default=things.folder() / "classifier" / "chroma-demo-judge.safetensors")
     parser.add_argument("--from", dest="weights", type=Path)
     parser.add_argument("--steps", type=int, default=10**9)
     parser.add_argument("--hours", type=float, default=float("inf"), help="of this run")
@@ -171,7 +175,8 @@ def main() -> None:
             losses = {}
         if trainer.step % SHEET_EVERY == 0 or trainer.step == last:
             largest = lessons.common_size(trainer.step)
-            look(trainer, reader, largest, args.out / f"sheet-{trainer.step}.png")
+            figures = look(trainer, reader, largest, args.out / f"sheet-{trainer.step}.png", args.judge)
+            log.write(trainer.step, height=largest[0], width=largest[1], **figures)
         if time.time() - saved_at > SAVE_SECONDS or trainer.step == last or log.tick() >= until:
             kept = {"trainer": trainer.state_dict(), "encoder": fingerprint, "hours": log.tick()}
             training.save(kept, state)

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import latents, pictures, scenes, things, training, vae
+from . import judge_things, latents, pictures, scenes, things, training, vae
 from .muon import Muon
 
 ENCODER_BATCH, DECODER_BATCH = (24, 64), (16, 48)  # pieces and their side in pixels
@@ -119,12 +119,6 @@ def loss_of(out: Tensor, images: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return 0.5 * error.abs().mean() + 8 * square + 0.5 * slopes + 0.1 * spread, square
 
 
-def detail(images: Tensor) -> Tensor:
-    """Energy of each picture (B, 3, H, W) above half of the finest frequency: what a 2x2 mean takes away."""
-    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
-    return (images - coarse).square().mean((1, 2, 3))
-
-
 @torch.inference_mode()
 def judge(net: Ends, images: Tensor) -> tuple[dict[str, float], Tensor]:
     """Figures on pictures of held-out things, and the decoded pictures."""
@@ -134,7 +128,7 @@ def judge(net: Ends, images: Tensor) -> tuple[dict[str, float], Tensor]:
     return {
         "psnr": -10 * math.log10(error.mean().item()),
         "psnr_of_each": float((-10 * error.log10()).mean()),
-        "detail": float(detail(out).sum() / detail(images).sum()),
+        "detail": float(judge_things.detail(out).sum() / judge_things.detail(images).sum()),
         "rms": z.square().mean().sqrt().item(),
         "highest": z.abs().max().item(),
     }, out

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import latents, pictures, scenes, things
+from . import classifier, judge_things, latents, pictures, scenes, things
 
 NUM_STEPS, CFG, SEED, COLUMNS = 16, 3.0, 7, 12
 FAVOURITES = tuple("fox cat penguin car rocket robot castle guitar".split()) + ("red apple", "face with sunglasses")
 
 
-def questions() -> list[str]:
-    """Captions: two rows of things, one of held-out (thing, style), one of pairs, half a row of shapes."""
+def scenes_asked() -> list[scenes.Scene]:
+    """Two rows of things, one of held-out (thing, style), one of pairs."""
     rng = np.random.default_rng(11)
     names = things.names()[: things.NUM_FIRST]
     ask = [
@@ -24,9 +24,36 @@ def questions() -> list[str]:
     ]
     ask += [scenes.random_single(rng, names) for _ in range(2 * COLUMNS - len(ask))]
     ask += [scenes.random_single(rng, names, held_out=True) for _ in range(COLUMNS)]
-    ask += [scenes.random_pair(rng, names) for _ in range(COLUMNS)]
+    return ask + [scenes.random_pair(rng, names) for _ in range(COLUMNS)]
+
+
+def questions() -> list[str]:
+    """Captions of those scenes, and of half a row of shapes."""
+    rng = np.random.default_rng(12)
     shapes = [pictures.random_pair(rng) if i % 3 == 2 else pictures.all_scenes()[rng.integers(3000)] for i in range(6)]
-    return [scenes.caption(scene) for scene in ask] + [pictures.prompts(scene)[0] for scene in shapes]
+    return [scenes.caption(scene) for scene in scenes_asked()] + [pictures.prompts(scene)[0] for scene in shapes]
+
+
+def figures(images: Tensor, judge: Path) -> dict[str, float]:
+    """Shares of right answers in the painted sheet: of known things, held-out ones and pairs; and the sharpness.
+
+    images: (B, 3, H, W) for `questions`; judge: the classifier's file.
+    """
+    asked, sprites = scenes_asked(), things.load()
+    images = images[: len(asked)].clamp(0, 1)
+    found = judge_things.verdicts(images, asked, *classifier.load(judge))
+    parts = {
+        "known": slice(2 * COLUMNS),
+        "held_out": slice(2 * COLUMNS, 3 * COLUMNS),
+        "pairs": slice(3 * COLUMNS, None),
+    }
+    shares = {
+        f"{name}_{key}": float(np.mean([v[key] for v in found[part]]))
+        for name, part in parts.items()
+        for key in ("thing", "style", "ground", "place")
+    }
+    real = scenes.draw(asked, sprites, *images.shape[2:]).permute(0, 3, 1, 2)
+    return shares | {"sharpness": judge_things.sharpness(images, real)}
 
 
 @torch.inference_mode()
