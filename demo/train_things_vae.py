@@ -32,6 +32,7 @@ from .muon import Muon
 
 ENCODER_BATCH, DECODER_BATCH = (24, 64), (16, 48)  # pieces and their side in pixels
 WARM_UP, PEAK_RATE, WEIGHT_DECAY = 100, 1e-3, 0.01
+DECODER_WIDTHS = (64, 64, 48, 32)  # at an eighth, a quarter, half and all of the size
 ENCODER_FILE = "encoder.safetensors"  # with the reader that it learnt with
 SIZES = (64, 96, 128, 160)  # of the pictures that pieces are cut from
 SHAPES_SHARE, PAIR_SHARE = 0.15, 0.3
@@ -78,8 +79,8 @@ def learner(code: latents.BlockCode) -> Ends:
 
 
 def painter(encoder: vae.Encoder) -> Ends:
-    """A finished encoder, and TAESD's decoder from scratch."""
-    net = Ends(encoder.requires_grad_(False), vae.decoder())
+    """A finished encoder, and TAESD's decoder from scratch, narrower where pixels are many: less than half the cost."""
+    net = Ends(encoder.requires_grad_(False), vae.decoder(DECODER_WIDTHS))
     initialise(net.decoder)
     nn.init.zeros_(net.decoder[-1].weight)
     nn.init.constant_(net.decoder[-1].bias, 0.5)
@@ -220,7 +221,7 @@ def main() -> None:
                 save_file({k: v.half().contiguous() for k, v in shown.state_dict().items()}, file)
             else:
                 save_file(
-                    vae.checkpoint(shown.encoder.taesd(), shown.decoder.state_dict()),
+                    vae.checkpoint(shown.encoder.taesd(), vae.widened(shown.decoder.state_dict())),
                     args.out / "chroma-demo-vae.safetensors",
                     metadata={"title": "demo VAE of things, TAESD layout", "license": "Apache-2.0", "steps": str(step)},
                 )

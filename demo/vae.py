@@ -8,6 +8,7 @@ Shapes: B batch, H rows, W columns.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Sequence
 
 import torch
 from safetensors.torch import load_file
@@ -37,13 +38,24 @@ class Clamp(nn.Module):
         return 3 * torch.tanh(x / 3)
 
 
-def decoder(width: int = latents.WIDTH) -> nn.Sequential:
-    """TAESD's decoder, (B, 16, H, W) -> (B, 3, 8H, 8W) in [0, 1]; names as in the host's `taesd_decoder.*`."""
-    layers: list[nn.Module] = [Clamp(), nn.Conv2d(latents.CHANNELS, width, 3, padding=1), nn.ReLU()]
-    for _ in range(3):
+def decoder(widths: Sequence[int] = (latents.WIDTH,) * 4) -> nn.Sequential:
+    """TAESD's decoder, (B, 16, H, W) -> (B, 3, 8H, 8W) in [0, 1]; names as in the host's `taesd_decoder.*`.
+
+    widths: channels at an eighth, a quarter, half and all of the size; TAESD has 64 throughout, see `widened`.
+    """
+    layers: list[nn.Module] = [Clamp(), nn.Conv2d(latents.CHANNELS, widths[0], 3, padding=1), nn.ReLU()]
+    for width, after in zip(widths, widths[1:]):
         layers += [Block(width) for _ in range(3)]
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1, bias=False)]
-    return nn.Sequential(*layers, Block(width), nn.Conv2d(width, 3, 3, padding=1))
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, after, 3, padding=1, bias=False)]
+    return nn.Sequential(*layers, Block(widths[-1]), nn.Conv2d(widths[-1], 3, 3, padding=1))
+
+
+def widened(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same map as a narrower decoder's, with TAESD's widths: the added channels are zero."""
+    wide = {k: torch.zeros_like(v) for k, v in decoder().state_dict().items()}
+    for name, tensor in narrow.items():
+        wide[name][tuple(slice(n) for n in tensor.shape)] = tensor
+    return wide
 
 
 class Encoder(nn.Module):

@@ -37,9 +37,18 @@ def test_encoder_is_the_same_map_in_the_hosts_layers(comfy, net):
 def test_file_gives_both_ends_back(net, tmp_path):
     from safetensors.torch import save_file
 
-    painter = train_things_vae.painter(net.encoder)
-    save_file(vae.checkpoint(net.encoder.taesd(), painter.decoder.state_dict()), tmp_path / "vae.safetensors")
+    painted = vae.widened(train_things_vae.painter(net.encoder).decoder.state_dict())
+    save_file(vae.checkpoint(net.encoder.taesd(), painted), tmp_path / "vae.safetensors")
     encoder, decoder = vae.load(tmp_path / "vae.safetensors")
-    for mine, kept in ((encoder, net.encoder), (decoder, painter.decoder)):
+    for mine, kept in ((encoder, net.encoder.state_dict()), (decoder, painted)):
         for name, tensor in mine.state_dict().items():
-            assert torch.equal(tensor, kept.state_dict()[name].half().float()), name
+            assert torch.equal(tensor, kept[name].half().float()), name
+
+
+def test_a_narrower_decoder_is_the_same_map_in_taesds_widths():
+    torch.manual_seed(0)
+    narrow, wide = vae.decoder((24, 16, 16, 8)), vae.decoder()
+    wide.load_state_dict(vae.widened(narrow.state_dict()))
+    z = torch.randn(1, latents.CHANNELS, 3, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(wide(z), narrow(z), atol=1e-5, rtol=1e-5)  # fp32
