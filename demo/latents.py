@@ -49,14 +49,19 @@ def fit(num_pictures: int = 1500, seed: int = 0) -> BlockCode:
     rng = np.random.default_rng(seed)
     scenes = pictures.all_scenes()
     images = np.stack([pictures.draw(scenes[rng.integers(len(scenes))], rng, FIT_SIZE) for _ in range(num_pictures)])
-    n = FIT_SIZE // BLOCK
+    return components(images)
+
+
+def components(images: np.ndarray, flatten: float = FLATTEN, rms: float = RMS) -> BlockCode:
+    """The block code of pictures (N, side, side, 3) in [0, 1]."""
+    n = images.shape[1] // BLOCK
     blocks = images.reshape(-1, n, BLOCK, n, BLOCK, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, BLOCK * BLOCK * 3)
     mean = blocks.mean(0, dtype=np.float64)
     values, vectors = np.linalg.eigh(np.cov(blocks.T.astype(np.float64)))
     values, vectors = values[::-1][:CHANNELS], vectors[:, ::-1][:, :CHANNELS]
     vectors = vectors * np.sign(vectors.sum(0))  # eigenvectors have no sign of their own
-    std = (values / values[0]) ** FLATTEN
-    std *= RMS / np.sqrt((std**2).mean())
+    std = (values / values[0]) ** flatten
+    std *= rms / np.sqrt((std**2).mean())
     weight = vectors * (std / np.sqrt(values))
     return BlockCode(torch.from_numpy(mean).float(), torch.from_numpy(weight.copy()).float())
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import dev
 
-from . import latents, pictures, text_encoder
+from . import latents, network, pictures, text_encoder
 
 WIDTH, HEADS, DOUBLE, SINGLE = 128, 2, 4, 8
 APPROXIMATOR_WIDTH, APPROXIMATOR_LAYERS = 192, 3
@@ -40,29 +40,7 @@ SAVE_EVERY, LOG_EVERY = 200, 20
 
 
 def build_model() -> torch.nn.Module:
-    model = dev.load_pack("chroma_model")
-    config = model.ChromaConfig(
-        context_dim=text_encoder.WIDTH,
-        hidden_size=WIDTH,
-        num_heads=HEADS,
-        mlp_hidden_dim=4 * WIDTH,
-        num_double_blocks=DOUBLE,
-        num_single_blocks=SINGLE,
-        axes_dim=model.config.rotary_axes(WIDTH // HEADS),
-        approximator=model.ApproximatorConfig(64, APPROXIMATOR_WIDTH, WIDTH, APPROXIMATOR_LAYERS),
-    )
-    net = model.ChromaTransformer(config)
-    net.distilled_guidance_layer = model.Approximator(config.approximator)
-    for name, p in net.named_parameters():
-        if p.ndim == 2:
-            torch.nn.init.normal_(p, std=p.shape[1] ** -0.5)
-        elif name.endswith("bias"):
-            torch.nn.init.zeros_(p)
-    torch.nn.init.normal_(net.distilled_guidance_layer.out_proj.weight, std=0.1 * APPROXIMATOR_WIDTH**-0.5)
-    torch.nn.init.zeros_(net.final_layer.linear.weight)
-    with torch.no_grad():  # gates begin at a half, shifts and scales at zero: one vector for all rows cannot say so,
-        net.distilled_guidance_layer.out_proj.bias.fill_(0.1)  # so begin with a small common value
-    return net
+    return network.build(network.Sizes(WIDTH, HEADS, DOUBLE, SINGLE, APPROXIMATOR_WIDTH, APPROXIMATOR_LAYERS))
 
 
 class Captions:

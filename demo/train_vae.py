@@ -16,42 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import latents, pictures
+from .vae import checkpoint, decoder
 
 BATCH, CROP, WARM_UP, PEAK_RATE = 12, 48, 50, 2e-3
 EMA_HALF_LIFE = 50  # steps
 SAVE_EVERY, LOG_EVERY = 250, 50
 LATENT_NOISE = 0.03  # the transformer's latents are not exact either
-# The host's FLUX latent format; with these in the file, latents inside the model are the encoder's own.
-VAE_SCALE, VAE_SHIFT = 0.3611, 0.1159
-
-
-class Block(nn.Module):
-    """TAESD's residual block: three convolutions, rectified sum."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        conv = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
-        self.conv = nn.Sequential(conv[0], nn.ReLU(), conv[1], nn.ReLU(), conv[2])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.conv(x) + x)
-
-
-class Clamp(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return 3 * torch.tanh(x / 3)
-
-
-def decoder(width: int = latents.WIDTH) -> nn.Sequential:
-    """TAESD's decoder, (B, 16, H, W) -> (B, 3, 8H, 8W) in [0, 1]; names as in the host's `taesd_decoder.*`."""
-    layers: list[nn.Module] = [Clamp(), nn.Conv2d(latents.CHANNELS, width, 3, padding=1), nn.ReLU()]
-    for _ in range(3):
-        layers += [Block(width) for _ in range(3)]
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1, bias=False)]
-    return nn.Sequential(*layers, Block(width), nn.Conv2d(width, 3, 3, padding=1))
 
 
 def crops(rng: np.random.Generator, scenes: list[pictures.Scene]) -> Tensor:
@@ -66,13 +39,6 @@ def crops(rng: np.random.Generator, scenes: list[pictures.Scene]) -> Tensor:
             if piece.std(axis=(0, 1)).max() > 0.02 or rng.random() < 0.05:
                 found.append(piece)
     return torch.from_numpy(np.stack(found[:BATCH]))
-
-
-def checkpoint(net: dict[str, Tensor], code: latents.BlockCode) -> dict[str, Tensor]:
-    sd = {f"taesd_decoder.{k}": v for k, v in net.items()}
-    sd |= {f"taesd_encoder.{k}": v for k, v in latents.encoder_state_dict(code).items()}
-    sd |= {"vae_scale": torch.tensor(VAE_SCALE), "vae_shift": torch.tensor(VAE_SHIFT)}
-    return {k: (v if k.startswith("vae_") else v.half()).cpu().contiguous() for k, v in sd.items()}
 
 
 def main() -> None:
@@ -132,7 +98,7 @@ def main() -> None:
             )
             state.with_suffix(".partial").replace(state)
             save_file(
-                checkpoint(ema, code),
+                checkpoint(latents.encoder_state_dict(code), ema),
                 args.out / "chroma-demo-vae.safetensors",
                 metadata={"title": "demo VAE of coloured shapes, TAESD layout", "license": "Apache-2.0"},
             )

@@ -1,0 +1,98 @@
+"""What each step of training shows: which pictures at which size, with which captions. All of it follows from the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import pictures, scenes, things
+
+DROP_PROMPT = 0.1
+SHAPES_SHARE, PAIR_SHARE = 0.15, 0.3  # of all batches; the rest shows one thing
+
+Size = tuple[int, int]  # height, width in pixels
+
+
+@dataclass(frozen=True)
+class Phase:
+    """From `first_step` on: sizes with their shares, and how many things are shown."""
+
+    first_step: int
+    sizes: dict[Size, float]
+    num_things: int = things.NUM_FIRST
+
+
+# What words mean is learnt on small pictures, which is several times cheaper; then larger ones join.
+PHASES = (
+    Phase(0, {(64, 64): 1.0}),
+    Phase(2000, {(64, 64): 0.4, (96, 96): 0.3, (128, 128): 0.2, (96, 128): 0.05, (128, 96): 0.05}),
+    Phase(5000, {(64, 64): 0.15, (96, 96): 0.2, (128, 128): 0.45, (96, 128): 0.1, (128, 96): 0.1}),
+    Phase(
+        12_000,
+        {(64, 64): 0.1, (96, 96): 0.1, (128, 128): 0.4, (96, 128): 0.1, (128, 96): 0.1, (192, 192): 0.1}
+        | {(128, 192): 0.04, (192, 128): 0.04, (256, 256): 0.02},
+    ),
+)
+PIXELS = 64 * 96 * 96  # in a batch at most; 64 pictures where that is fewer
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Lesson:
+    images: Tensor  # (B, H, W, 3) in [0, 1]
+    captions: list[str]
+
+
+def phase_of(step: int, phases: Sequence[Phase] = PHASES) -> Phase:
+    return [phase for phase in phases if phase.first_step <= step][-1]
+
+
+@lru_cache(maxsize=1)
+def shape_scenes() -> list[pictures.Scene]:
+    return [s for s in pictures.all_scenes() if not pictures.is_held_out(s.combinations()[0])]
+
+
+def random_shapes(rng: np.random.Generator) -> pictures.Scene:
+    """Coloured shapes, never a combination that is held out; a third of them in pairs."""
+    if rng.random() < PAIR_SHARE:
+        while True:
+            scene = pictures.random_pair(rng)
+            if not any(pictures.is_held_out(c) for c in scene.combinations()):
+                return scene
+    return shape_scenes()[rng.integers(len(shape_scenes()))]
+
+
+def size_of(step: int, phases: Sequence[Phase] = PHASES) -> Size:
+    """The size of this step's pictures."""
+    sizes = phase_of(step, phases).sizes
+    shares = np.array(list(sizes.values()))
+    return list(sizes)[np.random.default_rng([4, step]).choice(len(shares), p=shares / shares.sum())]
+
+
+def common_size(step: int, phases: Sequence[Phase] = PHASES) -> Size:
+    """The largest square that is not rare in this phase; what a contact sheet shows."""
+    return max(size for size, share in phase_of(step, phases).sizes.items() if size[0] == size[1] and share > 0.15)
+
+
+def lesson(step: int, sprites: things.Sprites, phases: Sequence[Phase] = PHASES) -> Lesson:
+    """The batch of this step: one size and one kind of scene, since captions of one kind are about as long."""
+    rng = np.random.default_rng([2, step])
+    height, width = size_of(step, phases)
+    batch = min(MAX_BATCH, PIXELS // (height * width))
+    kind = rng.random()
+    if kind < SHAPES_SHARE and height == width:  # shapes are drawn in squares
+        found = [random_shapes(rng) for _ in range(batch)]
+        images = torch.from_numpy(np.stack([pictures.draw(scene, rng, height) for scene in found]))
+        captions = [pictures.prompts(scene)[int(rng.integers(2))] for scene in found]
+    else:
+        names = sprites.names[: phase_of(step, phases).num_things]
+        make = scenes.random_pair if kind < SHAPES_SHARE + PAIR_SHARE else scenes.random_single
+        found = [make(rng, names) for _ in range(batch)]
+        images = scenes.draw(found, sprites, height, width)
+        captions = [scenes.caption(scene, rng) for scene in found]
+    return Lesson(images, ["" if rng.random() < DROP_PROMPT else caption for caption in captions])

@@ -1,0 +1,188 @@
+"""Trains the demo's Chroma of things, on a GPU if there is one: flow matching on pictures that are drawn as it goes.
+
+Run from the repository's root, in the environment that `python dev.py setup` makes, after `demo.train_things_vae encoder`:
+
+    python -m demo.train_things [--out DIR] [--encoder FILE] [--steps N] [--hours H] [--decay N] [--threads 2]
+    python -m demo.train_things --from WEIGHTS.safetensors
+
+State goes to DIR every few minutes, and the same command goes on from there; every step's batch, noise and rate follow
+from its number. --from begins with averaged weights where the state was lost, at the step that they name. --decay N
+lets the rate fall to nothing over N steps from now on, which ends the run. DIR/chroma-demo.safetensors is the averaged
+model in float16, DIR/log.csv has hours, loss and seconds a step, DIR/sheet-STEP.png shows the same prompts every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from . import lessons, network, things, training, vae, watch, words
+from .muon import Muon
+
+SIZES = network.Sizes(width=256, heads=4, double=4, single=8, approximator_width=192, approximator_layers=3)
+WARM_UP, PEAK_RATE, WEIGHT_DECAY = 100, 2e-3, 0.01
+EMA_HALF_LIFE = 300  # steps
+SAVE_SECONDS, LOG_EVERY, SHEET_EVERY = 240, 50, 500
+TITLE = "demo Chroma of things"
+
+
+def loss_of(net: nn.Module, z: Tensor, rows: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Flow matching: velocity = noise - data, timesteps logit-normal. The draws are the same on every device."""
+    noise = torch.randn(z.shape, generator=generator).to(z.device)
+    t = torch.sigmoid(torch.randn(len(z), generator=generator)).to(z.device)
+    noisy = torch.lerp(z, noise, t.view(-1, 1, 1, 1))
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=z.device.type == "cuda"):
+        velocity = net(noisy, t, rows, context_mask=mask)
+    return nn.functional.mse_loss(velocity.float(), noise - z)
+
+
+class Trainer:
+    """Everything that one step needs. state_dict() and load_state_dict() make a restarted run the unbroken one."""
+
+    def __init__(self, sprites: things.Sprites, encoder: nn.Module, text: words.TextEncoder, tokenize: Any):
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(0)
+        self.net = network.build(SIZES).to(self.device)
+        self.ema = {k: v.clone() for k, v in self.net.state_dict().items()}
+        named = list(self.net.named_parameters())
+        matrices = [p for name, p in named if p.ndim == 2 and "_blocks." in name]
+        others = [p for name, p in named if not (p.ndim == 2 and "_blocks." in name)]
+        self.optimisers = [
+            Muon(matrices, lr=PEAK_RATE, weight_decay=WEIGHT_DECAY),
+            torch.optim.AdamW(others, lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        self.sprites, self.encoder, self.text, self.tokenize = sprites, encoder.to(self.device), text, tokenize
+        self.step, self.began, self.decay = 0, 0, None  # began: where the warm-up of these optimisers began
+
+    def rows(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        rows, mask = self.text.encode(self.tokenize(captions))
+        return rows.to(self.device), mask.to(self.device)
+
+    def advance(self) -> float:
+        """One step; gives its loss."""
+        share = training.rate(self.step, WARM_UP, self.decay, self.began)
+        training.set_rate(self.optimisers, PEAK_RATE * share)
+        lesson = lessons.lesson(self.step, self.sprites)
+        with torch.inference_mode():
+            z = self.encoder(lesson.images.permute(0, 3, 1, 2).to(self.device))
+            rows, mask = self.rows(lesson.captions)
+        generator = torch.Generator().manual_seed(1_000_003 + self.step)
+        loss = loss_of(self.net, z.clone(), rows.clone(), mask.clone(), generator)
+        self.net.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.step += 1
+        training.average(self.ema, self.net.state_dict(), self.step, EMA_HALF_LIFE)
+        return loss.item()
+
+    def averaged(self) -> nn.Module:
+        """The model of averaged weights."""
+        net = network.build(SIZES).to(self.device).requires_grad_(False)
+        net.load_state_dict(self.ema)
+        return net
+
+    def begin_with(self, path: Path) -> None:
+        """Weights alone, as `save_weights` wrote them."""
+        sd = {k: v.float().to(self.device) for k, v in load_file(path).items()}
+        self.net.load_state_dict(sd)
+        self.ema = {k: v.clone() for k, v in sd.items()}
+        with safe_open(path, "pt") as f:
+            self.step = self.began = int((f.metadata() or {})["steps"])
+
+    def save_weights(self, path: Path) -> None:
+        half = {k: v.half().cpu().contiguous() for k, v in self.ema.items()}
+        metadata = {"title": TITLE, "license": "Apache-2.0", "steps": str(self.step)}
+        save_file(half, path.with_suffix(".partial"), metadata=metadata)
+        path.with_suffix(".partial").replace(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = {"net": self.net.state_dict(), "ema": self.ema, "optimisers": [o.state_dict() for o in self.optimisers]}
+        return kept | {"step": self.step, "began": self.began, "decay": self.decay}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.net.load_state_dict(saved["net"])
+        for optimiser, kept in zip(self.optimisers, saved["optimisers"]):
+            optimiser.load_state_dict(kept)
+        self.ema, self.step, self.began = saved["ema"], saved["step"], saved["began"]
+        self.decay = saved["decay"] and tuple(saved["decay"])
+
+
+def look(trainer: Trainer, reader: nn.Module, size: tuple[int, int], path: Path, judge: Path) -> dict[str, float]:
+    """Paints the sheet; gives its figures if there is a judge."""
+    net = trainer.averaged()
+    with torch.inference_mode():
+        z = watch.paint(net, trainer.rows(watch.questions()), trainer.rows([""]), size)
+        images = reader.to(z.device)(z).float().cpu()
+    watch.sheet(images, path)
+    return watch.figures(images, judge) if judge.exists() else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=things.folder() / "chroma")
+    parser.add_argument("--encoder", type=Path, default=things.folder() / "vae" / "encoder.safetensors")
+    parser.add_argument("--judge", type=Path, default=things.folder() / "classifier" / "chroma-demo-judge.safetensors")
+    parser.add_argument("--from", dest="weights", type=Path)
+    parser.add_argument("--steps", type=int, default=10**9)
+    parser.add_argument("--hours", type=float, default=float("inf"), help="of this run")
+    parser.add_argument("--decay", type=int)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+
+    encoder, reader = vae.load_encoder(args.encoder)
+    fingerprint = hashlib.sha256(b"".join(v.numpy().tobytes() for v in encoder.state_dict().values())).hexdigest()[:16]
+    trainer = Trainer(things.load(), encoder, words.TextEncoder(), words.tokenizer())
+    log, state = training.Log(args.out / "log.csv"), args.out / "state.pt"
+    if state.exists():
+        saved = torch.load(state, weights_only=True, map_location=trainer.device)
+        if saved["encoder"] != fingerprint:
+            raise ValueError(
+                f"{args.encoder} is {fingerprint}, but {state} was trained on latents of {saved['encoder']}. "
+                "Give the encoder of that run, or another --out"
+            )
+        trainer.load_state_dict(saved["trainer"])
+        log.hours = saved["hours"]
+    elif args.weights:
+        trainer.begin_with(args.weights)
+    if args.decay and trainer.decay is None:
+        trainer.decay = (trainer.step, args.decay)
+    last = min(args.steps, sum(trainer.decay)) if trainer.decay else args.steps
+    print(f"{sum(p.numel() for p in trainer.net.parameters()):,} parameters, from step {trainer.step}", flush=True)
+
+    losses: dict[str, list[float]] = {}
+    saved_at, until = time.time(), log.hours + args.hours
+    while trainer.step < last and log.tick() < until:
+        before = log.tick()
+        size = lessons.size_of(trainer.step)
+        losses.setdefault(f"loss{size[0]}x{size[1]}", []).append(trainer.advance())
+        losses.setdefault("seconds", []).append((log.tick() - before) * 3600)
+        if trainer.step % LOG_EVERY == 0:
+            log.write(trainer.step, **{k: float(np.mean(v)) for k, v in sorted(losses.items())})
+            losses = {}
+        if trainer.step % SHEET_EVERY == 0 or trainer.step == last:
+            largest = lessons.common_size(trainer.step)
+            figures = look(trainer, reader, largest, args.out / f"sheet-{trainer.step}.png", args.judge)
+            log.write(trainer.step, height=largest[0], width=largest[1], **figures)
+        if time.time() - saved_at > SAVE_SECONDS or trainer.step == last or log.tick() >= until:
+            kept = {"trainer": trainer.state_dict(), "encoder": fingerprint, "hours": log.tick()}
+            training.save(kept, state)
+            trainer.save_weights(args.out / "chroma-demo.safetensors")
+            saved_at = time.time()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""A look at the model while it trains: the same questions and seeds each time, painted by plain euler steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import classifier, judge_things, latents, pictures, scenes, things
+
+NUM_STEPS, CFG, SEED, COLUMNS = 16, 3.0, 7, 12
+FAVOURITES = tuple("fox cat penguin car rocket robot castle guitar".split()) + ("red apple", "face with sunglasses")
+
+
+def scenes_asked() -> list[scenes.Scene]:
+    """Two rows of things, one of held-out (thing, style), one of pairs."""
+    rng = np.random.default_rng(11)
+    names = things.names()[: things.NUM_FIRST]
+    ask = [
+        scenes.Scene((scenes.random_item(rng, thing, style),), scenes.random_ground(rng))
+        for thing, style in zip(FAVOURITES, things.STYLES * 4)
+    ]
+    ask += [scenes.random_single(rng, names) for _ in range(2 * COLUMNS - len(ask))]
+    ask += [scenes.random_single(rng, names, held_out=True) for _ in range(COLUMNS)]
+    return ask + [scenes.random_pair(rng, names) for _ in range(COLUMNS)]
+
+
+def questions() -> list[str]:
+    """Captions of those scenes, and of half a row of shapes."""
+    rng = np.random.default_rng(12)
+    shapes = [pictures.random_pair(rng) if i % 3 == 2 else pictures.all_scenes()[rng.integers(3000)] for i in range(6)]
+    return [scenes.caption(scene) for scene in scenes_asked()] + [pictures.prompts(scene)[0] for scene in shapes]
+
+
+def figures(images: Tensor, judge: Path) -> dict[str, float]:
+    """Shares of right answers in the painted sheet: of known things, held-out ones and pairs; and the sharpness.
+
+    images: (B, 3, H, W) for `questions`; judge: the classifier's file.
+    """
+    asked, sprites = scenes_asked(), things.load()
+    images = images[: len(asked)].clamp(0, 1)
+    found = judge_things.verdicts(images, asked, *classifier.load(judge))
+    parts = {
+        "known": slice(2 * COLUMNS),
+        "held_out": slice(2 * COLUMNS, 3 * COLUMNS),
+        "pairs": slice(3 * COLUMNS, None),
+    }
+    shares = {
+        f"{name}_{key}": float(np.mean([v[key] for v in found[part]]))
+        for name, part in parts.items()
+        for key in ("thing", "style", "ground", "place")
+    }
+    real = scenes.draw(asked, sprites, *images.shape[2:]).permute(0, 3, 1, 2)
+    return shares | {"sharpness": judge_things.sharpness(images, real)}
+
+
+@torch.inference_mode()
+def paint(
+    net: nn.Module,
+    cond: tuple[Tensor, Tensor],
+    uncond: tuple[Tensor, Tensor],
+    size: tuple[int, int],
+    seed: int = SEED,
+    cfg: float = CFG,
+    num_steps: int = NUM_STEPS,
+) -> Tensor:
+    """Latents (B, 16, h, w); cond rows (B, L, D) and mask, uncond the same for one empty prompt; size in pixels."""
+    rows, mask = cond
+    shape = (len(rows), latents.CHANNELS, size[0] // latents.BLOCK, size[1] // latents.BLOCK)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(rows.device)
+    sigmas = torch.linspace(1, 0, num_steps + 1)
+    for s, s_next in zip(sigmas.tolist(), sigmas[1:].tolist()):
+        t = torch.full((len(x),), s, device=x.device)
+        v = net(x, t, rows, context_mask=mask)
+        if cfg != 1:
+            empty = net(x, t, uncond[0].expand(len(x), -1, -1), context_mask=uncond[1].expand(len(x), -1))
+            v = empty + cfg * (v - empty)
+        x = x + (s_next - s) * v
+    return x
+
+
+def sheet(images: Tensor, path: Path) -> None:
+    """(B, 3, H, W) in rows of COLUMNS; the last row may be short."""
+    from PIL import Image
+
+    b, c, h, w = images.shape
+    num_rows = -(-b // COLUMNS)
+    full = torch.ones(num_rows * COLUMNS, c, h, w)
+    full[:b] = images.clamp(0, 1).cpu()
+    full = full.view(num_rows, COLUMNS, c, h, w).permute(0, 3, 1, 4, 2).reshape(num_rows * h, COLUMNS * w, c)
+    Image.fromarray((full * 255).round().byte().numpy()).save(path)
