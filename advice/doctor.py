@@ -12,10 +12,12 @@ import pkgutil
 from pathlib import Path
 from typing import Any, Mapping
 
-from .finding import HINT, RULES, SEVERITIES, Facts, Finding
+from ..constants import ERROR, INFO, WARNING, Line, Lines
+from .finding import HARM, HINT, IDLE, RULES, SEVERITIES, Facts, Finding
 from .queued_graph import Graph
 from .queued_run import runs
 
+LEVEL_OF = {HARM: ERROR, IDLE: WARNING, HINT: INFO}
 FAILED_TEXT = "Nothing is known of what this rule looks for; the others were tried."
 FAILED_REMEDY = "Please report this with the workflow; the log has the error."
 
@@ -51,12 +53,13 @@ def prompts(graph: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(text for text in texts if text))
 
 
-def findings_text(findings: list[Finding], graph: Mapping[str, Any]) -> str:
+def findings_text(findings: list[Finding], graph: Mapping[str, Any]) -> Lines:
     """Findings for people, with the nodes that they are about."""
     if not findings:
-        return "nothing found"
+        return Lines(["nothing found"])
     read, lines = Graph(graph), [f"{len(findings)} finding{'s' * (len(findings) > 1)}"]
     for f in findings:
         name = read.title(f.node_id) if f.node_id in read.nodes else ""
-        lines.append(f"\n{f.severity.upper()}: {f.title} (node {f.node_id}, {name})\n{f.text}\n→ {f.remedy}")
-    return "\n".join(lines)
+        head = Line(f"{f.severity.upper()}: ", LEVEL_OF[f.severity], f"{f.title} (node {f.node_id}, {name})")
+        lines += ["", head, f.text, f"→ {f.remedy}"]
+    return Lines(lines)

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from torch import Tensor
 
-from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED
+from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED, Lines
 from ..host.sample.guiders import GuidancePatch, chroma_guider, patch_on
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
@@ -177,7 +177,7 @@ class ChromaKSampler(io.ComfyNode):
         node, node_id = title(cls), cls.hidden.unique_id
 
         def told(record: RunRecord) -> None:
-            show(node, node_id, f"{head}\n{record.text()}")
+            show(node, node_id, Lines([head, record.text()]))
 
         model, patch = with_guidance(model, skip_first_steps, told)
         guider = chroma_guider(model, positive, negative, cfg)

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..constants import Lines
 from ..host.sample.guiders import patch_on
 from ..samplers.run_record import RunRecord
 from .shared.inputs import CATEGORY
@@ -58,6 +59,6 @@ class ChromaRunReport(io.ComfyNode):
         if cls.hidden.extra_pnginfo is not None:
             write(cls.hidden, patch.last)
         else:
-            text += "\nnot in the picture's metadata: this prompt was queued without any"
+            text = Lines([text, "not in the picture's metadata: this prompt was queued without any"])
         report(cls, text)
-        return io.NodeOutput(latent, text)
+        return io.NodeOutput(latent, str(text))

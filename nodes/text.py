@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.text.encode import encode
-from ..prompts.tokens import LIMITS, MODES, ROLES, describe
+from ..prompts.tokens import LIMITS, MODES, ROLES, prompt_report
 from .shared.report import report
 
 
@@ -69,5 +69,5 @@ class ChromaTextEncode(io.ComfyNode):
         cls, clip: Any, text: str, mode: str = "exact", over_limit: str = "truncate", used_as: str = "positive"
     ) -> io.NodeOutput:
         conditioning, prompt = encode(clip, text, mode, over_limit)
-        report(cls, describe(prompt, mode, used_as))
+        report(cls, prompt_report(prompt, mode, used_as))
         return io.NodeOutput(conditioning)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from ..constants import MAX_TOKENS, SHORT_NEGATIVE
+from ..constants import INFO, MAX_TOKENS, SHORT_NEGATIVE, WARNING, Line, Lines
 
 BAR_CELLS = 20
 NUM_TOLD = 8  # words or weights that a line names at most
@@ -104,7 +104,7 @@ def bar(num_tokens: int) -> str:
     return "█" * full + "░" * (BAR_CELLS - full)
 
 
-def describe(prompt: Prompt, mode: str, role: str) -> str:
+def prompt_report(prompt: Prompt, mode: str, role: str) -> Lines:
     """What a person is told. mode: one of MODES. role: one of ROLES; it makes no difference but for a hint."""
     count, kind = prompt.num_tokens, MODES[mode]
     lines = [f"{bar(count)} {count:,} of {MAX_TOKENS} tokens", kind.told if kind else LEGACY_TOLD]
@@ -118,16 +118,28 @@ def describe(prompt: Prompt, mode: str, role: str) -> str:
         )
     if prompt.dropped:
         lines.append(
-            f"WARNING: the last {prompt.dropped:,} tokens are dropped, from “{prompt.first_dropped}” on. Shorten the prompt"
+            Line(
+                "WARNING: ",
+                WARNING,
+                f"the last {prompt.dropped:,} tokens are dropped, from “{prompt.first_dropped}” on. Shorten the prompt",
+            )
         )
     if kind is None and count > MAX_TOKENS:
-        lines.append(f"WARNING: {count - MAX_TOKENS:,} tokens more than Chroma has learnt; legacy has no limit")
+        lines.append(
+            Line(
+                "WARNING: ", WARNING, f"{count - MAX_TOKENS:,} tokens more than Chroma has learnt; legacy has no limit"
+            )
+        )
     if prompt.unknown:
         lines.append(
             f"{prompt.unknown} tokens are unknown to T5 (emoji and many scripts); they all look alike to the model"
         )
     if role == "negative" and 1 < count < SHORT_NEGATIVE:
         lines.append(
-            f"hint: a negative prompt does best empty, or with {SHORT_NEGATIVE} tokens or more; this has {count}"
+            Line(
+                "hint: ",
+                INFO,
+                f"a negative prompt does best empty, or with {SHORT_NEGATIVE} tokens or more; this has {count}",
+            )
         )
-    return "\n".join(lines)
+    return Lines(lines)

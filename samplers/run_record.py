@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..constants import WARNING, Line, Lines
+
 
 @dataclass
 class RunRecord:
@@ -61,13 +63,13 @@ class RunRecord:
             out["notes"] = self.notes
         return out
 
-    def text(self) -> str:
+    def text(self) -> Lines:
         """For a person, on the node."""
         lines = self._computed() if self.evaluations else []
         lines.append(f"{self.seconds:.1f} s, {self.seconds / max(self.steps, 1):.2f} s a step")
         if not self.finished:
-            lines.append("stopped before its end")
-        return "\n".join([*lines, *self.notes])
+            lines.append(Line("stopped before its end", WARNING))
+        return Lines([*lines, *self.notes])
 
     def _computed(self) -> list[str]:
         line = f"{self.steps} steps, cfg {self.cfg:g}: {self.prompts} prompts computed in {self.calls} forwards"

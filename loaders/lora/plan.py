@@ -14,6 +14,7 @@ from typing import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from ...constants import WARNING, Line, Lines
 from ..checkpoint.keys import APPROXIMATOR
 from .adapters import KINDS, LORA, OFT, SHARED, Kind, Shape, column, misfit, text
 from .keys import (
@@ -256,7 +257,7 @@ def looks_like(names: Iterable[str]) -> str | None:
     return next((what for pattern, what in LOOKS_LIKE if any(pattern.search(n) for n in names)), None)
 
 
-def summary(plan: Plan, names: Iterable[str]) -> str:
+def summary(plan: Plan, names: Iterable[str]) -> Lines:
     """What was applied and what was not, in lines."""
     first = f"{len(plan.matched)} of {plan.num_layers} layers matched"
     if plan.dropped_modulations:
@@ -265,20 +266,26 @@ def summary(plan: Plan, names: Iterable[str]) -> str:
         first += f", {len(plan.text_encoder)} text-encoder layers left out"
     lines = [first]
     if plan.unknown:
-        lines.append(f"unmatched: {some(plan.unknown)}")
+        lines.append(Line("unmatched: ", WARNING, some(plan.unknown)))
     if plan.missing_blocks:
-        lines.append(f"of blocks that this model does not have: {some(plan.missing_blocks)}")
+        lines.append(Line("of blocks that this model does not have: ", WARNING, some(plan.missing_blocks)))
     if plan.misshapen:
-        lines.append(f"skipped, do not fit: {some(plan.misshapen)}")
+        lines.append(Line("skipped, do not fit: ", WARNING, some(plan.misshapen)))
     if 2 * len(plan.matched) < plan.num_layers:
         what = looks_like(names)
-        lines.append(f"Warning: most of this LoRA does not fit{f'; it looks like {what}' if what else ''}")
+        lines.append(
+            Line("Warning: ", WARNING, f"most of this LoRA does not fit{f'; it looks like {what}' if what else ''}")
+        )
     if plan.touches_approximator:
         lines.append(
-            f"Warning: changes {len(plan.touches_approximator)} layers of distilled_guidance_layer, which makes every "
-            "shift, scale and gate of the model. Lower the strength if colours break"
+            Line(
+                "Warning: ",
+                WARNING,
+                f"changes {len(plan.touches_approximator)} layers of distilled_guidance_layer, which makes every shift, "
+                "scale and gate of the model. Lower the strength if colours break",
+            )
         )
-    return "\n".join(lines)
+    return Lines(lines)
 
 
 def nothing_matched(file: str, plan: Plan, names: Iterable[str]) -> str:

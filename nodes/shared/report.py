@@ -9,20 +9,9 @@ from typing import Any, TypedDict
 from comfy_api.latest import io
 from server import PromptServer
 
+from ...constants import INFO, LEVELS, Line, Lines
+
 EVENT = "chroma.report"
-LEVELS = INFO, WARNING, ERROR = ("info", "warning", "error")  # the gravest last
-# What a line begins with, up to its colon or its end -> how much it stands out.
-HEADS = {
-    "hint": INFO,
-    "warning": WARNING,
-    "does nothing": WARNING,
-    "does harm": ERROR,
-    "unmatched": WARNING,
-    "of blocks that this model does not have": WARNING,
-    "skipped, do not fit": WARNING,
-    "stopped before its end": WARNING,
-}
-HEAD = re.compile(rf"({'|'.join(HEADS)})(: |$)", re.IGNORECASE)
 BAR = re.compile(r"[█░]+ ([\d,]+) of ([\d,]+)\b")  # what a text may begin with
 
 
@@ -41,7 +30,7 @@ def report(node: type[io.ComfyNode], text: str, bar: Bar | None = None, level: s
     """Shows text on the running node and in the log. The node's schema must ask for Hidden.unique_id.
 
     bar:   drawn with it. None: a bar of characters that the text begins with, as in "██░░ 256 of 512", is drawn instead.
-    level: one of LEVELS, how much the whole stands out. None: as its gravest line.
+    level: one of constants.LEVELS, how much the whole stands out. None: as its gravest line.
     """
     show(title(node), node.hidden.unique_id, text, bar, level)
 
@@ -63,8 +52,8 @@ def message(text: str, bar: Bar | None = None, level: str | None = None) -> dict
 
     marks: [line, length of its head, level] of each line that stands out.
     """
-    heads = [(i, HEAD.match(line)) for i, line in enumerate(text.split("\n"))]
-    marks = [[i, head.end(), HEADS[head[1].lower()]] for i, head in heads if head]
+    lines = text.lines if isinstance(text, Lines) else ()
+    marks = [[i, len(line.head), line.level] for i, line in enumerate(lines) if isinstance(line, Line)]
     if found := bar is None and BAR.match(text):
         bar = dict(zip(("value", "max"), (int(number.replace(",", "")) for number in found.groups())))
     level = level or max((mark[2] for mark in marks), key=LEVELS.index, default=INFO)

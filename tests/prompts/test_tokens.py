@@ -58,7 +58,7 @@ def test_lines_tell_count_mode_loss_and_weights():
     prompt = text.Prompt(
         2000, dropped=1488, first_dropped="and then a", unknown=2, weights=(("red fox", 1.2), ("sky", 0.5))
     )
-    assert text.describe(prompt, "exact", "positive").splitlines() == [
+    assert text.prompt_report(prompt, "exact", "positive").splitlines() == [
         "████████████████████ 2,000 of 512 tokens",
         "exact: T5 with its mask, one pad, as trained",
         "weights: red fox 1.2, sky 0.5",
@@ -66,15 +66,17 @@ def test_lines_tell_count_mode_loss_and_weights():
         "2 tokens are unknown to T5 (emoji and many scripts); they all look alike to the model",
     ]
     many = text.Prompt(40, weights=tuple((f"word{i}", 1.1) for i in range(12)))
-    assert text.describe(many, "exact", "positive").endswith("word7 1.1 and 4 more")
-    assert "in 3 chunks, each encoded alone" in text.describe(text.Prompt(1400, chunks=3), "exact", "positive")
-    assert "WARNING: 88 tokens more than Chroma has learnt" in text.describe(text.Prompt(600), "legacy", "positive")
+    assert text.prompt_report(many, "exact", "positive").endswith("word7 1.1 and 4 more")
+    assert "in 3 chunks, each encoded alone" in text.prompt_report(text.Prompt(1400, chunks=3), "exact", "positive")
+    assert "WARNING: 88 tokens more than Chroma has learnt" in text.prompt_report(
+        text.Prompt(600), "legacy", "positive"
+    )
 
 
 @pytest.mark.parametrize("count, hinted", [(1, False), (2, True), (69, True), (70, False), (512, False)])
 def test_only_a_short_negative_prompt_gets_a_hint(count, hinted):
-    assert ("hint: a negative prompt" in text.describe(text.Prompt(count), "exact", "negative")) is hinted
-    assert "hint" not in text.describe(text.Prompt(count), "exact", "positive")
+    assert ("hint: a negative prompt" in text.prompt_report(text.Prompt(count), "exact", "negative")) is hinted
+    assert "hint" not in text.prompt_report(text.Prompt(count), "exact", "positive")
 
 
 # --- the prompt builder ----------------------------------------------------------------------------------------------

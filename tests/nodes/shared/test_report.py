@@ -8,6 +8,7 @@ import support
 pytestmark = pytest.mark.host
 
 dev = support.dev
+constants = dev.load_pack("constants")
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def lora_text():
 
 def prompt_text():
     text = dev.load_pack("prompts.tokens")
-    return text.describe(text.Prompt(600, dropped=88, first_dropped="and"), "exact", "positive")
+    return text.prompt_report(text.Prompt(600, dropped=88, first_dropped="and"), "exact", "positive")
 
 
 def finding_text(severity):
@@ -82,7 +83,8 @@ def read_out_text(finished):
             ["unmatched: ", "of blocks that this model does not have: ", "skipped, do not fit: ", "Warning: "],
             "warning",
         ),
-        (lambda: "hint: more\nhints: no", ["hint: "], "info"),
+        (lambda: constants.Lines([constants.Line("hint: ", "info", "more"), "hint: no"]), ["hint: "], "info"),
+        (lambda: "hint: a text without lines", [], "info"),
         (lambda: finding_text("does harm"), ["DOES HARM: "], "error"),
         (lambda: finding_text("does nothing"), ["DOES NOTHING: "], "warning"),
         (lambda: finding_text("hint"), ["HINT: "], "info"),
@@ -101,7 +103,7 @@ def test_lines_of_our_texts_that_stand_out_are_marked(module, text, heads, level
 @pytest.mark.parametrize("count", [1, 512, 1_234])
 def test_bar_of_characters_becomes_a_drawn_one(module, count):
     text = dev.load_pack("prompts.tokens")
-    told = module.message(text.describe(text.Prompt(count), "exact", "positive"))
+    told = module.message(text.prompt_report(text.Prompt(count), "exact", "positive"))
     assert told["bar"] == {"value": count, "max": 512}
     assert told["text"].startswith("█")
     assert module.message("4 of 5 layers matched")["bar"] is None
