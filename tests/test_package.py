@@ -17,7 +17,7 @@ FOLDERS = (
 )
 WHERE_PRESENT = ("locales", "subgraphs")  # folders that the host looks for
 FILES = (
-    *("CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "constants.py", "pyproject.toml", "quantize.py"),
+    *("CHANGELOG.md", "LICENSE", "NOTICE", "README.md", "__init__.py", "constants.py", "pyproject.toml", "quantize.py"),
     "requirements.txt",
 )
 OWN = ("benchmarks", "demo", "dev", "tests")  # not in the archive

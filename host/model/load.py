@@ -29,6 +29,7 @@ from ..run.base_model import model_config
 from ..run.modulations import ModulationStore
 from .layers import operations
 from .matmul import fast_matmul
+from .packed_layout import TAKEN
 from .weights import StateBuilder
 
 WRAPPERS = "chroma"  # of our wrappers and callbacks on the patcher
@@ -141,6 +142,11 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     if format is not None and FORMATS[format].host_name not in QUANT_ALGOS:
         raise ValueError(
             f"{name} is not known to this ComfyUI's comfy-kitchen. Update ComfyUI, or choose another precision"
+        )
+    if format in TAKEN:
+        raise ValueError(
+            f"{name}: something else has registered {FORMATS[format].host_name} with ComfyUI. Remove that extension, or choose "
+            "another precision"
         )
     if name != "auto" or detection.formats:
         return name, ""

@@ -7,13 +7,14 @@ own. Written for ComfyUI 0.30 and comfy-kitchen 0.2. Shapes: N outputs, K inputs
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.quant_ops
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedLayout, QuantizedTensor
-from comfy_kitchen.tensor.base import BaseLayoutParams, register_layout_class
+from comfy_kitchen.tensor.base import BaseLayoutParams, get_layout_class, register_layout_class
 from torch import Tensor
 
 from ...loaders.formats.change import Change, change_between
@@ -163,13 +164,47 @@ def packed(weight: Tensor, format: Format, seed: int | None) -> tuple[Tensor, Te
     return format.pack(weight.float(), weight.abs().amax().float(), seed)
 
 
-register_layout_class(OWN_LAYOUT, PackedLayout)
+# --- in the host's registries ----------------------------------------------------------------------------------------
+
+ALGO = {"storage_t": torch.uint8, "parameters": set(), "comfy_tensor_layout": OWN_LAYOUT, "quantize_input": False}
+
+
+def is_ours(layout: type) -> bool:
+    """Whether a layout is PackedLayout, or that of another import of this pack."""
+    same_file = layout.__module__.endswith(".host.model.packed_layout") and layout.__name__ == PackedLayout.__name__
+    return layout is PackedLayout or same_file
+
+
+def registered_layout() -> type | None:
+    try:
+        return get_layout_class(OWN_LAYOUT)
+    except KeyError:
+        return None
+
+
+def register(algos: dict[str, Any]) -> frozenset[str]:
+    """Puts our layout and the names of its formats into the host's registries; overwrites nothing of another's.
+
+    The names stand in saved files (`gguf_q8_0`), so that there is no evading to others.
+    returns: the formats whose names others have taken, all of them if it is the layout's: weights in these are unpacked
+             when they are loaded. One line in the log names them.
+    """
+    own = [format for format in FORMATS.values() if format.layout == OWN_LAYOUT]
+    known = registered_layout()
+    if known is None or is_ours(known):
+        register_layout_class(OWN_LAYOUT, PackedLayout)
+        for format in own:
+            algos.setdefault(format.host_name, dict(ALGO))
+        taken = [format for format in own if algos[format.host_name].get("comfy_tensor_layout") != OWN_LAYOUT]
+    else:
+        taken = own
+    if taken:
+        logging.warning(
+            "Chroma pack: something else has registered %s with ComfyUI; weights in these formats are unpacked when loaded",
+            ", ".join(format.host_name for format in taken),
+        )
+    return frozenset(format.name for format in taken)
+
+
 comfy.quant_ops.register_layout_op(torch.ops.aten.linear.default, PackedLayout)(_packed_linear)
-for _format in FORMATS.values():
-    if _format.layout == OWN_LAYOUT:
-        QUANT_ALGOS[_format.host_name] = {
-            "storage_t": torch.uint8,
-            "parameters": set(),
-            "comfy_tensor_layout": OWN_LAYOUT,
-            "quantize_input": False,
-        }
+TAKEN = register(QUANT_ALGOS)

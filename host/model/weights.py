@@ -21,7 +21,7 @@ from ...loaders.formats.record import OWN_LAYOUT, Held
 from ...loaders.formats.rotation import rotation_group
 from ...loaders.formats.table import FORMATS, QuantMode, dense, joined
 from ...loaders.tensor_info import Part
-from . import packed_layout  # noqa: F401  registers this pack's layout with the host
+from . import packed_layout  # registers this pack's layout with the host
 
 QUANTISE_WORKSPACE = 6  # bytes that quantising takes on the device, in float32 copies of the largest weight
 
@@ -88,7 +88,8 @@ class StateBuilder:
                 return self._keep(name, parts, in_block)
             return self._quantise(name, self._dense(parts, torch.float32))
         linear = len(parts[0].storage.shape) == 2 and name.endswith(".weight")
-        if packed and linear and self.mode.keeps:
+        taken = any(part.storage.format in packed_layout.TAKEN for part in parts)
+        if packed and linear and self.mode.keeps and not taken:
             return self._keep(name, parts, in_block)
         if packed:
             dtype = torch.float32 if name.startswith(FLOAT32_PARTS) else self.mode.dtype

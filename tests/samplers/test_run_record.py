@@ -1,0 +1,62 @@
+"""A run's record, as numbers and as text."""
+
+import json
+import math
+
+import support
+import torch
+
+RunRecord = support.dev.load_pack("samplers.run_record").RunRecord
+
+
+def record(**more):
+    values = dict(prompts=9, uncond_prompts=3, calls=6, seconds=3.14159, finished=True, plain=12, evaluations=6)
+    return RunRecord(3.5, 6, **{**values, **more})
+
+
+def test_facts_are_numbers_that_json_keeps():
+    run = record(skipped=2, extrapolated=1, zeroed=4, stopped=3, cosines=[(0, torch.tensor(0.1234567)), (1, math.nan)])
+    run.close()
+    assert all(type(value) is float for _, value in run.cosines)
+    facts = run.facts()
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert facts == {
+        "cfg": 3.5,
+        "steps": 6,
+        "prompts_computed": 9,
+        "uncond_computed": 3,
+        "network_calls": 6,
+        "seconds": 3.142,
+        "finished": True,
+        "evaluations": 6,
+        "steps_zeroed": 4,
+        "uncond_skipped": 2,
+        "uncond_extrapolated": 1,
+        "uncond_stopped_at_step": 3,
+        "cosines": [[0, 0.12346], [1, None]],
+    }
+    assert record(notes=["one"]).facts()["notes"] == ["one"]
+
+
+def test_text_says_all_that_was_left_out():
+    run = record(
+        zeroed=1, skipped=2, extrapolated=3, stopped=3, cosines=[(0, 0.5), (1, 0.25), (2, 0.75)], notes=["one", "two"]
+    )
+    assert run.text().split("\n") == [
+        "6 steps, cfg 3.5: 9 prompts computed in 6 forwards; plain CFG computes 12",
+        "1 evaluations zeroed, 2 uncond skipped, 3 uncond extrapolated",
+        "cond and uncond alike from step 4 on",
+        "cosine of cond and uncond 0.500 to 0.750, least 0.250",
+        "3.1 s, 0.52 s a step",
+        "one",
+        "two",
+    ]
+
+
+def test_text_says_nothing_that_is_not_known():
+    assert record(plain=None, skipped=2).text().split("\n") == [
+        "6 steps, cfg 3.5: 9 prompts computed in 6 forwards",
+        "2 uncond skipped",
+        "3.1 s, 0.52 s a step",
+    ]
+    assert RunRecord(3.0, 0, seconds=2.0).text() == "2.0 s, 2.00 s a step\nstopped before its end"
