@@ -6,9 +6,10 @@ Run from the repository's root, in the environment that `python dev.py setup` ma
     python -m demo.train_things_vae decoder [--out DIR] ...
 
 The encoder comes first, with a reader at an eighth of the size for a decoder: both begin as 16 principal components of
-8x8 blocks and its inverse, and a step is ten times cheaper than with TAESD's decoder. (With TAESD's decoder from scratch
-the encoder forgot what the decoder could not use yet: what a linear map reads from it fell from 29.8 to 26.2 dB.) Then
-the encoder stays as it is, so that latents stay what a transformer learns, and TAESD's decoder is trained for it.
+8x8 blocks and its inverse, and a step costs a tenth of one with TAESD's decoder, which from scratch is no use to the
+encoder for a thousand steps. Then the encoder stays as it is, so that latents stay what a transformer learns, and
+TAESD's decoder is trained for it.
+
 State goes to DIR every few minutes, and the same command goes on from there. --decay N lets the learning rate fall to
 nothing over N steps from now on, which also ends the run.
 """
