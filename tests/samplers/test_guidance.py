@@ -104,6 +104,17 @@ def test_scale_one_gives_cond(pair, form):
     torch.testing.assert_close(getattr(guidance, form)(*pair, 1.0), pair[0], **CLOSE)
 
 
+def test_apg_shortens_only_what_is_longer_and_has_no_momentum_unless_asked(pair):
+    cond, uncond = pair
+    plain, _ = guidance.apg(cond, uncond, SCALE)
+    longest = float((cond - uncond).flatten(1).norm(dim=1).max())
+    assert torch.equal(guidance.apg(cond, uncond, SCALE, norm_threshold=1.5 * longest)[0], plain)
+    assert torch.equal(guidance.apg(cond, uncond, SCALE, average=cond)[0], plain)
+    shortened, _ = guidance.apg(cond, uncond, SCALE, eta=1.0, norm_threshold=0.5)
+    norms = (shortened - cond).flatten(1).norm(dim=1) / (SCALE - 1)
+    torch.testing.assert_close(norms, torch.full_like(norms, 0.5), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-3])
 def test_eps_keeps_zero_predictions_finite_and_changes_no_small_ones(pair, size):
     """A prediction of zero leaves what the other one gives; one of a thousandth has a norm of which EPS is no part."""
