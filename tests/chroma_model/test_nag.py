@@ -45,3 +45,14 @@ def test_wide_rows_do_not_overflow_in_float16():
     positive, negative = (40 * torch.randn(1, 4, 3072, generator=generator) for _ in range(2))  # L1 norms near 100,000
     result = nag(positive.half(), negative.half(), 5.0, 2.5, 0.25)
     torch.testing.assert_close(result.float(), nag(positive, negative, 5.0, 2.5, 0.25), rtol=5e-3, atol=0.5)
+
+
+def test_rows_whose_norms_are_above_eps_are_limited_as_ever():
+    positive, negative = pair()
+    size = 1e-5  # the L1 norms are near 1e-4, a hundred times EPS
+    torch.testing.assert_close(
+        nag(size * positive, size * negative, 5.0, 2.5, 0.25),
+        size * nag(positive, negative, 5.0, 2.5, 0.25),
+        rtol=1e-5,
+        atol=0,
+    )

@@ -236,3 +236,11 @@ def test_impossible_variant_is_an_error(options, text):
 def test_unknown_final_layer_is_an_error():
     with pytest.raises(ValueError, match="final is 'mlp', expected conv or linear"):
         support.nerf(final="mlp")
+
+
+def test_velocity_of_a_predicted_picture_is_finite_at_the_end_of_a_run():
+    data, x = torch.zeros(4, 1, 1, 1), torch.ones(4, 1, 1, 1)
+    times = torch.tensor([0.0, 1e-4, 2e-4, 1.0])  # below a ten-thousandth they are taken as that
+    torch.testing.assert_close(
+        radiance.velocity_from_data(data, x, times).flatten(), torch.tensor([1e4, 1e4, 5e3, 1.0]), rtol=1e-6, atol=0
+    )

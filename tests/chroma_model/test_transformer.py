@@ -133,3 +133,8 @@ def test_head_size_and_depth_are_free():
         net.load_state_dict(support.random_weights(cfg))
         data = support.inputs(cfg)
         assert torch.isfinite(net(**data)).all()
+
+
+def test_every_norm_has_the_trainers_eps(net):
+    norms = {name: module.eps for name, module in net.named_modules() if hasattr(module, "eps")}
+    assert len(norms) > 10 and set(norms.values()) == {1e-6}

@@ -104,6 +104,34 @@ def test_scale_one_gives_cond(pair, form):
     torch.testing.assert_close(getattr(guidance, form)(*pair, 1.0), pair[0], **CLOSE)
 
 
+def test_apg_shortens_only_what_is_longer_and_has_no_momentum_unless_asked(pair):
+    cond, uncond = pair
+    plain, _ = guidance.apg(cond, uncond, SCALE)
+    longest = float((cond - uncond).flatten(1).norm(dim=1).max())
+    assert torch.equal(guidance.apg(cond, uncond, SCALE, norm_threshold=1.5 * longest)[0], plain)
+    assert torch.equal(guidance.apg(cond, uncond, SCALE, average=cond)[0], plain)
+    shortened, _ = guidance.apg(cond, uncond, SCALE, eta=1.0, norm_threshold=0.5)
+    norms = (shortened - cond).flatten(1).norm(dim=1) / (SCALE - 1)
+    torch.testing.assert_close(norms, torch.full_like(norms, 0.5), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3])
+def test_eps_keeps_zero_predictions_finite_and_changes_no_small_ones(pair, size):
+    """A prediction of zero leaves what the other one gives; one of a thousandth has a norm of which EPS is no part."""
+    cond, uncond = pair
+    small = size * uncond
+    factor = (cond * uncond).flatten(1).sum(1) / (uncond * uncond).flatten(1).sum(1) if size else torch.zeros(len(cond))
+    wanted = guidance.cfg(cond, factor.view(-1, 1, 1, 1) * uncond, SCALE)
+    torch.testing.assert_close(guidance.cfg_zero_star(cond, small, SCALE), wanted, rtol=1e-4, atol=1e-4)
+    for form in (guidance.rescale, guidance.normalise):
+        args = (1.0,) if form is guidance.rescale else ()
+        torch.testing.assert_close(
+            form(small, size * cond, *args), size * form(uncond, cond, *args), rtol=1e-4, atol=1e-9
+        )
+    guided, _ = guidance.apg(size * cond, small, SCALE)
+    torch.testing.assert_close(guided, size * guidance.apg(cond, uncond, SCALE)[0], rtol=1e-3, atol=1e-9)
+
+
 # --- what a run computes
 
 
@@ -159,6 +187,12 @@ def test_stages_of_one_step_make_no_line():
         run.learn(run.evaluation(sigma), x - sigma * value, x, x, sigma)
     assert [round(s, 3) for s, _ in run.known] == [1.0, 0.75]
     torch.testing.assert_close(guidance.extrapolate(run.known, 0.5), torch.full_like(x, 5.0))
+
+
+def test_an_interval_reaches_a_millionth_further_and_no_more():
+    for reach, inside in ((0.5e-6, True), (1e-6, True), (1.5e-6, False)):
+        assert guided_run.within(0.5 * (1 + reach), (0.5, 0.1)) is inside
+        assert guided_run.within(0.5 * (1 - reach), (0.9, 0.5)) is inside
 
 
 @pytest.mark.parametrize("sigma", [0.6, 0.8, 0.1])
