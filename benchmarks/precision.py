@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Sequence
+
 import torch
 
 from .measure import write
 
 SHAPE = (3072, 12288)  # img_mlp.2 of a double block, the widest input but one
+RECORD_SHAPE = (512, 12288)  # of the table of records
+BLOCK = 128  # rows and columns that share a scale
+W4A4 = {"convrot_groupsize": 256}  # as files have it
 PLAIN_CAST = "plain cast to e4m3, as older loaders did it"
 
 
@@ -28,6 +33,92 @@ def matrices() -> dict[str, torch.Tensor]:
         "t(4), 0.02": 0.02 * tails,
         "rows, columns, outliers": 0.02 * outliers,
     }
+
+
+def packed_here(format: Any, weight: torch.Tensor) -> tuple[torch.Tensor, int] | None:
+    """(weights as they come back, bytes taken) by this pack's own quantiser; None where the format is only read."""
+    if format.pack is None:
+        return None
+    codes, scale = format.pack(weight, weight.abs().amax(), None)
+    beside = {} if scale is None else {"weight_scale": scale}
+    back = format.unpack(codes, beside, format.marker(weight.shape, True) or {}, torch.float32)
+    return back, codes.nbytes + sum(t.nbytes for t in beside.values())
+
+
+def packed_by_test(format: Any, weight: torch.Tensor) -> tuple[torch.Tensor, int] | None:
+    """By the simple quantisers of tests/kquants.py, which come near ggml's."""
+    import kquants
+
+    if format.name not in kquants.PACKERS:
+        return None
+    codes = kquants.quantise(weight, format.name)
+    return format.unpack(codes, {}, {}, torch.float32), codes.nbytes
+
+
+def packed_by_host(format: Any, weight: torch.Tensor) -> tuple[torch.Tensor, int] | None:
+    """By the quantiser of the host's layout."""
+    from comfy.quant_ops import QuantizedTensor
+
+    if format.matmul is None:
+        return None
+    options = format.modes[0].options if format.modes else {**format.matmul.options, **W4A4}
+    quantised = QuantizedTensor.from_float(weight, format.layout, **options)
+    return quantised.dequantize().float(), sum(t.nbytes for t in quantised.state_dict("weight").values())
+
+
+def packed_by_scale(format: Any, weight: torch.Tensor) -> tuple[torch.Tensor, int] | None:
+    """fp8 and int8 with the largest number of each row or of each block of 128 by 128 as its type's largest."""
+    name, _, shape = format.name.rpartition("_")
+    if shape not in ("rowwise", "blockwise"):
+        return None
+    dtype = torch.int8 if name == "int8" else getattr(torch, name)
+    n, k = (len(weight), 1) if shape == "rowwise" else (len(weight) // BLOCK, weight.shape[1] // BLOCK)
+    blocks = weight.view(n, len(weight) // n, k, weight.shape[1] // k)
+    scale = blocks.abs().amax((1, 3), keepdim=True) / (127 if dtype == torch.int8 else torch.finfo(dtype).max)
+    codes = blocks / scale
+    codes = (codes.round() if dtype == torch.int8 else codes).to(dtype).view(weight.shape)
+    beside = {"weight_scale": scale.view(n, k)}
+    return format.unpack(codes, beside, {}, torch.float32), codes.nbytes + scale.nbytes
+
+
+QUANTISERS = {
+    "this pack": packed_here,
+    "tests/kquants.py": packed_by_test,
+    "ComfyUI": packed_by_host,
+    "a scale a row or block": packed_by_scale,
+}
+
+
+def records(formats: Sequence[Any]) -> list[str]:
+    """A table of every record of `loaders/formats` that can be packed on this machine: told and measured."""
+    weight = 0.02 * torch.randn(RECORD_SHAPE, generator=torch.Generator().manual_seed(0))
+    lines = [
+        f"What the records of loaders/formats say, and what is measured with a Gaussian matrix of {RECORD_SHAPE[0]} x "
+        f"{RECORD_SHAPE[1]}. The records' errors of GGML's K types are those of ggml's own quantisers (C code), which search "
+        "longer than ours for tests: there the measured figure is the larger one.",
+        "",
+        "| format | error told | measured | bits told | measured | packed by |",
+        "|---|---|---|---|---|---|",
+    ]
+    for format in formats:
+        for name, quantiser in QUANTISERS.items():
+            try:
+                found = quantiser(format, weight.clone())
+            except (RuntimeError, NotImplementedError) as refused:  # a kernel that this device lacks
+                lines.append(
+                    f"| {format.shown} | {format.error:.3%} | {str(refused).splitlines()[0][:60]} | | | {name} |"
+                )
+                break
+            if found is not None:
+                back, num_bytes = found
+                error = float((back - weight).norm() / weight.norm())
+                told = "not told" if format.error is None else f"{format.error:.3%}"
+                bits = 8 * num_bytes / weight.numel()
+                lines.append(f"| {format.shown} | {told} | {error:.3%} | {format.bits:.3f} | {bits:.3f} | {name} |")
+                break
+        else:
+            lines.append(f"| {format.shown} | {format.error or 0:.3%} | | {format.bits:.3f} | | only read here |")
+    return lines
 
 
 def main(rounds: int) -> None:
@@ -53,4 +144,5 @@ def main(rounds: int) -> None:
             lines.append(f"| {mode} | " + " | ".join(f"{e:.2%}" for e in errors) + " |")
         errors = [n.support.relative(w.to(torch.float8_e4m3fn).float(), w) for w in cases.values()]
         lines.append(f"| {PLAIN_CAST} | " + " | ".join(f"{e:.2%}" for e in errors) + " |")
+        lines += ["", "## The records", "", *records(modes.ALL)]
     write("precision", "Error of each precision", lines)

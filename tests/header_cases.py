@@ -8,6 +8,7 @@ import headers
 import support
 
 read = support.dev.load_pack("loaders.files.read")
+info = support.dev.load_pack("loaders.tensor_info")
 KINDS = headers.kinds()
 
 
@@ -29,8 +30,8 @@ REFUSED = [kind for kind in KINDS if kind not in ACCEPTED]
 def read_header_of(kind):
     """The header as our reader gives it."""
     tensors, metadata, markers = header_of(kind)
-    plain = {**read.DTYPES, **(read.GGML_PLAIN if headers.load(kind)["file"].endswith(".gguf") else {})}
-    infos = {name: read.TensorInfo(plain.get(dtype, dtype), shape) for name, (dtype, shape) in tensors.items()}
+    plain = {**info.DTYPES, **(read.GGML_PLAIN if headers.load(kind)["file"].endswith(".gguf") else {})}
+    infos = {name: info.TensorInfo(plain.get(dtype, dtype), shape) for name, (dtype, shape) in tensors.items()}
     return read.Header(
         headers.load(kind)["file"], infos, metadata, {name: json.loads(text) for name, text in markers.items()}
     )

@@ -21,7 +21,8 @@ from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
 from ...loaders.checkpoint.check import check, non_finite
-from ...loaders.checkpoint.detect import Detection, detect, layout_of, source_names, with_approximator
+from ...loaders.checkpoint.detect import Detection, detect
+from ...loaders.checkpoint.layout import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from ...loaders.formats.record import FLOAT_DTYPES
 from ...loaders.formats.table import FORMATS, QuantMode, quant_mode

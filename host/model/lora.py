@@ -12,8 +12,9 @@ import torch
 from ...loaders.checkpoint.keys import APPROXIMATOR
 from ...loaders.files.read import read_header, read_tensors
 from ...loaders.lora.adapters import Shape
-from ...loaders.lora.keys import Rows
-from ...loaders.lora.plan import Plan, nothing_matched, plan, prepare, summary
+from ...loaders.lora.names import Rows
+from ...loaders.lora.plan import MATCHED, Plan, make_plan, prepare
+from ...loaders.lora.report import nothing_matched, summary
 
 PREFIX = "diffusion_model."  # of the network in the host's names
 
@@ -32,10 +33,12 @@ def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tup
     header = read_header(path)
     tensors = comfy.lora_convert.convert_lora(read_tensors(path))
     try:
-        found = plan({k: tuple(t.shape) for k, t in tensors.items()}, shapes, host_layers(model.model), header.metadata)
+        found = make_plan(
+            {k: tuple(t.shape) for k, t in tensors.items()}, shapes, host_layers(model.model), header.metadata
+        )
     except ValueError as error:
         raise ValueError(f"{header.name}: {error}") from error
-    if not found.matched:
+    if not found.layers[MATCHED]:
         raise ValueError(nothing_matched(header.name, found, tensors))
     clone = model.clone()
     adapters = comfy.lora.load_lora(prepare(tensors, found), key_map(found), log_missing=False)
@@ -51,8 +54,8 @@ def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tup
 def key_map(found: Plan) -> dict[str, Any]:
     """The plan's targets as the host's LoRA loader wants them: a parameter, or a parameter and (dim, start, length)."""
     return {
-        target: PREFIX + parameter if rows is None else (PREFIX + parameter, (0, *rows))
-        for target, (parameter, rows) in found.targets.items()
+        key: PREFIX + t.parameter if t.rows is None else (PREFIX + t.parameter, (0, *t.rows))
+        for key, t in found.targets.items()
     }
 
 

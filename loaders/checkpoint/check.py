@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Mapping, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from ...chroma_model import ChromaConfig, ChromaTransformer
 from ..files.read import Header
 from .approximator import fill_approximator
+from .collect import Collected
 from .detect import Detection
 from .keys import FLAGS
 
@@ -25,25 +26,38 @@ def expected_shapes(config: ChromaConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in model.state_dict().items() if name not in FLAGS}
 
 
+class Words(NamedTuple):
+    """What an error says of a family of models: of tensors that are not its own, and of others' shapes."""
+
+    unknown: str
+    misshapen: str
+
+
+CHROMA = Words(
+    "not part of Chroma. The file holds more than one model or a variant that this version does not know; take an "
+    "unmodified checkpoint",
+    "The file is damaged or was edited; take an unmodified checkpoint",
+)
+
+
 def check(header: Header, detection: Detection) -> None:
     """Raises ValueError naming every kind of mismatch between the file and the model that its sizes imply."""
-    expected = expected_shapes(detection.config)
-    missing = [name for name in expected if name not in detection.tensors]
+    check_shapes(header.name, expected_shapes(detection.config), detection, CHROMA)
+
+
+def check_shapes(file: str, expected: Mapping[str, tuple[int, ...]], found: Collected, words: Words) -> None:
+    """Raises ValueError where weights are missing, unknown or of another shape than expected."""
+    missing = [name for name in expected if name not in found.tensors]
     if missing:
-        raise ValueError(f"{header.name}: {listed(missing)} missing. The file is incomplete; download it again")
-    unknown = [p.file_name for name, parts in detection.tensors.items() if name not in expected for p in parts]
+        raise ValueError(f"{file}: {listed(missing)} missing. The file is incomplete; download it again")
+    unknown = [p.file_name for name, parts in found.tensors.items() if name not in expected for p in parts]
     if unknown:
-        raise ValueError(
-            f"{header.name}: {listed(unknown)} not part of Chroma. The file holds more than one model or a variant "
-            "that this version does not know; take an unmodified checkpoint"
-        )
+        raise ValueError(f"{file}: {listed(unknown)} {words.unknown}")
     for name, shape in expected.items():
-        parts = detection.tensors[name]
-        found = (sum(p.storage.shape[0] for p in parts), *parts[0].storage.shape[1:]) if shape else ()
-        if found != shape:
+        if found.shapes[name] != shape:
             raise ValueError(
-                f"{header.name}: tensor {' + '.join(p.file_name for p in parts)} has shape {found}, expected {shape} "
-                "beside the other tensors of this file. The file is damaged or was edited; take an unmodified checkpoint"
+                f"{file}: tensor {' + '.join(p.file_name for p in found.tensors[name])} has shape {found.shapes[name]}, "
+                f"expected {shape} beside the other tensors of this file. {words.misshapen}"
             )
 
 

@@ -1,15 +1,11 @@
 """Writes a Chroma model in a format of choice, layer by layer, to safetensors or GGUF. Plain torch, without a host.
 
 Names are the published ones, so that the host's own loaders and other packs' read the files.
-Shapes: N output rows, K inputs.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +14,15 @@ from typing import Any, Callable, Mapping, Protocol
 import torch
 from torch import Tensor
 
-from ..files.gguf import ORIGINAL_SHAPE
 from ..files.read import read_header, read_tensors
 from ..files.write import GGUFFile, SafetensorsFile, Stored, whole_file
-from ..formats.kept import FLOAT32_PARTS, KEPT_PARTS, is_quantised
-from ..formats.record import GGUF, SAFETENSORS
-from ..formats.table import BY_TYPE, EXPORTS, SUFFIXES, ExportFormat, dense, joined
-from ..formats.tiles import CHUNK
-from .check import check, expected_shapes
-from .detect import METADATA_MARKERS, METADATA_PREFIX, Detection, detect
-from .keys import NORMS, QUANT_MARKER
-
-PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
-# Metadata that described the source file and not the model.
-OUTDATED = (METADATA_MARKERS, METADATA_PREFIX, ORIGINAL_SHAPE, "modelspec.hash_sha256", "sshs_", "split.")
-GGUF_OWN = ("general.architecture", "general.quantization_version", "general.file_type", "general.alignment")
+from ..formats.kept import KEPT_PARTS
+from ..formats.record import GGUF
+from ..formats.table import EXPORTS, SUFFIXES, ExportFormat, dense, joined
+from .check import check
+from .detect import Detection, detect
+from .items import coded, items_of
+from .metadata import kept_metadata, own_metadata
 
 Progress = Callable[[int, int, str], None]  # weights written, weights in all, name of the tensor that comes next
 
@@ -109,38 +99,6 @@ class Written:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Item:
-    """One tensor of the model, and how it is written.
-
-    type: see `Stored`. marker: the host's description of a quantised layer.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    in_block: bool
-    marker: Mapping[str, Any] | None
-
-    @property
-    def marker_bytes(self) -> Tensor:
-        return torch.tensor(list(json.dumps(self.marker).encode()), dtype=torch.uint8)
-
-    @property
-    def stored(self) -> dict[str, Stored]:
-        """Role -> tensor of the file: the weight, and in safetensors what stands beside a quantised one."""
-        stem = self.name.removesuffix(".weight")
-        weight = Stored(file_name(self.name), self.type, self.shape)
-        if self.marker is None:
-            return {"weight": weight}
-        scale = (self.shape[0], 1) if BY_TYPE[self.type].has_row_scales else ()
-        return {
-            "weight": weight,
-            "weight_scale": Stored(f"{stem}.weight_scale", "F32", scale),
-            QUANT_MARKER: Stored(f"{stem}.{QUANT_MARKER}", "U8", tuple(self.marker_bytes.shape)),
-        }
-
-
 def write_model(
     source: Weights,
     path: Path,
@@ -163,14 +121,14 @@ def write_model(
     """
     format = export_format(format_name, path)
     detection = source.detection
-    items = plan(detection, format, full_precision)
+    items = items_of(detection, format, full_precision)
     stored = [s for item in items for s in item.stored.values()]
     # The empty tensors are what other programs look for; in a GGUF, where some drop them, the metadata tells it too.
     stored += [Stored(name, "F32", (0,)) for name in detection.config.markers]
     record = {
         **kept_metadata(source.metadata, format.container),
         **(metadata or {}),
-        **settings(source, format_name, full_precision),
+        **own_metadata(source.name, detection, format_name, full_precision),
     }
     if format.container == GGUF:
         title = str(record.pop("general.name", path.stem))
@@ -216,102 +174,3 @@ def export_format(name: str, path: Path | None = None) -> ExportFormat:
             f"{' or '.join(SUFFIXES[choice.container])}"
         )
     return choice
-
-
-def plan(detection: Detection, choice: ExportFormat, full_precision: bool = True) -> list[Item]:
-    """What each tensor becomes, in the source's order.
-
-    The linears of the blocks take the format; other matrices 16 bits (fp16 if the source's are), `FLOAT32_PARTS` and,
-    in a GGUF, vectors and kernels 32: other readers take the sizes of 4-D tensors from bytes unless they are F32 or F16.
-    """
-    half = "F16" if detection.dtype == torch.float16 else "BF16"
-    half = choice.type if choice.type in ("F16", "BF16") else half
-    items = []
-    shapes = expected_shapes(detection.config)
-    for name in detection.tensors:
-        shape = shapes[name]
-        in_block = is_quantised(name, len(shape), detection.variant)
-        if name.startswith(FLOAT32_PARTS) or (choice.container == GGUF and len(shape) != 2):
-            kind = "F32"
-        else:
-            kind = choice.type if in_block and BY_TYPE[choice.type].fits(shape[1]) else half
-        marker = BY_TYPE[kind].marker(shape, full_precision) if choice.container == SAFETENSORS else None
-        items.append(Item(name, shape, kind, in_block, marker))
-    return items
-
-
-def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Tensor]:
-    """A tensor's values as they are stored, on the CPU, by role, and the sums of squares (2,) of error and weight.
-
-    label:  for messages. weight: of any floating dtype, on any device.
-    raises: ValueError if it holds NaN or infinity, or more than fp16 holds where that is its type.
-    """
-    if tuple(weight.shape) != item.shape:
-        raise ValueError(
-            f"{label} has become {tuple(weight.shape)}, expected {item.shape}. Take off what changed its size"
-        )
-    low, high = weight.aminmax()
-    peak = torch.maximum(-low, high).float()
-    if not bool(torch.isfinite(peak)):
-        raise ValueError(f"{label} holds NaN or infinite weights. Download the file again, or take off the last LoRA")
-    if item.type == "F16" and peak > torch.finfo(torch.float16).max:
-        raise ValueError(f"{label} holds {float(peak):g}, more than fp16 can. Choose a format in bf16")
-    format, settings = BY_TYPE[item.type], item.marker or {}
-    rows = weight.reshape(-1, item.shape[-1])
-    roles: dict[str, Tensor] = {QUANT_MARKER: item.marker_bytes} if item.marker is not None else {}
-    squares = torch.zeros(2, dtype=torch.float64)
-    height = max(1, CHUNK // item.shape[-1])
-    for start in range(0, len(rows), height):
-        part = rows[start : start + height].float()
-        codes, scale = format.pack(part, peak, None)
-        beside = {} if scale is None else {"weight_scale": scale}
-        error = format.unpack(codes, beside, settings, torch.float32).sub(part)
-        squares += torch.stack([x.square().sum() for x in (error, part)]).cpu()  # chunks are short enough for float32
-        for role, values in {"weight": codes, **beside}.items():
-            if not values.ndim:  # one scale for all rows
-                roles[role] = values.cpu()
-                continue
-            if role not in roles:
-                roles[role] = torch.empty(len(rows), values.shape[1], dtype=values.dtype)
-            roles[role][start : start + height] = values.cpu()
-    return roles, squares
-
-
-def file_name(name: str) -> str:
-    """The published name of one of the model's tensors: norms end in `.scale`."""
-    published = name.removesuffix(".weight") + ".scale"
-    return published if name.endswith(".weight") and NORMS.search(published) else name
-
-
-def kept_metadata(metadata: Mapping[str, Any], container: str) -> dict[str, Any]:
-    """What a source's metadata says of the model, as the container can hold it; arrays are left out."""
-    left_out = (*OUTDATED, *GGUF_OWN) if container == GGUF else (*OUTDATED, *GGUF_OWN, "comfy.gguf.")
-    return {
-        key: value
-        for key, value in metadata.items()
-        if not key.startswith(left_out) and isinstance(value, (str, bool, int, float))
-    }
-
-
-def settings(source: Weights, format_name: str, full_precision: bool) -> dict[str, str]:
-    """The record of how a file was made, and what the model's markers say."""
-    config = source.detection.config
-    entries = {
-        "writer": f"chroma-pack {version()}",
-        "source": source.name,
-        "format": format_name,
-        "kept": ", ".join(KEPT_PARTS[source.detection.variant]),
-        "prediction": config.prediction,
-        "text_ids": config.text_ids,
-    }
-    matmul = EXPORTS[format_name].format.matmul
-    if matmul is not None and matmul.scaled_here:
-        entries["full_precision_matrix_mult"] = str(full_precision).lower()
-    return {METADATA_PREFIX + key: value for key, value in entries.items()}
-
-
-@functools.lru_cache
-def version() -> str:
-    """This pack's."""
-    found = re.search(r'^version = "(.+)"', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)
-    return found.group(1) if found else "of unknown version"

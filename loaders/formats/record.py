@@ -143,8 +143,9 @@ class Format:
     """One way to store a weight.
 
     name:      in reports; markers call it `host_name`, the same unless said.
-    bits:      of a weight of a wide matrix, with its scales.
-    error:     of its values, relative (Frobenius), where weights are Gaussian; None if not measured.
+    bits:      of a weight of a matrix of 3072 inputs, with its scales.
+    error:     of its values, relative (Frobenius), where weights are Gaussian, of 12288 inputs; None if not measured.
+               Source: benchmarks/precision.py; of GGML's K types ggml's own quantisers (`ggml.ERRORS`).
     recognise: what a header shows -> how it is stored; None where it is another format, ValueError where it is this one
                and does not fit.
     unpack:    (stored, beside, settings, dtype) -> (N, K) in dtype.

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Callable, Mapping
 
-from .keys import ALPHA, DORA, DOWN, MID, UP, UP_BIAS
+from .names import ALPHA, DORA, DOWN, MID, UP, UP_BIAS
 
 Shape = tuple[int, ...]
 Parts = Mapping[str, Shape]
@@ -70,8 +70,8 @@ def _oft(parts: Parts, weight: Shape) -> Shape | None:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """An adapter that the host applies.
+class Adapter:
+    """A kind of adapter that the host applies.
 
     change: shapes of its parts and of the weight -> shape of what it changes, as a matrix; None if its parts do not
             belong together. Without it the adapter is one tensor of exactly the weight's shape.
@@ -84,46 +84,46 @@ class Kind:
     of_bias: bool = False
 
 
-LORA = Kind("LoRA", (UP, DOWN), (MID, "reshape_weight"), _lora)
-OFT = Kind("OFT", ("oft_blocks",), ("rescale",), _oft)  # and BOFT
-KINDS = (
+LORA = Adapter("LoRA", (UP, DOWN), (MID, "reshape_weight"), _lora)
+OFT = Adapter("OFT", ("oft_blocks",), ("rescale",), _oft)  # and BOFT
+ADAPTERS = (
     LORA,
-    Kind("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2"), _loha),
-    Kind(
+    Adapter("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2"), _loha),
+    Adapter(
         "LoKr",
         (),
         ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
         _lokr,
     ),
-    Kind("GLoRA", ("a1.weight", "a2.weight", "b1.weight", "b2.weight"), (), _glora),
+    Adapter("GLoRA", ("a1.weight", "a2.weight", "b1.weight", "b2.weight"), (), _glora),
     OFT,
-    Kind("difference", ("diff",)),
-    Kind("replacement", ("set_weight",)),
-    Kind("difference of the bias", ("diff_b",), of_bias=True),
-    Kind("bias of the LoRA", (UP_BIAS,), of_bias=True),
+    Adapter("difference", ("diff",)),
+    Adapter("replacement", ("set_weight",)),
+    Adapter("difference of the bias", ("diff_b",), of_bias=True),
+    Adapter("bias of the LoRA", (UP_BIAS,), of_bias=True),
 )
 FOR_CONVOLUTIONS = {MID, "hada_t1", "hada_t2", "lokr_t2"}  # Tucker cores; what Chroma has are linear layers
 SHARED = {ALPHA, DORA}  # go with whatever changes the weight
 
 
-def misfit(kind: Kind, parts: Parts, weight: Shape) -> str | None:
+def misfit(adapter: Adapter, parts: Parts, weight: Shape) -> str | None:
     """What is wrong with an adapter for a weight of this shape; None if it fits."""
-    lacking = [part for part in kind.needs if part not in parts]
+    lacking = [part for part in adapter.needs if part not in parts]
     if lacking:
-        return f"{kind.name} without {', '.join(lacking)}"
+        return f"{adapter.name} without {', '.join(lacking)}"
     cores = sorted(FOR_CONVOLUTIONS & parts.keys())
     if cores:
-        return f"{kind.name} of a convolution ({', '.join(cores)})"
-    if kind.change is None:
-        change, expected = parts[kind.needs[0]], weight
+        return f"{adapter.name} of a convolution ({', '.join(cores)})"
+    if adapter.change is None:
+        change, expected = parts[adapter.needs[0]], weight
     else:
-        change, expected = kind.change(parts, weight), _flat(weight)
+        change, expected = adapter.change(parts, weight), _flat(weight)
     if change is None:
-        own = ", ".join(f"{p} {text(parts[p])}" for p in kind.needs + kind.takes if p in parts)
-        return f"{kind.name} whose parts do not belong together ({own})"
+        own = ", ".join(f"{p} {text(parts[p])}" for p in adapter.needs + adapter.takes if p in parts)
+        return f"{adapter.name} whose parts do not belong together ({own})"
     if change != expected:
         return f"LoRA's {text(change)}"
-    if kind.of_bias:
+    if adapter.of_bias:
         return None
     if math.prod(parts.get(ALPHA, ())) != 1:
         return f"alpha of shape {text(parts[ALPHA])}"

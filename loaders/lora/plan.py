@@ -8,33 +8,39 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Callable, Iterable, Mapping
+from typing import Any, Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from ...constants import WARNING, Line, Lines
 from ..checkpoint.keys import APPROXIMATOR
-from .adapters import KINDS, LORA, OFT, SHARED, Kind, Shape, column, misfit, text
-from .keys import (
+from .adapters import ADAPTERS, LORA, OFT, SHARED, Adapter, Shape, column, misfit, text
+from .names import (
     ALPHA,
     DORA,
     DOWN,
-    LOOKS_LIKE,
     MODULATIONS,
-    OUTSIDE,
-    PARTS,
     SLICES,
-    STACKS,
     TEXT_ENCODERS,
     UP_BIAS,
-    WRAPPERS,
     Rows,
+    own_name,
+    split_name,
+    unwrapped,
 )
 
 HOST_PARTS = {"diff_b": "diff", UP_BIAS: "diff"}  # a bias is a target of its own, since the host cannot slice it else
 UNUSED = {"reshape_weight"}  # would widen the model's layer; whether the shapes agree is checked instead
+
+# What becomes of a layer.
+MATCHED = "matched"
+MISSHAPEN = "misshapen"  # skipped; these are `Misfit`s
+UNKNOWN = "unknown"
+MISSING_BLOCK = "missing block"  # beyond those that the model has
+MODULATION = "modulation"  # of FLUX; Chroma has none
+TEXT_ENCODER = "text encoder"
 
 # --- the plan --------------------------------------------------------------------------------------------------------
 
@@ -52,61 +58,51 @@ class Misfit:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What becomes of each layer that a LoRA names. Layers go by their names in the file.
+class Target:
+    """What one adapter changes.
 
-    renamed: tensor's name in the file -> the host's name for it, "<target>.<part>".
-    targets: target -> parameter of the model, and its rows (start, length) where only those are changed.
-    alphas:  target -> alpha that no tensor of the file holds.
-    biases:  tensor's name of a LoRA's bias -> the target of that LoRA's weight, and its rank.
-    missing_blocks: layers of blocks beyond those that the model has.
+    layer:     in the file.
+    parameter: of the model; rows: start and length where only those are changed.
+    tensors:   tensor's name in the file -> the host's name of that part.
+    alpha:     that no tensor of the file holds.
+    scaled_as: of a LoRA's bias, the target of that LoRA's weight and its rank.
     """
 
-    renamed: dict[str, str] = field(default_factory=dict)
-    targets: dict[str, tuple[str, Rows | None]] = field(default_factory=dict)
-    alphas: dict[str, float] = field(default_factory=dict)
-    biases: dict[str, tuple[str, int]] = field(default_factory=dict)
-    matched: list[str] = field(default_factory=list)
-    dropped_modulations: list[str] = field(default_factory=list)
-    text_encoder: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    missing_blocks: list[str] = field(default_factory=list)
-    misshapen: list[Misfit] = field(default_factory=list)
-    touches_approximator: list[str] = field(default_factory=list)
+    layer: str
+    parameter: str
+    rows: Rows | None
+    tensors: Mapping[str, str]
+    alpha: float | None = None
+    scaled_as: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of each layer that a LoRA names.
+
+    layers:  one of the words above -> the layers by their names in the file, `Misfit`s of misshapen ones.
+    targets: the host's name of a target -> what changes it.
+    """
+
+    layers: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Tensor's name in the file -> the host's name for it, "<target>.<part>"."""
+        return {name: f"{key}.{part}" for key, target in self.targets.items() for name, part in target.tensors.items()}
 
     @property
     def num_layers(self) -> int:
         """All layers but those of text encoders and modulations."""
-        return len(self.matched) + len(self.unknown) + len(self.missing_blocks) + len(self.misshapen)
+        return sum(len(self.layers[kind]) for kind in (MATCHED, UNKNOWN, MISSING_BLOCK, MISSHAPEN))
+
+    @property
+    def approximator_layers(self) -> set[str]:
+        return {t.layer for t in self.targets.values() if t.parameter.startswith(APPROXIMATOR)}
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """A tensor's name -> its layer and the part of the adapter; (name, "") if its ending is not known."""
-    for pattern, part in PARTS:
-        found = pattern.fullmatch(name)
-        if found:
-            return found[1], part
-    return name, ""
-
-
-def unwrapped(layer: str) -> str:
-    """A layer's name without what trainers put before it."""
-    while wrapper := next((w for w in WRAPPERS if layer.startswith(w)), ""):
-        layer = layer.removeprefix(wrapper)
-    return layer
-
-
-def own_name(layer: str) -> str | None:
-    """A layer's name without wrappers -> Chroma's module, with ":slice" where only some rows are meant; None if not
-    known. Blocks beyond those of the model are named too: this looks at the name alone."""
-    for pattern, stack, members in STACKS:
-        found = pattern.fullmatch(layer)
-        if found and found[2] in members:
-            return f"{stack}.{int(found[1])}.{members[found[2]]}".removesuffix(".")
-    return OUTSIDE.get(layer)
-
-
-def plan(
+def make_plan(
     lora: Mapping[str, Shape],
     model: Mapping[str, Shape],
     known: Mapping[str, tuple[str, Rows | None]] = {},
@@ -125,86 +121,118 @@ def plan(
     for name in lora:
         layer, part = split_name(name)
         if layers.setdefault(layer, {}).setdefault(part, name) != name:
-            out.unknown.append(f"{name} (a second {part} of one layer)")
-    modules = {name.rpartition(".")[0] for name in model}
-    spelled = {spelling: m for m in modules for spelling in (m, m.replace(".", "_"))}
+            out.layers[UNKNOWN].append(f"{name} (a second {part} of one layer)")
+    places = Places(model, known)
     alpha_of = metadata_alpha(metadata)
     for layer, parts in layers.items():
-        bare = unwrapped(layer)
-        parameter, rows = known.get(layer, ("", None))
-        own = own_name(bare) or spelled.get(bare)
-        if own is not None:
-            parameter, rows = own, None
-        module, _, piece = parameter.removesuffix(".weight").partition(":")
-        if layer.startswith(TEXT_ENCODERS) or bare.startswith(TEXT_ENCODERS):
-            out.text_encoder.append(layer)
-        elif any(pattern.match(bare) for pattern in MODULATIONS):
-            out.dropped_modulations.append(layer)
-        elif not module or "" in parts or parts.keys() <= SHARED:
-            out.unknown.append(layer)
-        elif module not in modules:
-            stack = re.match(r"(.+?\.)\d+(?:\.|$)", module)
-            there = stack is not None and any(m.startswith(stack[1]) for m in modules)
-            (out.missing_blocks if there else out.unknown).append(layer)
-        else:
-            if piece:
-                weight = model[module + ".weight"]
-                rows = SLICES[piece](weight[1], weight[0])
-            _add(out, layer, parts, module, rows, lora, model, alpha_of)
+        kind = places.kind(layer, parts)
+        if kind == MATCHED:
+            module, rows = places.find(layer)
+            targets = _targets(_Layer(layer, parts, lora, module, rows), model, out.targets, alpha_of)
+            if isinstance(targets, Misfit):
+                out.layers[MISSHAPEN].append(targets)
+                continue
+            out.targets.update(targets)
+        out.layers[kind].append(layer)
     return out
 
 
-def _add(
-    out: Plan,
-    layer: str,
-    parts: Mapping[str, str],
-    module: str,
-    rows: Rows | None,
-    lora: Mapping[str, Shape],
-    model: Mapping[str, Shape],
-    alpha_of: Callable[[str, int], float | None],
-) -> None:
-    """Puts a layer with all its adapters into the plan, or, if one of them does not fit, none."""
-    shapes = {part: lora[name] for part, name in parts.items()}
-    kinds = [k for k in KINDS if any(part in parts for part in k.needs + k.takes)]
-    targets: dict[str, Kind] = {}
-    for kind in kinds:
-        parameter = f"{module}.{'bias' if kind.of_bias else 'weight'}"
-        shape = model.get(parameter)
-        if shape is not None and rows is not None:
-            shape = (min(rows[1], shape[0] - rows[0]), *shape[1:])
-        target = parameter if rows is None else f"{parameter}[{rows[0]}:{sum(rows)}]"
-        wrong = "no such parameter" if shape is None else misfit(kind, shapes, shape)
-        if wrong is None and (target in targets or target in out.targets):
-            wrong = f"a second adapter ({kind.name}) for the same weight"
-        if wrong is not None:
-            out.misshapen.append(Misfit(layer, wrong, "has none" if shape is None else text(shape)))
-            return
-        targets[target] = kind
+class Places:
+    """Where the layers of LoRAs are in a model. model, known: see `make_plan`."""
 
-    out.matched.append(layer)
-    if module.startswith(APPROXIMATOR.rstrip(".")):
-        out.touches_approximator.append(layer)
-    for target, kind in targets.items():
-        out.targets[target] = (target.partition("[")[0], rows)
-        takes = kind.needs + kind.takes + (() if kind.of_bias else tuple(SHARED))
-        for part in (p for p in takes if p in parts and p not in UNUSED):
-            out.renamed[parts[part]] = f"{target}.{HOST_PARTS.get(part, part)}"
-        alpha = None
-        if kind is LORA:
-            alpha = alpha_of(layer, shapes[DOWN][0])
-        elif kind is OFT:
-            alpha = 0.0  # no constraint; the host's BOFT fails without a number
-        if alpha is not None and ALPHA not in parts:
-            out.alphas[target] = alpha
-        if UP_BIAS in kind.needs and DOWN in shapes:
-            out.biases[parts[UP_BIAS]] = (target.replace(".bias", ".weight"), shapes[DOWN][0])
+    def __init__(self, model: Mapping[str, Shape], known: Mapping[str, tuple[str, Rows | None]]):
+        self.model, self.known = model, known
+        self.modules = {name.rpartition(".")[0] for name in model}
+        self.spelled = {spelling: m for m in self.modules for spelling in (m, m.replace(".", "_"))}
+
+    def find(self, layer: str) -> tuple[str, Rows | None]:
+        """(module, the rows that are meant, None for all); "" where no such name is known."""
+        bare = unwrapped(layer)
+        own = own_name(bare) or self.spelled.get(bare)
+        parameter, rows = self.known.get(layer, ("", None)) if own is None else (own, None)
+        module, _, piece = parameter.removesuffix(".weight").partition(":")
+        if piece and module in self.modules:
+            height, width = self.model[module + ".weight"][:2]
+            rows = SLICES[piece](width, height)
+        return module, rows
+
+    def kind(self, layer: str, parts: Mapping[str, str]) -> str:
+        """What becomes of a layer with these parts, by its name alone: MATCHED or why not."""
+        bare = unwrapped(layer)
+        if layer.startswith(TEXT_ENCODERS) or bare.startswith(TEXT_ENCODERS):
+            return TEXT_ENCODER
+        if any(pattern.match(bare) for pattern in MODULATIONS):
+            return MODULATION
+        module, _ = self.find(layer)
+        if not module or "" in parts or parts.keys() <= SHARED:
+            return UNKNOWN
+        if module in self.modules:
+            return MATCHED
+        stack = re.match(r"(.+?\.)\d+(?:\.|$)", module)
+        return MISSING_BLOCK if stack and any(m.startswith(stack[1]) for m in self.modules) else UNKNOWN
+
+
+class _Layer:
+    """A layer of a LoRA and its place. parts: part -> tensor's name; shapes: part -> shape."""
+
+    def __init__(self, name: str, parts: Mapping[str, str], lora: Mapping[str, Shape], module: str, rows: Rows | None):
+        self.name, self.parts, self.module, self.rows = name, parts, module, rows
+        self.shapes = {part: lora[tensor] for part, tensor in parts.items()}
+
+    def parameter(self, adapter: Adapter) -> str:
+        return f"{self.module}.{'bias' if adapter.of_bias else 'weight'}"
+
+    def target(self, adapter: Adapter) -> str:
+        """The host's name of what this adapter changes."""
+        parameter = self.parameter(adapter)
+        return parameter if self.rows is None else f"{parameter}[{self.rows[0]}:{sum(self.rows)}]"
+
+
+AlphaOf = Callable[[str, int], "float | None"]
+
+
+def _targets(
+    layer: _Layer, model: Mapping[str, Shape], taken: Mapping[str, Target], alpha_of: AlphaOf
+) -> dict[str, Target] | Misfit:
+    """All adapters of a layer, or, if one of them does not fit, none."""
+    out: dict[str, Target] = {}
+    for adapter in (a for a in ADAPTERS if any(part in layer.parts for part in a.needs + a.takes)):
+        shape, key = model.get(layer.parameter(adapter)), layer.target(adapter)
+        if shape is None:
+            return Misfit(layer.name, "no such parameter", "has none")
+        if layer.rows is not None:
+            shape = (min(layer.rows[1], shape[0] - layer.rows[0]), *shape[1:])
+        wrong = misfit(adapter, layer.shapes, shape)
+        if wrong is None and (key in out or key in taken):
+            wrong = f"a second adapter ({adapter.name}) for the same weight"
+        if wrong is not None:
+            return Misfit(layer.name, wrong, text(shape))
+        out[key] = _target(layer, adapter, alpha_of)
+    return out
+
+
+def _target(layer: _Layer, adapter: Adapter, alpha_of: AlphaOf) -> Target:
+    takes = adapter.needs + adapter.takes + (() if adapter.of_bias else tuple(SHARED))
+    alpha = None
+    if adapter is LORA and ALPHA not in layer.parts:
+        alpha = alpha_of(layer.name, layer.shapes[DOWN][0])
+    elif adapter is OFT and ALPHA not in layer.parts:
+        alpha = 0.0  # no constraint; the host's BOFT fails without a number
+    is_lora_bias = UP_BIAS in adapter.needs and DOWN in layer.shapes
+    return Target(
+        layer=layer.name,
+        parameter=layer.parameter(adapter),
+        rows=layer.rows,
+        tensors={layer.parts[p]: HOST_PARTS.get(p, p) for p in takes if p in layer.parts and p not in UNUSED},
+        alpha=alpha,
+        scaled_as=(layer.target(LORA), layer.shapes[DOWN][0]) if is_lora_bias else None,
+    )
 
 
 METADATA = "lora_adapter_metadata"
 
 
-def metadata_alpha(metadata: Mapping[str, str]) -> Callable[[str, int], float | None]:
+def metadata_alpha(metadata: Mapping[str, str]) -> AlphaOf:
     """(layer, rank) -> the alpha that diffusers has kept for it in a file's metadata, or None.
 
     raises: ValueError if the metadata is no JSON object.
@@ -233,80 +261,13 @@ def prepare(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     for host, tensor in out.items():
         if host.endswith("." + DORA):
             out[host] = tensor.reshape(column(tuple(tensor.shape)))
-    out |= {f"{target}.{ALPHA}": torch.tensor(alpha) for target, alpha in plan.alphas.items()}
-    for name, (target, rank) in plan.biases.items():  # PEFT scales the bias of B with the rest
-        alpha = out.get(f"{target}.{ALPHA}")
-        if alpha is not None:
-            out[plan.renamed[name]] = tensors[name].float() * (alpha.item() / rank)
+    out |= {f"{key}.{ALPHA}": torch.tensor(t.alpha) for key, t in plan.targets.items() if t.alpha is not None}
+    for key, target in plan.targets.items():
+        if target.scaled_as is None:
+            continue
+        weight, rank = target.scaled_as
+        alpha = out.get(f"{weight}.{ALPHA}")
+        if alpha is not None:  # PEFT scales the bias of B with the rest
+            (name, part), *_ = target.tensors.items()
+            out[f"{key}.{part}"] = tensors[name].float() * (alpha.item() / rank)
     return out
-
-
-# --- what people are told --------------------------------------------------------------------------------------------
-
-
-def some(names: Iterable[object], limit: int = 4) -> str:
-    """The first few names, and how many more."""
-    names = [str(n) for n in names]
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
-
-
-def looks_like(names: Iterable[str]) -> str | None:
-    """What a file with such tensors may be, if it is not a LoRA for Chroma or FLUX."""
-    names = list(names)
-    return next((what for pattern, what in LOOKS_LIKE if any(pattern.search(n) for n in names)), None)
-
-
-def summary(plan: Plan, names: Iterable[str]) -> Lines:
-    """What was applied and what was not, in lines."""
-    first = f"{len(plan.matched)} of {plan.num_layers} layers matched"
-    if plan.dropped_modulations:
-        first += f", {len(plan.dropped_modulations)} modulation layers dropped (Chroma has none)"
-    if plan.text_encoder:
-        first += f", {len(plan.text_encoder)} text-encoder layers left out"
-    lines = [first]
-    if plan.unknown:
-        lines.append(Line("unmatched: ", WARNING, some(plan.unknown)))
-    if plan.missing_blocks:
-        lines.append(Line("of blocks that this model does not have: ", WARNING, some(plan.missing_blocks)))
-    if plan.misshapen:
-        lines.append(Line("skipped, do not fit: ", WARNING, some(plan.misshapen)))
-    if 2 * len(plan.matched) < plan.num_layers:
-        what = looks_like(names)
-        lines.append(
-            Line("Warning: ", WARNING, f"most of this LoRA does not fit{f'; it looks like {what}' if what else ''}")
-        )
-    if plan.touches_approximator:
-        lines.append(
-            Line(
-                "Warning: ",
-                WARNING,
-                f"changes {len(plan.touches_approximator)} layers of distilled_guidance_layer, which makes every shift, "
-                "scale and gate of the model. Lower the strength if colours break",
-            )
-        )
-    return Lines(lines)
-
-
-def nothing_matched(file: str, plan: Plan, names: Iterable[str]) -> str:
-    """The error for a file of which no layer fits: what was found, what it looks like, what to do."""
-    names = list(names)
-    what = looks_like(names)
-    remedy = "Choose a LoRA that was made for Chroma or FLUX.1"
-    if what:
-        return f"{file}: no layer fits this Chroma model; it looks like {what}. {remedy}"
-    if plan.misshapen:
-        return (
-            f"{file}: no layer fits this Chroma model; it was made for a model of other sizes "
-            f"({some(plan.misshapen, 2)}). {remedy} of this size"
-        )
-    if plan.missing_blocks:
-        return f"{file}: it changes only blocks that this model does not have ({some(plan.missing_blocks)}). {remedy}"
-    if plan.dropped_modulations and not plan.unknown:
-        return f"{file}: it changes only modulation layers, which Chroma does not have. {remedy}"
-    if plan.text_encoder and not plan.unknown:
-        return (
-            f"{file}: it changes only text encoders ({some(plan.text_encoder, 2)}), nothing of the diffusion model. "
-            f"{remedy}, or load it on the CLIP with the host's own LoRA node"
-        )
-    return f"{file}: not a LoRA for Chroma (it begins with {some(names, 3) or 'no tensors'}). {remedy}"

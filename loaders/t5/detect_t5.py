@@ -10,15 +10,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Mapping
 
-import torch
-
-from ..checkpoint.check import listed
-from ..checkpoint.detect import layer_markers, refuse_bitsandbytes, split_scales
+from ..checkpoint.check import Words, check_shapes
+from ..checkpoint.collect import Collected, Names, collect
 from ..checkpoint.keys import OLD_MARKER, OTHER_MODELS
 from ..files.read import Header
-from ..formats.record import FLOAT_DTYPES
-from ..formats.table import storage_of
-from ..tensor_info import Part
 from .encoder import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, RELATIVE_BIAS, T5Config, expected_shapes
 
 VOCABULARY = range(32_100, 32_129)  # T5's tokenizer has 32,100 words, its published embeddings 28 spare rows
@@ -61,11 +56,12 @@ NO_T5 = (
     *OTHER_MODELS,
 )
 NEEDED = "Chroma needs T5-XXL v1.1 (t5xxl) or flan-T5-xxl"
+T5 = Words(f"not part of T5's encoder. {NEEDED}, unmodified", "The file is damaged; download it again")
 
 
-@dataclass(frozen=True)
-class T5Detection:
-    """What a file holds; the fields that `host/model/weights.StateBuilder` reads are as in `checkpoint/detect.Detection`.
+@dataclass(frozen=True, kw_only=True)
+class T5Detection(Collected):
+    """What a file holds; the fields are those of `checkpoint/detect.Detection` where they mean the same.
 
     dropped: names in the file of a whole T5's decoder and the like, which no encoder has.
     others:  number of tensors before other prefixes, of an all-in-one file.
@@ -75,12 +71,8 @@ class T5Detection:
     layout: str
     config: T5Config
     prefix: str
-    dtype: torch.dtype
-    tensors: Mapping[str, tuple[Part, ...]]
-    formats: Mapping[str, int]
     dropped: tuple[str, ...]
     others: int
-    num_parameters: int
 
 
 def detect_t5(header: Header) -> T5Detection:
@@ -90,47 +82,19 @@ def detect_t5(header: Header) -> T5Detection:
             misshapen or unknown tensor, or a storage type that is not supported.
     """
     layout, prefix = _layout_of(header)
-    refuse_bitsandbytes(header)
-    names, dropped, others = _names(header, layout, prefix)
+    by_name, dropped, others = _names(header, layout, prefix)
     old_marker = next((info for name, info in header.tensors.items() if _is_old_marker(name, prefix)), None)
-    markers = layer_markers(header, names, prefix)
-    plain, scales = split_scales(names)
-    tensors: dict[str, tuple[Part, ...]] = {}
-    for name, file_name in plain.items():
-        stem = name.removesuffix(".weight")
-        own = scales.pop(stem, {}) if name.endswith(".weight") else {}
-        storage = storage_of(
-            f"{header.name}: tensor {file_name}",
-            header.tensors[file_name],
-            {role: header.tensors[n] for role, n in own.items()},
-            markers.get(stem),
-            old_marker,
-        )
-        tensors[name] = (Part(file_name, storage, own),)
-    lost = [n for own in scales.values() for n in own.values()]
-    if lost:
-        raise ValueError(f"{header.name}: {lost[0]} is a scale without its weight. The file is incomplete")
-
-    config = _config(header, {name: parts[0].storage.shape for name, parts in tensors.items()})
-    expected = expected_shapes(config)
-    _check(header.name, expected, tensors)
-    every = [parts[0] for parts in tensors.values()]
-    sizes = Counter[torch.dtype]()
-    for part in every:
-        info = header.tensors[part.file_name]
-        if info.dtype in FLOAT_DTYPES:
-            sizes[info.dtype] += info.numel
+    collected = collect(header, Names(header, by_name, prefix), old_marker)
+    config = _config(header, collected.shapes)
+    check_shapes(header.name, expected_shapes(config), collected, T5)
     return T5Detection(
+        **vars(collected),
         variant="T5 v1.1" if config.gated else "T5",
         layout=layout,
         config=config,
         prefix=prefix,
-        dtype=sizes.most_common(1)[0][0] if sizes else torch.bfloat16,
-        tensors=tensors,
-        formats=Counter(part.storage.format for part in every if part.storage.format is not None),
         dropped=dropped,
         others=others,
-        num_parameters=sum(torch.Size(shape).numel() for shape in expected.values()),
     )
 
 
@@ -242,19 +206,3 @@ def _config(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> T5Config:
         mlp_dim=shape("encoder.block.0.layer.1.DenseReluDense.wo.weight")[1],
         gated="encoder.block.0.layer.1.DenseReluDense.wi.weight" not in shapes,
     )
-
-
-def _check(file: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, tuple[Part, ...]]) -> None:
-    missing = [name for name in expected if name not in tensors]
-    if missing:
-        raise ValueError(f"{file}: {listed(missing)} missing. The file is incomplete; download it again")
-    unknown = [parts[0].file_name for name, parts in tensors.items() if name not in expected]
-    if unknown:
-        raise ValueError(f"{file}: {listed(unknown)} not part of T5's encoder. {NEEDED}, unmodified")
-    for name, shape in expected.items():
-        part = tensors[name][0]
-        if part.storage.shape != shape:
-            raise ValueError(
-                f"{file}: tensor {part.file_name} has shape {part.storage.shape}, expected {shape} beside the other "
-                "tensors of this file. The file is damaged; download it again"
-            )

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from tools import quantize
 
-export = support.dev.load_pack("loaders.checkpoint.export")
+export, items, metadata = (support.dev.load_pack(f"loaders.checkpoint.{n}") for n in ("export", "items", "metadata"))
 table = support.dev.load_pack("loaders.formats.table")
 rotation = support.dev.load_pack("loaders.formats.rotation")
 detect = support.dev.load_pack("loaders.checkpoint.detect")
@@ -68,8 +68,8 @@ def test_weight_error_is_that_of_the_format(name):
     format = export.EXPORTS[name]
     assert format.error * 100 == pytest.approx(ERRORS[name])
     weight = gaussian(64, 12288)
-    item = export.Item("w", (64, 12288), format.type, True, format.format.marker((64, 12288), True))
-    _, (error, norm) = export.coded("w", weight, item)
+    item = items.Item("w", (64, 12288), format.type, True, format.format.marker((64, 12288), True))
+    _, (error, norm) = items.coded("w", weight, item)
     assert math.sqrt(error / norm) == pytest.approx(format.error, rel=0.1)  # fp16: most of the spread is std-dependent
 
 
@@ -121,7 +121,7 @@ def test_every_tensor_lies_at_a_multiple_of_its_element(case, tmp_path, name):
     assert length % 8 == 0
     for tensor, entry in json.loads(header[8 : 8 + length]).items():
         if tensor != "__metadata__":
-            assert entry["data_offsets"][0] % read.DTYPES[entry["dtype"]].itemsize == 0
+            assert entry["data_offsets"][0] % info.DTYPES[entry["dtype"]].itemsize == 0
 
 
 @pytest.mark.parametrize("name", GGUF)
@@ -271,7 +271,7 @@ def test_int8_codes_are_those_of_comfy_kitchen():
     tensor = pytest.importorskip("comfy_kitchen.tensor")
     weight = gaussian(64, 3072)
     theirs = tensor.QuantizedTensor.from_float(weight, "TensorWiseINT8Layout", per_channel=True, convrot=True)
-    ours, _ = export.coded("w", weight, export.Item("w", (64, 3072), "I8", True, None))
+    ours, _ = items.coded("w", weight, items.Item("w", (64, 3072), "I8", True, None))
     different = (ours["weight"].int() - theirs._qdata.int()).abs()
     assert different.max() <= 1 and (different > 0).float().mean() < 1e-4  # halves, rounded after sums in another order
     torch.testing.assert_close(ours["weight_scale"], theirs._params.scale, rtol=1e-6, atol=0)
@@ -342,7 +342,7 @@ def test_metadata_of_the_source_is_kept_and_the_settings_recorded(case, tmp_path
     found = read.read_header(run(source, tmp_path, "fp8_scaled", target="a.safetensors")).metadata
     assert found == {
         "title": "T",
-        "chroma.writer": f"chroma-pack {export.version()}",
+        "chroma.writer": f"chroma-pack {metadata.version()}",
         "chroma.source": "m.safetensors",
         "chroma.format": "fp8_scaled",
         "chroma.kept": "img_in., txt_in., final_layer., distilled_guidance_layer.",
@@ -350,7 +350,7 @@ def test_metadata_of_the_source_is_kept_and_the_settings_recorded(case, tmp_path
         "chroma.text_ids": "zeros",
         "chroma.full_precision_matrix_mult": "true",
     }
-    assert export.version()[0].isdigit()
+    assert metadata.version()[0].isdigit()
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_weights_beyond_fp16_are_told(case, tmp_path):
 
 def test_zero_weights_stay_zero(tmp_path):
     for type in ("F8_E4M3", "I8", "Q8_0", "Q4_1"):
-        roles, (error, _) = export.coded("w", torch.zeros(4, 256), export.Item("w", (4, 256), type, True, None))
+        roles, (error, _) = items.coded("w", torch.zeros(4, 256), items.Item("w", (4, 256), type, True, None))
         assert error == 0 and torch.isfinite(roles.get("weight_scale", torch.ones(()))).all()
 
 

@@ -367,13 +367,14 @@ def test_refused_kinds_are_these():
 keys = support.dev.load_pack("loaders.checkpoint.keys")
 detect = support.dev.load_pack("loaders.checkpoint.detect")
 convert = support.dev.load_pack("loaders.checkpoint.check")
+layout = support.dev.load_pack("loaders.checkpoint.layout")
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
 def test_kind_is_recognised_and_complete(kind):
     expect, file = expect_of(kind), read_header_of(kind)
     if flux(kind):
-        file = detect.with_approximator(file, read_header_of("fluxmod_modulator"))
+        file = layout.with_approximator(file, read_header_of("fluxmod_modulator"))
     found = detect.detect(file)
     convert.check(file, found)  # every tensor of the model is there and has its shape
     config = found.config

@@ -5,7 +5,7 @@ import pytest
 import support
 import torch
 
-lora = support.dev.load_pack("loaders.lora.plan")
+lora, names, report = (support.dev.load_pack(f"loaders.lora.{n}") for n in ("plan", "names", "report"))
 
 CFG = support.config()
 with torch.device("meta"):
@@ -19,8 +19,8 @@ def pair(layer, rows, columns, down="lora_down.weight", up="lora_up.weight"):
 
 def only(found, module, rows=None):
     """Asserts that one weight, or these rows of it, is all that is changed."""
-    assert list(found.targets.values()) == [(module + ".weight", rows)]
-    assert (found.unknown, found.misshapen, found.missing_blocks) == ([], [], [])
+    assert [(t.parameter, t.rows) for t in found.targets.values()] == [(module + ".weight", rows)]
+    assert (found.layers[lora.UNKNOWN], found.layers[lora.MISSHAPEN], found.layers[lora.MISSING_BLOCK]) == ([], [], [])
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -55,9 +55,9 @@ def test_layer_of_each_layout_is_found(layer):
     tensors = pair(layer, rows[1] if rows else shape[0], shape[1])
     if "processor" in layer:
         tensors = pair(layer, *shape, "down.weight", "up.weight")
-    found = lora.plan(tensors, MODEL)
+    found = lora.make_plan(tensors, MODEL)
     only(found, module, rows)
-    assert bool(found.touches_approximator) == module.startswith("distilled")
+    assert bool(found.approximator_layers) == module.startswith("distilled")
 
 
 ENDINGS = [
@@ -74,7 +74,7 @@ ENDINGS = [
 
 @pytest.mark.parametrize("down, up", ENDINGS)
 def test_every_ending_of_a_pair_becomes_the_hosts(down, up):
-    found = lora.plan(pair("txt_in", 128, 64, down, up), MODEL)
+    found = lora.make_plan(pair("txt_in", 128, 64, down, up), MODEL)
     only(found, "txt_in")
     assert found.renamed == {
         f"txt_in.{down}": "txt_in.weight.lora_down.weight",
@@ -85,13 +85,13 @@ def test_every_ending_of_a_pair_becomes_the_hosts(down, up):
 def test_module_that_only_this_model_has_is_found_by_its_own_name():
     model = MODEL | {"nerf_blocks.0.param_generator.weight": (64, 128)}
     for layer in ("diffusion_model.nerf_blocks.0.param_generator", "lora_unet_nerf_blocks_0_param_generator"):
-        only(lora.plan(pair(layer, 64, 128), model), "nerf_blocks.0.param_generator")
+        only(lora.make_plan(pair(layer, 64, 128), model), "nerf_blocks.0.param_generator")
 
 
 def test_names_that_the_host_adds_are_taken():
     known = {"strange.name": ("txt_in.weight", None), "strange.q": ("double_blocks.0.img_attn.qkv.weight", (0, 128))}
-    only(lora.plan(pair("strange.name", 128, 64), MODEL, known), "txt_in")
-    only(lora.plan(pair("strange.q", 128, 128), MODEL, known), "double_blocks.0.img_attn.qkv", (0, 128))
+    only(lora.make_plan(pair("strange.name", 128, 64), MODEL, known), "txt_in")
+    only(lora.make_plan(pair("strange.q", 128, 128), MODEL, known), "double_blocks.0.img_attn.qkv", (0, 128))
 
 
 MODULATIONS = [
@@ -113,8 +113,8 @@ MODULATIONS = [
 
 @pytest.mark.parametrize("layer", MODULATIONS)
 def test_flux_modulation_is_dropped(layer):
-    found = lora.plan(pair(layer, 768, 128) | {f"{layer}.alpha": ()}, MODEL)
-    assert (found.dropped_modulations, found.renamed, found.unknown) == ([layer], {}, [])
+    found = lora.make_plan(pair(layer, 768, 128) | {f"{layer}.alpha": ()}, MODEL)
+    assert (found.layers[lora.MODULATION], found.renamed, found.layers[lora.UNKNOWN]) == ([layer], {}, [])
 
 
 TEXT = [
@@ -129,21 +129,30 @@ TEXT = [
 
 @pytest.mark.parametrize("layer", TEXT)
 def test_text_encoder_is_counted_apart(layer):
-    found = lora.plan(pair(layer, 8, 8), MODEL)
-    assert (found.text_encoder, found.renamed, found.num_layers) == ([layer], {}, 0)
+    found = lora.make_plan(pair(layer, 8, 8), MODEL)
+    assert (found.layers[lora.TEXT_ENCODER], found.renamed, found.num_layers) == ([layer], {}, 0)
 
 
 def test_unknown_layers_and_endings_are_named():
     tensors = pair("transformer.extra", 8, 8) | {"txt_in.oft_diag": (3, 3), "stray": (1,), "img_in.alpha": ()}
-    assert lora.plan(tensors, MODEL).unknown == ["transformer.extra", "txt_in.oft_diag", "stray", "img_in"]
+    assert lora.make_plan(tensors, MODEL).layers[lora.UNKNOWN] == [
+        "transformer.extra",
+        "txt_in.oft_diag",
+        "stray",
+        "img_in",
+    ]
 
 
 def test_layer_given_twice_is_named():
-    found = lora.plan(pair("txt_in", 128, 64) | pair("diffusion_model.txt_in", 128, 64), MODEL)
-    assert found.matched == ["txt_in"]
-    assert str(found.misshapen[0]).startswith("diffusion_model.txt_in: a second adapter (LoRA) for the same weight")
-    found = lora.plan(pair("txt_in", 128, 64) | pair("txt_in", 128, 64, "lora_A.a.weight", "lora_B.a.weight"), MODEL)
-    assert found.unknown[0] == "txt_in.lora_A.a.weight (a second lora_down.weight of one layer)"
+    found = lora.make_plan(pair("txt_in", 128, 64) | pair("diffusion_model.txt_in", 128, 64), MODEL)
+    assert found.layers[lora.MATCHED] == ["txt_in"]
+    assert str(found.layers[lora.MISSHAPEN][0]).startswith(
+        "diffusion_model.txt_in: a second adapter (LoRA) for the same weight"
+    )
+    found = lora.make_plan(
+        pair("txt_in", 128, 64) | pair("txt_in", 128, 64, "lora_A.a.weight", "lora_B.a.weight"), MODEL
+    )
+    assert found.layers[lora.UNKNOWN][0] == "txt_in.lora_A.a.weight (a second lora_down.weight of one layer)"
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -153,16 +162,21 @@ def test_block_that_the_model_lacks_is_told():
     layers = ("lora_unet_double_blocks_2_img_mlp_0", "transformer.single_transformer_blocks.4.attn.to_q")
     layers += ("distilled_guidance_layer.layers.3.linear_1",)
     for layer in layers:
-        found = lora.plan(pair(layer, 128, 128), MODEL)
-        assert (found.missing_blocks, found.matched, found.unknown) == ([layer], [], [])
+        found = lora.make_plan(pair(layer, 128, 128), MODEL)
+        assert (found.layers[lora.MISSING_BLOCK], found.layers[lora.MATCHED], found.layers[lora.UNKNOWN]) == (
+            [layer],
+            [],
+            [],
+        )
 
 
 def test_layer_for_another_width_is_told_with_both_shapes():
-    found = lora.plan(pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3072), MODEL)
+    found = lora.make_plan(pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3072), MODEL)
     assert (
-        str(found.misshapen[0]) == "transformer.transformer_blocks.0.attn.to_q: LoRA's 3072x3072, the model's 128x128"
+        str(found.layers[lora.MISSHAPEN][0])
+        == "transformer.transformer_blocks.0.attn.to_q: LoRA's 3072x3072, the model's 128x128"
     )
-    assert (found.matched, found.renamed) == ([], {})
+    assert (found.layers[lora.MATCHED], found.renamed) == ([], {})
 
 
 QKV = (384, 128)
@@ -188,39 +202,41 @@ FITTING = {
 def test_adapter_of_each_kind_fits_or_is_told(kind):
     layer = "double_blocks.0.img_attn.qkv"
     parts = FITTING[kind]
-    found = lora.plan({f"{layer}.{p}": s for p, s in parts.items()}, MODEL)
-    assert (found.matched, found.misshapen, found.unknown) == ([layer], [], [])
+    found = lora.make_plan({f"{layer}.{p}": s for p, s in parts.items()}, MODEL)
+    assert (found.layers[lora.MATCHED], found.layers[lora.MISSHAPEN], found.layers[lora.UNKNOWN]) == ([layer], [], [])
     assert len(found.renamed) == len(parts)
     for part, shape in parts.items():  # a size too large anywhere, or a part missing
         broken = {f"{layer}.{p}": s for p, s in parts.items()} | {f"{layer}.{part}": (shape[0] + 1, *shape[1:])}
-        assert len(lora.plan(broken, MODEL).misshapen) == 1, part
+        assert len(lora.make_plan(broken, MODEL).layers[lora.MISSHAPEN]) == 1, part
         lacking = {f"{layer}.{p}": s for p, s in parts.items() if p != part}
         if part not in ("rescale", "dora_scale", "lora_magnitude_vector.weight", "lora_B.bias", "diff", "diff_b"):
-            assert lora.plan(lacking, MODEL).matched == [], part
+            assert lora.make_plan(lacking, MODEL).layers[lora.MATCHED] == [], part
 
 
 @pytest.mark.parametrize("core", ["lora_mid.weight", "hada_t1", "lokr_t2"])
 def test_adapter_of_a_convolution_is_told(core):
     tensors = pair("txt_in", 128, 64) | {f"txt_in.{core}": (4, 4, 3, 3)}
-    assert "of a convolution" in str(lora.plan(tensors, MODEL).misshapen[0])
+    assert "of a convolution" in str(lora.make_plan(tensors, MODEL).layers[lora.MISSHAPEN][0])
 
 
 def test_vectors_are_no_pair_of_matrices():
-    found = lora.plan({"txt_in.lora_up.weight": (128,), "txt_in.lora_down.weight": (1, 64)}, MODEL)
-    assert "LoRA whose parts do not belong together" in str(found.misshapen[0])
+    found = lora.make_plan({"txt_in.lora_up.weight": (128,), "txt_in.lora_down.weight": (1, 64)}, MODEL)
+    assert "LoRA whose parts do not belong together" in str(found.layers[lora.MISSHAPEN][0])
 
 
 def test_alpha_must_be_one_number():
-    assert lora.plan(pair("txt_in", 128, 64) | {"txt_in.alpha": (1,)}, MODEL).matched == ["txt_in"]
-    assert "alpha of shape 2" in str(lora.plan(pair("txt_in", 128, 64) | {"txt_in.alpha": (2,)}, MODEL).misshapen[0])
+    assert lora.make_plan(pair("txt_in", 128, 64) | {"txt_in.alpha": (1,)}, MODEL).layers[lora.MATCHED] == ["txt_in"]
+    assert "alpha of shape 2" in str(
+        lora.make_plan(pair("txt_in", 128, 64) | {"txt_in.alpha": (2,)}, MODEL).layers[lora.MISSHAPEN][0]
+    )
 
 
 def test_bias_that_the_model_lacks_is_told():
     with torch.device("meta"):
         net = support.build(support.config(qkv_bias=False))
     model = {name: tuple(p.shape) for name, p in net.named_parameters()}
-    found = lora.plan({"double_blocks.0.img_attn.qkv.diff_b": (384,)}, model)
-    assert str(found.misshapen[0]).endswith("no such parameter, the model's has none")
+    found = lora.make_plan({"double_blocks.0.img_attn.qkv.diff_b": (384,)}, model)
+    assert str(found.layers[lora.MISSHAPEN][0]).endswith("no such parameter, the model's has none")
 
 
 # --- alphas and values -----------------------------------------------------------------------------------------------
@@ -234,9 +250,12 @@ def test_alpha_of_diffusers_metadata_counts_where_the_file_has_none():
     q, k = "transformer.transformer_blocks.0.attn.to_q", "transformer.transformer_blocks.0.attn.to_k"
     tensors = pair(q, 128, 128) | pair(k, 128, 128) | pair("transformer.context_embedder", 128, 64)
     tensors["transformer.context_embedder.alpha"] = ()
-    found = lora.plan(tensors, MODEL, metadata=config(lora_alpha=8, alpha_pattern={"attn.to_k": 2}))
+    found = lora.make_plan(tensors, MODEL, metadata=config(lora_alpha=8, alpha_pattern={"attn.to_k": 2}))
     qkv = "double_blocks.0.img_attn.qkv.weight"
-    assert found.alphas == {f"{qkv}[0:128]": 8, f"{qkv}[128:256]": 2}
+    assert {key: t.alpha for key, t in found.targets.items() if t.alpha is not None} == {
+        f"{qkv}[0:128]": 8,
+        f"{qkv}[128:256]": 2,
+    }
 
 
 def test_rank_stabilised_alpha_is_scaled_by_the_root_of_the_rank():
@@ -258,7 +277,7 @@ def test_prepared_tensors_have_the_hosts_names_and_forms():
         f"{layer}.lora_magnitude_vector": torch.ones(128),
         f"{layer}.alpha": torch.tensor(2.0),
     }
-    found = lora.plan({k: tuple(t.shape) for k, t in tensors.items()}, MODEL)
+    found = lora.make_plan({k: tuple(t.shape) for k, t in tensors.items()}, MODEL)
     out = lora.prepare(tensors, found)
     weight, bias = "double_blocks.0.img_attn.qkv.weight[128:256]", "double_blocks.0.img_attn.qkv.bias[128:256]"
     assert out.keys() == {f"{weight}.{p}" for p in ("lora_up.weight", "lora_down.weight", "alpha", "dora_scale")} | {
@@ -277,7 +296,7 @@ def test_summary_counts_and_names_everything():
     tensors |= pair("final_layer.linear", 64, 128) | pair("distilled_guidance_layer.layers.0.linear_1", 48, 48)
     tensors |= pair("double_blocks.7.img_mlp.0", 512, 128) | pair("double_blocks.0.img_mlp.0", 640, 160)
     tensors |= pair("lora_te1_x", 8, 8) | pair("double_blocks.0.img_mod.lin", 768, 128)
-    assert lora.summary(lora.plan(tensors, MODEL), tensors).splitlines() == [
+    assert report.summary(lora.make_plan(tensors, MODEL), tensors).splitlines() == [
         "4 of 7 layers matched, 1 modulation layers dropped (Chroma has none), 1 text-encoder layers left out",
         "unmatched: transformer.extra",
         "of blocks that this model does not have: double_blocks.7.img_mlp.0",
@@ -290,7 +309,7 @@ def test_summary_counts_and_names_everything():
 def test_lora_of_which_most_does_not_fit_is_warned_of():
     tensors = pair("transformer_blocks.0.attn.to_q", 128, 128)
     tensors |= {k: v for i in range(20, 24) for k, v in pair(f"transformer_blocks.{i}.img_mlp.net.2", 8, 8).items()}
-    text = lora.summary(lora.plan(tensors, MODEL), tensors)
+    text = report.summary(lora.make_plan(tensors, MODEL), tensors)
     assert text.endswith("Warning: most of this LoRA does not fit; it looks like a LoRA for Qwen-Image")
 
 
@@ -312,7 +331,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_file_that_does_not_fit_at_all_is_named(what):
-    found = lora.plan(OTHERS[what], MODEL)
-    assert found.matched == []
-    text = lora.nothing_matched("x.safetensors", found, OTHERS[what])
+    found = lora.make_plan(OTHERS[what], MODEL)
+    assert found.layers[lora.MATCHED] == []
+    text = report.nothing_matched("x.safetensors", found, OTHERS[what])
     assert text.startswith("x.safetensors: ") and what in text and "Choose a LoRA that was made for Chroma" in text

@@ -56,8 +56,16 @@ def test_prompt_without_a_client_is_told_to_nobody(module, sent):
 
 def lora_text():
     lora = dev.load_pack("loaders.lora.plan")
-    misfit = lora.Misfit("c", (2, 2), (4, 4))
-    return lora.summary(lora.Plan(matched=["a"], unknown=["b"], misshapen=[misfit], missing_blocks=["d"]), ["a"])
+    plan = lora.Plan()
+    plan.layers.update(
+        {
+            lora.MATCHED: ["a"],
+            lora.UNKNOWN: ["b"],
+            lora.MISSHAPEN: [lora.Misfit("c", (2, 2), (4, 4))],
+            lora.MISSING_BLOCK: ["d"],
+        }
+    )
+    return dev.load_pack("loaders.lora.report").summary(plan, ["a"])
 
 
 def prompt_text():

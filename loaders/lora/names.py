@@ -1,5 +1,7 @@
-"""DATA: how trainers name a LoRA's layers and the parts of its adapters. A new layout is a new row here and a case in
-the tests."""
+"""DATA: how trainers name a LoRA's layers and the parts of its adapters, and the model's names for them.
+
+A new layout is a new row here and a case in the tests.
+"""
 
 from __future__ import annotations
 
@@ -181,3 +183,31 @@ LOOKS_LIKE = tuple(
         (r"^(encoder|decoder|first_stage_model)\.", "a VAE or a text encoder"),
     )
 )
+
+# --- from a name to the model's ----------------------------------------------------------------------------------------
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A tensor's name -> its layer and the part of the adapter; (name, "") if its ending is not known."""
+    for pattern, part in PARTS:
+        found = pattern.fullmatch(name)
+        if found:
+            return found[1], part
+    return name, ""
+
+
+def unwrapped(layer: str) -> str:
+    """A layer's name without what trainers put before it."""
+    while wrapper := next((w for w in WRAPPERS if layer.startswith(w)), ""):
+        layer = layer.removeprefix(wrapper)
+    return layer
+
+
+def own_name(layer: str) -> str | None:
+    """A layer's name without wrappers -> Chroma's module, with ":slice" where only some rows are meant; None if not
+    known. Blocks beyond those of the model are named too: this looks at the name alone."""
+    for pattern, stack, members in STACKS:
+        found = pattern.fullmatch(layer)
+        if found and found[2] in members:
+            return f"{stack}.{int(found[1])}.{members[found[2]]}".removesuffix(".")
+    return OUTSIDE.get(layer)

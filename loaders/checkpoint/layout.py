@@ -1,0 +1,95 @@
+"""Which names of a file are the transformer's: layout and prefix; and an Approximator out of another file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..files.read import Header
+from .keys import APPROXIMATOR, FLAGS, OLD_MARKER, OTHER_COMPONENTS, OTHER_MODELS, SIGNATURES
+
+
+def layout_of(header: Header) -> tuple[str, str]:
+    """(layout, prefix), read off the place of a layer that every such transformer has."""
+    for layout, signature in SIGNATURES.items():
+        ends = [n for n in header.tensors if n == signature or n.endswith("." + signature)]
+        # `single_transformer_blocks` and other components must not pass for a prefix.
+        prefixes = {n.removesuffix(signature) for n in ends if not n.startswith(OTHER_COMPONENTS)}
+        if prefixes:
+            counts = {p: sum(name.startswith(p) for name in header.tensors) for p in prefixes}
+            return layout, min(prefixes, key=lambda p: (-counts[p], len(p)))
+    if any(APPROXIMATOR in name for name in header.tensors):
+        raise ValueError(
+            f"{header.name}: block double_blocks.0 is missing (no tensor ends in {SIGNATURES['BFL']}). "
+            "The file is incomplete; download it again"
+        )
+    if {"in_proj.weight", "out_proj.weight"} <= header.tensors.keys():
+        raise ValueError(
+            f"{header.name}: holds an Approximator alone. Choose it as approximator in the loader, and FLUX as model"
+        )
+    sample = ", ".join(list(header.tensors)[:3]) or "no tensors"
+    raise ValueError(
+        f"{header.name}: not a Chroma checkpoint{_hint(header) or f' (it begins with {sample})'}. Choose a file with "
+        "double_blocks.* and distilled_guidance_layer.* tensors"
+    )
+
+
+def _hint(header: Header) -> str:
+    for part, what in OTHER_MODELS:
+        if any(part in name for name in header.tensors):
+            return f"; it looks like {what}"
+    return ""
+
+
+def names_of(header: Header, prefix: str) -> dict[str, str]:
+    """Name without prefix -> name in the file, of the transformer's tensors."""
+    names: dict[str, str] = {}
+    for file_name in header.tensors:
+        if file_name.startswith(OTHER_COMPONENTS) and not (prefix and file_name.startswith(prefix)):
+            continue
+        if file_name.startswith(prefix):
+            name = file_name.removeprefix(prefix)
+        elif file_name in FLAGS or file_name == OLD_MARKER:
+            name = file_name
+        else:
+            raise ValueError(
+                f"{header.name}: tensor {file_name} does not begin with {prefix!r} like the rest. Two models may have "
+                "been merged into one file; take an unmodified checkpoint"
+            )
+        names[name] = file_name
+    return names
+
+
+def with_approximator(header: Header, approximator: Header) -> Header:
+    """A header that also holds the Approximator of another file, as FluxMod does it for FLUX.
+
+    Tensors of the Approximator stand under the first file's prefix; `source_names` tells what they are called in theirs.
+    """
+    _, prefix = layout_of(header)
+    renamed = {prefix + name: file_name for name, file_name in source_names(approximator).items()}
+    tensors = {n: t for n, t in header.tensors.items() if not n.removeprefix(prefix).startswith(APPROXIMATOR)}
+    tensors.update({name: approximator.tensors[file_name] for name, file_name in renamed.items()})
+    markers = {n: m for n, m in header.markers.items() if n in tensors}
+    markers.update({name: approximator.markers[n] for name, n in renamed.items() if n in approximator.markers})
+    return replace(
+        header,
+        name=f"{header.name} with {approximator.name}",
+        tensors=tensors,
+        markers=markers,
+        num_bytes=header.num_bytes + approximator.num_bytes,
+    )
+
+
+def source_names(approximator: Header) -> dict[str, str]:
+    """`distilled_guidance_layer.*` -> name in a file that holds an Approximator, alone or within a checkpoint.
+
+    raises: ValueError if there is none.
+    """
+    marks = [name for name in approximator.tensors if name.endswith("in_proj.weight")]
+    own = [name for name in marks if name.endswith(APPROXIMATOR + "in_proj.weight")] or marks
+    if len(own) != 1:
+        raise ValueError(
+            f"{approximator.name}: holds {len(own) or 'no'} Approximators (in_proj.weight), expected one. Choose a Chroma "
+            "checkpoint or a file with in_proj, layers, norms and out_proj"
+        )
+    prefix = own[0].removesuffix("in_proj.weight")
+    return {APPROXIMATOR + name.removeprefix(prefix): name for name in approximator.tensors if name.startswith(prefix)}

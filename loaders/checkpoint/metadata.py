@@ -1,0 +1,54 @@
+"""What a written file says of itself: the source's metadata that still hold, and the record of how it was made."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any, Mapping
+
+from ..files.gguf import ORIGINAL_SHAPE
+from ..formats.kept import KEPT_PARTS
+from ..formats.record import GGUF
+from ..formats.table import EXPORTS
+from .collect import METADATA_MARKERS
+from .detect import METADATA_PREFIX, Detection
+
+PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+# Metadata that described the source file and not the model.
+OUTDATED = (METADATA_MARKERS, METADATA_PREFIX, ORIGINAL_SHAPE, "modelspec.hash_sha256", "sshs_", "split.")
+GGUF_OWN = ("general.architecture", "general.quantization_version", "general.file_type", "general.alignment")
+
+
+def kept_metadata(metadata: Mapping[str, Any], container: str) -> dict[str, Any]:
+    """What a source's metadata says of the model, as the container can hold it; arrays are left out."""
+    left_out = (*OUTDATED, *GGUF_OWN) if container == GGUF else (*OUTDATED, *GGUF_OWN, "comfy.gguf.")
+    return {
+        key: value
+        for key, value in metadata.items()
+        if not key.startswith(left_out) and isinstance(value, (str, bool, int, float))
+    }
+
+
+def own_metadata(source_name: str, detection: Detection, format_name: str, full_precision: bool) -> dict[str, str]:
+    """The record of how a file was made, and what the model's markers say."""
+    config = detection.config
+    entries = {
+        "writer": f"chroma-pack {version()}",
+        "source": source_name,
+        "format": format_name,
+        "kept": ", ".join(KEPT_PARTS[detection.variant]),
+        "prediction": config.prediction,
+        "text_ids": config.text_ids,
+    }
+    matmul = EXPORTS[format_name].format.matmul
+    if matmul is not None and matmul.scaled_here:
+        entries["full_precision_matrix_mult"] = str(full_precision).lower()
+    return {METADATA_PREFIX + key: value for key, value in entries.items()}
+
+
+@functools.lru_cache
+def version() -> str:
+    """This pack's."""
+    found = re.search(r'^version = "(.+)"', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)
+    return found.group(1) if found else "of unknown version"

@@ -1,0 +1,41 @@
+"""What every reader of weight files gives: the header. And the markers in it, small tensors that hold JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Mapping
+
+import torch
+
+from ..tensor_info import TensorInfo
+from .quoting import reason, short
+
+# A marker is part of the header's meaning.
+MARKER_SUFFIX = ".comfy_quant"
+MAX_MARKER_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Header:
+    """Names, dtypes and shapes of a file's tensors, in the file's order, without their values."""
+
+    name: str  # for messages: the file's name, not its path
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, Any]
+    markers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # tensor name -> the JSON in it
+    num_bytes: int = 0  # of all files together
+
+
+def is_marker(name: str, info: TensorInfo) -> bool:
+    return name.endswith(MARKER_SUFFIX) and info.dtype == torch.uint8 and 0 < info.numel <= MAX_MARKER_BYTES
+
+
+def read_marker(file: str, name: str, raw: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: the marker {name} is damaged ({reason(error)}). Download the file again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: the marker {name} holds {short(raw)}, expected an object. Download the file again")
+    return found

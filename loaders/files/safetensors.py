@@ -1,0 +1,100 @@
+"""The header of a safetensors file, bounds-checked. Source: the format's specification."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..tensor_info import DTYPES, GGML_BLOCKS, TensorInfo
+from .header import Header, is_marker, read_marker
+from .quoting import name_problem, reason, short
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_DIMS = 8
+
+
+def safetensors_header(path: Path) -> Header:
+    """Of 8 bytes of length, that much JSON, then the tensors' bytes.
+
+    raises: ValueError if the file is cut short, damaged or something else.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        start = f.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            if start.lstrip()[:1] == b"<":
+                raise ValueError(
+                    f"{path.name}: this is a web page, not a model: the site wanted a log-in or a consent. Open the link "
+                    "in a browser, and download the file there"
+                )
+            raise ValueError(
+                f"{path.name}: not a safetensors file, or cut short: its first bytes announce a header of {length:,} "
+                f"bytes, the file has {size:,}. Download it again"
+            )
+        raw = f.read(length)
+        try:
+            entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+            metadata = entries.pop("__metadata__", {})
+            if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+                raise ValueError(f"metadata {short(metadata)}")
+            tensors = {name: _tensor_info(name, entry) for name, entry in entries.items()}
+            spans = sorted(_span(name, entry, tensors[name]) for name, entry in entries.items())
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            raise ValueError(
+                f"{path.name}: the safetensors header is damaged ({reason(error)}). Download the file again"
+            ) from error
+        end = 0
+        for first, last, name in spans:
+            if first != end:
+                raise ValueError(
+                    f"{path.name}: the safetensors header is damaged ({name} begins at {first:,}, expected {end:,}). "
+                    "Download the file again"
+                )
+            end = last
+        if size != 8 + length + end:
+            problem = "cut short" if size < 8 + length + end else "longer than its header says"
+            raise ValueError(
+                f"{path.name}: the file is {problem}: {size:,} bytes of {8 + length + end:,}. Download it again"
+            )
+        markers = {}
+        for first, last, name in spans:
+            if is_marker(name, tensors[name]):
+                f.seek(8 + length + first)
+                markers[name] = read_marker(path.name, name, f.read(last - first))
+    return Header(path.name, tensors, metadata, markers, size)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names all differ; where they do not, readers disagree on which counts."""
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{short(twice)} comes twice")
+    return out
+
+
+def _tensor_info(name: str, entry: dict) -> TensorInfo:
+    if name_problem(name):
+        raise ValueError(name_problem(name))
+    shape, dtype = entry["shape"], entry["dtype"]
+    if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"{name} has the shape {short(shape)}")
+    if not isinstance(dtype, str) or name_problem(dtype) or dtype in GGML_BLOCKS.keys() - DTYPES.keys():
+        raise ValueError(f"{name} has the type {short(dtype)}")
+    return TensorInfo(DTYPES.get(dtype, short(dtype).strip("'")), tuple(shape))
+
+
+def _span(name: str, entry: dict, info: TensorInfo) -> tuple[int, int, str]:
+    """(first byte, one past the last, name), checked against the tensor's shape and type."""
+    first, last = entry["data_offsets"]
+    if type(first) is not int or type(last) is not int or not 0 <= first <= last:
+        raise ValueError(f"{name} has offsets {short(entry['data_offsets'])}")
+    if isinstance(info.dtype, torch.dtype) and last - first != info.numel * info.dtype.itemsize:
+        raise ValueError(f"{name} takes {last - first:,} bytes, its shape {short(info.shape)} needs others")
+    return first, last, name
