@@ -11,6 +11,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import dev
 
@@ -19,114 +22,74 @@ from .measure import write
 
 PICTURE = 256  # pixels a side
 TOKENS = 40  # of the prompt
-NOISE_BYTES = 1 << 26
+NOISE = 1 << 24  # numbers, over and over
 GB = 1e9
-FILES = ("bf16", "fp8", "q8_0")
+FILES = {"bf16": "bf16", "fp8": "fp8_scaled", "q8_0": "q8_0"}  # in the table -> a choice of the export
 SPARE = 2 * GB  # disk to leave free
 
 
-def noise(storage: str) -> bytes:
-    """Valid values of a storage over and over: bfloat16 or fp8 of Gaussian weights, or blocks of Q8_0."""
-    import torch
-
-    gguf_types = dev.load_pack("loaders.formats.ggml")
-    values = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)) * 0.02
-    if storage == "fp8":
-        data = (values * 100).to(torch.float8_e4m3fn).view(torch.uint8)
-    elif storage == "q8_0":
-        data = gguf_types.quantise(values[: (1 << 24) // 3072 * 3072].view(-1, 3072), "Q8_0")
-    else:
-        data = values.bfloat16().view(torch.uint8)
-    return data.contiguous().numpy().tobytes()
+def noise(type: str) -> torch.Tensor:
+    """Valid bytes of a stored type: Gaussian weights of 0.02, in blocks where it has them."""
+    formats = dev.load_pack("loaders.formats.table")
+    values = torch.randn(NOISE // 3072, 3072, generator=torch.Generator().manual_seed(0)) * 0.02
+    format = formats.BY_TYPE[type]
+    scale = 0.01 if format.marker((1, 1), False) else 1.0
+    return format.pack(values / scale, torch.tensor(448.0), None)[0].reshape(-1).view(torch.uint8)
 
 
 def write_file(folder: Path, storage: str) -> Path:
-    """A file of the published model's shapes. fp8 and q8_0: the blocks' linears, the rest 16 bits."""
-    import gguf
-    import numpy as np
-    import torch
+    """A file of the published model's shapes, as the export would write it; of synthetic numbers."""
+    formats, items, writers = (
+        dev.load_pack(f"loaders.{m}") for m in ("formats.table", "checkpoint.items", "files.write")
+    )
+    choice = formats.EXPORTS[FILES[storage]]
+    planned = items.items_of(published(), choice, full_precision=False)
+    stored = [s for item in planned for s in item.stored.values()]
+    if choice.suffix == ".gguf":
+        file = writers.GGUFFile(stored, {}, "full", choice.file_type)
+    else:
+        file = writers.SafetensorsFile(stored, {})
+    fill: dict[str, torch.Tensor] = {}
+    path = folder / f"full{choice.suffix}"
+    with file.open(path):
+        for item in planned:
+            for role, s in item.stored.items():
+                file.write(s.name, values(item, role, s, fill))
+    return path
 
+
+def published() -> Any:
+    """What the detection of the published checkpoint gives, without its file."""
     config = dev.load_pack("chroma_model").ChromaConfig()
     shapes = dev.load_pack("loaders.checkpoint.check").expected_shapes(config)
-    names = {n.removesuffix("weight") + "scale" if "norm" in n else n: s for n, s in shapes.items()}
-    plain = noise("bf16")
-    fill = noise(storage)
-    packed = {n for n, s in names.items() if len(s) == 2 and n.startswith(("double_blocks.", "single_blocks."))}
+    return dev.load_pack("loaders.checkpoint.detect").Detection(
+        dtype=torch.bfloat16,
+        tensors=dict.fromkeys(shapes, ()),
+        shapes=shapes,
+        formats={},
+        variant="Chroma",
+        layout="BFL",
+        config=config,
+        prefix="",
+        dropped=(),
+    )
 
-    def ones(shape: tuple[int, ...]) -> bytes:
-        return torch.ones(shape).bfloat16().view(torch.uint8).numpy().tobytes()
 
-    def pour(f, data: bytes, size: int) -> None:
-        for left in range(size, 0, -len(data)):
-            f.write(data[: min(left, len(data))])
-
-    if storage == "q8_0":
-        path = folder / "full.gguf"
-        writer = gguf.GGUFWriter(path, "flux")
-        kinds = gguf.GGMLQuantizationType
-        for name, shape in names.items():
-            kind = kinds.Q8_0 if name in packed else kinds.BF16 if len(shape) == 2 else kinds.F32
-            block, size = gguf.GGML_QUANT_SIZES[kind]
-            bytes_shape = (*shape[:-1], shape[-1] // block * size)
-            writer.add_tensor_info(name, bytes_shape, np.dtype(np.uint8), int(np.prod(bytes_shape)), raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
-        with open(path, "ab") as f:
-            f.write(b"\0" * (-f.tell() % 32))
-            for name, shape in names.items():
-                count = int(np.prod(shape))
-                if name in packed:
-                    pour(f, fill, count // 32 * 34)
-                elif len(shape) == 2:
-                    pour(f, plain, 2 * count)
-                else:
-                    f.write(np.full(count, 1.0 if "norm" in name else 0.01, dtype=np.float32).tobytes())
-                f.write(b"\0" * (-f.tell() % 32))
-        return path
-
-    header: dict[str, dict] = {}
-    parts: list[tuple[str, int]] = []
-    offset = 0
-
-    def add(name: str, dtype: str, shape: tuple[int, ...], size: int, kind: str) -> None:
-        nonlocal offset
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
-        parts.append((kind, size))
-        offset += size
-
-    marker = json.dumps({"format": "float8_e4m3fn"}).encode()
-    for name, shape in names.items():
-        count = int(np.prod(shape))
-        if storage == "fp8" and name in packed:
-            stem = name.removesuffix("weight")
-            add(name, "F8_E4M3", shape, count, "fill")
-            add(stem + "weight_scale", "F32", (), 4, "scale")
-            add(stem + "comfy_quant", "U8", (len(marker),), len(marker), "marker")
-        else:
-            add(name, "BF16", shape, 2 * count, "ones" if "norm" in name else "plain")
-    raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)
-    path = folder / "full.safetensors"
-    with open(path, "wb") as f:
-        f.write(len(raw).to_bytes(8, "little") + raw)
-        for kind, size in parts:
-            if kind == "scale":
-                f.write(np.float32(0.01).tobytes())
-            elif kind == "marker":
-                f.write(marker)
-            elif kind == "ones":
-                f.write(ones((size // 2,)))
-            else:
-                pour(f, fill if kind == "fill" else plain, size)
-    return path
+def values(item: Any, role: str, stored: Any, fill: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Numbers for one tensor of the file; `fill` keeps the noise of each type."""
+    dtype = dev.load_pack("loaders.tensor_info").DTYPES.get(stored.type, torch.uint8)
+    if role == "comfy_quant":
+        return item.marker_bytes
+    if role == "weight_scale" or "norm" in stored.name:
+        return torch.full(stored.shape, 0.01 if role == "weight_scale" else 1.0, dtype=dtype)
+    data = fill.setdefault(stored.type, torch.empty(0))
+    if not len(data):
+        data = fill[stored.type] = noise(stored.type)
+    return data.repeat(-(-stored.nbytes // len(data)))[: stored.nbytes].view(dtype)
 
 
 def child(path: str) -> None:
     """Loads the file, then makes one step; prints seconds, peaks and what the process held before."""
-    import torch
-
     sys.path.insert(0, str(dev.host_path()))
     from comfy.cli_args import args
 

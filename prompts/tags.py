@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Source:
-    """Where a rule comes from, and how far it can be trusted."""
+    """Where an addition comes from, and how far it can be trusted."""
 
     title: str
     url: str
@@ -25,7 +25,7 @@ GUIDE = Source(
 
 
 @dataclass(frozen=True)
-class Rule:
+class Addition:
     """Text that may be added. told: what is known of it."""
 
     text: str
@@ -50,24 +50,24 @@ NONE = "none"
 AESTHETICS = {
     NONE: None,
     **{
-        f"aesthetic {score}": Rule(f"aesthetic {score}", f"score {score} of 10 for looks, 10 the best")
+        f"aesthetic {score}": Addition(f"aesthetic {score}", f"score {score} of 10 for looks, 10 the best")
         for score in reversed(range(11))
     },
-    "aesthetic 11": Rule("aesthetic 11", "marks choice pictures made by AI; other words of the prompt may bleed"),
+    "aesthetic 11": Addition("aesthetic 11", "marks choice pictures made by AI; other words of the prompt may bleed"),
 }
 QUALITIES = {
     NONE: None,
     **{
-        text: Rule(text, "a usual quality tag; it may work or not")
+        text: Addition(text, "a usual quality tag; it may work or not")
         for text in ("masterpiece", "best quality", "amazing quality", "low quality", "worst quality")
     },
 }
-PHOTO_SENTENCE = Rule(
+PHOTO_SENTENCE = Addition(
     "The photograph is a .", "a slip in the captions; repeated at the end it may look more like a photo"
 )
 OPENINGS = {
     NONE: None,
-    "A casual snapshot of": Rule("A casual snapshot of", "looks like an amateur's or a phone's photo"),
+    "A casual snapshot of": Addition("A casual snapshot of", "looks like an amateur's or a phone's photo"),
 }
 MAX_REPEATS = 10
 SENTENCE_ENDS = (".", "!", "?", "…", ":", ";", ",")
@@ -85,8 +85,8 @@ class Choice:
     photo_sentences: int = 0
 
 
-def build(text: str, choice: Choice) -> tuple[str, list[Rule]]:
-    """The prompt with what was chosen, and the rules that added to it. With nothing chosen it is the text itself.
+def build(text: str, choice: Choice) -> tuple[str, list[Addition]]:
+    """The prompt with what was chosen, and what was added. With nothing chosen it is the text itself.
 
     A tag that the text already has is not added again.
     raises: ValueError for a choice that the tables do not have.
@@ -94,7 +94,7 @@ def build(text: str, choice: Choice) -> tuple[str, list[Rule]]:
     if choice.style not in STYLES:
         raise ValueError(f"style {choice.style!r} is not known (known: {', '.join(STYLES)})")
     separator = STYLES[choice.style].separator
-    rules = [
+    additions = [
         _chosen(name, table, key)
         for name, table, key in (
             ("aesthetic", AESTHETICS, choice.aesthetic),
@@ -102,10 +102,10 @@ def build(text: str, choice: Choice) -> tuple[str, list[Rule]]:
             ("opening", OPENINGS, choice.opening),
         )
     ]
-    opening = rules.pop()
-    used = [rule for rule in rules if rule and not _has(text, rule.text)]
+    opening = additions.pop()
+    used = [addition for addition in additions if addition and not _has(text, addition.text)]
     own = [tag for tag in choice.tags.replace("\n", ",").split(",") if tag.strip() and not _has(text, tag)]
-    tags = [*(tag.strip().rstrip(".") for tag in own), *(rule.text for rule in used)]
+    tags = [*(tag.strip().rstrip(".") for tag in own), *(addition.text for addition in used)]
 
     out = text
     if opening and not text.lstrip().lower().startswith(opening.text.lower()):
@@ -120,7 +120,7 @@ def build(text: str, choice: Choice) -> tuple[str, list[Rule]]:
     return out, used
 
 
-def _chosen(name: str, table: dict[str, Rule | None], key: str) -> Rule | None:
+def _chosen(name: str, table: dict[str, Addition | None], key: str) -> Addition | None:
     if key not in table:
         raise ValueError(f"{name} {key!r} is not known (known: {', '.join(table)})")
     return table[key]

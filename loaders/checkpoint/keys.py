@@ -56,7 +56,7 @@ SCALES = (
 BITSANDBYTES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
 
 
-class Rule(NamedTuple):
+class Rename(NamedTuple):
     """A stem of diffusers' ChromaTransformer2DModel and the published one; `part` numbers the rows of a fused layer."""
 
     theirs: str
@@ -66,39 +66,42 @@ class Rule(NamedTuple):
 
 # Source: diffusers' own conversion of single files, read backwards.
 DIFFUSERS = (
-    Rule("x_embedder", "img_in"),
-    Rule("context_embedder", "txt_in"),
-    Rule("proj_out", "final_layer.linear"),
-    Rule("distilled_guidance_layer.layers.{i}.linear_1", "distilled_guidance_layer.layers.{i}.in_layer"),
-    Rule("distilled_guidance_layer.layers.{i}.linear_2", "distilled_guidance_layer.layers.{i}.out_layer"),
-    *(Rule(f"distilled_guidance_layer.{x}", f"distilled_guidance_layer.{x}") for x in ("in_proj", "out_proj")),
-    Rule("distilled_guidance_layer.norms.{i}", "distilled_guidance_layer.norms.{i}"),
-    *(Rule(f"transformer_blocks.{{i}}.attn.to_{x}", "double_blocks.{i}.img_attn.qkv", n) for n, x in enumerate("qkv")),
+    Rename("x_embedder", "img_in"),
+    Rename("context_embedder", "txt_in"),
+    Rename("proj_out", "final_layer.linear"),
+    Rename("distilled_guidance_layer.layers.{i}.linear_1", "distilled_guidance_layer.layers.{i}.in_layer"),
+    Rename("distilled_guidance_layer.layers.{i}.linear_2", "distilled_guidance_layer.layers.{i}.out_layer"),
+    *(Rename(f"distilled_guidance_layer.{x}", f"distilled_guidance_layer.{x}") for x in ("in_proj", "out_proj")),
+    Rename("distilled_guidance_layer.norms.{i}", "distilled_guidance_layer.norms.{i}"),
     *(
-        Rule(f"transformer_blocks.{{i}}.attn.add_{x}_proj", "double_blocks.{i}.txt_attn.qkv", n)
+        Rename(f"transformer_blocks.{{i}}.attn.to_{x}", "double_blocks.{i}.img_attn.qkv", n)
         for n, x in enumerate("qkv")
     ),
-    Rule("transformer_blocks.{i}.attn.to_out.0", "double_blocks.{i}.img_attn.proj"),
-    Rule("transformer_blocks.{i}.attn.to_add_out", "double_blocks.{i}.txt_attn.proj"),
-    Rule("transformer_blocks.{i}.attn.norm_q", "double_blocks.{i}.img_attn.norm.query_norm"),
-    Rule("transformer_blocks.{i}.attn.norm_k", "double_blocks.{i}.img_attn.norm.key_norm"),
-    Rule("transformer_blocks.{i}.attn.norm_added_q", "double_blocks.{i}.txt_attn.norm.query_norm"),
-    Rule("transformer_blocks.{i}.attn.norm_added_k", "double_blocks.{i}.txt_attn.norm.key_norm"),
-    Rule("transformer_blocks.{i}.ff.net.0.proj", "double_blocks.{i}.img_mlp.0"),
-    Rule("transformer_blocks.{i}.ff.net.2", "double_blocks.{i}.img_mlp.2"),
-    Rule("transformer_blocks.{i}.ff_context.net.0.proj", "double_blocks.{i}.txt_mlp.0"),
-    Rule("transformer_blocks.{i}.ff_context.net.2", "double_blocks.{i}.txt_mlp.2"),
     *(
-        Rule(f"single_transformer_blocks.{{i}}.attn.to_{x}", "single_blocks.{i}.linear1", n)
+        Rename(f"transformer_blocks.{{i}}.attn.add_{x}_proj", "double_blocks.{i}.txt_attn.qkv", n)
         for n, x in enumerate("qkv")
     ),
-    Rule("single_transformer_blocks.{i}.proj_mlp", "single_blocks.{i}.linear1", 3),
-    Rule("single_transformer_blocks.{i}.proj_out", "single_blocks.{i}.linear2"),
-    Rule("single_transformer_blocks.{i}.attn.norm_q", "single_blocks.{i}.norm.query_norm"),
-    Rule("single_transformer_blocks.{i}.attn.norm_k", "single_blocks.{i}.norm.key_norm"),
+    Rename("transformer_blocks.{i}.attn.to_out.0", "double_blocks.{i}.img_attn.proj"),
+    Rename("transformer_blocks.{i}.attn.to_add_out", "double_blocks.{i}.txt_attn.proj"),
+    Rename("transformer_blocks.{i}.attn.norm_q", "double_blocks.{i}.img_attn.norm.query_norm"),
+    Rename("transformer_blocks.{i}.attn.norm_k", "double_blocks.{i}.img_attn.norm.key_norm"),
+    Rename("transformer_blocks.{i}.attn.norm_added_q", "double_blocks.{i}.txt_attn.norm.query_norm"),
+    Rename("transformer_blocks.{i}.attn.norm_added_k", "double_blocks.{i}.txt_attn.norm.key_norm"),
+    Rename("transformer_blocks.{i}.ff.net.0.proj", "double_blocks.{i}.img_mlp.0"),
+    Rename("transformer_blocks.{i}.ff.net.2", "double_blocks.{i}.img_mlp.2"),
+    Rename("transformer_blocks.{i}.ff_context.net.0.proj", "double_blocks.{i}.txt_mlp.0"),
+    Rename("transformer_blocks.{i}.ff_context.net.2", "double_blocks.{i}.txt_mlp.2"),
+    *(
+        Rename(f"single_transformer_blocks.{{i}}.attn.to_{x}", "single_blocks.{i}.linear1", n)
+        for n, x in enumerate("qkv")
+    ),
+    Rename("single_transformer_blocks.{i}.proj_mlp", "single_blocks.{i}.linear1", 3),
+    Rename("single_transformer_blocks.{i}.proj_out", "single_blocks.{i}.linear2"),
+    Rename("single_transformer_blocks.{i}.attn.norm_q", "single_blocks.{i}.norm.query_norm"),
+    Rename("single_transformer_blocks.{i}.attn.norm_k", "single_blocks.{i}.norm.key_norm"),
 )
-_BY_THEIRS = {rule.theirs: rule for rule in DIFFUSERS}
-_BY_OURS = {ours: [r for r in DIFFUSERS if r.ours == ours] for ours in {rule.ours for rule in DIFFUSERS}}
+_BY_THEIRS = {rename.theirs: rename for rename in DIFFUSERS}
+_BY_OURS = {ours: [r for r in DIFFUSERS if r.ours == ours] for ours in {rename.ours for rename in DIFFUSERS}}
 _INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)|(?<=layers\.)\d+(?=\.)|(?<=norms\.)\d+$")
 
 # Suffix in files -> suffix in the model. RMS norms are `.scale` as published and `.weight` where a host saved them.
@@ -109,22 +112,22 @@ NESTED_APPROXIMATOR = APPROXIMATOR + "0."  # where a trainer wrapped it in a lis
 def published_name(name: str) -> tuple[str, int | None]:
     """(published name, part of a fused layer or None) of a tensor in diffusers' layout.
 
-    The name comes back unchanged where no rule knows its stem.
+    The name comes back unchanged where no row knows its stem.
     """
     stem, _, last = name.rpartition(".")
     found = _INDEX.search(stem)
-    rule = _BY_THEIRS.get(_INDEX.sub("{i}", stem, count=1) if found else stem)
-    if rule is None:
+    rename = _BY_THEIRS.get(_INDEX.sub("{i}", stem, count=1) if found else stem)
+    if rename is None:
         return name, None
-    return f"{rule.ours.replace('{i}', found.group() if found else '')}.{last}", rule.part
+    return f"{rename.ours.replace('{i}', found.group() if found else '')}.{last}", rename.part
 
 
 def diffusers_names(name: str) -> list[str]:
     """The names of one of our tensors in diffusers' layout; several, in the order of rows, where a layer is fused."""
     stem, _, last = name.rpartition(".")
     found = _INDEX.search(stem)
-    rules = _BY_OURS.get(_INDEX.sub("{i}", stem, count=1) if found else stem, [])
-    return [f"{rule.theirs.replace('{i}', found.group() if found else '')}.{last}" for rule in rules]
+    renames = _BY_OURS.get(_INDEX.sub("{i}", stem, count=1) if found else stem, [])
+    return [f"{rename.theirs.replace('{i}', found.group() if found else '')}.{last}" for rename in renames]
 
 
 def model_name(name: str) -> str:

@@ -141,7 +141,7 @@ def _evaluate(codes: Tensor, scale: Tensor | None, offset: Tensor | None, out: T
         torch.addcmul(offset, codes, scale, out=out)
 
 
-CODECS = {
+FUNCTIONS = {  # type -> from its blocks, into them
     "F32": (ggml_unpack.plain(torch.float32), None),
     "F16": (ggml_unpack.plain(torch.float16), None),
     "BF16": (ggml_unpack.plain(torch.bfloat16), None),
@@ -159,8 +159,8 @@ CODECS = {
     "Q2_K": (ggml_unpack.unpack_q2_k, None),
 }
 GGML_TYPES: Mapping[str, GGMLType] = {
-    name: GGMLType(name, code, block_size, type_size, *CODECS[name])
-    for name in CODECS
+    name: GGMLType(name, code, block_size, type_size, *FUNCTIONS[name])
+    for name in FUNCTIONS
     for code, (known, block_size, type_size) in GGML_CODES.items()
     if known == name
 }

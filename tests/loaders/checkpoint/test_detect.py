@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import support
 import torch
@@ -194,3 +196,40 @@ def test_non_finite_weights_are_found():
 
 def test_large_finite_half_precision_weights_are_not_taken_for_infinite():
     assert convert.non_finite({"a": torch.full((4, 100), 60000.0).half()}, sample=False) == []
+
+
+# --- one row each ----------------------------------------------------------------------------------------------------
+
+OTHER_MODELS = {
+    "joint_blocks.0.x_block.weight": "Stable Diffusion 3",
+    "transformer_blocks.0.attn2.to_q.weight": "another model in diffusers' layout",
+    "conditioner.embedders.1.model.weight": "SDXL",
+    "label_emb.0.0.weight": "SDXL or another UNet with size conditioning",
+    "input_blocks.0.0.weight": "Stable Diffusion 1 or 2",
+    "encoder.block.0.layer.0.SelfAttention.q.weight": "a T5 text encoder; it belongs in models/text_encoders",
+    "enc.blk.0.attn_q.weight": "a T5 text encoder; it belongs in models/text_encoders",
+    "decoder.up.0.block.0.conv1.weight": "a VAE; it belongs in models/vae",
+    "decoder.up_blocks.0.resnets.0.conv1.weight": "a VAE; it belongs in models/vae",
+    "taesd_decoder.1.weight": "a TAESD VAE; it belongs in models/vae",
+    "lora_unet_a.alpha": "a LoRA; it belongs in models/loras",
+    "img_in.lora_A.weight": "a LoRA; it belongs in models/loras",
+}
+BITSANDBYTES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
+QKV = "double_blocks.0.img_attn.qkv.weight"
+
+
+def test_rows_of_other_models_and_of_bitsandbytes_are_all_tried():
+    keys = support.dev.load_pack("loaders.checkpoint.keys")
+    assert len(keys.OTHER_MODELS) == len(OTHER_MODELS) and len(keys.BITSANDBYTES) == len(BITSANDBYTES)
+
+
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_other_model_is_told_by_one_of_its_tensors(name):
+    with pytest.raises(ValueError, match=re.escape(f"not a Chroma checkpoint; it looks like {OTHER_MODELS[name]}. ")):
+        detect.detect(header({name: torch.zeros(1)}))
+
+
+@pytest.mark.parametrize("part", BITSANDBYTES)
+def test_each_tensor_of_bitsandbytes_is_refused(part):
+    with pytest.raises(ValueError, match=re.escape(f"nf4 or fp4 of bitsandbytes ({QKV}.{part})")):
+        detect.detect(header({QKV: torch.zeros(2, 2), f"{QKV}.{part}": torch.zeros(1)}))

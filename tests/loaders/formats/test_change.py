@@ -45,3 +45,14 @@ def test_small_weights_work_too(shape):
     found = changes.change_between(kept + change, kept)
     total = found.up @ found.down if found.up is not None else found.delta * found.delta_scale
     assert support.relative(total, change) < 0.012
+
+
+@pytest.mark.parametrize("rows, is_factored", [(40, False), (41, True)])
+def test_factors_are_tried_where_rank_32_and_8_more_are_less_than_the_matrix(rows, is_factored):
+    kept = torch.randn(rows, 640) * 0.02
+    found = changes.change_between(kept + torch.randn(rows, 4) @ torch.randn(4, 640) * 1e-3, kept)
+    assert (found.up is not None) == is_factored
+
+
+def test_ranks_grow_to_256():
+    assert changes.RANKS == (32, 64, 128, 256)
