@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .host.symbols import PACKAGES as HOST_PACKAGES
-
 REQUIRED_HOST = "0.30.0"
 NOT_LOADED = "Chroma Pack: not loaded, none of its nodes is there."
 
@@ -31,6 +29,8 @@ def is_older(version: str, required: str) -> bool:
 
 def problem(error: ImportError | AttributeError) -> str:
     """One line for a user: what is missing, and the remedy."""
+    from .host.symbols import PACKAGES as HOST_PACKAGES  # here: pytest imports this file alone, without its package
+
     package = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package and package not in HOST_PACKAGES:
         requirements = Path(__file__).resolve().parent / "requirements.txt"
