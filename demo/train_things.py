@@ -131,7 +131,7 @@ def look(trainer: Trainer, reader: nn.Module, size: tuple[int, int], path: Path,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=things.folder() / "chroma")
-    parser.add_argument("--encoder", type=Path, default=things.folder() / "vae" / "encoder.safetensors")
+    parser.add_argument("--encoder", type=Path, default=vae.ENCODER)
     parser.add_argument("--judge", type=Path, default=things.folder() / "classifier" / "chroma-demo-judge.safetensors")
     parser.add_argument("--from", dest="weights", type=Path)
     parser.add_argument("--steps", type=int, default=10**9)

@@ -163,7 +163,7 @@ def main() -> None:
         images = scenes.draw(sample, sprites, latents.FIT_SIZE, latents.FIT_SIZE)
         net, batch, crop = learner(latents.components(images.numpy(), FLATTEN, RMS)), *ENCODER_BATCH
     else:
-        net, batch, crop = painter(vae.load_encoder(file)[0]), *DECODER_BATCH
+        net, batch, crop = painter(vae.load_encoder(vae.ENCODER)[0]), *DECODER_BATCH
     net = net.to(device, memory_format=torch.channels_last)
     ema = {k: v.clone() for k, v in net.state_dict().items()}
     trained = [p for p in net.parameters() if p.requires_grad]
