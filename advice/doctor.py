@@ -1,6 +1,7 @@
 """What in a queued graph does nothing or does harm with Chroma. Pure: `examine` reads the graph and changes nothing.
 
-A rule is a function from a graph and a sampling run in it to findings; `@rule` makes it known. Its docstring has the reason and where that is from.
+A rule is a function from a graph and a sampling run in it to findings; `@rule` in a file `rules_*.py` makes it known. Its
+docstring has the reason and where that is from.
 Rules are silent wherever the graph does not tell enough: a false alarm is worse than a missed one.
 """
 

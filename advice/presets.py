@@ -259,7 +259,7 @@ def _chroma(text: str) -> re.Pattern[str]:
     return re.compile(rf"chroma(?:.*(?<![a-z]))?(?:{text})(?![a-z0-9])")
 
 
-# In the order in which they are tried: what is more special first.
+# Pattern, row, remark. In the order in which they are tried: what is more special first.
 FILE_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (_word("chroma[-_. ]?demo"), TOY, ""),
     (_word("flash[-_. ]?heun"), FLASH_HEUN, ""),
@@ -302,10 +302,10 @@ FLUXES = (FLUX, SCHNELL)
 
 @dataclass(frozen=True)
 class Recognition:
-    """Which row, from what, and whether that is more than a guess."""
+    """Which row, for what reason, and whether that is more than a guess."""
 
     name: str
-    told: str
+    reason: str
     sure: bool = True
 
     @property
@@ -341,9 +341,9 @@ def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] =
         row, by_name = (SCHNELL, True) if "schnell" in name else (FLUX, variant is None)
         return Recognition(row, f"by the name {telling_name(file)}" if by_name else "from the loader's report")
     for lora in loras:
-        for pattern, told in LORA_NAMES:
+        for pattern, remark in LORA_NAMES:
             if pattern.search(telling_name(lora).lower()):
-                return Recognition(FLASH_LORA, f"by its LoRA {telling_name(lora)}" + (f": {told}" if told else ""))
+                return Recognition(FLASH_LORA, f"by its LoRA {telling_name(lora)}" + (f": {remark}" if remark else ""))
     found = _by_model(variant, file, name)
     if maybe := [lora for lora in loras if MAYBE_FEW_STEPS_LORA.search(telling_name(lora).lower())]:
         return in_doubt(found, f"its LoRA {telling_name(maybe[0])} may be one for few steps")
@@ -354,19 +354,19 @@ def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] =
 
 def in_doubt(found: Recognition, why: str) -> Recognition:
     """The same row, no longer sure of."""
-    return replace(found, told=f"{found.told}; but {why}", sure=False)
+    return replace(found, reason=f"{found.reason}; but {why}", sure=False)
 
 
 def _by_model(variant: str | None, file: str, name: str) -> Recognition:
     """The row without LoRAs. name: the telling part of the file's."""
     if variant == "Radiance":
         return Recognition(RADIANCE, "from the loader's report")
-    found = [(row, told) for pattern, row, told in FILE_NAMES if pattern.search(name)]
+    found = [(row, remark) for pattern, row, remark in FILE_NAMES if pattern.search(name)]
     if variant == "Chroma lite":
         return Recognition(HD, "Chroma lite, which nobody has published settings for: Chroma1-HD's", sure=False)
     if found:
-        row, told = found[0]
-        return Recognition(row, f"by the name {telling_name(file)}" + (f": {told}" if told else ""))
+        row, remark = found[0]
+        return Recognition(row, f"by the name {telling_name(file)}" + (f": {remark}" if remark else ""))
     what = f"the name {telling_name(file)} does not tell what it is" if name else "the model's file is not known"
     return Recognition(HD, f"{what}: Chroma1-HD's settings", sure=False)
 
@@ -462,9 +462,9 @@ def tell(settings: Settings, found: Recognition, chosen: bool = False) -> str:
     if chosen:
         head = f"{settings.name}: chosen by you"
         if found.sure and found.name != settings.name:
-            head += f". The model looks like {found.name} ({found.told})"
+            head += f". The model looks like {found.name} ({found.reason})"
     else:
-        head = f"{settings.name}: {'recognised ' if found.sure else ''}{found.told}"
+        head = f"{settings.name}: {'recognised ' if found.sure else ''}{found.reason}"
     lines = [head]
     for f in FIELDS:
         value = f.text(f.of_settings(settings))

@@ -166,11 +166,11 @@ class Graph:
             node, given = waiting.pop()  # given: connected as a LoRA, or as a stack of them
             inputs = self.inputs(node)
             names = [name for name in inputs if "lora" in name.lower()] or list(inputs if given else ())
-            is_told = False
+            is_named = False
             for name in names:
                 link, value = self.link(node, name), inputs[name]
                 if link is not None:
-                    is_told = True
+                    is_named = True
                     if link[0] not in seen and not _is_off(inputs, name):
                         seen.add(link[0])
                         waiting.append((link[0], True))
@@ -180,9 +180,9 @@ class Graph:
                     on = on and value.get("on", True) and value.get("strength", 1)
                     value = value.get("lora", value.get("content"))
                 if value in ("", "None") or isinstance(value, str) and MODEL_FILE.search(value):
-                    is_told = True
+                    is_named = True
                     out += [value] * bool(on and value not in ("", "None"))
-            if not is_told and (given or "lora" in self.kind(node).lower()):
+            if not is_named and (given or "lora" in self.kind(node).lower()):
                 hiding = hiding or node
         return out, hiding
 

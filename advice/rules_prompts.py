@@ -53,7 +53,7 @@ def flash_with_high_cfg(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
             HARM,
             run.guider,
             f"cfg {run.cfg:g} with a model for few steps",
-            f"{run.found.name} ({run.found.told}) has guidance built in. With more of it pictures burn, at twice the time.",
+            f"{run.found.name} ({run.found.reason}) has guidance built in. With more of it pictures burn, at twice the time.",
             "Set cfg to 1, at most 1.5.",
         )
 

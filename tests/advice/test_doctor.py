@@ -505,7 +505,7 @@ def test_what_is_before_a_switch_is_not_guessed():
     assert found(change(graph, "10", scheduler="karras"), record) == [(HARM, "10", "the schedule karras with Chroma")]
     run = the_run(*switched(clean()))
     assert (run.is_open, run.is_native, run.found.sure, run.shift) == (True, False, False, queued_run.Shift(None, "30"))
-    assert "before ComfySwitchNode (node 30)" in run.found.told
+    assert "before ComfySwitchNode (node 30)" in run.found.reason
 
 
 FLASH_FILE = "chroma-flash-heun_r64.safetensors"
@@ -547,7 +547,7 @@ def test_loras_are_found_in_stacks_and_other_forms(inputs, loras):
 def test_hidden_lora_leaves_the_model_in_doubt(inputs):
     graph = between(clean(cfg=1.0, steps=8), "Lora Loader (X)", **inputs) | {"70": node("FromElsewhere", number=3)}
     assert found(graph) == []
-    assert "does not tell which LoRAs" in the_run(graph).found.told
+    assert "does not tell which LoRAs" in the_run(graph).found.reason
 
 
 def test_stack_at_a_loader_is_not_its_model():

@@ -81,7 +81,7 @@ FILES = {
 def test_file_name_is_recognised(file):
     found = presets.recognise("Chroma", file)
     assert (found.name, found.sure) == (FILES[file], True)
-    assert presets.telling_name(file) in found.told
+    assert presets.telling_name(file) in found.reason
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_file_name_is_recognised(file):
 def test_unknown_name_gives_hd_and_says_so(file):
     found = presets.recognise("Chroma", file)
     assert (found.name, found.sure) == (presets.HD, False)
-    assert "Chroma1-HD's settings" in found.told and (not file or file in found.told)
+    assert "Chroma1-HD's settings" in found.reason and (not file or file in found.reason)
 
 
 def test_report_goes_before_the_name():
@@ -100,7 +100,7 @@ def test_report_goes_before_the_name():
     assert presets.recognise(None, "flux1-dev.safetensors").name == presets.FLUX
     assert presets.recognise("Chroma", "chroma-from-flux.safetensors").name == presets.HD
     lite = presets.recognise("Chroma lite", "chroma-lite.safetensors")
-    assert (lite.name, lite.sure) == (presets.HD, False) and "nobody" in lite.told
+    assert (lite.name, lite.sure) == (presets.HD, False) and "nobody" in lite.reason
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ def test_report_goes_before_the_name():
 def test_flash_lora_is_recognised_by_its_name(lora, flash):
     found = presets.recognise("Chroma", "Chroma1-HD.safetensors", ["style.safetensors", lora])
     assert (found.name == presets.FLASH_LORA) == flash
-    assert not flash or presets.telling_name(lora) in found.told
+    assert not flash or presets.telling_name(lora) in found.reason
 
 
 @pytest.mark.parametrize("lora", ["flash_photography_style.safetensors", "chroma_hyper-realism.safetensors"])
 def test_lora_that_may_be_for_few_steps_gives_the_models_row_in_doubt(lora):
     found = presets.recognise("Chroma", "Chroma1-HD.safetensors", [lora])
     assert (found.name, found.sure) == (presets.HD, False)
-    assert found.told.endswith(f"but its LoRA {lora} may be one for few steps")
+    assert found.reason.endswith(f"but its LoRA {lora} may be one for few steps")
 
 
 @pytest.mark.parametrize("variant", ["FLUX", None])
@@ -153,7 +153,7 @@ def test_few_step_lora_on_flux_leaves_fluxs_row(variant):
 def test_checkpoint_that_may_be_for_few_steps_is_in_doubt(file):
     found = presets.recognise("Chroma", file)
     assert (found.name in (presets.HD, presets.BASE), found.sure) == (True, False)
-    assert "few steps" in found.told
+    assert "few steps" in found.reason
     assert presets.recognise("Chroma", "Chroma1-Flash-8steps.safetensors").sure
 
 
