@@ -1,0 +1,132 @@
+"""Queued graphs in the host's API format, sound ones and such as a rule of the Doctor has something to say of."""
+
+from __future__ import annotations
+
+import support
+
+HARM, IDLE, HINT = support.dev.load_pack("advice.finding").SEVERITIES
+LONG = "blurred, " * 100
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": ""}}
+
+
+def clean(file="Chroma1-HD.safetensors", loader="ChromaDiffusionLoader", **sampler):
+    """A sound KSampler graph."""
+    sampler = {"steps": 26, "cfg": 3.5, "sampler_name": "euler", "scheduler": "beta", "denoise": 1.0, **sampler}
+    return {
+        "1": node(loader, unet_name=file),
+        "2": node("CLIPLoader", clip_name="t5xxl.safetensors", type="chroma"),
+        "3": node("VAELoader", vae_name="ae.safetensors"),
+        "4": node("ModelSamplingAuraFlow", model=["1", 0], shift=1.0),
+        "5": node("CLIPTextEncode", clip=["2", 0], text="a red fox asleep on a mossy rock"),
+        "6": node("CLIPTextEncode", clip=["2", 0], text=""),
+        "9": node("EmptySD3LatentImage", width=1024, height=1024, batch_size=1),
+        "10": node(
+            "KSampler",
+            model=["4", 0],
+            positive=["5", 0],
+            negative=["6", 0],
+            latent_image=["9", 0],
+            seed=1,
+            **sampler,
+        ),
+        "11": node("VAEDecode", samples=["10", 0], vae=["3", 0]),
+        "12": node("SaveImage", images=["11", 0]),
+    }
+
+
+def custom(file="Chroma1-HD.safetensors", guider="CFGGuider", cfg=3.5, sampler="euler", **scheduler):
+    """The same with SamplerCustomAdvanced."""
+    graph = clean(file)
+    graph["10"] = node(
+        "SamplerCustomAdvanced",
+        noise=["20", 0],
+        guider=["21", 0],
+        sampler=["22", 0],
+        sigmas=["23", 0],
+        latent_image=["9", 0],
+    )
+    graph["20"] = node("RandomNoise", noise_seed=1)
+    graph["21"] = node(guider, model=["4", 0], positive=["5", 0], negative=["6", 0], cfg=cfg)
+    graph["22"] = node("KSamplerSelect", sampler_name=sampler)
+    graph["23"] = node(
+        "BasicScheduler", **{"model": ["4", 0], "scheduler": "beta", "steps": 26, "denoise": 1.0, **scheduler}
+    )
+    return graph
+
+
+def change(graph, key, class_type=None, **inputs):
+    graph[key]["inputs"].update(inputs)
+    graph[key]["class_type"] = class_type or graph[key]["class_type"]
+    return graph
+
+
+def between(graph, class_type, below="10", name="model", key="50", **inputs):
+    """Puts a node before an input."""
+    graph[key] = node(
+        class_type, **{name if name in ("model", "clip") else "conditioning": graph[below]["inputs"][name]}, **inputs
+    )
+    graph[below]["inputs"][name] = [key, 0]
+    return graph
+
+
+def ksampler(graph, model="1", **inputs):
+    """Chroma KSampler in place of a KSampler."""
+    graph["10"] = node("ChromaKSampler", **{"model": [model, 0], "positive": ["5", 0], "negative": ["6", 0], "latent": ["9", 0], "cfg": 3.5, "steps": 26, "sampler": "res_multistep", "schedule": "beta", "shift": "1 (as trained)", "denoise": 1.0, **inputs})  # fmt: skip
+    return graph
+
+
+# Graphs, and what the Doctor finds in them.
+CASES = [
+    (clean(cfg=1.0), [(HINT, "10", "cfg 1 with Chroma1-HD")]),
+    (change(clean(), "10", negative=["5", 0]), [(IDLE, "10", "the positive prompt is the negative one too")]),
+    (change(clean(), "6", text="blurry, low quality"), [(HINT, "6", "a short negative prompt")]),
+    (
+        between(clean(), "FluxGuidance", name="positive", guidance=3.5),
+        [(HARM, "50", "FLUX's guidance with Chroma")],
+    ),
+    (between(clean(), "FluxGuidance", name="positive", guidance=0.0), []),
+    (between(between(clean(), "FluxGuidance", name="positive", guidance=3.5), "ChromaPadMask", name="positive", key="51"), []),
+    (between(clean(), "FluxDisableGuidance", name="positive"), []),
+    (
+        between(clean(loader="UNETLoader"), "FluxDisableGuidance", name="positive"),
+        [(HARM, "50", "FluxDisableGuidance with ComfyUI's Chroma")],
+    ),
+    (change(clean(), "2", type="sd3"), [(HARM, "2", "a text encoder of the type sd3")]),
+    (change(clean(), "2", class_type="DualCLIPLoader", type="flux"), [(HARM, "2", "a text encoder of the type flux")]),
+    (between(between(change(clean(), "2", type="sd3"), "T5TokenizerOptions", below="5", name="clip"), "T5TokenizerOptions", below="6", name="clip", key="51"), []),
+    (clean(scheduler="karras"), [(HARM, "10", "the schedule karras with Chroma")]),
+    (custom(scheduler="exponential"), [(HARM, "23", "the schedule exponential with Chroma")]),
+    (custom() | {"23": node("AlignYourStepsScheduler", steps=26, denoise=1.0)}, [(HARM, "23", "the schedule AlignYourStepsScheduler with Chroma")]),
+    (custom() | {"23": node("OptimalStepsScheduler", model_type="Chroma", steps=26, denoise=1.0)}, []),
+    (change(clean(), "4", class_type="ModelSamplingSD3"), [(HARM, "4", "ModelSamplingSD3 with Chroma")]),
+    (change(clean(), "10", model=["1", 0]), [(HINT, "10", "the model's shift is ComfyUI's 3.16")]),
+    (custom(model=["1", 0]), [(IDLE, "4", "the shift does not reach the schedule")]),
+    (between(clean(), "ChromaTimestepShift", mode="shift 1"), [(IDLE, "4", "the shift of ModelSamplingAuraFlow")]),
+    (change(clean(), "10", model=["1", 0], scheduler="bong_tangent"), []),
+    (clean(steps=8), [(HINT, "10", "8 steps with Chroma1-HD")]),
+    (change(clean(), "9", width=1000, height=1024), [(HINT, "9", "1000 x 1024 is not in steps of 16")]),
+    (clean(denoise=0.5), [(HARM, "10", "denoise 0.5 of an empty picture")]),
+    (clean(file="chroma-unlocked-v50.safetensors"), [(HINT, "1", "a checkpoint that is not recommended")]),
+    (between(clean(file="Chroma1-Flash.safetensors", cfg=1.0, steps=8), "EasyCache"), [(HINT, "50", "EasyCache with 8 steps")]),
+    (between(clean(), "TeaCache"), [(IDLE, "50", "TeaCache with Chroma")]),
+    (between(clean(steps=30), "MagCache"), [(HARM, "50", "MagCache with 30 steps")]),
+    (between(clean(), "NAGuidance"), []),
+    (between(clean(loader="UNETLoader"), "NAGuidance"), [(IDLE, "50", "NAGuidance with ComfyUI's Chroma")]),
+    (between(clean(), "PerturbedAttentionGuidance", scale=3.0), [(IDLE, "50", "PerturbedAttentionGuidance with Chroma")]),
+    (between(clean(), "FreeU_V2"), [(HARM, "50", "FreeU_V2 with Chroma")]),
+    (between(clean(loader="UNETLoader"), "ReferenceLatent", name="positive"), [(IDLE, "50", "ReferenceLatent with Chroma")]),
+]  # fmt: skip
+
+# For the rules that the cases leave out.
+MORE = [
+    change(clean(cfg=1.0), "6", text="blurry"),
+    clean(file="Chroma1-Flash.safetensors", cfg=4.0, steps=8),
+    change(clean(steps=8, scheduler="simple"), "10", model=["1", 0]),
+    change(clean(), "5", text=LONG * 10),
+    change(clean(), "9", width=3072, height=3072),
+    change(clean(file="Chroma1-Radiance.safetensors"), "9", class_type="EmptyChromaRadianceLatentImage"),
+    between(clean(sampler_name="heun"), "EasyCache"),
+]
