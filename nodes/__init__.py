@@ -65,27 +65,30 @@ REGISTRATIONS = (
 )
 
 
-def available(what: str, needs: tuple[str, ...], load: Callable[[], None]) -> bool:
-    """Whether a feature could be loaded; one clear line in the log where the host lacks something of it.
+def lacks_of(needs: tuple[str, ...], load: Callable[[], None]) -> str:
+    """What the host lacks for a feature; empty where it could be loaded.
 
     raises: ModuleNotFoundError for a package that is not the host's: then nothing of this pack works.
     """
     lacks = symbols.lacking((*SHARED, *needs))
+    if lacks:
+        return ", ".join(lacks)
     try:
-        if not lacks:
-            load()
-            return True
+        load()
     except (ImportError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in symbols.PACKAGES:
             raise
-        logging.debug("Chroma Pack: %s", what, exc_info=True)
-        lacks = [str(error)]
+        logging.debug("Chroma Pack", exc_info=True)
+        return str(error)
+    return ""
+
+
+def tell(what: str, lacks: str) -> None:
     logging.warning(
-        "Chroma Pack: %s not available, since this ComfyUI lacks %s. Update ComfyUI and this pack, and restart",
+        "Chroma Pack: %s not available, since this ComfyUI lacks something (%s). Update ComfyUI and this pack, and restart",
         what,
-        ", ".join(lacks),
+        lacks,
     )
-    return False
 
 
 class ChromaExtension(ComfyExtension):
@@ -94,12 +97,14 @@ class ChromaExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         for r in REGISTRATIONS:
-            available(r.what, r.needs, lambda r=r: importlib.import_module(r.module, __name__).register())
+            lacks = lacks_of(r.needs, lambda r=r: importlib.import_module(r.module, __name__).register())
+            if lacks:
+                tell(r.what, lacks)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The nodes of all features that this host can run.
 
-        raises: RuntimeError if there is none.
+        raises: AttributeError if there is none.
         """
         if self.nodes is not None:
             return self.nodes
@@ -112,9 +117,14 @@ class ChromaExtension(ComfyExtension):
                 node.GET_SCHEMA()  # the host asks one by one, and would keep the nodes before one that fails
             nodes.extend(found)
 
+        lost: dict[str, list[str]] = {}  # what is lacking -> the nodes that need it: one line for all of them
         for feature in FEATURES:
-            available(", ".join(feature.nodes), feature.needs, lambda feature=feature: load(feature))
+            lacks = lacks_of(feature.needs, lambda feature=feature: load(feature))
+            if lacks:
+                lost.setdefault(lacks, []).extend(feature.nodes)
         if not nodes:
-            raise AttributeError("what every one of its nodes needs; the lines above name it")
+            raise AttributeError("; ".join(lost))
+        for lacks, names in lost.items():
+            tell(", ".join(names), lacks)
         self.nodes = nodes
         return nodes

@@ -190,7 +190,7 @@ HEAVY = {  # optional packages, and those that take long
 # Loads the pack by the host's own loader, first where something is missing, then whole; prints what changed.
 LOAD = """
 import asyncio, json, logging, sys, types
-host, pack = sys.argv[1:]
+host, pack, *only = sys.argv[1:]
 sys.path.insert(0, host)
 from comfy.cli_args import args
 args.cpu = True
@@ -233,9 +233,10 @@ def without(owner, name, value=None):
         setattr(owner, name, kept)
 
 io = comfy_api.latest.io
+if only:
+    print(json.dumps(without(io, only[0])))
+    sys.exit()
 found = {"old": without(comfyui_version, "__version__", "0.29.1")}
-found["name"] = without(io, "DynamicCombo")
-found["schema"] = without(io, "Hidden")
 sys.modules["gguf"] = None
 found["package"] = load()
 del sys.modules["gguf"]
@@ -251,15 +252,27 @@ def loads(host_dir, tmp_path_factory):
         packed.extractall(pack)
     run = call(dev.venv_python(), pack.parent, "-c", LOAD, str(host_dir), str(pack))
     assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    found = json.loads(run.stdout.splitlines()[-1])
+    for name in ("DynamicCombo", "Hidden"):
+        part = call(dev.venv_python(), pack.parent, "-c", LOAD, str(host_dir), str(pack), name)
+        found[name] = json.loads(part.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", ["DynamicCombo", "Hidden"])
+def test_what_a_host_lacks_takes_away_the_nodes_that_need_it(loads, name):
+    found = loads[name]
+    lines = [line for line in found["lines"] if "Chroma" in line]
+    assert found["loaded"] is True and len(lines) == 1 and f"has no attribute '{name}'" in lines[0], lines
+    gone = {"ChromaCFGGuider", "ChromaGuidance", "ChromaKSampler", "ChromaPreset", "ChromaTimestepShift"}
+    assert gone <= set(lines[0].removeprefix("Chroma Pack: ").partition(" not available")[0].split(", "))
+    assert not [line for line in found["lines"] if "Traceback" in line] and 0 in found["changed"]
 
 
 @pytest.mark.parametrize(
     "missing, told",
     [
         ("old", "It needs ComfyUI 0.30.0 or newer, this is 0.29.1. Update ComfyUI"),
-        ("name", "has no attribute 'DynamicCombo'). Update ComfyUI and this pack"),
-        ("schema", "has no attribute 'Hidden'). Update ComfyUI and this pack"),
         ("package", "The Python package gguf is missing. Install it into ComfyUI's Python"),
     ],
 )
