@@ -29,7 +29,9 @@ def is_older(version: str, required: str) -> bool:
 
 def problem(error: ImportError | AttributeError) -> str:
     """One line for a user: what is missing, and the remedy."""
-    from .host.symbols import PACKAGES as HOST_PACKAGES  # here: pytest imports this file alone, without its package
+    from .host.required_names import (
+        PACKAGES as HOST_PACKAGES,  # here: pytest imports this file alone, without its package
+    )
 
     package = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package and package not in HOST_PACKAGES:

@@ -30,7 +30,7 @@ SPARE = 2 * GB  # disk to leave free
 
 def noise(type: str) -> torch.Tensor:
     """Valid bytes of a stored type: Gaussian weights of 0.02, in blocks where it has them."""
-    formats = dev.load_pack("loaders.formats.table")
+    formats = dev.load_pack("loaders.formats.base.registry")
     values = torch.randn(NOISE // 3072, 3072, generator=torch.Generator().manual_seed(0)) * 0.02
     format = formats.BY_TYPE[type]
     scale = 0.01 if format.marker((1, 1), False) else 1.0
@@ -40,7 +40,7 @@ def noise(type: str) -> torch.Tensor:
 def write_file(folder: Path, storage: str) -> Path:
     """A file of the published model's shapes, as the export would write it; of synthetic numbers."""
     formats, items, writers = (
-        dev.load_pack(f"loaders.{m}") for m in ("formats.table", "checkpoint.items", "files.write")
+        dev.load_pack(f"loaders.{m}") for m in ("formats.base.registry", "checkpoint.items", "files.write")
     )
     choice = formats.EXPORTS[FILES[storage]]
     planned = items.items_of(published(), choice, full_precision=False)

@@ -27,7 +27,7 @@ def main(rounds: int) -> None:
     import dev
     from demo import evaluate, judge
 
-    quant = dev.load_pack("loaders.formats.table")
+    quant = dev.load_pack("loaders.formats.base.registry")
     asked = evaluate.questions()
     modes = [EXACT, *(m for m in quant.QUANT_MODES if m not in ("auto", "keep", EXACT)), "float8_e5m2 (also 8 bit)"]
     lines = [

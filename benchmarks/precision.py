@@ -124,7 +124,7 @@ def records(formats: Sequence[Any]) -> list[str]:
 def main(rounds: int) -> None:
     from . import networks as n
 
-    host_weights, modes = (n.support.dev.load_pack(m) for m in ("host.model.weights", "loaders.formats.table"))
+    host_weights, modes = (n.support.dev.load_pack(m) for m in ("host.model.weights", "loaders.formats.base.registry"))
 
     def kept(mode: str, weight: torch.Tensor) -> torch.Tensor:
         chosen = modes.quant_mode(mode)

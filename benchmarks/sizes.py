@@ -12,11 +12,11 @@ HALF_BYTES = 2
 def main(rounds: int) -> None:
     import dev
 
-    table, kept = (dev.load_pack(f"loaders.formats.{name}") for name in ("table", "kept"))
+    registry, kept_layers = (dev.load_pack(f"loaders.formats.base.{name}") for name in ("registry", "kept_layers"))
     config = dev.load_pack("chroma_model").ChromaConfig()
     shapes = dev.load_pack("loaders.checkpoint.check").expected_shapes(config)
     total = sum(map(math.prod, shapes.values()))
-    inside = sum(math.prod(shape) for name, shape in shapes.items() if kept.is_quantised(name, len(shape)))
+    inside = sum(math.prod(shape) for name, shape in shapes.items() if kept_layers.is_quantised(name, len(shape)))
     lines = [
         f"The published model, {total / 1e9:.2f}B parameters, {inside / 1e9:.2f}B of them in linears of the blocks, which are "
         "stored so; the rest in 16 bits. `error` is that of Gaussian weights, from the format's record, which a test holds "
@@ -25,7 +25,7 @@ def main(rounds: int) -> None:
         "| stored as | whole, GB | bits of a weight in the blocks | error |",
         "|---|---|---|---|",
     ]
-    for format in table.ALL:
+    for format in registry.ALL:
         if format.name == "float32":
             continue
         size = inside * format.bits / 8 + HALF_BYTES * (total - inside)

@@ -30,8 +30,8 @@ def random_weights_table() -> list[str]:
     from . import networks as n
 
     load_pack = n.support.dev.load_pack
-    encode, loader = (load_pack(f"host.text.{name}") for name in ("encode", "clip"))
-    t5 = load_pack("loaders.t5.encoder")
+    encode, loader = (load_pack(f"host.text.{name}") for name in ("encode_prompt", "clip"))
+    t5 = load_pack("loaders.t5.sizes")
     from test_text_encode import random_weights  # networks has put tests/host on the path
 
     config = t5.T5Config(**T5, gated=True)
@@ -70,7 +70,7 @@ def demo_table() -> list[str]:
     from . import networks as n
     from .pictures import psnr
 
-    encode, text = (n.support.dev.load_pack(name) for name in ("host.text.encode", "prompts.tokens"))
+    encode, text = (n.support.dev.load_pack(name) for name in ("host.text.encode_prompt", "prompts.tokens"))
 
     class Studio(evaluate.Studio):
         """Encodes in one of the modes, and repeats what is asked for."""

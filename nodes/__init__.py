@@ -9,14 +9,14 @@ from typing import Callable
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..host import symbols
+from ..host import required_names
 
 
 @dataclass(frozen=True)
 class Feature:
     """Nodes that come or go together.
 
-    module: of their classes, in this folder. needs: keys of `symbols.NEEDED`.
+    module: of their classes, in this folder. needs: keys of `required_names.NEEDED`.
     """
 
     module: str
@@ -70,13 +70,13 @@ def lacks_of(needs: tuple[str, ...], load: Callable[[], None]) -> str:
 
     raises: ModuleNotFoundError for a package that is not the host's: then nothing of this pack works.
     """
-    lacks = symbols.lacking((*SHARED, *needs))
+    lacks = required_names.lacking((*SHARED, *needs))
     if lacks:
         return ", ".join(lacks)
     try:
         load()
     except (ImportError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in symbols.PACKAGES:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in required_names.PACKAGES:
             raise
         logging.debug("Chroma Pack", exc_info=True)
         return str(error)

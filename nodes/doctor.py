@@ -8,7 +8,7 @@ from typing import Any, Mapping
 from comfy_api.latest import io, ui
 
 from ..advice.doctor import examine, findings_text, prompts
-from ..host.text.encode import find_t5, tokenize
+from ..host.text.encode_prompt import find_t5, tokenize
 from .preset import known
 from .shared.report import report
 

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from nodes import common_ksampler
 
-from ..host.sample.compute import DTYPES, dtype_of, model_in, sampler_in
+from ..host.sample.compute_dtype import DTYPES, dtype_of, model_in, sampler_in
 from .shared.inputs import cfg_input, denoise_input, model_input, positive_input, seed_input, steps_input
 
 CATEGORY = "advanced/FluxMod"

@@ -11,8 +11,8 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..host.model.save import export_model
-from ..loaders.checkpoint.export import export_format
-from ..loaders.formats.table import EXPORTS
+from ..loaders.checkpoint.write_quantised import export_format
+from ..loaders.formats.base.registry import EXPORTS
 from .shared.report import report
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.text.encode import encode
+from ..host.text.encode_prompt import encode
 from ..prompts.tokens import LIMITS, MODES, ROLES, prompt_report
 from .shared.report import report
 

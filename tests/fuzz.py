@@ -750,7 +750,7 @@ def unpacked(part: Any, tensors: dict[str, Tensor]) -> Tensor | None:
     storage, tensor = part.storage, tensors[part.file_name]
     format, scale = storage.format, part.scales.get("weight_scale")
     types = support.dev.load_pack("loaders.formats.ggml")
-    scaled = support.dev.load_pack("loaders.formats.table").FORMATS.get(format)
+    scaled = support.dev.load_pack("loaders.formats.base.registry").FORMATS.get(format)
     if format is None:
         dense = tensor.float()
     elif format in types.GGML_TYPES:

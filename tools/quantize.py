@@ -70,7 +70,7 @@ def progress() -> Any:
 
 def main(arguments: list[str]) -> int:
     try:
-        export = load_pack("loaders.checkpoint.export")
+        export = load_pack("loaders.checkpoint.write_quantised")
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"quantize: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "

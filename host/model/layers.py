@@ -14,8 +14,8 @@ import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from torch import Tensor
 
-from ...loaders.formats.record import OWN_LAYOUT, Format
-from ...loaders.formats.table import BY_HOST_NAME, FORMATS
+from ...loaders.formats.base.format import OWN_LAYOUT, Format
+from ...loaders.formats.base.registry import BY_HOST_NAME, FORMATS
 from .matmul import fast_matmul
 from .packed_layout import linear
 

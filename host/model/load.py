@@ -24,10 +24,10 @@ from ...loaders.checkpoint.check import check, non_finite
 from ...loaders.checkpoint.detect import Detection, detect
 from ...loaders.checkpoint.layout import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
-from ...loaders.formats.record import FLOAT_DTYPES
-from ...loaders.formats.table import FORMATS, QuantMode, quant_mode
+from ...loaders.formats.base.format import FLOAT_DTYPES
+from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
 from ..run.base_model import model_config
-from ..run.modulations import ModulationStore
+from ..run.kept_modulations import ModulationStore
 from .layers import operations
 from .matmul import fast_matmul
 from .packed_layout import TAKEN
@@ -47,7 +47,7 @@ def load_chroma(
 ) -> Any:
     """A Chroma file as the host's MODEL.
 
-    mode_name: a name of `formats/table.QUANT_MODES` or one of its aliases.
+    mode_name: a name of `formats/base/registry.QUANT_MODES` or one of its aliases.
     approximator: a file to take the Approximator from, in place of the checkpoint's own; needed for FLUX.
     prediction, text_ids: see `detect.detect`.
     full_precision: unpack 8- and 4-bit weights for multiplication also where the device can multiply them as they are.

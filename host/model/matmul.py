@@ -9,8 +9,8 @@ import comfy.model_management
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
-from ...loaders.formats.record import Format
-from ...loaders.formats.table import FORMATS
+from ...loaders.formats.base.format import Format
+from ...loaders.formats.base.registry import FORMATS
 
 
 def fast_matmul(format: Format, device: torch.device) -> str | None:

@@ -17,9 +17,9 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedLayout, QuantizedTensor
 from comfy_kitchen.tensor.base import BaseLayoutParams, get_layout_class, register_layout_class
 from torch import Tensor
 
-from ...loaders.formats.change import Change, change_between
-from ...loaders.formats.record import OWN_LAYOUT, Format
-from ...loaders.formats.table import FORMATS
+from ...loaders.formats.base.format import OWN_LAYOUT, Format
+from ...loaders.formats.base.lora_change import Change, change_between
+from ...loaders.formats.base.registry import FORMATS
 
 FP8_LAYOUTS = ("TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout")
 CPU_CHUNK = 1 << 22  # weights unpacked at a time on a CPU: 16 MB in float32

@@ -10,7 +10,7 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
 from ...loaders.checkpoint.detect import Detection
-from ...loaders.formats.record import Format
+from ...loaders.formats.base.format import Format
 from .layers import format_of
 from .matmul import fast_matmul
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ...loaders.checkpoint.check import check
 from ...loaders.checkpoint.detect import Detection, detect
-from ...loaders.checkpoint.export import Written, write_model
 from ...loaders.checkpoint.keys import APPROXIMATOR, FLAGS
+from ...loaders.checkpoint.write_quantised import Written, write_model
 from ...loaders.files.read import Header, read_header
-from ...loaders.formats.record import FLOAT_DTYPES
+from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.tensor_info import TensorInfo
 from .lora import PREFIX, parameter_shapes
 

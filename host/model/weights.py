@@ -16,12 +16,12 @@ from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
 from ...loaders.checkpoint.detect import Detection
-from ...loaders.formats.kept import FLOAT32_PARTS, is_quantised
-from ...loaders.formats.record import OWN_LAYOUT, Held
-from ...loaders.formats.rotation import rotation_group
-from ...loaders.formats.table import FORMATS, QuantMode, dense, joined
+from ...loaders.formats.base.format import OWN_LAYOUT, Held
+from ...loaders.formats.base.hadamard import rotation_group
+from ...loaders.formats.base.kept_layers import FLOAT32_PARTS, is_quantised
+from ...loaders.formats.base.registry import FORMATS, QuantMode, dense, joined
 from ...loaders.tensor_info import Part
-from . import packed_layout  # registers this pack's layout with the host
+from . import packed_layout
 
 QUANTISE_WORKSPACE = 6  # bytes that quantising takes on the device, in float32 copies of the largest weight
 

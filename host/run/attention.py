@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...chroma_model.embeddings import apply_rope
 from ...chroma_model.nag import normalized_attention_guidance
+from .joined_texts import Segments
 from .nag import AttentionGuidance
-from .texts import Segments
 
 TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
 OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options with one entry for each B / len rows

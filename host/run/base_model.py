@@ -18,7 +18,7 @@ from ...constants import STYLE_MASK
 from ...loaders.checkpoint.detect import Detection
 from .conds import PAIRING, TextCond, sharing
 from .forward import HostTransformer
-from .modulations import OPTION
+from .kept_modulations import OPTION
 from .nag import NAG, NegativeText, acts_at
 
 # What the Approximator is told where a conditioning says nothing. Chroma was trained with 0, FLUX's own with 3.5.

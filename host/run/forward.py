@@ -18,8 +18,8 @@ from ...chroma_model.latents import grid_size
 from ...chroma_model.radiance import number_text
 from ...loaders.checkpoint.approximator import fill_approximator
 from .attention import TEXT_ROWS, TextRows, host_attention
+from .joined_texts import Segments, Texts, joined_texts
 from .nag import NAG
-from .texts import Segments, Texts, joined_texts
 
 # What a wrong number of channels calls for.
 LATENT_REMEDY = (

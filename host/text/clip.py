@@ -20,10 +20,10 @@ from comfy.quant_ops import QuantizedTensor
 from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
-from ...loaders.formats.record import FLOAT_DTYPES
-from ...loaders.formats.table import ENCODER_MODES, FORMATS, QuantMode
+from ...loaders.formats.base.format import FLOAT_DTYPES
+from ...loaders.formats.base.registry import ENCODER_MODES, FORMATS, QuantMode
 from ...loaders.t5.detect_t5 import T5Detection, detect_t5
-from ...loaders.t5.encoder import EMBEDDING, FINAL_NORM, T5Config, is_linear
+from ...loaders.t5.sizes import EMBEDDING, FINAL_NORM, T5Config, is_linear
 from ..model.layers import operations, take_marker
 from ..model.load import Loaded, ModelFile, warn_of_damage
 from ..model.report import count_text, kept_text, num_bytes, packed_formats, stored_text

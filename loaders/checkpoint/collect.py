@@ -10,10 +10,10 @@ from typing import Any, Callable, Mapping
 
 import torch
 
-from ..files.quoting import reason
+from ..files.error_text import reason
 from ..files.read import Header
-from ..formats.record import FLOAT_DTYPES, dtype_text
-from ..formats.table import storage_of
+from ..formats.base.format import FLOAT_DTYPES, dtype_text
+from ..formats.base.registry import storage_of
 from ..tensor_info import Part
 from .keys import BITSANDBYTES, FLAGS, OLD_MARKER, OLD_SCALES, QUANT_MARKER, SCALES
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Mapping
 
 from ...chroma_model import ChromaConfig
-from ..files.quoting import short
+from ..files.error_text import short
 from ..files.read import Header
 from .collect import Collected, Names, collect
 from .keys import APPROXIMATOR, FLAGS, FLUX_MODULATION, OLD_MARKER, diffusers_names, model_name, published_name

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..files.write import Stored
-from ..formats.kept import FLOAT32_PARTS, is_quantised
-from ..formats.record import GGUF, SAFETENSORS
-from ..formats.table import BY_TYPE, ExportFormat
-from ..formats.tiles import CHUNK
+from ..formats.base.format import GGUF, SAFETENSORS
+from ..formats.base.kept_layers import FLOAT32_PARTS, is_quantised
+from ..formats.base.registry import BY_TYPE, ExportFormat
+from ..formats.base.scale_tiles import CHUNK
 from .check import expected_shapes
 from .detect import Detection
 from .keys import NORMS, QUANT_MARKER

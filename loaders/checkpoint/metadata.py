@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from ..files.gguf import ORIGINAL_SHAPE
-from ..formats.kept import KEPT_PARTS
-from ..formats.record import GGUF
-from ..formats.table import EXPORTS
+from ..formats.base.format import GGUF
+from ..formats.base.kept_layers import KEPT_PARTS
+from ..formats.base.registry import EXPORTS
 from .collect import METADATA_MARKERS
 from .detect import METADATA_PREFIX, Detection
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..tensor_info import GGML_CODES
-from .quoting import name_problem, short
+from .error_text import name_problem, short
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # laid out alike; 1 had shorter counts

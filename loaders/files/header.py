@@ -9,7 +9,7 @@ from typing import Any, Mapping
 import torch
 
 from ..tensor_info import TensorInfo
-from .quoting import reason, short
+from .error_text import reason, short
 
 # A marker is part of the header's meaning.
 MARKER_SUFFIX = ".comfy_quant"

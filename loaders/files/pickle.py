@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .quoting import name_problem, reason
+from .error_text import name_problem, reason
 
 ZIP_HEADER_BYTES, ZIP_LENGTHS_AT = 30, 26  # of a part; the lengths are of what stands before its data
 ZIP_DESCRIPTOR = b"PK\x07\x08"  # begins the sizes that may stand behind

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..tensor_info import TensorInfo
+from .error_text import reason, short
 from .gguf import map_gguf, read_gguf_header
 from .header import Header, is_marker, read_marker
 from .pickle import load_pickle
-from .quoting import reason, short
 from .safetensors import safetensors_header
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ..tensor_info import DTYPES, GGML_BLOCKS, TensorInfo
+from .error_text import name_problem, reason, short
 from .header import Header, is_marker, read_marker
-from .quoting import name_problem, reason, short
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMS = 8

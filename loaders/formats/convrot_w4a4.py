@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..files.quoting import short
+from ..files.error_text import short
 from ..tensor_info import Storage
-from .record import FLOAT_DTYPES, Format, Held, Matmul, Roles, Settings, Weight
-from .rotation import rotate, rotates
-from .tiles import by_rows
+from .base.format import FLOAT_DTYPES, Format, Held, Matmul, Roles, Settings, Weight
+from .base.hadamard import rotate, rotates
+from .base.scale_tiles import by_rows
 
 NAME = "convrot_w4a4"
 LINEAR_DTYPES = ("int4", "int8")  # that it is multiplied in

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..tensor_info import Storage
-from .record import (
+from .base.format import (
     FLOAT_DTYPES,
     SAFETENSORS,
     Export,

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ..tensor_info import GGML_CODES, Storage, packed_shape
 from . import ggml_pack, ggml_unpack
-from .ggml_unpack import Codes
-from .record import (
+from .base.format import (
     GGUF,
     MERGED_LORA,
     Export,
@@ -32,6 +31,7 @@ from .record import (
     is_changed,
     joined_rows,
 )
+from .ggml_unpack import Codes
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 CPU_CHUNK = 1 << 18  # weights at a time on a CPU, so that the float32 values in between stay in its cache

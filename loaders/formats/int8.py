@@ -7,9 +7,9 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
-from ..files.quoting import short
+from ..files.error_text import short
 from ..tensor_info import Storage
-from .record import (
+from .base.format import (
     FLOAT_DTYPES,
     SAFETENSORS,
     Export,
@@ -23,8 +23,8 @@ from .record import (
     joined_rows,
     scale_per_row,
 )
-from .rotation import rotate, rotates, rotation_group
-from .tiles import by_rows
+from .base.hadamard import rotate, rotates, rotation_group
+from .base.scale_tiles import by_rows
 
 NAME = "int8_tensorwise"
 MAX = 127

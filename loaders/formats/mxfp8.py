@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..tensor_info import Storage
 from . import fp8
-from .record import Format, Held, Matmul, Mode, Roles, Settings, Weight, joined_rows, marker_text
-from .tiles import TILE_ROWS, by_rows, tiled_shape, untiled
+from .base.format import Format, Held, Matmul, Mode, Roles, Settings, Weight, joined_rows, marker_text
+from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, untiled
 
 NAME = "mxfp8"
 LAYOUT = "TensorCoreMXFP8Layout"

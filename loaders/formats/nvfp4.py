@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..tensor_info import Storage
-from .record import Format, Held, Matmul, Mode, Roles, Settings, Weight, joined_rows
-from .tiles import TILE_ROWS, by_rows, tiled_shape, untiled
+from .base.format import Format, Held, Matmul, Mode, Roles, Settings, Weight, joined_rows
+from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, untiled
 
 NAME = "nvfp4"
 LAYOUT = "TensorCoreNVFP4Layout"

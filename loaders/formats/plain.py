@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..tensor_info import Storage
-from .record import GGUF, SAFETENSORS, Export, Format, Mode, Roles, Settings, Weight
+from .base.format import GGUF, SAFETENSORS, Export, Format, Mode, Roles, Settings, Weight
 
 
 def recognise(dtype: torch.dtype, weight: Weight) -> Storage | None:

@@ -14,7 +14,7 @@ from ..checkpoint.check import Words, check_shapes
 from ..checkpoint.collect import Collected, Names, collect
 from ..checkpoint.keys import OLD_MARKER, OTHER_MODELS
 from ..files.read import Header
-from .encoder import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, RELATIVE_BIAS, T5Config, expected_shapes
+from .sizes import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, RELATIVE_BIAS, T5Config, expected_shapes
 
 VOCABULARY = range(32_100, 32_129)  # T5's tokenizer has 32,100 words, its published embeddings 28 spare rows
 

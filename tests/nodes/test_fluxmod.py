@@ -219,7 +219,7 @@ def test_a_radiance_model_computes_in_it(comfy, inference, tmp_path):
     net = model.model.diffusion_model
     hook = net.single_blocks[0].linear1.register_forward_hook(lambda _, inputs, out: dtypes.append(out.dtype))
     wanted = sample(comfy, model, config, latent=torch.zeros(1, 3, 64, 64), steps=STEPS)
-    clone = support.dev.load_pack("host.sample.compute").model_in(torch.bfloat16, model)
+    clone = support.dev.load_pack("host.sample.compute_dtype").model_in(torch.bfloat16, model)
     found = sample(comfy, clone, config, latent=torch.zeros(1, 3, 64, 64), steps=STEPS)
     hook.remove()
     assert set(dtypes) == {torch.float32, torch.bfloat16} and dtypes[-1] == torch.bfloat16

@@ -56,7 +56,7 @@ def test_report_tells_file_size_bits_and_error(run):
     assert re.search(r"\d\.\d\d bits a weight; 24 linear layers in q8_0, error of their weights 0\.5\d\d%", text)
 
 
-@pytest.mark.parametrize("format", load_pack("loaders.checkpoint.export").EXPORTS)
+@pytest.mark.parametrize("format", load_pack("loaders.checkpoint.write_quantised").EXPORTS)
 def test_every_format_is_written_and_loads(run, format):
     run(format, "x")
     (path,) = run.output.iterdir()
@@ -104,6 +104,6 @@ def test_schema_is_valid_and_names_every_format(comfy):
     assert schema.is_output_node and schema.outputs == []
     inputs = {i.id: i for i in schema.inputs}
     assert list(inputs) == ["model", "format", "filename_prefix", "full_precision_matmul"]
-    assert inputs["format"].options == list(load_pack("loaders.checkpoint.export").EXPORTS)
+    assert inputs["format"].options == list(load_pack("loaders.checkpoint.write_quantised").EXPORTS)
     assert all(name in inputs["format"].tooltip for name in inputs["format"].options)
     assert all(i.tooltip for i in schema.inputs)

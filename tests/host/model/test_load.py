@@ -552,7 +552,7 @@ def test_hook_lora_on_one_conditioning_changes_that_one_only(comfy, model, case)
 
 
 def test_stored_modulations_are_bounded_and_dropped_with_the_model(comfy, model, case, monkeypatch):
-    modulations = support.dev.load_pack("host.run.modulations")
+    modulations = support.dev.load_pack("host.run.kept_modulations")
     row = case[0].num_modulations * case[0].hidden_size * 4
     monkeypatch.setattr(modulations, "MAX_BYTES", 3 * row)
     wrapper = model.wrappers["outer_sample"]["chroma"][0]
@@ -596,7 +596,7 @@ def test_missing_text_is_an_error_with_a_remedy(model, case):
 
 def test_training_keeps_no_modulations(model, monkeypatch):
     """The host trains through its sampler and changes weights in place; nothing of that may be remembered."""
-    modulations = support.dev.load_pack("host.run.modulations")
+    modulations = support.dev.load_pack("host.run.kept_modulations")
     store = modulations.ModulationStore()
     run = modulations.RunModulations(store, model)
     t = torch.full((1,), 0.5)

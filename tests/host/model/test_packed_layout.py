@@ -78,7 +78,9 @@ def test_weights_in_a_taken_format_are_unpacked_at_load(comfy, inference, layout
 def test_precision_whose_name_is_taken_is_refused(comfy, monkeypatch):
     load = dev.load_pack("host.model.load")
     mode = next(
-        mode for mode in dev.load_pack("loaders.formats.table").QUANT_MODES if load.quant_mode(mode).format == "Q8_0"
+        mode
+        for mode in dev.load_pack("loaders.formats.base.registry").QUANT_MODES
+        if load.quant_mode(mode).format == "Q8_0"
     )
     monkeypatch.setattr(load, "TAKEN", frozenset({"Q8_0"}))
     with pytest.raises(ValueError, match="something else has registered gguf_q8_0 .* choose another precision"):

@@ -263,7 +263,7 @@ def test_int8_is_multiplied_in_int8_or_unpacked_on_request(loader, file_of, cfg)
 
 def test_probe_names_what_a_device_lacks(comfy):
     fast_matmul = support.dev.load_pack("host.model.matmul").fast_matmul
-    known, cpu = support.dev.load_pack("loaders.formats.table").FORMATS, torch.device("cpu")
+    known, cpu = support.dev.load_pack("loaders.formats.base.registry").FORMATS, torch.device("cpu")
     assert fast_matmul(known["int8_tensorwise"], cpu) is None
     assert "compute capability 8.9" in fast_matmul(known["float8_e4m3fn"], cpu)
     assert "compute capability 10" in fast_matmul(known["nvfp4"], cpu)
@@ -294,7 +294,7 @@ def test_damaged_scale_in_a_gguf_is_named_after_a_run_in_nan(comfy, loader, cfg,
 
 @pytest.mark.parametrize("mode", [m for m, (format, _) in TARGETS.items() if format])
 def test_weight_of_zeros_stays_zero(comfy, mode):
-    comfy_quant, quant = (support.dev.load_pack(m) for m in ("host.model.weights", "loaders.formats.table"))
+    comfy_quant, quant = (support.dev.load_pack(m) for m in ("host.model.weights", "loaders.formats.base.registry"))
     packed_weight, _ = comfy_quant.pack(torch.zeros(128, 256), quant.QUANT_MODES[mode])
     assert not packed_weight.dequantize().any()
 

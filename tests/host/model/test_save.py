@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 pytestmark = pytest.mark.host
 load_pack = support.dev.load_pack
-export = load_pack("loaders.checkpoint.export")
+export = load_pack("loaders.checkpoint.write_quantised")
 QKV = "double_blocks.0.img_attn.qkv"
 APPROXIMATOR = "distilled_guidance_layer.out_proj"
 

@@ -41,7 +41,7 @@ def off(a, b):
 
 
 with torch.inference_mode():
-    told = {"modes": list(load_pack("loaders.formats.table").QUANT_MODES)}
+    told = {"modes": list(load_pack("loaders.formats.base.registry").QUANT_MODES)}
     assert main(["quantize", str(plain), str(folder / "toy.safetensors"), "--format", "toy7"]) == 0
     models = {
         "plain": load.load_chroma(str(plain), "fp32"),

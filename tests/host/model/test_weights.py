@@ -30,7 +30,7 @@ def test_kind_becomes_the_models_state(comfy, inference, kind):
         for m in (
             "loaders.checkpoint.detect",
             "loaders.checkpoint.check",
-            "loaders.formats.table",
+            "loaders.formats.base.registry",
             "host.model.weights",
         )
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..tensor_info import Storage
-from .record import SAFETENSORS, Export, Format, Mode, Roles, Settings, Weight, hold_own
+from .base.format import SAFETENSORS, Export, Format, Mode, Roles, Settings, Weight, hold_own
 
 NAME, MAX, MIDDLE = "toy7", 63, 64
 

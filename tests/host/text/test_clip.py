@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 pytestmark = pytest.mark.host
 dev = support.dev
-t5 = dev.load_pack("loaders.t5.encoder")
+t5 = dev.load_pack("loaders.t5.sizes")
 
 GATED = t5.T5Config(vocab_size=32_128, width=256, num_layers=2, num_heads=4, head_dim=64, mlp_dim=512, gated=True)
 # What the host takes for T5-XXL, but narrow: 24 layers with an MLP of 10240.

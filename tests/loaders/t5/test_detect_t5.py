@@ -5,7 +5,7 @@ import support
 import torch
 
 t5 = support.dev.load_pack("loaders.t5.detect_t5")
-encoder = support.dev.load_pack("loaders.t5.encoder")
+encoder = support.dev.load_pack("loaders.t5.sizes")
 read = support.dev.load_pack("loaders.files.read")
 
 CONFIG = encoder.T5Config(vocab_size=32_128, width=256, num_layers=2, num_heads=4, head_dim=64, mlp_dim=512, gated=True)

@@ -1,7 +1,4 @@
-"""What is known of one stored format: one record. Every file of this folder that has FORMATS adds some to the table.
-
-A new format is such a file and a header of it in the tests. Shapes: N output rows, K inputs.
-"""
+"""What is known of one stored format: one record, a `Format`. Shapes: N output rows, K inputs."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from ..files.quoting import short
-from ..tensor_info import Storage, TensorInfo
+from ...files.error_text import short
+from ...tensor_info import Storage, TensorInfo
 
 OWN_LAYOUT = "ChromaPackedLayout"  # this pack's, for what the host's layouts do not hold
 SAFETENSORS, GGUF = "safetensors", "gguf"  # containers of a file that is written
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# What may stand beside a weight in this pack's own layout: a LoRA that was saved with it, see `change.Change`.
+# What may stand beside a weight in this pack's own layout: a LoRA that was saved with it, see `lora_change.Change`.
 MERGED_LORA = ("weight_up", "weight_down", "weight_delta", "weight_delta_scale")
 
 Roles = Mapping[str, Tensor]  # what stands beside a weight, by today's names: `weight_scale`, `input_scale` ...

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..files.read import read_header, read_tensors
 from ..files.write import GGUFFile, SafetensorsFile, Stored, whole_file
-from ..formats.kept import KEPT_PARTS
-from ..formats.record import GGUF
-from ..formats.table import EXPORTS, SUFFIXES, ExportFormat, dense, joined
+from ..formats.base.format import GGUF
+from ..formats.base.kept_layers import KEPT_PARTS
+from ..formats.base.registry import EXPORTS, SUFFIXES, ExportFormat, dense, joined
 from .check import check
 from .detect import Detection, detect
 from .items import coded, items_of

@@ -17,9 +17,11 @@ from safetensors import safe_open
 
 from tools import quantize
 
-export, items, metadata = (support.dev.load_pack(f"loaders.checkpoint.{n}") for n in ("export", "items", "metadata"))
-table = support.dev.load_pack("loaders.formats.table")
-rotation = support.dev.load_pack("loaders.formats.rotation")
+export, items, metadata = (
+    support.dev.load_pack(f"loaders.checkpoint.{n}") for n in ("write_quantised", "items", "metadata")
+)
+registry = support.dev.load_pack("loaders.formats.base.registry")
+hadamard = support.dev.load_pack("loaders.formats.base.hadamard")
 detect = support.dev.load_pack("loaders.checkpoint.detect")
 info = support.dev.load_pack("loaders.tensor_info")
 gguf_types = support.dev.load_pack("loaders.formats.ggml")
@@ -255,16 +257,16 @@ def test_unpacked_weights_are_those_of_comfy_kitchen(format, shape):
         info.Storage("int8_tensorwise" if format == "int8 rotated" else format, shape, settings),
         {n.removeprefix("w."): n for n in stored if n != "w.weight"},
     )
-    torch.testing.assert_close(table.dense(part, stored), packed.dequantize(), rtol=1e-5, atol=1e-6)  # fp32 products
+    torch.testing.assert_close(registry.dense(part, stored), packed.dequantize(), rtol=1e-5, atol=1e-6)  # fp32 products
 
 
 @pytest.mark.parametrize("group", [4, 16, 64, 256])
 def test_rotating_twice_gives_the_weight_back(group):
     weight = gaussian(4, 512)
-    rotated = rotation.rotate(weight, group)
+    rotated = hadamard.rotate(weight, group)
     assert support.relative(rotated, weight) > 0.5  # it does rotate
     assert rotated.norm().item() == pytest.approx(weight.norm().item(), rel=1e-5)
-    torch.testing.assert_close(rotation.rotate(rotated, group), weight, rtol=1e-5, atol=1e-7)  # fp32, sums of 256
+    torch.testing.assert_close(hadamard.rotate(rotated, group), weight, rtol=1e-5, atol=1e-7)  # fp32, sums of 256
 
 
 def test_int8_codes_are_those_of_comfy_kitchen():
@@ -282,7 +284,7 @@ def test_saved_lora_and_input_scales_are_part_of_the_unpacked_weight():
     packed = gguf_types.quantise(weight, "Q5_1")
     tensors = {"w.weight": packed, "w.weight_up": up, "w.weight_down": down}
     scales = {"weight_up": "w.weight_up", "weight_down": "w.weight_down"}
-    found = table.dense(info.Part("w.weight", info.Storage("Q5_1", (64, 128)), scales), tensors)
+    found = registry.dense(info.Part("w.weight", info.Storage("Q5_1", (64, 128)), scales), tensors)
     expected = gguf_types.dequantise(packed, "Q5_1", torch.float32) + up @ down
     torch.testing.assert_close(found, expected)
     tensor = pytest.importorskip("comfy_kitchen.tensor")
@@ -290,7 +292,7 @@ def test_saved_lora_and_input_scales_are_part_of_the_unpacked_weight():
     inputs = torch.rand(128) + 0.5
     tensors = stored.state_dict("w.weight") | {"w.pre_quant_scale": inputs}
     scales = {n.removeprefix("w."): n for n in tensors if n != "w.weight"}
-    found = table.dense(info.Part("w.weight", info.Storage("nvfp4", (64, 128)), scales), tensors)
+    found = registry.dense(info.Part("w.weight", info.Storage("nvfp4", (64, 128)), scales), tensors)
     torch.testing.assert_close(found, stored.dequantize() * inputs, rtol=1e-5, atol=1e-6)
 
 
@@ -389,7 +391,7 @@ def test_interrupted_overwriting_leaves_the_old_file(case, tmp_path):
 def test_killed_writer_leaves_only_the_temporary_name(case, tmp_path):
     code = (
         "import os, signal, sys, pathlib, dev\n"
-        "export = dev.load_pack('loaders.checkpoint.export')\n"
+        "export = dev.load_pack('loaders.checkpoint.write_quantised')\n"
         "def stop(done, total, name):\n"
         "    if done > total / 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "target = pathlib.Path(sys.argv[2])\n"
@@ -465,7 +467,7 @@ def test_zero_weights_stay_zero(tmp_path):
 WATCHED_WRITING = """
 import pathlib, sys, threading
 import dev
-export = dev.load_pack("loaders.checkpoint.export")
+export = dev.load_pack("loaders.checkpoint.write_quantised")
 
 def anonymous():
     with open("/proc/self/status") as f:

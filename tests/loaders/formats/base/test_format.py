@@ -4,13 +4,13 @@ import pytest
 import support
 import torch
 
-table = support.dev.load_pack("loaders.formats.table")
-record = support.dev.load_pack("loaders.formats.record")
+registry = support.dev.load_pack("loaders.formats.base.registry")
+base = support.dev.load_pack("loaders.formats.base.format")
 
 ROWS = 64
 WIDEST = 12_288  # inputs, as in benchmarks/precision.py: one scale a row must reach the largest of them
 USUAL = 3072  # inputs, of which the bits are told
-PACKED = [f for f in table.ALL if f.pack is not None]
+PACKED = [f for f in registry.ALL if f.pack is not None]
 
 
 def packed(format, columns):
@@ -24,7 +24,7 @@ def packed(format, columns):
 
 def test_every_written_format_is_measured():
     names = {f.name for f in PACKED}
-    assert {e.format.name for e in table.EXPORTS.values()} <= names
+    assert {e.format.name for e in registry.EXPORTS.values()} <= names
     assert names >= {"float32", "bfloat16", "float16", "float8_e4m3fn", "int8_tensorwise"}
     assert names >= {"Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"}
 

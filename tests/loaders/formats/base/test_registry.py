@@ -2,13 +2,15 @@ import pytest
 import support
 import torch
 
-kept, rotation, table = (support.dev.load_pack(f"loaders.formats.{n}") for n in ("kept", "rotation", "table"))
+hadamard, kept_layers, registry = (
+    support.dev.load_pack(f"loaders.formats.base.{n}") for n in ("hadamard", "kept_layers", "registry")
+)
 
 
 def test_only_linears_of_the_blocks_are_quantised():
     with torch.device("meta"):
         state = support.build(support.model.ChromaConfig()).state_dict()
-    chosen = {k: v for k, v in state.items() if kept.is_quantised(k, v.ndim)}
+    chosen = {k: v for k, v in state.items() if kept_layers.is_quantised(k, v.ndim)}
     assert len(chosen) == 19 * 8 + 38 * 2
     assert all(k.startswith(("double_blocks.", "single_blocks.")) and v.ndim == 2 for k, v in chosen.items())
     share = sum(v.numel() for v in chosen.values()) / sum(v.numel() for v in state.values())
@@ -18,13 +20,13 @@ def test_only_linears_of_the_blocks_are_quantised():
 def test_every_linear_of_the_published_model_takes_the_widest_rotation():
     with torch.device("meta"):
         state = support.build(support.model.ChromaConfig()).state_dict()
-    widths = {v.shape[1] for k, v in state.items() if kept.is_quantised(k, v.ndim)}
-    assert {rotation.rotation_group(w) for w in widths} == {256}
+    widths = {v.shape[1] for k, v in state.items() if kept_layers.is_quantised(k, v.ndim)}
+    assert {hadamard.rotation_group(w) for w in widths} == {256}
 
 
 @pytest.mark.parametrize("width, group", [(3072, 256), (640, 64), (80, 16), (100, None)])
 def test_rotation_group_is_the_largest_that_divides(width, group):
-    assert rotation.rotation_group(width) == group
+    assert hadamard.rotation_group(width) == group
 
 
 @pytest.mark.parametrize(
@@ -32,9 +34,9 @@ def test_rotation_group_is_the_largest_that_divides(width, group):
     [("float8_e4m3fn (8 bit)", "float8_e4m3fn"), ("float8_e5m2 (also 8 bit)", "float8_e5m2"), ("bf16", None)],
 )
 def test_texts_of_old_graphs_are_understood(text, fmt):
-    assert table.quant_mode(text).format == fmt
+    assert registry.quant_mode(text).format == fmt
 
 
 def test_unknown_mode_lists_the_known_ones():
     with pytest.raises(ValueError, match="quant_mode 'int3' is not known .*auto, keep, bf16.*int8_convrot"):
-        table.quant_mode("int3")
+        registry.quant_mode("int3")

@@ -2,7 +2,7 @@ import pytest
 import support
 import torch
 
-table = support.dev.load_pack("loaders.formats.table")
+registry = support.dev.load_pack("loaders.formats.base.registry")
 
 
 @pytest.mark.parametrize(
@@ -16,5 +16,5 @@ def test_scaled_elements_unpack_as_scale_times_element(dtype, shape):
     wide = scale.reshape(-1, 1) if rows else scale.reshape(shape[:2])
     wide = wide.repeat_interleave(64 // wide.shape[0], 0).repeat_interleave(128 // wide.shape[1], 1)
     format = ("int8" if dtype == torch.int8 else "float8_e4m3fn") + ("_rowwise" if rows else "_blockwise")
-    found = table.FORMATS[format].unpack(elements, {"weight_scale": scale}, {}, torch.float32)
+    found = registry.FORMATS[format].unpack(elements, {"weight_scale": scale}, {}, torch.float32)
     assert torch.equal(found, elements.float() * wide)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..tensor_info import Storage
 from . import fp8
-from .record import (
+from .base.format import (
     FLOAT_DTYPES,
     Format,
     Held,

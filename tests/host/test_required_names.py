@@ -29,8 +29,8 @@ SILENT = {
 
 
 @pytest.fixture(scope="module")
-def symbols():
-    return support.dev.load_pack("host.symbols")
+def required_names():
+    return support.dev.load_pack("host.required_names")
 
 
 def used(path):
@@ -57,17 +57,17 @@ def used(path):
     return {name for name in out if not any(other.startswith(name + ".") for other in out)}
 
 
-def test_every_name_of_the_host_stands_in_the_table(comfy, symbols):
-    known = [name for names in symbols.NEEDED.values() for name in names]
+def test_every_name_of_the_host_stands_in_the_table(comfy, required_names):
+    known = [name for names in required_names.NEEDED.values() for name in names]
     for path in (p for folder in FOLDERS for p in (support.ROOT / folder).rglob("*.py")):
         for name in used(path):
             if not name.startswith((*AT_RUN_TIME, "comfy_api.latest.io")) and "." in name:
                 told = any(n == name or n.startswith(name + ".") or name.startswith(n + ".") for n in known)
-                assert told, f"{path.name}: {name} is not in host/symbols.py"
+                assert told, f"{path.name}: {name} is not in host/required_names.py"
 
 
-def test_this_host_lacks_none_of_them(comfy, symbols):
-    assert symbols.lacking(tuple(symbols.NEEDED)) == []
+def test_this_host_lacks_none_of_them(comfy, required_names):
+    assert required_names.lacking(tuple(required_names.NEEDED)) == []
 
 
 @pytest.mark.parametrize("module, names", SILENT.items(), ids=list(SILENT))
@@ -81,9 +81,11 @@ def nodes_of():
     return {node.GET_SCHEMA().node_id for node in asyncio.run(extension.get_node_list())}
 
 
-def test_a_vanished_name_takes_away_its_feature_with_one_line(comfy, symbols, monkeypatch, caplog):
+def test_a_vanished_name_takes_away_its_feature_with_one_line(comfy, required_names, monkeypatch, caplog):
     whole = nodes_of()
-    monkeypatch.setattr(symbols, "NEEDED", {**symbols.NEEDED, "NAG": ("comfy.patcher_extension.Gone.NAME",)})
+    monkeypatch.setattr(
+        required_names, "NEEDED", {**required_names.NEEDED, "NAG": ("comfy.patcher_extension.Gone.NAME",)}
+    )
     assert nodes_of() == whole - {"ChromaNAG"}
     (line,) = [r.message for r in caplog.records]
     assert line == (
@@ -121,8 +123,8 @@ def test_a_missing_package_ends_the_whole(comfy, monkeypatch):
         nodes_of()
 
 
-def test_a_host_without_anything_is_refused(comfy, symbols, monkeypatch):
-    monkeypatch.setattr(symbols, "NEEDED", dict.fromkeys(symbols.NEEDED, ("comfy.gone",)))
+def test_a_host_without_anything_is_refused(comfy, required_names, monkeypatch):
+    monkeypatch.setattr(required_names, "NEEDED", dict.fromkeys(required_names.NEEDED, ("comfy.gone",)))
     with pytest.raises(AttributeError, match="comfy.gone"):
         nodes_of()
 
@@ -132,7 +134,7 @@ def test_a_matmul_that_the_host_lacks_is_not_told_of_the_device(comfy, monkeypat
     import torch
 
     matmul = support.dev.load_pack("host.model.matmul")
-    known, cpu = support.dev.load_pack("loaders.formats.table").FORMATS, torch.device("cpu")
+    known, cpu = support.dev.load_pack("loaders.formats.base.registry").FORMATS, torch.device("cpu")
     monkeypatch.delattr(comfy.model_management, "supports_mxfp8_compute")
     assert "this ComfyUI lacks supports_mxfp8_compute" in matmul.fast_matmul(known["mxfp8"], cpu)
     matmul._tried.cache_clear()

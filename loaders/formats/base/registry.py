@@ -1,4 +1,4 @@
-"""All formats, gathered from the files of this folder, and what follows from their records: recognising, unpacking, menus."""
+"""All formats, gathered from the files of `loaders/formats`, and what follows from their records: recognising, unpacking, menus."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import Any, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..files.quoting import short
-from ..files.read import GGUF_SUFFIX, SAFETENSORS_SUFFIXES
-from ..tensor_info import Part, Storage, TensorInfo
-from .record import FLOAT_DTYPES, GGUF, SAFETENSORS, Format, Weight, dtype_text
+from ...files.error_text import short
+from ...files.read import GGUF_SUFFIX, SAFETENSORS_SUFFIXES
+from ...tensor_info import Part, Storage, TensorInfo
+from .format import FLOAT_DTYPES, GGUF, SAFETENSORS, Format, Weight, dtype_text
 
 
 def _gathered() -> tuple[Format, ...]:
-    """The records of every file beside this one, in the order of the files' names."""
-    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    modules = (
-        importlib.import_module(f".{name}", __package__) for name in names if f"{__package__}.{name}" != __name__
-    )
+    """The records of every file of `loaders/formats`, in the order of the files' names."""
+    names = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parents[1])]) if not m.ispkg)
+    modules = (importlib.import_module(f"..{name}", __package__) for name in names)
     return tuple(record for module in modules for record in getattr(module, "FORMATS", ()))
 
 
@@ -121,7 +119,7 @@ def dense(part: Part, tensors: Mapping[str, Tensor]) -> Tensor:
                 )
         return data
     weight = FORMATS[storage.format].unpack(data, beside, storage.settings, torch.float32).view(storage.shape)
-    if "weight_up" in beside:  # a LoRA that was saved beside it, see `change.Change`
+    if "weight_up" in beside:  # a LoRA that was saved beside it, see `lora_change.Change`
         weight = torch.addmm(weight, beside["weight_up"].float(), beside["weight_down"].float())
     if "weight_delta" in beside:
         weight = torch.addcmul(weight, beside["weight_delta"].float(), beside["weight_delta_scale"].float())

@@ -8,7 +8,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from .record import round_up
+from .format import round_up
 
 TILE_ROWS, TILE_COLUMNS = 128, 4
 CHUNK = 1 << 20  # weights at a time, so that what is in between stays small

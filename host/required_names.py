@@ -1,6 +1,6 @@
 """DATA: what this pack uses of ComfyUI, by feature, in one place; and which of it a host lacks.
 
-A name that has vanished takes away its feature, not the pack. `tests/host/test_symbols.py` holds the table against the
+A name that has vanished takes away its feature, not the pack. `tests/host/test_required_names.py` holds the table against the
 sources, and asserts what would fail without a word if the host renamed it.
 """
 

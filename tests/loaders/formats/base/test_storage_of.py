@@ -3,14 +3,14 @@ import support
 import torch
 
 read = support.dev.load_pack("loaders.files.read")
-table = support.dev.load_pack("loaders.formats.table")
+registry = support.dev.load_pack("loaders.formats.base.registry")
 
 E4M3, U8, I8, F32 = torch.float8_e4m3fn, torch.uint8, torch.int8, torch.float32
 
 
 def of(weight, scales=None, marker=None, old=None):
     info = {role: read.TensorInfo(*s) for role, s in (scales or {}).items()}
-    return table.storage_of("f: tensor x.weight", read.TensorInfo(*weight), info, marker, old)
+    return registry.storage_of("f: tensor x.weight", read.TensorInfo(*weight), info, marker, old)
 
 
 ROTATED = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64}
