@@ -20,6 +20,7 @@ NAMES = (
     "guidance",
     "presets",
     "start",
+    "mutants",
 )
 
 

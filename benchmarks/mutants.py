@@ -1,0 +1,197 @@
+"""Do the tests notice a wrong sign? Changes the pure modules in one place at a time, and counts the changes that no test sees.
+
+The changes are cosmic-ray's (`pip install cosmic-ray`, only for this), one for each place and kind; annotations are left
+out, for they are never run. Every change runs the area's tests in a fork, so nothing on disk changes. POSIX only.
+
+    python dev.py bench mutants
+    python -m benchmarks.mutants [AREA ...] [--sample N] [--show]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib.machinery
+import math
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import dev
+
+SAMPLE = 200  # changes of an area; all where it has fewer
+# Area -> its files, and the tests that answer for it.
+AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "schedules": (("samplers/schedules.py", "samplers/res.py"), ("samplers/test_schedules.py", "samplers/test_res.py")),
+    "guidance": (
+        ("samplers/guidance.py", "samplers/guided_run.py", "samplers/run_record.py"),
+        ("samplers/test_guidance.py", "samplers/test_run_record.py"),
+    ),
+    "advice": (("advice/*.py",), ("advice",)),
+    "formats": (("loaders/formats/*.py", "loaders/formats/base/*.py"), ("loaders",)),
+    "keys": (("loaders/checkpoint/keys.py",), ("loaders/checkpoint",)),
+}
+KILLED, ALIVE, SLOW = "killed", "alive", "timed out"
+
+
+class Place(NamedTuple):
+    """Where one kind of change can be made. choices: cosmic-ray's operators that make it, with their count."""
+
+    path: Path
+    kind: str
+    start: tuple[int, int]
+    choices: list[tuple[str, int]]
+
+
+class Mutant(NamedTuple):
+    path: Path
+    kind: str
+    line: int
+    before: str
+    after: str
+    text: str  # of the whole module
+
+
+def annotations(tree: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where they begin and end, as (line, column)."""
+    for node in ast.walk(tree):
+        held = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        for found in (a for a in held if isinstance(a, ast.expr)):
+            yield (found.lineno, found.col_offset), (found.end_lineno or 0, found.end_col_offset or 0)
+
+
+def places_of(path: Path) -> list[Place]:
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    text = path.read_text(encoding="utf-8")
+    spans, nodes = list(annotations(ast.parse(text))), list(ast_nodes(get_ast(text)))
+    found: dict[tuple[str, tuple[int, int]], list[tuple[str, int]]] = {}
+    for name in operator_names():
+        kind = name.removeprefix("core/").split("_")[0]
+        if kind.startswith("Variable"):  # these need arguments
+            continue
+        places = (place for node in nodes for place in get_operator(name)().mutation_positions(node))
+        for count, (start, end) in enumerate(places):
+            if not any(a <= start and end <= b for a, b in spans):
+                found.setdefault((kind, start), []).append((name, count))
+    return [Place(path, kind, start, choices) for (kind, start), choices in sorted(found.items())]
+
+
+def changed(place: Place, choose: random.Random) -> Mutant | None:
+    """One of the place's changes: cosmic-ray has up to ten for one operator. None where it leaves the text as it is."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    text = place.path.read_text(encoding="utf-8")
+    name, count = choose.choice(place.choices)
+    new = mutate_code(text, get_operator(name)(), count)
+    pairs = enumerate(zip(text.splitlines(), (new or text).splitlines()), 1)
+    return next((Mutant(place.path, place.kind, i, a.strip(), b.strip(), new) for i, (a, b) in pairs if a != b), None)
+
+
+def run_tests(tests: tuple[str, ...], mutant: Mutant | None) -> int:
+    """pytest's code, in this process."""
+    import pytest
+
+    if mutant is not None:
+        read = importlib.machinery.SourceFileLoader.get_code
+
+        def get_code(self: importlib.machinery.SourceFileLoader, name: str) -> object:
+            ours = Path(self.path) == mutant.path
+            return compile(mutant.text, self.path, "exec") if ours else read(self, name)
+
+        importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    files = [str(dev.ROOT / "tests" / name) for name in tests]
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not host and not gpu and not slow", *files]))
+
+
+def verdict(tests: tuple[str, ...], mutant: Mutant | None, limit: float) -> str:
+    """In a fork: what it imports and changes is gone with it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            silent = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silent, 1)
+            os.dup2(silent, 2)
+            code = run_tests(tests, mutant)
+        os._exit(0 if code == 0 else 1)
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return ALIVE if status == 0 else KILLED
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return SLOW
+
+
+def measured(area: str, sample: int, show: bool) -> tuple[int, int, list[Mutant]]:
+    """Number of possible changes, of those tried, and those that no test saw."""
+    patterns, tests = AREAS[area]
+    choose = random.Random(0)
+    paths = sorted(p for pattern in patterns for p in dev.ROOT.glob(pattern))
+    every = [place for path in paths for place in places_of(path)]
+    chosen = sorted(choose.sample(every, min(sample, len(every))))
+    tried = [m for m in (changed(place, choose) for place in chosen) if m is not None]
+    started = time.monotonic()
+    if verdict(tests, None, math.inf) != ALIVE:
+        raise RuntimeError(f"the tests of {area} fail without a change: {', '.join(tests)}")
+    limit = 10 + 5 * (time.monotonic() - started)
+    alive = []
+    for i, mutant in enumerate(tried, 1):
+        if verdict(tests, mutant, limit) == ALIVE:
+            alive.append(mutant)
+            if show:
+                where = f"{mutant.path.relative_to(dev.ROOT)}:{mutant.line}"
+                print(f"{where} {mutant.kind}\n  - {mutant.before}\n  + {mutant.after}", flush=True)
+        print(f"{area} {i}/{len(tried)}, {len(alive)} alive", end="\r", file=sys.stderr, flush=True)
+    return len(every), len(tried), alive
+
+
+def main(rounds: int = 0, areas: tuple[str, ...] = tuple(AREAS), sample: int = SAMPLE, show: bool = False) -> None:
+    sys.path.insert(0, str(dev.ROOT / "tests"))
+    with contextlib.suppress(ImportError):  # what every test file would import anew
+        import diffusers  # noqa: F401
+        import gguf  # noqa: F401
+        import pytest  # noqa: F401
+        import safetensors.torch  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+
+        torch.set_num_threads(1)  # a fork inherits no threads
+    rows = {area: measured(area, sample, show) for area in areas}
+    if set(areas) != set(AREAS):
+        return
+    from .measure import write
+
+    lines = [
+        "One change at a time, of those that cosmic-ray makes, one for each place and kind; where an area has more, a sample "
+        f"of {sample} (seed 0). `alive`: no test of the area failed. Some of these change nothing that can be seen.",
+        "",
+        "| area | possible | tried | alive | share |",
+        "|---|---|---|---|---|",
+    ]
+    for area, (possible, tried, alive) in rows.items():
+        lines.append(f"| {area} | {possible} | {tried} | {len(alive)} | {len(alive) / tried:.1%} |")
+    lines += ["", "Alive:", ""]
+    for _, _, alive in rows.values():
+        for m in alive:
+            lines.append(f"- `{m.path.relative_to(dev.ROOT)}:{m.line}` {m.kind}: `{m.before}` → `{m.after}`")
+    write("mutants", "Changes that no test sees", lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("areas", nargs="*", default=[])
+    parser.add_argument("--sample", type=int, default=SAMPLE)
+    parser.add_argument("--show", action="store_true", help="each that is alive, as it is found")
+    arguments = parser.parse_args()
+    main(0, tuple(arguments.areas) or tuple(AREAS), arguments.sample, arguments.show)
