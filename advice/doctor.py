@@ -1,6 +1,6 @@
 """What in a queued graph does nothing or does harm with Chroma. Pure: `examine` reads the graph and changes nothing.
 
-A rule is a function from a graph and a sampling run in it to findings; `@rule` in a file `rules_*.py` makes it known. Its
+A rule is a function from a graph and a sampling run in it to findings; `@rule` in a file of `rules/` makes it known. Its
 docstring has the reason and where that is from.
 Rules are silent wherever the graph does not tell enough: a false alarm is worse than a missed one.
 """
@@ -22,9 +22,8 @@ LEVEL_OF = {HARM: ERROR, IDLE: WARNING, HINT: INFO}
 FAILED_TEXT = "Nothing is known of what this rule looks for; the others were tried."
 FAILED_REMEDY = "Please report this with the workflow; the log has the error."
 
-for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-    if _module.name.startswith("rules_"):  # importing them puts their rules into RULES
-        importlib.import_module(f".{_module.name}", __package__)
+for _module in pkgutil.iter_modules([str(Path(__file__).with_name("rules"))]):  # this puts their rules into RULES
+    importlib.import_module(f".rules.{_module.name}", __package__)
 
 
 def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> list[Finding]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from ..constants import FROM_PRESET
-from .presets import FLASH_LORA, FLUXES, PRESETS, Recognition, in_doubt, names_chroma, recognise
+from .presets import FLASH_LORA, FLUXES, PRESETS
 from .queued_graph import OUR_LOADER, PRESET_NODE, Graph
-from .shifts import Shift, effective_shift, shift_of
+from .queued_shift import Shift, effective_shift, shift_of
+from .recognise_preset import Recognition, in_doubt, names_chroma, recognise
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def noise(type: str) -> torch.Tensor:
 def write_file(folder: Path, storage: str) -> Path:
     """A file of the published model's shapes, as the export would write it; of synthetic numbers."""
     formats, items, writers = (
-        dev.load_pack(f"loaders.{m}") for m in ("formats.base.registry", "checkpoint.items", "files.write")
+        dev.load_pack(f"loaders.{m}") for m in ("formats.base.registry", "checkpoint.tensors_to_write", "files.write")
     )
     choice = formats.EXPORTS[FILES[storage]]
     planned = items.items_of(published(), choice, full_precision=False)
@@ -61,8 +61,8 @@ def write_file(folder: Path, storage: str) -> Path:
 def published() -> Any:
     """What the detection of the published checkpoint gives, without its file."""
     config = dev.load_pack("chroma_model").ChromaConfig()
-    shapes = dev.load_pack("loaders.checkpoint.check").expected_shapes(config)
-    return dev.load_pack("loaders.checkpoint.detect").Detection(
+    shapes = dev.load_pack("loaders.checkpoint.check_shapes").expected_shapes(config)
+    return dev.load_pack("loaders.checkpoint.detect_variant").Detection(
         dtype=torch.bfloat16,
         tensors=dict.fromkeys(shapes, ()),
         shapes=shapes,

@@ -36,7 +36,7 @@ def write_file(path: Path) -> int:
 
     model = dev.load_pack("chroma_model")
     cfg = model.ChromaConfig(num_double_blocks=DOUBLE, num_single_blocks=SINGLE)
-    shapes = dev.load_pack("loaders.checkpoint.check").expected_shapes(cfg)
+    shapes = dev.load_pack("loaders.checkpoint.check_shapes").expected_shapes(cfg)
     header, offset = {}, 0
     for name, shape in shapes.items():
         if name.endswith("_norm.weight") or ".norms." in name:

@@ -14,7 +14,7 @@ def main(rounds: int) -> None:
 
     registry, kept_layers = (dev.load_pack(f"loaders.formats.base.{name}") for name in ("registry", "kept_layers"))
     config = dev.load_pack("chroma_model").ChromaConfig()
-    shapes = dev.load_pack("loaders.checkpoint.check").expected_shapes(config)
+    shapes = dev.load_pack("loaders.checkpoint.check_shapes").expected_shapes(config)
     total = sum(map(math.prod, shapes.values()))
     inside = sum(math.prod(shape) for name, shape in shapes.items() if kept_layers.is_quantised(name, len(shape)))
     lines = [

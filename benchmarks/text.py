@@ -30,7 +30,7 @@ def random_weights_table() -> list[str]:
     from . import networks as n
 
     load_pack = n.support.dev.load_pack
-    encode, loader = (load_pack(f"host.text.{name}") for name in ("encode_prompt", "clip"))
+    encode, loader = (load_pack(f"host.text.{name}") for name in ("encode_prompt", "t5_clip"))
     t5 = load_pack("loaders.t5.sizes")
     from test_text_encode import random_weights  # networks has put tests/host on the path
 

@@ -59,9 +59,9 @@ FEATURES = (
     Feature("fluxmod", ("FluxModSamplerWrapperNode", "KSamplerMod"), ("FluxMod's nodes",)),
 )
 REGISTRATIONS = (
-    Registration("..host.sample.schedulers", "schedules in KSampler's menus", ("schedules",)),
+    Registration("..host.sample.scheduler_menu", "schedules in KSampler's menus", ("schedules",)),
     Registration("..host.sample.samplers", "samplers in KSampler's menus", ("samplers",)),
-    Registration(".shared.curve_route", "the curve on scheduler nodes", ("curve",)),
+    Registration(".shared.scheduler_curve", "the curve on scheduler nodes", ("curve",)),
 )
 
 

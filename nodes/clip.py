@@ -5,7 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
-from ..host.text.clip import DEVICES, PRECISIONS, encoder_report, load_encoder
+from ..host.text.t5_clip import DEVICES, PRECISIONS, encoder_report, load_encoder
 from .shared.files import HOW_TO_ADD, listed
 from .shared.report import report
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..host.model.load import load_chroma
 from ..host.model.report import model_report
-from ..loaders.checkpoint.detect import PREDICTIONS, TEXT_IDS
+from ..loaders.checkpoint.detect_variant import PREDICTIONS, TEXT_IDS
 from ..loaders.formats.base.registry import ALIASES, QUANT_MODES
 from .shared.files import model_files, model_path
 from .shared.report import report

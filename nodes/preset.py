@@ -9,9 +9,11 @@ import comfy.model_base
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..advice.presets import PRESETS, Recognition, settle, tell
+from ..advice.presets import PRESETS
 from ..advice.queued_graph import Graph
 from ..advice.queued_run import recognise_chain
+from ..advice.recognise_preset import Recognition
+from ..advice.user_changes import settle, tell
 from ..constants import FROM_PRESET
 from ..host.sample import samplers as comfy_samplers
 from ..host.sample.shift import CURVE, shifted

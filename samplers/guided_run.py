@@ -99,8 +99,7 @@ class Guidance:
             return self.end + (start - self.end) * (1 + math.cos(math.pi * progress)) / 2
         if self.curve == "list":  # one value a step, or stretched over them
             place = progress * (len(self.values) - 1)
-            low = min(int(place), len(self.values) - 1)
-            high = min(low + 1, len(self.values) - 1)
+            low, high = int(place), min(int(place) + 1, len(self.values) - 1)
             return self.values[low] + (self.values[high] - self.values[low]) * (place - low)
         return start
 

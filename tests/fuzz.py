@@ -714,8 +714,8 @@ def load(path: Path) -> Meaning:
     pack = support.dev.load_pack
     read = pack("loaders.files.read")
     header = read.read_header(path)
-    detection = pack("loaders.checkpoint.detect").detect(header)
-    pack("loaders.checkpoint.check").check(header, detection)
+    detection = pack("loaders.checkpoint.detect_variant").detect(header)
+    pack("loaders.checkpoint.check_shapes").check(header, detection)
     tensors = read.read_tensors(path)
     size = sum(p.stat().st_size for p in path.parent.iterdir())
     used: set[str] = set()

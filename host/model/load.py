@@ -20,9 +20,9 @@ from comfy.cli_args import args
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
-from ...loaders.checkpoint.check import check, non_finite
-from ...loaders.checkpoint.detect import Detection, detect
-from ...loaders.checkpoint.layout import layout_of, source_names, with_approximator
+from ...loaders.checkpoint.check_shapes import check, non_finite
+from ...loaders.checkpoint.detect_variant import Detection, detect
+from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode

@@ -12,7 +12,7 @@ import torch
 from ...loaders.checkpoint.keys import APPROXIMATOR
 from ...loaders.files.read import read_header, read_tensors
 from ...loaders.lora.adapters import Shape
-from ...loaders.lora.names import Rows
+from ...loaders.lora.layer_names import Rows
 from ...loaders.lora.plan import MATCHED, Plan, make_plan, prepare
 from ...loaders.lora.report import nothing_matched, summary
 

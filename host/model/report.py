@@ -9,7 +9,7 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
-from ...loaders.checkpoint.detect import Detection
+from ...loaders.checkpoint.detect_variant import Detection
 from ...loaders.formats.base.format import Format
 from .layers import format_of
 from .matmul import fast_matmul

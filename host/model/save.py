@@ -15,8 +15,8 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
-from ...loaders.checkpoint.check import check
-from ...loaders.checkpoint.detect import Detection, detect
+from ...loaders.checkpoint.check_shapes import check
+from ...loaders.checkpoint.detect_variant import Detection, detect
 from ...loaders.checkpoint.keys import APPROXIMATOR, FLAGS
 from ...loaders.checkpoint.write_quantised import Written, write_model
 from ...loaders.files.read import Header, read_header

@@ -15,7 +15,7 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
 
-from ...loaders.checkpoint.detect import Detection
+from ...loaders.checkpoint.detect_variant import Detection
 from ...loaders.formats.base.format import OWN_LAYOUT, Held
 from ...loaders.formats.base.hadamard import rotation_group
 from ...loaders.formats.base.kept_layers import FLOAT32_PARTS, is_quantised

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...chroma_model import ChromaConfig
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from ...constants import STYLE_MASK
-from ...loaders.checkpoint.detect import Detection
+from ...loaders.checkpoint.detect_variant import Detection
 from .conds import PAIRING, TextCond, sharing
 from .forward import HostTransformer
 from .kept_modulations import OPTION

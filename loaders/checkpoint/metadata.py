@@ -11,8 +11,8 @@ from ..files.gguf import ORIGINAL_SHAPE
 from ..formats.base.format import GGUF
 from ..formats.base.kept_layers import KEPT_PARTS
 from ..formats.base.registry import EXPORTS
-from .collect import METADATA_MARKERS
-from .detect import METADATA_PREFIX, Detection
+from .detect_variant import METADATA_PREFIX, Detection
+from .weight_parts import METADATA_MARKERS
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 # Metadata that described the source file and not the model.

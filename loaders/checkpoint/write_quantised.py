@@ -19,10 +19,10 @@ from ..files.write import GGUFFile, SafetensorsFile, Stored, whole_file
 from ..formats.base.format import GGUF
 from ..formats.base.kept_layers import KEPT_PARTS
 from ..formats.base.registry import EXPORTS, SUFFIXES, ExportFormat, dense, joined
-from .check import check
-from .detect import Detection, detect
-from .items import coded, items_of
+from .check_shapes import check
+from .detect_variant import Detection, detect
 from .metadata import kept_metadata, own_metadata
+from .tensors_to_write import coded, items_of
 
 Progress = Callable[[int, int, str], None]  # weights written, weights in all, name of the tensor that comes next
 

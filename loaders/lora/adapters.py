@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Callable, Mapping
 
-from .names import ALPHA, DORA, DOWN, MID, UP, UP_BIAS
+from .layer_names import ALPHA, DORA, DOWN, MID, UP, UP_BIAS
 
 Shape = tuple[int, ...]
 Parts = Mapping[str, Shape]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..checkpoint.keys import APPROXIMATOR
 from .adapters import ADAPTERS, LORA, OFT, SHARED, Adapter, Shape, column, misfit, text
-from .names import (
+from .layer_names import (
     ALPHA,
     DORA,
     DOWN,

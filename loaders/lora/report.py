@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Iterable
 
 from ...constants import WARNING, Line, Lines
-from .names import LOOKS_LIKE
+from .layer_names import LOOKS_LIKE
 from .plan import MATCHED, MISSHAPEN, MISSING_BLOCK, MODULATION, TEXT_ENCODER, UNKNOWN, Plan
 
 

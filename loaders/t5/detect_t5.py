@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Mapping
 
-from ..checkpoint.check import Words, check_shapes
-from ..checkpoint.collect import Collected, Names, collect
+from ..checkpoint.check_shapes import Words, check_shapes
 from ..checkpoint.keys import OLD_MARKER, OTHER_MODELS
+from ..checkpoint.weight_parts import Collected, Names, collect
 from ..files.read import Header
 from .sizes import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, RELATIVE_BIAS, T5Config, expected_shapes
 
@@ -61,7 +61,7 @@ T5 = Words(f"not part of T5's encoder. {NEEDED}, unmodified", "The file is damag
 
 @dataclass(frozen=True, kw_only=True)
 class T5Detection(Collected):
-    """What a file holds; the fields are those of `checkpoint/detect.Detection` where they mean the same.
+    """What a file holds; the fields are those of `checkpoint/detect_variant.Detection` where they mean the same.
 
     dropped: names in the file of a whole T5's decoder and the like, which no encoder has.
     others:  number of tensors before other prefixes, of an all-in-one file.

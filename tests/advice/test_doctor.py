@@ -11,7 +11,7 @@ import support
 from queued_graphs import CASES, LONG, MORE, between, change, clean, custom, ksampler, node
 
 doctor = support.dev.load_pack("advice.doctor")
-models = support.dev.load_pack("advice.rules_models")
+models = support.dev.load_pack("advice.rules.models")
 queued = support.dev.load_pack("advice.queued_graph")
 queued_run = support.dev.load_pack("advice.queued_run")
 presets = support.dev.load_pack("advice.presets")
@@ -562,7 +562,9 @@ def test_report_names_the_nodes_and_the_gravest_first():
 
 
 def rule_modules():
-    return [support.dev.load_pack(f"advice.{p.stem}") for p in (support.ROOT / "advice").glob("rules_*.py")]
+    return [
+        support.dev.load_pack(f"advice.rules.{p.stem}") for p in (support.ROOT / "advice" / "rules").glob("[a-z]*.py")
+    ]
 
 
 def test_every_rule_of_every_file_is_registered_once():

@@ -3,7 +3,10 @@
 import pytest
 import support
 
+constants = support.dev.load_pack("constants")
 presets = support.dev.load_pack("advice.presets")
+recognition = support.dev.load_pack("advice.recognise_preset")
+settings = support.dev.load_pack("advice.user_changes")
 sigmas = support.dev.load_pack("samplers.schedules")
 PRESETS = presets.PRESETS
 
@@ -34,9 +37,9 @@ def test_every_row_can_be_run_and_names_its_source(name):
     p = PRESETS[name]
     assert p.sources and all(s.name and s.url for s in p.sources)
     assert {p.grade, *p.grades.values()} <= presets.GRADES.keys()
-    assert {*p.grades, *p.also} <= {f.name for f in presets.FIELDS}
+    assert {*p.grades, *p.also} <= {f.name for f in settings.FIELDS}
     assert p.size % 16 == 0 and p.sizes[0] <= p.size <= p.sizes[1]
-    assert p.shift in (presets.TRAINED, presets.BY_RESOLUTION)
+    assert p.shift in (constants.TRAINED, constants.BY_RESOLUTION)
     schedule = sigmas.schedule(p.curve, p.steps, p.params, keep_steps=True)
     assert len(schedule) == p.steps + 1 and schedule[0] == pytest.approx(1.0) and schedule[-1] == 0
 
@@ -79,27 +82,27 @@ FILES = {
 
 @pytest.mark.parametrize("file", FILES)
 def test_file_name_is_recognised(file):
-    found = presets.recognise("Chroma", file)
+    found = recognition.recognise("Chroma", file)
     assert (found.name, found.sure) == (FILES[file], True)
-    assert presets.telling_name(file) in found.reason
+    assert recognition.telling_name(file) in found.reason
 
 
 @pytest.mark.parametrize(
     "file", ["", "my-merge-v48.safetensors", "flashy.safetensors", "model.safetensors", "shd2kx.gguf"]
 )
 def test_unknown_name_gives_hd_and_says_so(file):
-    found = presets.recognise("Chroma", file)
+    found = recognition.recognise("Chroma", file)
     assert (found.name, found.sure) == (presets.HD, False)
     assert "Chroma1-HD's settings" in found.reason and (not file or file in found.reason)
 
 
 def test_report_goes_before_the_name():
-    assert presets.recognise("Radiance", "Chroma1-HD.safetensors").name == presets.RADIANCE
-    assert presets.recognise("FLUX", "flux1-dev.safetensors").name == presets.FLUX
-    assert presets.recognise("FLUX", "flux1-schnell.gguf").name == presets.SCHNELL
-    assert presets.recognise(None, "flux1-dev.safetensors").name == presets.FLUX
-    assert presets.recognise("Chroma", "chroma-from-flux.safetensors").name == presets.HD
-    lite = presets.recognise("Chroma lite", "chroma-lite.safetensors")
+    assert recognition.recognise("Radiance", "Chroma1-HD.safetensors").name == presets.RADIANCE
+    assert recognition.recognise("FLUX", "flux1-dev.safetensors").name == presets.FLUX
+    assert recognition.recognise("FLUX", "flux1-schnell.gguf").name == presets.SCHNELL
+    assert recognition.recognise(None, "flux1-dev.safetensors").name == presets.FLUX
+    assert recognition.recognise("Chroma", "chroma-from-flux.safetensors").name == presets.HD
+    lite = recognition.recognise("Chroma lite", "chroma-lite.safetensors")
     assert (lite.name, lite.sure) == (presets.HD, False) and "nobody" in lite.reason
 
 
@@ -132,29 +135,31 @@ def test_report_goes_before_the_name():
     ],
 )
 def test_flash_lora_is_recognised_by_its_name(lora, flash):
-    found = presets.recognise("Chroma", "Chroma1-HD.safetensors", ["style.safetensors", lora])
+    found = recognition.recognise("Chroma", "Chroma1-HD.safetensors", ["style.safetensors", lora])
     assert (found.name == presets.FLASH_LORA) == flash
-    assert not flash or presets.telling_name(lora) in found.reason
+    assert not flash or recognition.telling_name(lora) in found.reason
 
 
 @pytest.mark.parametrize("lora", ["flash_photography_style.safetensors", "chroma_hyper-realism.safetensors"])
 def test_lora_that_may_be_for_few_steps_gives_the_models_row_in_doubt(lora):
-    found = presets.recognise("Chroma", "Chroma1-HD.safetensors", [lora])
+    found = recognition.recognise("Chroma", "Chroma1-HD.safetensors", [lora])
     assert (found.name, found.sure) == (presets.HD, False)
     assert found.reason.endswith(f"but its LoRA {lora} may be one for few steps")
 
 
 @pytest.mark.parametrize("variant", ["FLUX", None])
 def test_few_step_lora_on_flux_leaves_fluxs_row(variant):
-    assert presets.recognise(variant, "flux1-dev.safetensors", ["FLUX.1-Turbo-Alpha.safetensors"]).name == presets.FLUX
+    assert (
+        recognition.recognise(variant, "flux1-dev.safetensors", ["FLUX.1-Turbo-Alpha.safetensors"]).name == presets.FLUX
+    )
 
 
 @pytest.mark.parametrize("file", ["Chroma1-HD-turbo-8step.safetensors", "Chroma1-Base-hyper.gguf"])
 def test_checkpoint_that_may_be_for_few_steps_is_in_doubt(file):
-    found = presets.recognise("Chroma", file)
+    found = recognition.recognise("Chroma", file)
     assert (found.name in (presets.HD, presets.BASE), found.sure) == (True, False)
     assert "few steps" in found.reason
-    assert presets.recognise("Chroma", "Chroma1-Flash-8steps.safetensors").sure
+    assert recognition.recognise("Chroma", "Chroma1-Flash-8steps.safetensors").sure
 
 
 @pytest.mark.parametrize(
@@ -177,22 +182,22 @@ def test_checkpoint_that_may_be_for_few_steps_is_in_doubt(file):
     ],
 )
 def test_name_says_whether_it_is_chroma(file, chroma):
-    assert presets.names_chroma(file) == chroma
+    assert recognition.names_chroma(file) == chroma
 
 
 def test_nothing_set_is_the_preset():
-    s, p = presets.settle(presets.HD), PRESETS[presets.HD]
+    s, p = settings.settle(presets.HD), PRESETS[presets.HD]
     assert (s.steps, s.cfg, s.sampler, s.curve, s.params, s.shift) == (26, 3.5, "euler", "beta", p.params, "shift 1")
     assert (s.width, s.height, s.changed) == (1024, 1024, frozenset())
 
 
 def test_what_is_set_replaces_the_preset_and_is_told():
-    s = presets.settle(
+    s = settings.settle(
         presets.HD, steps=40, cfg=4.0, sampler="heun", curve="beta", params={"alpha": 0.4, "beta": 0.4}, shift="fixed",
         shift_params={"shift": 2.0}, width=1216, height=832,
     )  # fmt: skip
-    assert s.changed == {f.name for f in presets.FIELDS}
-    text = presets.tell(s, presets.recognise("Chroma", "Chroma1-HD.safetensors"))
+    assert s.changed == {f.name for f in settings.FIELDS}
+    text = settings.tell(s, recognition.recognise("Chroma", "Chroma1-HD.safetensors"))
     for line in (
         "Chroma1-HD: recognised by the name Chroma1-HD.safetensors",
         "steps 40: set by you; the preset has 26 (sourced)",
@@ -207,28 +212,28 @@ def test_what_is_set_replaces_the_preset_and_is_told():
 
 
 def test_setting_the_presets_own_values_changes_nothing():
-    s = presets.settle(presets.HD, steps=26, cfg=3.5, curve="beta", params={"alpha": 0.6, "beta": 0.6}, width=1024)
+    s = settings.settle(presets.HD, steps=26, cfg=3.5, curve="beta", params={"alpha": 0.6, "beta": 0.6}, width=1024)
     assert s.changed == frozenset()
 
 
 def test_grades_are_told_in_words():
-    quality = presets.tell(presets.settle(presets.QUALITY), presets.recognise(), chosen=True)
+    quality = settings.tell(settings.settle(presets.QUALITY), recognition.recognise(), chosen=True)
     assert "chosen by you" in quality
     assert "steps 35: our guess between sourced values; also 30 to 40" in quality.splitlines()
-    lora = presets.tell(presets.settle(presets.FLASH_LORA), presets.recognise())
+    lora = settings.tell(settings.settle(presets.FLASH_LORA), recognition.recognise())
     assert "cfg 1: one user's finding; also up to 1.5" in lora.splitlines()
-    assert "outside of the 512 to 1152" in presets.tell(
-        presets.settle(presets.HD, width=1536, height=1536), presets.recognise()
+    assert "outside of the 512 to 1152" in settings.tell(
+        settings.settle(presets.HD, width=1536, height=1536), recognition.recognise()
     )
-    assert "overfit" in presets.tell(presets.settle(presets.OVERFIT), presets.recognise())
+    assert "overfit" in settings.tell(settings.settle(presets.OVERFIT), recognition.recognise())
 
 
 def test_choice_against_the_recognised_row_is_told():
-    found = presets.recognise("Chroma", "Chroma1-Flash.safetensors")
-    text = presets.tell(presets.settle(presets.HD), found, chosen=True)
+    found = recognition.recognise("Chroma", "Chroma1-Flash.safetensors")
+    text = settings.tell(settings.settle(presets.HD), found, chosen=True)
     assert "The model looks like Chroma1-Flash (by the name Chroma1-Flash.safetensors)" in text
 
 
 def test_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="preset 'HD' is not known. Choose one of: Chroma1-HD, "):
-        presets.settle("HD")
+        settings.settle("HD")

@@ -11,12 +11,14 @@ from queued_graphs import HARM, HINT, IDLE, LONG, between, change, clean, custom
 
 queued = support.dev.load_pack("advice.queued_graph")
 queued_run = support.dev.load_pack("advice.queued_run")
-shifts = support.dev.load_pack("advice.shifts")
+shifts = support.dev.load_pack("advice.queued_shift")
 finding = support.dev.load_pack("advice.finding")
 presets = support.dev.load_pack("advice.presets")
-on_models = support.dev.load_pack("advice.rules_models")
-on_prompts = support.dev.load_pack("advice.rules_prompts")
-on_schedules = support.dev.load_pack("advice.rules_schedules")
+recognition = support.dev.load_pack("advice.recognise_preset")
+settings = support.dev.load_pack("advice.user_changes")
+on_models = support.dev.load_pack("advice.rules.models")
+on_prompts = support.dev.load_pack("advice.rules.prompts")
+on_schedules = support.dev.load_pack("advice.rules.schedules")
 
 FLASH, NATIVE = "Chroma1-Flash.safetensors", "UNETLoader"
 
@@ -389,5 +391,5 @@ def test_sizes_and_grade_of_each_preset(name, size, sizes, grade, few_steps):
 
 @pytest.mark.parametrize("side, outside", [(496, True), (512, False), (1152, False), (1168, True)])
 def test_size_outside_of_the_presets_is_told(side, outside):
-    settings = presets.settle(presets.HD, width=side, height=side)
-    assert ("is outside of the 512 to 1152 pixels" in presets.tell(settings, presets.recognise())) == outside
+    chosen = settings.settle(presets.HD, width=side, height=side)
+    assert ("is outside of the 512 to 1152 pixels" in settings.tell(chosen, recognition.recognise())) == outside

@@ -19,7 +19,7 @@ def test_weights_are_half_precision_and_small():
 
 
 def test_sizes_are_inferred_and_unlike_the_published_ones():
-    read, detect = dev.load_pack("loaders.files.read"), dev.load_pack("loaders.checkpoint.detect")
+    read, detect = dev.load_pack("loaders.files.read"), dev.load_pack("loaders.checkpoint.detect_variant")
     found = detect.detect(read.read_header(WEIGHTS / "chroma-demo.safetensors")).config
     assert (found.hidden_size, found.num_heads, found.num_double_blocks, found.num_single_blocks) == (128, 2, 4, 8)
     assert found.num_modulations == 74

@@ -38,7 +38,7 @@ def menus(comfy):
     samplers, k_diffusion = comfy.samplers, comfy.k_diffusion.sampling
     lists = [samplers.SCHEDULER_NAMES, samplers.SAMPLER_NAMES, samplers.KSAMPLER_NAMES]
     before, handlers, functions = [list(names) for names in lists], dict(samplers.SCHEDULER_HANDLERS), dir(k_diffusion)
-    support.dev.load_pack("host.sample.schedulers").register()
+    support.dev.load_pack("host.sample.scheduler_menu").register()
     support.dev.load_pack("host.sample.samplers").register()
     yield
     for names, old in zip(lists, before):

@@ -251,6 +251,7 @@ def test_zero_init_steps_compute_nothing():
         (Guidance(curve="cosine", end=1), [3, 2 + math.sqrt(0.5), 2, 2 - math.sqrt(0.5), 1]),
         (Guidance(curve="list", values=(5, 4, 3, 2, 1)), [5, 4, 3, 2, 1]),
         (Guidance(curve="list", values=(5, 1)), [5, 4, 3, 2, 1]),
+        (Guidance(curve="list", values=(9, 5, 1, 0)), [9, 6, 3, 0.75, 0]),
         (Guidance(curve="list", values=(2,)), [2] * 5),
     ],
     ids=str,
@@ -301,6 +302,90 @@ def test_forms_can_be_rescaled_and_normalised(pair, form):
 def test_bad_settings_are_named(wrong, words):
     with pytest.raises(ValueError, match=words):
         Guidance(**wrong)
+
+
+@pytest.mark.parametrize(
+    "name, low, high",
+    [
+        ("rescale", 0, 1),
+        ("end", 0, 100),
+        ("eta", -10, 10),
+        ("norm_threshold", 0, None),
+        ("momentum", -1, 1),
+        ("skip_first_steps", -1, None),
+        ("zero_init_steps", 0, None),
+        ("stop_above", -1, 1),
+    ],
+)
+def test_settings_have_bounds_that_belong_to_them(name, low, high):
+    for value in [low, *([] if high is None else [high])]:
+        assert getattr(Guidance(**{name: value}), name) == value
+    for value in [low - 1e-6, *([] if high is None else [high + 1e-6])]:
+        with pytest.raises(ValueError, match="must be from"):
+            Guidance(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["percent", "sigmas"])
+def test_intervals_may_be_empty_or_whole_but_not_beyond(name):
+    whole = (0, 1) if name == "percent" else (math.inf, 0)
+    for interval in (whole, (0, 0), (1, 1)):
+        assert getattr(Guidance(**{name: interval}), name) == interval
+    beyond = ((-1e-6, 1), (0, 1 + 1e-6)) if name == "percent" else ((-1e-6, -1e-6), (1, -1e-6))
+    for interval in beyond:
+        with pytest.raises(ValueError, match="interval's"):
+            Guidance(**{name: interval})
+
+
+def test_guidance_is_plain_cfg_unless_told():
+    g = Guidance()
+    assert g.changes == "" and (g.curve, g.form) == ("constant", "plain")
+    assert (g.eta, g.norm_threshold, g.momentum, g.rescale, g.normalise, g.alternate) == (0, 0, 0, 0, False, False)
+    assert (g.skip_first_steps, g.zero_init_steps, g.values, g.end) == (0, 0, (), 1.0)
+    assert g.percent is g.sigmas is g.stop_above is None
+    with pytest.raises(AttributeError):
+        g.eta = 1.0
+
+
+def test_what_changes_the_combination_is_told_in_words():
+    assert Guidance(form="APG", rescale=0.5, normalise=True).changes == "APG, rescale, normalise"
+    assert Guidance(form="CFG-Zero*").changes == "CFG-Zero*"
+    assert Guidance(normalise=True).changes == "normalise" and Guidance(rescale=0.1).changes == "rescale"
+
+
+def test_a_run_counts_its_evaluations():
+    run = GuidedRun(Guidance(zero_init_steps=1), sigmas_of(4), 3.0)
+    assert run.guides and run.now is None
+    for sigma in run.sigmas[:3]:
+        assert run.begin(sigma) is run.now and run.sigma == sigma
+    assert (run.record.evaluations, run.record.zeroed, run.record.plain) == (3, 1, None)
+    run.record.plain = 0
+    run.begin(run.sigmas[3])
+    assert run.record.plain == 2
+
+
+@pytest.mark.parametrize("rising", [False, True])
+def test_each_sigma_belongs_to_the_step_that_has_reached_it(rising):
+    """Falling from noise to a picture, or rising from a picture to noise; beyond the ends it is the nearest step."""
+    falling = [1.0, 0.75, 0.5, 0.25, 0.0]
+    run = GuidedRun(Guidance(), falling[::-1] if rising else falling, 3.0)
+    sigmas = [-0.1, 0.0, 0.1, 0.25, 0.6, 1.0, 2.0]
+    steps = [0, 0, 0, 1, 2, 3, 3] if rising else [3, 3, 3, 3, 1, 0, 0]
+    assert [run.evaluation(sigma).step for sigma in sigmas] == steps
+    one = GuidedRun(Guidance(), [0.0, 1.0] if rising else [1.0, 0.0], 3.0)
+    assert [one.evaluation(sigma).step for sigma in (0.0, 0.5, 1.0)] == [0, 0, 0]
+
+
+def test_uncond_is_expected_on_the_line_through_the_last_two():
+    """The difference of velocities is linear in sigma: 1 at 0.9, 2 at 0.8, so 3 at 0.7; uncond = cond + sigma * it."""
+    run = GuidedRun(Guidance(alternate=True), sigmas_of(10), 3.0)
+    x = torch.zeros(1, 1, 1, 1)
+    for sigma, difference in ((0.9, 1.0), (0.8, 2.0)):
+        cond = torch.full_like(x, 0.5)
+        run.learn(run.evaluation(sigma), cond, cond + sigma * difference, x, sigma)
+    expected = run.expected(torch.full_like(x, 0.5), 0.7)
+    torch.testing.assert_close(expected, torch.full_like(x, 0.5 + 0.7 * 3.0))
+    run.end()
+    assert run.known == [] and run.average is None
 
 
 def test_values_are_read_from_text():

@@ -60,3 +60,9 @@ def test_text_says_nothing_that_is_not_known():
         "3.1 s, 0.52 s a step",
     ]
     assert RunRecord(3.0, 0, seconds=2.0).text() == "2.0 s, 2.00 s a step\nstopped before its end"
+
+
+def test_a_new_record_has_counted_nothing():
+    counted = {k: v for k, v in RunRecord(3.0, 4).facts().items() if k not in ("cfg", "steps")}
+    assert counted["finished"] is False and counted["uncond_stopped_at_step"] is None and counted["cosines"] == []
+    assert not any(counted.values()) and RunRecord(3.0, 4).plain is None

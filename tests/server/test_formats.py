@@ -54,7 +54,7 @@ def test_written_file_paints_the_same_picture(server, models_dir, demo_file, qua
 
 
 def test_sharded_folder_paints_the_same_picture(server, models_dir, demo_file):
-    detect, read = (dev.load_pack(f"loaders.{m}") for m in ("checkpoint.detect", "files.read"))
+    detect, read = (dev.load_pack(f"loaders.{m}") for m in ("checkpoint.detect_variant", "files.read"))
     cfg = detect.detect(read.read_header(demo_file)).config
     keys = dev.load_pack("loaders.checkpoint.keys")
     weights = {keys.model_name(n): t for n, t in read.read_tensors(demo_file).items()}

@@ -1,7 +1,7 @@
 // What a node would ask the server to draw, read from its widgets and from the nodes that it is connected to.
 
 // `table` is the server's answer to GET /chroma/curve: node classes, and the names of their widgets. Its form is described in
-// nodes/shared/curve_route.py. Here are only the front end's own nodes, which the server does not know.
+// nodes/shared/scheduler_curve.py. Here are only the front end's own nodes, which the server does not know.
 const CONSTANT = "PrimitiveNode"; // its one number is the value of whatever it is connected to
 const PASSING = "Reroute";
 const MAX_PASSED = 50; // nodes; a chain may not end

@@ -28,8 +28,8 @@ def test_kind_becomes_the_models_state(comfy, inference, kind):
     detect, convert, quant, comfy_quant = (
         support.dev.load_pack(m)
         for m in (
-            "loaders.checkpoint.detect",
-            "loaders.checkpoint.check",
+            "loaders.checkpoint.detect_variant",
+            "loaders.checkpoint.check_shapes",
             "loaders.formats.base.registry",
             "host.model.weights",
         )

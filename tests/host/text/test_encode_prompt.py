@@ -64,7 +64,7 @@ def clips(comfy, tmp_path_factory):
     import comfy.text_encoders.sa_t5
     import comfy.text_encoders.sd3_clip
 
-    loader = dev.load_pack("host.text.clip")
+    loader = dev.load_pack("host.text.t5_clip")
     te = comfy.text_encoders
     path = tmp_path_factory.mktemp("t5") / "t5.safetensors"
     save_file(WEIGHTS[GATED], path)

@@ -365,9 +365,9 @@ def test_refused_kinds_are_these():
 # --- detection, on every kind ----------------------------------------------------------------------------------------
 
 keys = support.dev.load_pack("loaders.checkpoint.keys")
-detect = support.dev.load_pack("loaders.checkpoint.detect")
-convert = support.dev.load_pack("loaders.checkpoint.check")
-layout = support.dev.load_pack("loaders.checkpoint.layout")
+detect = support.dev.load_pack("loaders.checkpoint.detect_variant")
+convert = support.dev.load_pack("loaders.checkpoint.check_shapes")
+layout = support.dev.load_pack("loaders.checkpoint.naming")
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)

@@ -18,11 +18,11 @@ from safetensors import safe_open
 from tools import quantize
 
 export, items, metadata = (
-    support.dev.load_pack(f"loaders.checkpoint.{n}") for n in ("write_quantised", "items", "metadata")
+    support.dev.load_pack(f"loaders.checkpoint.{n}") for n in ("write_quantised", "tensors_to_write", "metadata")
 )
 registry = support.dev.load_pack("loaders.formats.base.registry")
 hadamard = support.dev.load_pack("loaders.formats.base.hadamard")
-detect = support.dev.load_pack("loaders.checkpoint.detect")
+detect = support.dev.load_pack("loaders.checkpoint.detect_variant")
 info = support.dev.load_pack("loaders.tensor_info")
 gguf_types = support.dev.load_pack("loaders.formats.ggml")
 read = support.dev.load_pack("loaders.files.read")
@@ -197,7 +197,7 @@ def test_every_kind_of_model_keeps_its_sizes_and_markers(tmp_path, model, name):
         assert torch.equal(found.dense(embedder), weights[embedder])  # float32, as trained
         kernel = read.read_header(path).tensors["img_in_patch.weight"]
         assert kernel.dtype == (torch.float32 if name == "q4_0" else torch.bfloat16)
-    if name == "q4_0":  # what detect.py reads where a converter drops empty tensors
+    if name == "q4_0":  # what detect_variant.py reads where a converter drops empty tensors
         header = read.read_header(path)
         assert header.metadata["chroma.prediction"] == cfg.prediction
         assert header.metadata["chroma.text_ids"] == cfg.text_ids

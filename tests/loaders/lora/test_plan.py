@@ -5,7 +5,7 @@ import pytest
 import support
 import torch
 
-lora, names, report = (support.dev.load_pack(f"loaders.lora.{n}") for n in ("plan", "names", "report"))
+lora, names, report = (support.dev.load_pack(f"loaders.lora.{n}") for n in ("plan", "layer_names", "report"))
 
 CFG = support.config()
 with torch.device("meta"):

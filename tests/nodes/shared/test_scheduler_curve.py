@@ -172,7 +172,7 @@ def test_no_value_anywhere_makes_a_500(server):
 
 @pytest.fixture(scope="module")
 def table(comfy):
-    return dev.load_pack("nodes.shared.curve_route").table()
+    return dev.load_pack("nodes.shared.scheduler_curve").table()
 
 
 @pytest.fixture(scope="module")

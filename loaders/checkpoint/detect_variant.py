@@ -8,10 +8,10 @@ from typing import Any, Mapping
 from ...chroma_model import ChromaConfig
 from ..files.error_text import short
 from ..files.read import Header
-from .collect import Collected, Names, collect
+from .detect_sizes import config_of
 from .keys import APPROXIMATOR, FLAGS, FLUX_MODULATION, OLD_MARKER, diffusers_names, model_name, published_name
-from .layout import layout_of, names_of
-from .sizes import config_of
+from .naming import layout_of, names_of
+from .weight_parts import Collected, Names, collect
 
 LITE_IN_DIM = 32  # of the Approximator of Chroma lite; the others have 64
 METADATA_PREFIX = "chroma."  # of what this pack writes into files that can not hold markers

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Iterator
 
-from ..constants import MAX_TOKENS, SHORT_NEGATIVE
-from .finding import HARM, HINT, IDLE, Facts, Finding, rule
-from .presets import FLUXES
-from .queued_graph import Graph
-from .queued_run import QueuedRun
+from ...constants import MAX_TOKENS, SHORT_NEGATIVE
+from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
+from ..presets import FLUXES
+from ..queued_graph import Graph
+from ..queued_run import QueuedRun
 
 FLASH_CFG = 2.0  # the sources say 1 to 1.5
 

@@ -11,9 +11,9 @@ from torch.nn import Parameter
 from ...chroma_model import ChromaConfig, ChromaTransformer
 from ..files.read import Header
 from .approximator import fill_approximator
-from .collect import Collected
-from .detect import Detection
+from .detect_variant import Detection
 from .keys import FLAGS
+from .weight_parts import Collected
 
 NUM_NAMED = 5  # how many offending tensors an error names
 

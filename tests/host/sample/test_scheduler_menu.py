@@ -52,7 +52,7 @@ def registry(comfy, monkeypatch):
 
 @pytest.fixture
 def register(registry):
-    return support.dev.load_pack("host.sample.schedulers").register
+    return support.dev.load_pack("host.sample.scheduler_menu").register
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_basic_scheduler_gives_what_our_denoise_gives(registry, register, model,
     from comfy_extras.nodes_custom_sampler import BasicScheduler
 
     register()
-    curve, params = support.dev.load_pack("host.sample.schedulers").MENU[name]
+    curve, params = support.dev.load_pack("host.sample.scheduler_menu").MENU[name]
     table = model.get_model_object("model_sampling").sigmas
     for denoise in (1.0, 0.99, 0.75, 0.5, 0.3, 0.05, 0.0):
         for steps in (1, 8, 26):
@@ -189,7 +189,7 @@ def test_ksampler_runs_along_the_schedule(comfy, registry, register, model, case
 
     model.set_model_sampler_post_cfg_function(look)
     out = sample(comfy, model, case[0], steps=6, scheduler=name)
-    curve, params = support.dev.load_pack("host.sample.schedulers").MENU[name]
+    curve, params = support.dev.load_pack("host.sample.scheduler_menu").MENU[name]
     assert seen == schedule(curve, 6, params, model.get_model_object("model_sampling").sigmas)[:-1].tolist()
     assert bool(out.isfinite().all())
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from ..constants import FROM_MODEL
-from .finding import HARM, HINT, IDLE, Facts, Finding, rule
-from .presets import FLUX, FLUXES
-from .queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
-from .queued_run import QueuedRun, shift_setters
-from .shifts import HOST_SHIFT, by_resolution, follows_shift, shift_of
+from ...constants import FROM_MODEL
+from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
+from ..presets import FLUX, FLUXES
+from ..queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
+from ..queued_run import QueuedRun, shift_setters
+from ..queued_shift import HOST_SHIFT, by_resolution, follows_shift, shift_of
 
 LAST_SIGMA = 0.25  # what a schedule may leave to its last step; 8 steps at shift 1 leave 0.125
 FEW_STEPS = 12

@@ -6,10 +6,11 @@ import math
 import re
 from typing import Iterator
 
-from .finding import HARM, HINT, IDLE, Facts, Finding, rule
-from .presets import HD, OVERFIT, RADIANCE, telling_name
-from .queued_graph import Graph
-from .queued_run import QueuedRun, number_of
+from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
+from ..presets import HD, OVERFIT, RADIANCE
+from ..queued_graph import Graph
+from ..queued_run import QueuedRun, number_of
+from ..recognise_preset import telling_name
 
 SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
 SIZE_STEP = 16

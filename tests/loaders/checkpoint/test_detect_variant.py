@@ -5,8 +5,8 @@ import support
 import torch
 
 read = support.dev.load_pack("loaders.files.read")
-detect = support.dev.load_pack("loaders.checkpoint.detect")
-convert = support.dev.load_pack("loaders.checkpoint.check")
+detect = support.dev.load_pack("loaders.checkpoint.detect_variant")
+convert = support.dev.load_pack("loaders.checkpoint.check_shapes")
 
 
 def header(tensors, name="model.safetensors"):

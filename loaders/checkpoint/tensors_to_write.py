@@ -17,8 +17,8 @@ from ..formats.base.format import GGUF, SAFETENSORS
 from ..formats.base.kept_layers import FLOAT32_PARTS, is_quantised
 from ..formats.base.registry import BY_TYPE, ExportFormat
 from ..formats.base.scale_tiles import CHUNK
-from .check import expected_shapes
-from .detect import Detection
+from .check_shapes import expected_shapes
+from .detect_variant import Detection
 from .keys import NORMS, QUANT_MARKER
 
 

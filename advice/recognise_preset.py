@@ -1,0 +1,143 @@
+"""Which preset a model calls for, by what the loader found, its file's name and its LoRAs'. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+from .presets import (
+    BASE,
+    DETAIL,
+    FLASH,
+    FLASH_HEUN,
+    FLASH_LORA,
+    FLUX,
+    HD,
+    LARGE,
+    OVERFIT,
+    PRESETS,
+    RADIANCE,
+    SCHNELL,
+    TOY,
+    Preset,
+)
+
+
+def _word(text: str) -> re.Pattern[str]:
+    """Between characters that are no letters, or digits where it ends in one: `hd` is in Chroma1-HD and not in shd."""
+    return re.compile(rf"(?<![a-z])(?:{text})(?![a-z0-9])")
+
+
+def _chroma(text: str) -> re.Pattern[str]:
+    """The same after `chroma`, at once or anywhere: elsewhere v50 is anything."""
+    return re.compile(rf"chroma(?:.*(?<![a-z]))?(?:{text})(?![a-z0-9])")
+
+
+# Pattern, row, remark. In the order in which they are tried: what is more special first.
+FILE_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (_word("chroma[-_. ]?demo"), TOY, ""),
+    (_word("flash[-_. ]?heun"), FLASH_HEUN, ""),
+    (_word("(?:chroma)?flash"), FLASH, ""),
+    (_word(r"(?:chroma)?radiance|x0(?!\.\d)"), RADIANCE, ""),  # x0.5 is a weight in a merge
+    (re.compile(r"(?:(?<![a-z0-9])|(?<=chroma))(?:dc[-_. ]?)?2k(?![a-z0-9])"), LARGE, ""),
+    (_word("(?:chroma)?detail[-_. ]?calibrated"), DETAIL, ""),
+    (_chroma("v(?:49|50)(?:annealed)?"), OVERFIT, ""),
+    (_chroma("v48"), BASE, ""),
+    (_word("hd|chromahd"), HD, ""),
+    (_word("base|chromabase"), BASE, ""),
+    (_chroma("unlocked[-_. ]v[0-9]{1,2}"), BASE, "an earlier step of the same training; v48's settings"),
+)
+_STEPS = r"low[-_. ]?steps?|(?<!\d)\d{1,2}[-_. ]?steps?"  # 3000 steps are those of a training
+# Between `chroma` and such a word, and behind it, there is nothing but names of versions and files: a LoRA of flash
+# photography or of hyper-realism is none for few steps.
+_OF_CHROMA = r"chroma(?:[-_. \d]|hd|base|unlocked|v\d)*"
+_NO_SUBJECT = (
+    r"(?=[-_. \d]*(?:$|\.[a-z]+$|(?:lora|heun|delta|alpha|rank|turbo|low|steps?|chroma|flux)(?![a-z])|(?:r|v|fp|bf)\d))"
+)
+LORA_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(rf"{_OF_CHROMA}flash{_NO_SUBJECT}|(?<![a-z])flash[-_. ]?(?:heun|delta|r\d|rank)"), ""),
+    (
+        re.compile(
+            rf"{_OF_CHROMA}(?:hyper|turbo|lightning){_NO_SUBJECT}"
+            rf"|(?<![a-z])(?:hyper|turbo|lightning)[-_. ]?(?:chroma|flux|sd|alpha)|(?<![a-z])(?:{_STEPS})(?![a-z0-9])"
+        ),
+        "a LoRA for few steps of another kind; treated as Flash's",
+    ),
+)
+MAYBE_FEW_STEPS = _word(rf"hyper|turbo|lightning|{_STEPS}")
+MAYBE_FEW_STEPS_LORA = _word(rf"flash|hyper|turbo|lightning|{_STEPS}")
+CHROMA_NAME = re.compile(r"chroma(?=$|[^a-z]|hd|base|flash|radiance|v\d|unlocked|dc|detail|lite|demo)")
+OTHER_FAMILY = re.compile(r"(?<!x)xl(?![a-z])|pony|illustrious|(?<![a-z])sd[-_. ]?[123]|polychroma|monochroma")
+SHARDED = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$")
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """Which row, for what reason, and whether that is more than a guess."""
+
+    name: str
+    reason: str
+    sure: bool = True
+
+    @property
+    def preset(self) -> Preset:
+        return PRESETS[self.name]
+
+
+def telling_name(file: str) -> str:
+    """The part of a path that says what the model is: the file's name, or its folder's where the name is diffusers'."""
+    parts = [part for part in re.split(r"[\\/]+", file) if part]
+    if not parts:
+        return ""
+    if SHARDED.match(parts[-1].lower()) and len(parts) > 1:
+        return next((p for p in reversed(parts[:-1]) if p.lower() not in ("transformer", "unet")), parts[-1])
+    return parts[-1]
+
+
+def names_chroma(file: str) -> bool:
+    """Whether a file's name says that it is a model of Chroma's kind; its folders do not count."""
+    name = telling_name(file).lower()
+    return bool(CHROMA_NAME.search(name)) and not OTHER_FAMILY.search(name)
+
+
+def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] = ()) -> Recognition:
+    """The row of PRESETS for a model; Chroma1-HD, and not sure, where nothing tells.
+
+    variant: what the loader found in the file: "Chroma", "Chroma lite", "Radiance" or "FLUX"; None if it was not ours.
+    file:    the checkpoint's name or path, or empty.
+    loras:   names of the LoRA files on it.
+    """
+    name = telling_name(file).lower()
+    if variant == "FLUX" or (variant is None and "flux" in name and "chroma" not in name):
+        row, by_name = (SCHNELL, True) if "schnell" in name else (FLUX, variant is None)
+        return Recognition(row, f"by the name {telling_name(file)}" if by_name else "from the loader's report")
+    for lora in loras:
+        for pattern, remark in LORA_NAMES:
+            if pattern.search(telling_name(lora).lower()):
+                return Recognition(FLASH_LORA, f"by its LoRA {telling_name(lora)}" + (f": {remark}" if remark else ""))
+    found = _by_model(variant, file, name)
+    if maybe := [lora for lora in loras if MAYBE_FEW_STEPS_LORA.search(telling_name(lora).lower())]:
+        return in_doubt(found, f"its LoRA {telling_name(maybe[0])} may be one for few steps")
+    if MAYBE_FEW_STEPS.search(name) and not found.preset.few_steps:
+        return in_doubt(found, "the name may also be that of a model for few steps")
+    return found
+
+
+def in_doubt(found: Recognition, why: str) -> Recognition:
+    """The same row, no longer sure of."""
+    return replace(found, reason=f"{found.reason}; but {why}", sure=False)
+
+
+def _by_model(variant: str | None, file: str, name: str) -> Recognition:
+    """The row without LoRAs. name: the telling part of the file's."""
+    if variant == "Radiance":
+        return Recognition(RADIANCE, "from the loader's report")
+    found = [(row, remark) for pattern, row, remark in FILE_NAMES if pattern.search(name)]
+    if variant == "Chroma lite":
+        return Recognition(HD, "Chroma lite, which nobody has published settings for: Chroma1-HD's", sure=False)
+    if found:
+        row, remark = found[0]
+        return Recognition(row, f"by the name {telling_name(file)}" + (f": {remark}" if remark else ""))
+    what = f"the name {telling_name(file)} does not tell what it is" if name else "the model's file is not known"
+    return Recognition(HD, f"{what}: Chroma1-HD's settings", sure=False)

@@ -1,0 +1,121 @@
+"""A preset with what a person has changed, and how every value with its source is told. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Mapping
+
+from .presets import GRADES, PRESETS, Preset
+from .recognise_preset import Recognition
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is to have; `changed` names the FIELDS that differ from the preset by a person's will."""
+
+    name: str
+    steps: int
+    cfg: float
+    sampler: str
+    curve: str
+    params: Mapping[str, float]
+    shift: str
+    shift_params: Mapping[str, float]
+    width: int
+    height: int
+    changed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting: what a preset and a person's settings have for it, and how that is said."""
+
+    name: str
+    of_preset: Callable[[Preset], Any]
+    of_settings: Callable[[Settings], Any]
+    text: Callable[[Any], str] = str
+
+
+def schedule_text(curve: str, params: Mapping[str, float]) -> str:
+    return " ".join([curve, *(f"{k} {v:g}" for k, v in params.items())])
+
+
+FIELDS = (
+    Field("steps", lambda p: p.steps, lambda s: s.steps),
+    Field("cfg", lambda p: p.cfg, lambda s: s.cfg, "{:g}".format),
+    Field("sampler", lambda p: p.sampler, lambda s: s.sampler),
+    Field(
+        "schedule",
+        lambda p: (p.curve, dict(p.params)),
+        lambda s: (s.curve, dict(s.params)),
+        lambda v: schedule_text(*v),
+    ),
+    Field("shift", lambda p: (p.shift, {}), lambda s: (s.shift, dict(s.shift_params)), lambda v: schedule_text(*v)),
+    Field("size", lambda p: (p.size, p.size), lambda s: (s.width, s.height), lambda v: f"{v[0]} x {v[1]}"),
+)
+
+
+def settle(
+    name: str,
+    *,
+    steps: int = 0,
+    cfg: float = 0.0,
+    sampler: str | None = None,
+    curve: str | None = None,
+    params: Mapping[str, float] | None = None,
+    shift: str | None = None,
+    shift_params: Mapping[str, float] | None = None,
+    width: int = 0,
+    height: int = 0,
+) -> Settings:
+    """A preset with what a person has set; 0 and None are what the preset says.
+
+    A curve or shift of a person's choice takes params and shift_params in place of the preset's.
+    raises: ValueError for a preset that is not known.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is not known. Choose one of: {', '.join(PRESETS)}")
+    p = PRESETS[name]
+    settings = Settings(
+        name=name,
+        steps=steps or p.steps,
+        cfg=cfg or p.cfg,
+        sampler=sampler or p.sampler,
+        curve=curve or p.curve,
+        params=dict(params or {}) if curve else dict(p.params),
+        shift=shift or p.shift,
+        shift_params=dict(shift_params or {}) if shift else {},
+        width=width or p.size,
+        height=height or p.size,
+    )
+    return replace(settings, changed=frozenset(f.name for f in FIELDS if f.of_preset(p) != f.of_settings(settings)))
+
+
+def tell(settings: Settings, found: Recognition, chosen: bool = False) -> str:
+    """Every value with where it is from, for the node. chosen: a person chose the row; found is what auto would take."""
+    preset = PRESETS[settings.name]
+    if chosen:
+        head = f"{settings.name}: chosen by you"
+        if found.sure and found.name != settings.name:
+            head += f". The model looks like {found.name} ({found.reason})"
+    else:
+        head = f"{settings.name}: {'recognised ' if found.sure else ''}{found.reason}"
+    lines = [head]
+    for f in FIELDS:
+        value = f.text(f.of_settings(settings))
+        line, grade = value if f.name == "shift" else f"{f.name} {value}", GRADES[preset.grade_of(f.name)]
+        if f.name in settings.changed:
+            line += f": set by you; the preset has {f.text(f.of_preset(preset))} ({grade})"
+        else:
+            line += f": {grade}" + (f"; also {preset.also[f.name]}" if f.name in preset.also else "")
+        lines.append(line)
+    if preset.note:
+        lines.append(preset.note)
+    low, high = preset.sizes
+    side = (settings.width * settings.height) ** 0.5
+    if not low <= side <= high and "size" in settings.changed:
+        lines.append(
+            f"{settings.width} x {settings.height} is outside of the {low} to {high} pixels that this checkpoint is good for"
+        )
+    lines.append("source: " + "; ".join(source.name for source in preset.sources))
+    return "\n".join(lines)
