@@ -76,6 +76,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     ),
     "NAG": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
     "text encoders": (
+        "comfy.ldm.modules.attention.optimized_attention_for_device",
         "comfy.model_management.text_encoder_device",
         "comfy.model_management.text_encoder_dtype",
         "comfy.ops.cast_bias_weight",

@@ -1,8 +1,10 @@
 """DATA and rules: how a prompt becomes Chroma's text tokens, and what a person is told of it. Pure: no host, no weight.
 
-Training gave T5 512 tokens and masked the pads in its attention; the transformer then saw the valid tokens and one pad.
-Rows of masked pads touch nothing else, so T5 on the valid tokens and one masked pad gives those rows at their own cost.
-A token is counted with its `</s>` throughout, as the 512 are.
+Training gave T5 512 tokens; the transformer then saw the valid tokens and one pad. T5's mask was the outer product of the
+tokens' mask with itself: a valid token attends to the valid ones, and a pad, with nothing left to attend to, to all 512
+alike. transformers and diffusers mask the keys alone, so there the pad attends to the valid tokens.
+Either way the pads touch nothing else and are equal, so T5 on the valid tokens and one pad gives those rows at their own
+cost. A token is counted with its `</s>` throughout, as the 512 are.
 """
 
 from __future__ import annotations
@@ -21,18 +23,25 @@ Token = tuple[Any, float]
 
 @dataclass(frozen=True)
 class Mode:
-    """masked: T5's attention does not see the pad. num_pads: rows after the valid ones. told: the mode in words."""
+    """mask: of T5's attention, one of the three below. num_pads: rows after the valid ones. told: the mode in words."""
 
-    masked: bool
+    mask: str
     num_pads: int
     told: str
 
+    @property
+    def masked(self) -> bool:
+        """Whether valid tokens do not see the pad."""
+        return self.mask != UNMASKED
+
 
 LEGACY = "legacy"
+OUTER, KEYS, UNMASKED = "outer product", "keys", "none"
 MODES: dict[str, Mode | None] = {
-    "exact": Mode(True, 1, "exact: T5 with its mask, one pad, as trained"),
-    "one pad": Mode(False, 1, "one pad: T5 without its mask, so the pad is in every token's embedding"),
-    "no pad": Mode(False, 0, "no pad: the valid tokens alone"),
+    "exact": Mode(OUTER, 1, "exact: T5 with its mask, one pad, as trained"),
+    "as diffusers": Mode(KEYS, 1, "as diffusers: as trained but for the pad, which attends to the prompt"),
+    "one pad": Mode(UNMASKED, 1, "one pad: T5 without its mask, so the pad is in every token's embedding"),
+    "no pad": Mode(UNMASKED, 0, "no pad: the valid tokens alone"),
     LEGACY: None,  # the host's own encoder, with one pad
 }
 LEGACY_TOLD = "legacy: ComfyUI's own encoder and its padding, min_padding 1"

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from bisect import bisect_left
 from itertools import accumulate, groupby
 from typing import Any, Sequence
 
+import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.sd1_clip
 import torch
 from torch import Tensor
 
 from ...constants import MAX_TOKENS
+from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.t5.detect_t5 import NEEDED
-from ...prompts.tokens import MODES, NUM_TOLD, Mode, Prompt, Token, fit, word_start
+from ...prompts.tokens import MODES, NUM_TOLD, OUTER, UNMASKED, Mode, Prompt, Token, fit, word_start
 
 T5_NAMES = ("t5xxl", "t5base")  # what the host calls a T5 with T5's own words; UMT5, mT5 and ByT5 have other names
 REMEDY = f"{NEEDED}: load it with Load Chroma Text Encoder, or with Load CLIP and the type chroma"
@@ -57,7 +60,7 @@ class Stage:
         for i, tokens in enumerate(runs):
             last = i == len(runs) - 1
             num_pads = min(self.mode.num_pads, MAX_TOKENS - 1 - len(tokens)) if last else 0
-            out.append(encode_run(self.t5, [*tokens, (end, 1.0)], num_pads, self.mode.masked))
+            out.append(encode_run(self.t5, [*tokens, (end, 1.0)], num_pads, self.mode.mask))
         return torch.cat(out, dim=1).to(comfy.model_management.intermediate_device()), None
 
 
@@ -123,29 +126,57 @@ def tokenize_whole(tokenizer: Any, parts: Sequence[tuple[str, float]]) -> list[T
     return [(token, parts[bisect_left(ends, end)][1]) for token, (_, end) in tokens]
 
 
-def run_t5(t5: Any, rows: list[list[Any]], valid: Tensor | None) -> Tensor:
-    """T5's output for rows of one length, (B, L, D) float32. valid: (B, L) bool of what it may see, or None for all.
+def attend_as_trained(
+    attention: Any, valid: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor
+) -> Tensor:
+    """T5's attention under the outer product of a mask with itself, of 512 rows without computing them, (B, L, D).
 
-    Of T5-base the host's encoder gives zeros for what is masked, and models that use it (our demo) have learnt those.
+    A valid row attends to the valid ones. All keys of a pad are at the minimum, so that its weights are equal whatever its
+    bias: it gets the mean of all 512 values, and the other pads' are its own.
+    Source: `module/t5.py` of Chroma's trainer (github.com/lodestone-rock/flow).
+    """
+    out = attention(q, k, v, heads, bias.masked_fill(~valid[:, None, None], -torch.finfo(bias.dtype).max))
+    num_pads = MAX_TOKENS - valid.sum(dim=1)[:, None, None]
+    mean = (valid.to(v)[:, None] @ v + num_pads * v) / MAX_TOKENS
+    return torch.where(valid[..., None], out, mean)
+
+
+def run_t5(t5: Any, rows: list[list[Any]], valid: Tensor | None, mask: str) -> Tensor:
+    """T5's output for rows of one length, (B, L, D) float32.
+
+    valid: (B, L) bool of what is no pad, or None for all. mask: what is made of it, see `prompts/tokens`.
     """
     device = t5.execution_device
-    embeds, _, num_tokens, embeds_info = t5.process_tokens(rows, device)
+    x, _, num_tokens, embeds_info = t5.process_tokens(rows, device)
     layer = t5.layer_idx if t5.layer == "hidden" else None
+    if valid is not None and mask == OUTER:
+        return run_blocks(t5, x, layer, valid.to(device)).float()
     outputs = t5.transformer(
         None,
         None if valid is None else valid.long().to(device),
-        embeds=embeds,
+        embeds=x,
         num_tokens=num_tokens,
         intermediate_output=layer,
         final_layer_norm_intermediate=t5.layer_norm_hidden_state,
         dtype=torch.float32,
         embeds_info=embeds_info,
     )
-    z = outputs[0 if layer is None else 1].float()
-    return z if valid is None or not t5.zero_out_masked else z * valid.to(z)[..., None]
+    return outputs[0 if layer is None else 1].float()
 
 
-def encode_run(t5: Any, tokens: Sequence[Token], num_pads: int, masked: bool) -> Tensor:
+def run_blocks(t5: Any, x: Tensor, layer: int | None, valid: Tensor) -> Tensor:
+    """The host's blocks as its T5Stack runs them, with the attention of training. layer: the last one; None for all."""
+    stack = t5.transformer.encoder
+    if t5.transformer.dtype not in FLOAT_DTYPES:  # embeddings in fp8, as the host mends them
+        x = torch.nan_to_num(x)
+    host_attention = comfy.ldm.modules.attention.optimized_attention_for_device(x.device, mask=True, small_input=True)
+    attention, bias = functools.partial(attend_as_trained, host_attention, valid), None
+    for block in stack.block if layer is None else stack.block[: range(len(stack.block))[layer] + 1]:
+        x, bias = block(x, None, bias, attention)
+    return x if layer is not None and not t5.layer_norm_hidden_state else stack.final_layer_norm(x)
+
+
+def encode_run(t5: Any, tokens: Sequence[Token], num_pads: int, mask: str) -> Tensor:
     """Valid tokens and pads through T5, and the weights on them, (1, L, D).
 
     A weight w moves a token to e + w (z - e), e being the empty prompt's row at its place, as in the host. Masked, that is
@@ -155,14 +186,14 @@ def encode_run(t5: Any, tokens: Sequence[Token], num_pads: int, masked: bool) ->
     length = len(tokens) + num_pads
     rows = [[token for token, _ in tokens] + [pad] * num_pads]
     weights = torch.tensor([weight for _, weight in tokens] + [1.0] * num_pads)
-    weighted = bool((weights != 1).any())
+    weighted, masked = bool((weights != 1).any()), mask != UNMASKED
     if weighted:
         host_empty = getattr(t5, "gen_empty_tokens", comfy.sd1_clip.gen_empty_tokens)
         rows.append([end] + [pad] * (length - 1) if masked else host_empty(t5.special_tokens, length))
     valid = None
     if masked and (num_pads or weighted):
         valid = torch.arange(length) < torch.tensor([[len(tokens)], [1]][: len(rows)])
-    out = run_t5(t5, rows, valid)
+    out = run_t5(t5, rows, valid, mask)
     if not weighted:
         return out
     z, empty = out[:1], out[1:]

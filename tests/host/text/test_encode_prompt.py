@@ -161,6 +161,7 @@ def run(node, clips):
         return conditioning
 
     execute.said = lambda: node.said[-1]
+    execute.clips = clips
     return execute
 
 
@@ -192,39 +193,99 @@ def equal(a, b):
 # --- exact -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def trained(tokenizer):
+    """Prompt -> (all 512 rows, how many the transformer may see), with the mask of Chroma's trainer written out.
+
+    T5 from its definition (arXiv:1910.10683, v1.1: pre-norm, no scale, no biases, buckets of relative positions), with the
+    outer product of the token mask with itself added to the logits, as `module/t5.py` of the trainer makes it.
+    """
+    buckets = pytest.importorskip("transformers.models.t5.modeling_t5").T5Attention._relative_position_bucket
+    smallest = torch.finfo(torch.float32).min
+
+    def norm(x, weight):
+        return weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+    def run(prompt, config=GATED, weights=None):
+        w, shape = weights or WEIGHTS[config], (config.num_heads, config.head_dim)
+        ids = tokenizer(prompt, padding="max_length", max_length=512, truncation=True, return_tensors="pt")
+        mask = ids.attention_mask[0].float()
+        added = ((1 - mask[:, None] * mask[None]) * smallest)[None]
+        place = torch.arange(512)
+        bias = w[t5.RELATIVE_BIAS][buckets(place[None] - place[:, None], num_buckets=32, max_distance=128)].permute(
+            2, 0, 1
+        )
+        x = w[t5.EMBEDDING][ids.input_ids[0]]
+        for i in range(config.num_layers):
+            layer = f"encoder.block.{i}.layer"
+            h = norm(x, w[f"{layer}.0.layer_norm.weight"])
+            q, k, v = (
+                (h @ w[f"{layer}.0.SelfAttention.{n}.weight"].T).unflatten(-1, shape).transpose(0, 1) for n in "qkv"
+            )
+            # at float32's least number nothing else of a pad's logits is left: they are all equal
+            weights = (q @ k.transpose(1, 2) + (bias + added).clamp(min=smallest)).softmax(-1)
+            x = x + (weights @ v).transpose(0, 1).flatten(1) @ w[f"{layer}.0.SelfAttention.o.weight"].T
+            h, dense = norm(x, w[f"{layer}.1.layer_norm.weight"]), f"{layer}.1.DenseReluDense"
+            if config.gated:
+                gate = torch.nn.functional.gelu(h @ w[f"{dense}.wi_0.weight"].T, approximate="tanh")
+                h = gate * (h @ w[f"{dense}.wi_1.weight"].T)
+            else:
+                h = (h @ w[f"{dense}.wi.weight"].T).relu()
+            x = x + h @ w[f"{dense}.wo.weight"].T
+        return norm(x, w["encoder.final_layer_norm.weight"])[None], min(int(mask.sum()) + 1, 512)
+
+    return run
+
+
 @pytest.mark.parametrize("name", PROMPTS)
-def test_exact_equals_diffusers_and_transformers(run, reference, name):
+def test_exact_equals_the_trainers_512_rows(run, trained, name):
     prompt, count = PROMPTS[name]
     ((found, options),) = run("pack", prompt)
-    rows, kept = reference(prompt)
+    rows, kept = trained(prompt)
     assert found.shape == (1, kept, GATED.width)
     assert support.relative(found, rows[:, :kept]) <= FLOAT32
+    assert support.relative(found[:, -1], rows[:, kept - 1]) <= FLOAT32
     assert options == {"pooled_output": None, "guidance": 0.0}
     if count is not None:
         assert f" {count:,} of 512 tokens" in run.said()
         assert kept == min(count + 1, 512)
 
 
+@pytest.mark.parametrize("name", PROMPTS)
+def test_as_diffusers_equals_diffusers_and_transformers(run, reference, name):
+    prompt, _ = PROMPTS[name]
+    ((found, options),) = run("pack", prompt, "as diffusers")
+    rows, kept = reference(prompt)
+    assert found.shape == (1, kept, GATED.width)
+    assert support.relative(found, rows[:, :kept]) <= FLOAT32
+    assert options == {"pooled_output": None, "guidance": 0.0}
+
+
+@pytest.mark.parametrize("name", ["empty", "short", "70 tokens"])
+def test_only_the_pad_tells_the_trainer_from_diffusers(run, name):
+    ((exact, _),), ((keys, _),) = run("pack", PROMPTS[name][0]), run("pack", PROMPTS[name][0], "as diffusers")
+    assert support.relative(exact[:, :-1], keys[:, :-1]) <= FLOAT32
+    assert support.relative(exact[:, -1], keys[:, -1]) > 0.5
+
+
 @pytest.mark.parametrize("clip", CLIPS)
-def test_every_kind_of_clip_with_a_t5_gives_the_same(run, reference, clip):
+def test_every_kind_of_clip_with_a_t5_gives_the_same(run, trained, reference, clip):
     config = PLAIN if clip == "t5base" else GATED
     for name in ("empty", "short", "513 tokens"):
-        ((found, options),) = run(clip, PROMPTS[name][0])
-        rows, kept = reference(PROMPTS[name][0], config)
-        if clip == "t5base" and kept < 512:
-            assert not found[:, -1].any()  # the host's own encoder of T5-base gives zeros for what is masked
-            found, kept = found[:, :-1], kept - 1
-        assert support.relative(found, rows[:, :kept]) <= FLOAT32
-        assert "attention_mask" not in options
+        for mode, wanted in (("exact", trained), ("as diffusers", reference)):
+            ((found, options),) = run(clip, PROMPTS[name][0], mode)
+            rows, kept = wanted(PROMPTS[name][0], config)
+            assert support.relative(found, rows[:, :kept]) <= FLOAT32
+            assert "attention_mask" not in options
 
 
-def test_transformer_given_exact_equals_512_tokens_with_a_boolean_mask(run, reference):
+def test_transformer_given_exact_equals_512_tokens_with_a_boolean_mask(run, trained):
     net = support.build(support.config(context=GATED.width))
     net.load_state_dict(support.random_weights(support.config(context=GATED.width)))
     for name in ("empty", "short", "70 tokens", "511 tokens", "2000 tokens"):
         prompt = PROMPTS[name][0]
         ((found, _),) = run("pack", prompt)
-        rows, kept = reference(prompt)
+        rows, kept = trained(prompt)
         given = support.inputs(net.config)
         ours = net(given["x"], given["timesteps"], found)
         theirs = net(given["x"], given["timesteps"], rows, context_mask=torch.arange(512)[None] < kept)
@@ -234,14 +295,14 @@ def test_transformer_given_exact_equals_512_tokens_with_a_boolean_mask(run, refe
 @pytest.mark.parametrize("prompt, rows, length", [("", 1, 2), ("the red bird", 1, 5), ("the (red:1.2) bird", 2, 5)])
 def test_t5_computes_the_prompt_and_one_pad_and_nothing_else(run, clips, prompt, rows, length):
     seen = []
-    stack = clips["pack"].cond_stage_model.t5xxl.transformer.encoder
-    handle = stack.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[0].shape), with_kwargs=True)
+    block = clips["pack"].cond_stage_model.t5xxl.transformer.encoder.block[0]
+    handle = block.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[0].shape), with_kwargs=True)
     run("pack", prompt)
     handle.remove()
     assert seen == [(rows, length, GATED.width)]
 
 
-def test_clip_is_not_changed_and_padding_options_do_not_matter(run, clips, reference):
+def test_clip_is_not_changed_and_padding_options_do_not_matter(run, clips):
     from comfy_extras.nodes_cond import T5TokenizerOptions
 
     clip = clips["pack"]
@@ -255,14 +316,12 @@ def test_clip_is_not_changed_and_padding_options_do_not_matter(run, clips, refer
     assert before[1].keys() == now[1].keys() and all(before[1][k] is now[1][k] for k in before[1] if k[0] != "_")
 
 
-@pytest.mark.parametrize("prompt", ["", "the red bird", "the red (bird:1.4)"])
-def test_exact_with_t5_base_is_the_hosts_own_encoder_and_chroma_padding(run, clips, host_node, prompt):
-    """As the demo model was trained."""
+def test_exact_keeps_the_pad_that_the_hosts_encoder_of_t5_base_makes_zero(run, host_node):
     trim = dev.load_pack("nodes.padding").trim_conditioning
-    ((expected, _),), _ = trim(host_node(clips["t5base"], prompt), 1)
-    ((found, _),) = run("t5base", prompt)
-    assert found.shape == expected.shape and not found[:, -1].any()
-    assert support.relative(found, expected) <= FLOAT32
+    ((theirs, _),), _ = trim(host_node(run.clips["t5base"], "the red bird"), 1)
+    ((found, _),) = run("t5base", "the red bird")
+    assert support.relative(found[:, :-1], theirs[:, :-1]) <= FLOAT32
+    assert found[:, -1].any() and not theirs[:, -1].any()
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -276,10 +335,10 @@ def test_weight_of_one_changes_nothing(run, prompt):
     assert "weights" not in run.said()
 
 
-def test_weighted_tokens_lie_on_the_line_from_the_empty_prompt(run, reference):
+def test_weighted_tokens_lie_on_the_line_from_the_empty_prompt(run, trained):
     ((found, _),) = run("pack", "the red (bird:1.5)")
-    rows, kept = reference("the red bird")
-    empty, _ = reference("")
+    rows, kept = trained("the red bird")
+    empty, _ = trained("")
     expected = rows[:, :kept].clone()
     expected[:, 2] = empty[:, 2] + 1.5 * (rows[:, 2] - empty[:, 2])
     assert support.relative(found, expected) <= FLOAT32
@@ -288,19 +347,19 @@ def test_weighted_tokens_lie_on_the_line_from_the_empty_prompt(run, reference):
     assert support.relative(none[:, 2], empty[:, 2]) <= FLOAT32
 
 
-def test_weights_leave_the_tokens_as_they_are(run, clips, reference):
+def test_weights_leave_the_tokens_as_they_are(run, clips, trained):
     """Unlike in the host, where ', snow' after parentheses is other tokens than within a sentence."""
     ((found, _),) = run("pack", "the (red:1.000001), sn(ow:1.000001) (bird)s")
-    rows, kept = reference("the red, snow birds")
+    rows, kept = trained("the red, snow birds")
     assert found.shape[1] == kept
     still = [i for i in range(kept) if i not in (1, 3, 4)]
     assert support.relative(found[:, still], rows[:, still]) <= FLOAT32
     assert support.relative(found[:, 1], rows[:, 1]) <= FLOAT32
 
 
-def test_escaped_parentheses_are_parentheses(run, reference):
+def test_escaped_parentheses_are_parentheses(run, trained):
     ((found, _),) = run("pack", r"a \(red\) fox")
-    rows, kept = reference("a (red) fox")
+    rows, kept = trained("a (red) fox")
     assert support.relative(found, rows[:, :kept]) <= FLOAT32
 
 
@@ -355,11 +414,11 @@ def test_truncation_names_the_first_dropped_words(run):
     assert "from “photosynthesis of the tall green trees in an” on. Shorten the prompt" in lines[2]
 
 
-def test_chunks_are_encoded_alone_and_one_pad_ends_them(run, reference):
+def test_chunks_are_encoded_alone_and_one_pad_ends_them(run, trained):
     ((found, _),) = run("pack", "bird " * 511 + "two birds", over_limit="chunk and concatenate")
-    first, kept = reference("bird " * 511)
+    first, kept = trained("bird " * 511)
     assert kept == 512
-    second, kept = reference("two birds")
+    second, kept = trained("two birds")
     assert support.relative(found, torch.cat([first, second[:, :kept]], 1)) <= FLOAT32
     assert "in 2 chunks" in run.said()
     assert equal(run("pack", "the red bird", over_limit="chunk and concatenate"), run("pack", "the red bird"))
@@ -394,19 +453,19 @@ def difference():
     return 0.3 * torch.randn(WEIGHTS[GATED][CHANGED].shape, generator=torch.Generator().manual_seed(3))
 
 
-def test_lora_on_the_encoder_acts(run, clips, reference):
+def test_lora_on_the_encoder_acts(run, clips, trained):
     clip = clips["chroma"].clone()
     assert clip.add_patches({f"t5xxl.transformer.{CHANGED}": ("diff", (difference(),))}, 0.5)
     ((found, _),) = run(clip, "the red bird")
     changed = {**WEIGHTS[GATED], CHANGED: WEIGHTS[GATED][CHANGED] + 0.5 * difference()}
-    rows, kept = reference("the red bird", weights=changed)
+    rows, kept = trained("the red bird", weights=changed)
     assert support.relative(found, rows[:, :kept]) <= FLOAT32
-    assert support.relative(found, reference("the red bird")[0][:, :kept]) > 1e-2
+    assert support.relative(found, trained("the red bird")[0][:, :kept]) > 1e-2
     ((plain, _),) = run("chroma", "the red bird")
-    assert support.relative(plain, reference("the red bird")[0][:, :kept]) <= FLOAT32
+    assert support.relative(plain, trained("the red bird")[0][:, :kept]) <= FLOAT32
 
 
-def test_scheduled_hooks_give_an_entry_for_each_part_of_the_schedule(run, clips, reference, comfy):
+def test_scheduled_hooks_give_an_entry_for_each_part_of_the_schedule(run, clips, trained, comfy):
     import comfy.hooks
     from comfy_extras.nodes_hooks import SetClipHooks
 
@@ -426,7 +485,7 @@ def test_scheduled_hooks_give_an_entry_for_each_part_of_the_schedule(run, clips,
     assert all(o["hooks"] is group for _, o in found)
     changed = {**WEIGHTS[GATED], CHANGED: WEIGHTS[GATED][CHANGED] + difference()}
     for (tokens, _), weights in zip(found, (None, changed)):
-        rows, kept = reference("the red bird", weights=weights)
+        rows, kept = trained("the red bird", weights=weights)
         assert support.relative(tokens, rows[:, :kept]) <= FLOAT32
 
 
@@ -437,7 +496,7 @@ def test_clip_layer_is_followed(run, clips, host_node):
     assert not torch.equal(run(clip, "the red bird")[0][0], run("chroma", "the red bird")[0][0])
 
 
-def test_embeddings_in_the_prompt_are_tokens_and_misfits_are_refused(run, clips, reference, tmp_path, host_node):
+def test_embeddings_in_the_prompt_are_tokens_and_misfits_are_refused(run, clips, trained, tmp_path, host_node):
     folder = str(tmp_path)
     save_file({"t5xxl": torch.randn(2, GATED.width)}, tmp_path / "fits.safetensors")
     save_file({"t5xxl": torch.randn(1, 768)}, tmp_path / "other.safetensors")
@@ -480,7 +539,7 @@ def test_weight_that_is_no_number_is_an_error(run):
 
 
 def test_unknown_mode_is_an_error(run):
-    with pytest.raises(ValueError, match="mode 'precise' is not known .known: exact, one pad, no pad, legacy"):
+    with pytest.raises(ValueError, match="mode 'precise' is not known .known: exact, as diffusers, one pad, no pad, legacy"):
         run("pack", "a fox", "precise")
 
 
