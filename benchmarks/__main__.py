@@ -18,6 +18,7 @@ NAMES = (
     "full",
     "batching",
     "guidance",
+    "savings",
     "presets",
     "start",
     "mutants",

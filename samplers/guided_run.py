@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -17,7 +17,14 @@ from .run_record import RunRecord
 
 FORMS = ("plain", "CFG-Zero*", "APG")
 CURVES = ("constant", "linear", "cosine", "list")
+COMPUTE, EXTRAPOLATE, SKIP, SHOW = "compute", "extrapolate", "skip", "show"  # what becomes of uncond
 SLACK = 1e-6  # relative; sigmas are float32
+FIRST_SIGMA_SLACK = 1e-3  # relative; some samplers begin a hair below a first sigma of 1, whose logit is infinite
+USES_UNCOND = "the sampler uses the negative prompt itself, so it is computed in every step"
+OFF_SCHEDULE = "the sampler does not keep to the schedule's sigmas, so nothing is extrapolated between steps"
+ROUGH = "alternate is off: what this sampler makes of extrapolated steps is far from its picture with plain CFG"
+# Samplers that move by more than 2 of 255 under `alternate` for another reason: `benchmarks/results/savings.md`.
+ROUGH_SAMPLERS: frozenset[str] = frozenset()
 
 
 def within(sigma: float, interval: tuple[float, float]) -> bool:
@@ -127,7 +134,7 @@ class Evaluation:
 
     step:   the sampler's step that it belongs to, the first being 0.
     zero:   nothing is computed: the velocity is 0.
-    uncond: "compute", "extrapolate", or "skip" where cond stands alone.
+    uncond: COMPUTE, EXTRAPOLATE, SKIP where cond stands alone, or SHOW where it does and the sampler sees uncond.
     scale:  of the guidance.
     """
 
@@ -135,6 +142,11 @@ class Evaluation:
     zero: bool
     uncond: str
     scale: float
+
+    @property
+    def alone(self) -> bool:
+        """Whether the guidance takes cond alone."""
+        return self.uncond in (SKIP, SHOW)
 
 
 @dataclass
@@ -144,6 +156,7 @@ class GuidedRun:
     sigmas:   of the run, falling; rising for one from a picture to noise.
     start:    the scale of the first step.
     interval: upper and lower sigma of the Guidance's interval, or None.
+    sampler:  its name in ComfyUI; empty if it has none.
     guides:   whether there is an uncond to leave out.
     now:      what the current evaluation is to do, and `sigma`, at which noise level.
     known:    the last two (sigma, difference of velocities), of two steps; `known_step` is the last one's.
@@ -153,12 +166,15 @@ class GuidedRun:
     sigmas: list[float]
     start: float
     interval: tuple[float, float] | None = None
+    sampler: str = ""
     guides: bool = True
     now: Evaluation | None = None
     sigma: float = 0.0
     average: Tensor | None = None
     known: list[tuple[float, Tensor]] = field(default_factory=list)
     known_step: int | None = None
+    last_step: int = -1
+    keeps_to_schedule: bool = True
     record: RunRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,14 +184,33 @@ class GuidedRun:
     def num_steps(self) -> int:
         return len(self.sigmas) - 1
 
-    def begin(self, sigma: float) -> Evaluation:
-        """Starts an evaluation at sigma, and says what it is to do."""
+    def begin(self, sigma: float, uses_uncond: bool = False) -> Evaluation:
+        """Starts an evaluation at sigma, and says what it is to do. uses_uncond: the sampler looks at uncond itself."""
         self.sigma, self.now = sigma, self.evaluation(sigma)
+        self.watch_schedule(sigma, self.now.step)
+        if uses_uncond and self.now.uncond != COMPUTE:
+            self.now = replace(self.now, uncond=SHOW if self.now.alone else COMPUTE)
+            self.note(USES_UNCOND)
+        if self.now.uncond == EXTRAPOLATE and (not self.keeps_to_schedule or self.sampler in ROUGH_SAMPLERS):
+            self.now = replace(self.now, uncond=COMPUTE)
+            self.note(ROUGH if self.keeps_to_schedule else OFF_SCHEDULE)
         self.record.evaluations += 1
         self.record.zeroed += self.now.zero
         if self.record.plain is not None:
             self.record.plain += 2
         return self.now
+
+    def watch_schedule(self, sigma: float, step: int) -> None:
+        """A sampler keeps to the schedule if it begins each step at that step's sigma and leaves none out."""
+        if step > self.last_step:
+            begins = math.isclose(sigma, self.sigmas[step], rel_tol=FIRST_SIGMA_SLACK)
+            self.keeps_to_schedule &= begins and step == self.last_step + 1
+            self.last_step = step
+
+    def note(self, text: str) -> None:
+        """For the report, once."""
+        if text not in self.record.notes:
+            self.record.notes.append(text)
 
     def evaluation(self, sigma: float) -> Evaluation:
         """What to do at sigma. A sampler's inner stages belong to the step whose sigma they have reached."""
@@ -191,9 +226,9 @@ class GuidedRun:
             or self.record.stopped is not None
             or (self.interval is not None and not within(sigma, self.interval))
         )
-        uncond = "skip" if alone else "compute"
+        uncond = SKIP if alone else COMPUTE
         if not alone and guidance.alternate and (step - first) % 2 and len(self.known) == 2:
-            uncond = "extrapolate"
+            uncond = EXTRAPOLATE
         return Evaluation(
             step, step < guidance.zero_init_steps, uncond, guidance.scale(self.start, step, self.num_steps)
         )

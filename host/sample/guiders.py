@@ -14,12 +14,13 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
-from ...samplers.guided_run import Guidance, GuidedRun
+from ...samplers.guided_run import COMPUTE, EXTRAPOLATE, SHOW, Guidance, GuidedRun
 from ...samplers.run_record import RunRecord
 from ..run.conds import PAIRING
 
 KEY = "chroma_guidance"  # of our wrappers on a MODEL and in a run
 PAIRINGS = ("auto", "paired", "apart")
+POST_CFG, NO_CFG1 = "sampler_post_cfg_function", "disable_cfg1_optimization"  # ComfyUI's, in model_options
 
 
 class GuidancePatch:
@@ -58,7 +59,8 @@ class GuidancePatch:
     ) -> Any:
         """An OUTER_SAMPLE wrapper: `guider.model_options` and `guider.conds` are this run's own copies."""
         guider = executor.class_obj
-        run = GuidedRun(self.guidance, sigmas.tolist(), guider.cfg, self.interval(guider.model_patcher))
+        interval = self.interval(guider.model_patcher)
+        run = GuidedRun(self.guidance, sigmas.tolist(), guider.cfg, interval, sampler_name(sampler))
         record = run.record
         if type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise:
             install(run, guider)
@@ -94,6 +96,12 @@ class GuidancePatch:
         return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
 
 
+def sampler_name(sampler: Any) -> str:
+    """ComfyUI's name of a sampler object: its function is called `sample_` and that."""
+    function = getattr(sampler, "sampler_function", None)
+    return getattr(function, "__name__", "").removeprefix("sample_")
+
+
 # --- functions of one run: the host calls them, `run` is what they share ---------------------------------------------
 
 
@@ -119,11 +127,12 @@ def predict_noise(
     run: GuidedRun, guider: Any, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """A PREDICT_NOISE wrapper: the host's own CFG, at the scale of this evaluation."""
-    now = run.begin(float(timestep[0]))  # waits for the device; once an evaluation
+    options = args[0] if args else kwargs.get("model_options", {})
+    now = run.begin(float(timestep[0]), uses_uncond(guider, options))  # waits for the device; once an evaluation
     if now.zero:
-        return unmoved(guider, x, timestep, args[0] if args else kwargs.get("model_options", {}))
+        return unmoved(guider, x, timestep, options)
     start = guider.cfg  # another node may have set it for this step
-    if now.uncond == "skip":
+    if now.alone:
         guider.cfg = 1.0
     elif run.guidance.curve != "constant":
         guider.cfg = now.scale
@@ -133,12 +142,22 @@ def predict_noise(
         guider.cfg = start
 
 
+def of_sampler(guider: Any, options: dict[str, Any]) -> list[Any]:
+    """The functions after CFG that the sampler's own call adds to those of MODEL patches."""
+    of_nodes = guider.model_options.get(POST_CFG, [])
+    return [f for f in options.get(POST_CFG, []) if f not in of_nodes]
+
+
+def uses_uncond(guider: Any, options: dict[str, Any]) -> bool:
+    """Whether the sampler looks at uncond itself, as those with `_cfg_pp` do; patches that look at it do not count."""
+    asks = options.get(NO_CFG1, False) and not guider.model_options.get(NO_CFG1, False)
+    return bool(asks or of_sampler(guider, options))
+
+
 def unmoved(guider: Any, x: Tensor, timestep: Tensor, options: dict[str, Any]) -> Tensor:
     """x as its own prediction, so that the velocity is 0; a sampler that looks at uncond is shown the same."""
-    name = "sampler_post_cfg_function"
-    of_nodes = guider.model_options.get(name, [])
-    of_sampler = {name: [f for f in options.get(name, []) if f not in of_nodes]}
-    return comfy.samplers.cfg_function(guider.inner_model, x, x, 1.0, x, timestep, of_sampler)
+    shown = {POST_CFG: of_sampler(guider, options)}
+    return comfy.samplers.cfg_function(guider.inner_model, x, x, 1.0, x, timestep, shown)
 
 
 def predictions(run: GuidedRun, base: Callable[[dict[str, Any]], list[Tensor]], args: dict[str, Any]) -> list[Tensor]:
@@ -148,12 +167,12 @@ def predictions(run: GuidedRun, base: Callable[[dict[str, Any]], list[Tensor]], 
     """
     now, x = run.now, args["input"]
     cond, uncond = args["conds"]
-    if uncond is not None and now.uncond == "compute":
+    if uncond is not None and now.uncond in (COMPUTE, SHOW):
         out = base(args)
         run.learn(now, *out, x, run.sigma)
         return out
     out = base({**args, "conds": [cond, None]})
-    if uncond is not None and now.uncond == "extrapolate":
+    if uncond is not None and now.uncond == EXTRAPOLATE:
         run.record.extrapolated += 1
         return [out[0], run.expected(out[0], run.sigma)]
     run.record.skipped += run.guides
@@ -163,7 +182,7 @@ def predictions(run: GuidedRun, base: Callable[[dict[str, Any]], list[Tensor]], 
 def combined(run: GuidedRun, args: dict[str, Any]) -> Tensor:
     """A sampler_cfg_function: x - denoised."""
     x, cond, uncond = args["input"], args["cond_denoised"], args["uncond_denoised"]
-    if run.now.uncond == "skip":
+    if run.now.alone:
         return x - cond
     return x - run.combine(cond, uncond, args["cond_scale"], x, run.sigma)
 

@@ -86,7 +86,8 @@ def texts(cfg, lengths=(11, 7), batch=1):
         ({"skip_first_steps": 2}, {}, (6, 4)),
         ({"skip_first_steps": 6}, {}, (6, 0)),
         ({"skip_first_steps": -1}, {}, (6, 0)),
-        ({"skip_first_steps": 1}, {"sampler": "euler_cfg_pp"}, (6, 5)),  # which asks for uncond at any scale
+        ({"skip_first_steps": 1}, {"sampler": "euler_cfg_pp"}, (6, 6)),  # which looks at uncond itself
+        ({"alternate": True}, {"sampler": "res_multistep_cfg_pp"}, (6, 6)),
         ({"sigmas": (0.9, 0.5)}, {"scheduler": "linear"}, (6, 3)),  # 1, 5/6, 4/6, 3/6, 2/6, 1/6
         ({"percent": (0.0, 0.5)}, {"scheduler": "linear"}, (6, 4)),
         ({"zero_init_steps": 2}, {}, (4, 4)),
@@ -215,14 +216,47 @@ def test_the_negative_prompt_is_extrapolated_close_to_itself(comfy, model, cfg):
     assert errors["alternate"] < errors["left out"]
 
 
-@pytest.mark.parametrize(
-    "sampler", ["exp_heun_2_x0", "dpmpp_2s_ancestral_cfg_pp", "seeds_2", "dpmpp_sde", "heun", "dpm_2"]
-)
+@pytest.mark.parametrize("sampler", ["exp_heun_2_x0", "seeds_2", "dpmpp_sde", "heun", "dpm_2"])
 def test_extrapolation_stays_bounded_with_samplers_of_several_stages(comfy, model, cfg, sampler):
     plain = run(comfy, model, cfg, steps=10, sampler=sampler)
     ours, told = guided(model, alternate=True)
     assert support.relative(run(comfy, ours, cfg, steps=10, sampler=sampler), plain) < 0.2
     assert told[0].extrapolated > 0
+
+
+@pytest.mark.parametrize("sampler", ["res_multistep_cfg_pp", "gradient_estimation_cfg_pp", "dpm_fast", "dpm_adaptive"])
+def test_samplers_that_need_uncond_or_leave_the_schedule_get_it_in_every_step(comfy, model, cfg, sampler):
+    """Their picture is that of plain CFG, and the report says why nothing was saved."""
+    plain = run(comfy, model, cfg, steps=10, sampler=sampler)
+    ours, told = guided(model, alternate=True)
+    assert torch.equal(run(comfy, ours, cfg, steps=10, sampler=sampler), plain)
+    assert told[0].extrapolated == 0 and len(told[0].notes) == 1
+    assert ("uses the negative prompt itself" in told[0].notes[0]) == sampler.endswith("_cfg_pp")
+
+
+def test_patches_that_look_at_uncond_keep_the_savings(comfy, model, cfg):
+    """A node's function after CFG, as SAG, PAG and Mahiro set it, is not the sampler's."""
+    other = model.clone()
+    other.set_model_sampler_post_cfg_function(lambda args: args["denoised"], disable_cfg1_optimization=True)
+    ours, told = guided(other, alternate=True)
+    run(comfy, ours, cfg)
+    assert told[0].extrapolated == 2 and not told[0].notes
+
+
+def test_a_sampler_of_the_table_computes_uncond_in_every_step(comfy, model, cfg, monkeypatch):
+    module = support.dev.load_pack("samplers.guided_run")
+    monkeypatch.setattr(module, "ROUGH_SAMPLERS", frozenset({"euler"}))
+    ours, told = guided(model, alternate=True)
+    assert torch.equal(run(comfy, ours, cfg), run(comfy, model, cfg))
+    assert told[0].extrapolated == 0 and told[0].notes == [module.ROUGH]
+
+
+def test_every_sampler_in_the_table_of_rough_ones_is_the_hosts(comfy):
+    module = support.dev.load_pack("samplers.guided_run")
+    assert set(comfy.samplers.SAMPLER_NAMES) >= module.ROUGH_SAMPLERS
+    guiders, _ = pack()
+    named = {name: guiders.sampler_name(comfy.samplers.sampler_object(name)) for name in module.ROUGH_SAMPLERS}
+    assert all(name == found for name, found in named.items())
 
 
 @pytest.mark.parametrize(
