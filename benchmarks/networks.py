@@ -10,7 +10,6 @@ import torch
 import dev
 
 sys.path.insert(0, str(dev.ROOT / "tests"))
-sys.path.insert(0, str(dev.ROOT / "tests"))
 sys.path.insert(0, str(dev.host_path()))
 
 from comfy.cli_args import args  # noqa: E402

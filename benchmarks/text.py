@@ -32,13 +32,13 @@ def random_weights_table() -> list[str]:
     load_pack = n.support.dev.load_pack
     encode, loader = (load_pack(f"host.text.{name}") for name in ("encode_prompt", "t5_clip"))
     t5 = load_pack("loaders.t5.sizes")
-    from test_text_encode import random_weights  # networks has put tests/host on the path
-
     config = t5.T5Config(**T5, gated=True)
     encoder = loader.HOST_ENCODERS[True]
     options = {"dtype": torch.float32, "t5xxl_model_config": loader.host_config(config)}
     clip = n.comfy.sd.CLIP(
-        loader.Target(encoder.model, encoder.tokenizer), state_dict=[random_weights(config)], model_options=options
+        loader.Target(encoder.model, encoder.tokenizer),
+        state_dict=[n.host_models.random_t5_weights(config)],
+        model_options=options,
     )
     cfg, weights = n.case(WIDTH, context=config.width)
     net = n.support.build(cfg)

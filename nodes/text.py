@@ -35,7 +35,7 @@ class ChromaTextEncode(io.ComfyNode):
                     options=list(MODES),
                     default="exact",
                     optional=True,
-                    tooltip="exact: as trained. The others are for old seeds. one pad: a pad that T5 sees. no pad: none at "
+                    tooltip="exact: as trained. as diffusers: the same but for the pad, which sees the prompt. The others are for old seeds. one pad: a pad that T5 sees. no pad: none at "
                     "all, what ComfyUI does by itself. legacy: ComfyUI's own encoder with T5 Tokenizer Options 1 and 0. The "
                     "shorter the prompt, the more they differ.",
                 ),

@@ -143,3 +143,19 @@ def through_host(node, live):
     known = {**inputs["required"], **inputs["optional"]}
     assert set(inputs["required"]) <= set(live)
     return _io.build_nested_inputs({k: v for k, v in live.items() if k in known}, v3_data), known
+
+
+def random_t5_weights(config, seed=0):
+    """Seeded, in T5's own proportions: attention is not scaled, so queries are small."""
+    t5 = support.dev.load_pack("loaders.t5.detect_t5")
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in t5.expected_shapes(config).items():
+        noise = torch.randn(shape, generator=generator)
+        if name.endswith("layer_norm.weight"):
+            weights[name] = 1 + 0.1 * noise
+        elif name in (t5.EMBEDDING, t5.RELATIVE_BIAS):
+            weights[name] = noise
+        else:
+            weights[name] = noise * shape[1] ** -0.5 * (config.head_dim**-0.5 if name.endswith("q.weight") else 1)
+    return weights

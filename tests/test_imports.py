@@ -1,6 +1,8 @@
 """The two import rules of the design, read from the syntax tree: arrows point up one list, the host is behind one door."""
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
 
@@ -110,3 +112,19 @@ def test_package_imports_without_host_or_torch():
     code = "import dev, sys; dev.load_pack(); print('torch' in sys.modules, 'comfy_api' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=support.ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["False", "False"], run.stderr
+
+
+SCRIPTS = [p for f in ("benchmarks", "demo", "tools") for p in sorted((support.ROOT / f).glob("*.py"))]
+WITHOUT_INSTALL = {"cosmic_ray", "resvg_py"}  # the script says how to get it
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: str(p.relative_to(support.ROOT)))
+def test_scripts_name_modules_that_are_there(path):
+    """Also in functions, which no test may run."""
+    for ours, module in imports(path):
+        top = module.split(".")[0]
+        if not ours and top not in HOST | WITHOUT_INSTALL:
+            assert importlib.util.find_spec(top) is not None, module
+    for name in re.findall(r'load_pack\("([\w.]+)"\)', path.read_text(encoding="utf-8")):
+        stem = support.ROOT / name.replace(".", "/")
+        assert stem.is_dir() or stem.with_suffix(".py").is_file(), name

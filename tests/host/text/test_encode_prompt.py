@@ -6,6 +6,7 @@ Narrow T5s of seeded weights, in the CLIPs that the pack's and the host's loader
 import copy
 import types
 
+import host_models
 import pytest
 import support
 import torch
@@ -37,22 +38,7 @@ PROMPTS = {
 WEIGHTED = "a (red:1.3) fox, ((two)) [blue] \\(small\\) birds (far away:0.5), snow"
 
 
-def random_weights(config, seed=0):
-    """Seeded, in T5's own proportions: attention is not scaled, so queries are small."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, shape in t5.expected_shapes(config).items():
-        noise = torch.randn(shape, generator=generator)
-        if name.endswith("layer_norm.weight"):
-            weights[name] = 1 + 0.1 * noise
-        elif name in (t5.EMBEDDING, t5.RELATIVE_BIAS):
-            weights[name] = noise
-        else:
-            weights[name] = noise * shape[1] ** -0.5 * (config.head_dim**-0.5 if name.endswith("q.weight") else 1)
-    return weights
-
-
-WEIGHTS = {config: random_weights(config) for config in (GATED, PLAIN)}
+WEIGHTS = {config: host_models.random_t5_weights(config) for config in (GATED, PLAIN)}
 
 
 @pytest.fixture(scope="module")
