@@ -21,7 +21,6 @@ NAMES = (
     "savings",
     "presets",
     "start",
-    "mutants",
 )
 
 

@@ -23,6 +23,9 @@ TABLE = {
     "v47-flash-heun": (8, 1.0, "heun", "beta", (0.6, 0.6), "shift 1"),
     "any, with a Flash LoRA": (8, 1.0, "heun", "beta", (0.45, 0.45), "shift 1"),
     "Radiance, x0": (30, 3.5, "euler", "beta", (0.4, 0.4), "shift 1"),
+    "FLUX.1 dev": (20, 1.0, "euler", "flux_shift", (), "by resolution"),
+    "FLUX.1 schnell": (4, 1.0, "euler", "linear", (), "shift 1"),
+    "chroma-demo": (20, 3.0, "euler", "beta", (0.6, 0.6), "shift 1"),
 }
 
 
@@ -30,6 +33,25 @@ TABLE = {
 def test_row_has_the_values_of_the_table(name):
     p = PRESETS[name]
     assert (p.steps, p.cfg, p.sampler, p.curve, tuple(p.params.values()), p.shift) == TABLE[name]
+
+
+def test_the_files_of_v47_flash_heun_are_told_of_sizes_alone():
+    assert PRESETS[presets.FLASH_HEUN].also == {"size": PRESETS[presets.FLASH].also["size"]}
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("MyModel/diffusion_pytorch_model.safetensors", "MyModel"),
+        ("a/MyModel/transformer/diffusion_pytorch_model.safetensors", "MyModel"),
+        ("unet/transformer/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
+        ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
+        ("a\\b.safetensors", "b.safetensors"),
+        ("", ""),
+    ],
+)
+def test_the_folder_tells_where_the_files_name_is_diffusers(path, name):
+    assert recognition.telling_name(path) == name
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,0 +1,114 @@
+"""How a queued graph is read: titles, values through links, files, LoRAs, and what stays unknown."""
+
+import math
+
+import pytest
+import support
+from queued_graphs import HARM, IDLE, LONG, between, change, clean, custom, node
+
+queued = support.dev.load_pack("advice.queued_graph")
+queued_run = support.dev.load_pack("advice.queued_run")
+shifts = support.dev.load_pack("advice.queued_shift")
+doctor = support.dev.load_pack("advice.doctor")
+models = support.dev.load_pack("advice.rules.models")
+
+
+def the_run(graph, record=None):
+    (run,) = queued_run.runs(queued.Graph(graph), record or {})
+    return run
+
+
+def found(graph):
+    return [(f.severity, f.node_id, f.title) for f in doctor.examine(graph)]
+
+
+@pytest.mark.parametrize(
+    "meta, title",
+    [
+        ({"title": "My sampler"}, "My sampler"),
+        ({"title": ""}, "KSampler"),
+        ({"title": 3}, "KSampler"),
+        ("x", "KSampler"),
+    ],
+)
+def test_a_node_is_called_by_its_title_or_its_kind(meta, title):
+    graph = clean()
+    graph["10"]["_meta"] = meta
+    assert queued.Graph(graph).title("10") == title
+
+
+def test_a_lora_node_that_is_linked_twice_counts_once():
+    graph = clean()
+    graph["60"] = node("LoraName", lora_name="style.safetensors", strength=1.0)
+    between(graph, "LoraStacker", lora_1=["60", 0], lora_2=["60", 0])
+    assert queued.Graph(graph).loras(the_run(graph).models) == (["style.safetensors"], "")
+
+
+def test_the_reports_file_counts_where_the_graph_names_none():
+    graph = clean()
+    graph["1"]["inputs"] = {}
+    assert the_run(graph).file == ""
+    assert the_run(graph, {"node": "4", "file": "Chroma1-HD.safetensors"}).file == "Chroma1-HD.safetensors"
+    assert the_run(graph, {"node": "4", "file": None}).file == ""
+
+
+def test_a_chain_that_ends_before_its_loader_names_its_last_node():
+    graph = clean()
+    graph["1"] = node("ModelSwitch", on_true=["7", 0], on_false=["8", 0])
+    graph["7"], graph["8"] = (node("UNETLoader", unet_name=f"{n}.safetensors") for n in ("chroma-a", "chroma-b"))
+    change(graph, "4", "Passes", shift=0)
+    graph["4"]["inputs"] = {"model": ["1", 0]}
+    run = the_run(graph)
+    assert not run.found.sure and "before ModelSwitch (node 1)" in run.found.reason
+    assert run.shift == shifts.Shift(None, "1")
+
+
+@pytest.mark.parametrize("base, most, known", [(0.5, 1.15, True), (0.5, 1e9, False), (0.5, None, False)])
+def test_a_shift_that_the_node_refuses_is_not_known(base, most, known):
+    found = shifts.by_resolution(1024, 1024, base, most)
+    assert found == (pytest.approx(math.exp(1.15)) if known else None)
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_size_that_a_node_computes_is_not_known(side):
+    graph = clean()
+    assert models.picture_size(queued.Graph(graph), the_run(graph)) == (1024, 1024, "9")
+    graph["70"] = node("MathInt", a=1, b=2)
+    change(graph, "9", **{side: ["70", 0]})
+    assert models.picture_size(queued.Graph(graph), the_run(graph)) is None
+    change(graph, "9", **{side: 0})
+    assert models.picture_size(queued.Graph(graph), the_run(graph)) is None
+
+
+@pytest.mark.parametrize("cfg, told", [(1.0, False), (2.0, True), (["70", 0], False)])
+def test_one_prompt_on_both_sides_is_idle_where_cfg_acts(cfg, told):
+    graph = change(clean(cfg=cfg), "10", negative=["5", 0])
+    graph["70"] = node("MathFloat", a=1.0, b=2.0)
+    titles = [title for severity, _, title in found(graph) if severity == IDLE]
+    assert ("the positive prompt is the negative one too" in titles) == told
+
+
+def test_both_prompts_are_asked_for_their_length():
+    graph = change(clean(), "5", "ChromaTextEncode", text=LONG * 8, over_limit="truncate")
+    change(graph, "6", text=LONG * 8)
+    assert {(severity, key) for severity, key, title in found(graph) if "token" in title or "cut off" in title} == {
+        (IDLE, "5"),
+        (HARM, "6"),
+    }
+
+
+def test_a_short_negative_prompt_is_told_at_the_node_that_has_it():
+    graph = between(
+        change(clean(), "6", text="ugly"), "ConditioningSetTimestepRange", name="negative", start=0.0, end=1.0
+    )
+    assert [key for _, key, title in found(graph) if title == "a short negative prompt"] == ["6"]
+
+
+@pytest.mark.parametrize("denoise, told", [(1.0, True), (0.5, False)])
+def test_only_whole_runs_are_told_of_a_rough_last_step(denoise, told):
+    graph = change(clean(scheduler="simple", steps=4, denoise=denoise), "4", shift=3.0)
+    assert any("4 steps of simple" in title for _, _, title in found(graph)) == told
+
+
+def test_a_run_of_many_nodes_is_read_as_one_of_a_single_node():
+    assert the_run(custom()).sampler == the_run(clean()).sampler == "euler"
