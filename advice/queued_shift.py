@@ -75,7 +75,5 @@ FOLLOWING = (
     "ddim_uniform",
     "beta_0.4",
     "beta_0.45",
-    "karras",
-    "exponential",
     "kl_optimal",
 )

@@ -112,3 +112,19 @@ def test_only_whole_runs_are_told_of_a_rough_last_step(denoise, told):
 
 def test_a_run_of_many_nodes_is_read_as_one_of_a_single_node():
     assert the_run(custom()).sampler == the_run(clean()).sampler == "euler"
+
+
+@pytest.mark.parametrize("role, name", [(role, name) for role, names in queued.ROLES.items() for name in names])
+@pytest.mark.parametrize("number", ["", "1", "_1", "_a", "_0"])
+def test_what_a_node_passes_on_comes_in_by_a_name_of_its_role(role, name, number):
+    """Beside an input of another kind, which a lone link would hide."""
+    graph = {"1": node("Maker"), "2": node("Passes", image=["3", 0], **{name + number: ["1", 0]}), "3": node("Image")}
+    assert queued.Graph(graph).source("2", role) == ("1", 0)
+    graph["2"]["inputs"] = {"image": ["3", 0], name + number + "x": ["1", 0]}
+    assert queued.Graph(graph).source("2", role) is None
+
+
+def test_of_two_names_of_a_role_the_better_one_counts():
+    graph = {"1": node("A"), "2": node("B"), "3": node("Passes", conditioning=["1", 0], positive=["2", 0])}
+    assert queued.Graph(graph).source("3", "positive") == ("2", 0)
+    assert queued.Graph(graph).source("3", "negative") == ("1", 0)
