@@ -81,7 +81,8 @@ class Case:
         positive, negative = ([[t, {}]] for t in texts)
         guider = guiders.chroma_guider(guiders.GuidancePatch(guidance).on(self.model), positive, negative, cfg)
         sampler = self.n.comfy.samplers.sampler_object("euler")
-        return guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=1)
+        out = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=1)
+        return self.model.model.process_latent_in(out)  # as the network has it, not as the VAE does
 
     def texts(self, seed: int, lengths: tuple[int, int] = (17, 5)) -> tuple[Tensor, Tensor]:
         g = torch.Generator().manual_seed(seed)
@@ -306,6 +307,8 @@ def t5_distances(case: Case) -> Iterator[float]:
             num_layers=config.num_layers,
             num_heads=config.num_heads,
             feed_forward_proj="gated-gelu",
+            is_decoder=False,
+            use_cache=False,
         )
     ).eval()
     lost = theirs.load_state_dict(weights, strict=False)
