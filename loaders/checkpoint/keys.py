@@ -55,6 +55,11 @@ SCALES = (
 # What bitsandbytes writes beside its 4-bit weights.
 BITSANDBYTES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
 
+# Of what this pack writes into a file's metadata about the model, for containers that can not hold markers.
+METADATA_PREFIX = "chroma."
+VARIANT = METADATA_PREFIX + "variant"
+FLUX = "FLUX"
+
 
 class Rename(NamedTuple):
     """A stem of diffusers' ChromaTransformer2DModel and the published one; `part` numbers the rows of a fused layer."""

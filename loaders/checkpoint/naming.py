@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..files.read import Header
-from .keys import APPROXIMATOR, FLAGS, OLD_MARKER, OTHER_COMPONENTS, OTHER_MODELS, SIGNATURES
+from .keys import APPROXIMATOR, FLAGS, FLUX, OLD_MARKER, OTHER_COMPONENTS, OTHER_MODELS, SIGNATURES, VARIANT
 
 
 def layout_of(header: Header) -> tuple[str, str]:
@@ -62,11 +62,13 @@ def names_of(header: Header, prefix: str) -> dict[str, str]:
 def with_approximator(header: Header, approximator: Header) -> Header:
     """A header that also holds the Approximator of another file, as FluxMod does it for FLUX.
 
+    A file without an Approximator of its own is FLUX, and its metadata say so from then on.
     Tensors of the Approximator stand under the first file's prefix; `source_names` tells what they are called in theirs.
     """
     _, prefix = layout_of(header)
     renamed = {prefix + name: file_name for name, file_name in source_names(approximator).items()}
     tensors = {n: t for n, t in header.tensors.items() if not n.removeprefix(prefix).startswith(APPROXIMATOR)}
+    is_flux = len(tensors) == len(header.tensors)
     tensors.update({name: approximator.tensors[file_name] for name, file_name in renamed.items()})
     markers = {n: m for n, m in header.markers.items() if n in tensors}
     markers.update({name: approximator.markers[n] for name, n in renamed.items() if n in approximator.markers})
@@ -74,6 +76,7 @@ def with_approximator(header: Header, approximator: Header) -> Header:
         header,
         name=f"{header.name} with {approximator.name}",
         tensors=tensors,
+        metadata={**header.metadata, **({VARIANT: FLUX} if is_flux else {})},
         markers=markers,
         num_bytes=header.num_bytes + approximator.num_bytes,
     )

@@ -128,7 +128,7 @@ def _layout_of(header: Header) -> tuple[str, str]:
 
 def _names(header: Header, layout: str, prefix: str) -> tuple[dict[str, str], tuple[str, ...], int]:
     """(name -> name in the file of the encoder's tensors, names that are left out, number of other models' tensors)."""
-    gated = any(".ffn_gate." in name for name in header.tensors)
+    gated = any(name.startswith(f"{prefix}enc.") and ".ffn_gate." in name for name in header.tensors)
     parent = prefix.removesuffix("transformer.")
     names: dict[str, str] = {}
     dropped: list[str] = []

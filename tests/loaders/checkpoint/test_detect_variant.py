@@ -7,6 +7,7 @@ import torch
 read = support.dev.load_pack("loaders.files.read")
 detect = support.dev.load_pack("loaders.checkpoint.detect_variant")
 convert = support.dev.load_pack("loaders.checkpoint.check_shapes")
+naming = support.dev.load_pack("loaders.checkpoint.naming")
 
 
 def header(tensors, name="model.safetensors"):
@@ -94,6 +95,45 @@ def test_unknown_file_shows_what_it_begins_with():
         ValueError, match=r"not a Chroma checkpoint \(it begins with weird.tensor\).*Choose a file with"
     ):
         detect.detect(header({"weird.tensor": torch.empty(1)}))
+
+
+LEFT_OVER = ("double_blocks.1.txt_mod.lin.weight", "guidance_in.in_layer.weight", "final_layer.adaLN_modulation.1.bias")
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_what_is_left_out_decides_no_variant(name, prefix):
+    """A merge of Chroma with one tensor of FLUX's modulation stays Chroma, also with another Approximator."""
+    tensors = meta(support.config(), prefix=prefix)
+    file = header(tensors | {prefix + name: torch.empty(4, 4)})
+    other = header({n: t for n, t in meta(support.config()).items() if "distilled" in n}, "modulator.safetensors")
+    for found in (detect.detect(file), detect.detect(naming.with_approximator(file, other))):
+        assert (found.variant, found.dropped) == ("Chroma", (prefix + name,))
+
+
+@pytest.mark.parametrize("modulation", [{}, {name: torch.empty(4, 4) for name in LEFT_OVER}])
+def test_blocks_without_an_approximator_of_their_own_are_flux(modulation):
+    """FluxMod's pruned files hold none of FLUX's modulation either."""
+    tensors = meta(support.config())
+    base = header({n: t for n, t in tensors.items() if "distilled" not in n} | modulation)
+    assert detect.detect(naming.with_approximator(base, header(tensors, "modulator.safetensors"))).variant == "FLUX"
+
+
+@pytest.mark.parametrize(
+    "options, said, variant",
+    [
+        ({}, "FLUX", "FLUX"),
+        ({"approximator": (32, 40, 6)}, "FLUX", "FLUX"),
+        ({}, "Chroma", "Chroma"),
+        ({}, "of somewhere", "Chroma"),
+        ({"approximator": (32, 40, 6)}, "Chroma", "Chroma lite"),
+        ({**support.RADIANCE}, "FLUX", "Radiance"),
+    ],
+)
+def test_metadata_of_our_writer_tell_flux_and_sizes_the_rest(options, said, variant):
+    tensors = {n: t for n, t in meta(support.config(**options)).items()}
+    file = read.Header("m.gguf", header(tensors).tensors, {"chroma.variant": said})
+    assert detect.detect(file).variant == variant
 
 
 def test_missing_approximator_is_told():

@@ -98,6 +98,12 @@ def test_decoder_of_a_whole_t5_is_left_out_and_counted(prefix):
     assert found.config == CONFIG and set(found.tensors) == set(SHAPES)
 
 
+def test_what_is_left_out_names_nothing():
+    """A gate in a decoder does not make the encoder's one input the second of two."""
+    shapes = {llama_cpp(n): s for n, s in encoder.expected_shapes(BASE).items()}
+    assert t5.detect_t5(header(shapes | {"dec.blk.0.ffn_gate.weight": (4, 4)})).config == BASE
+
+
 def test_decoder_under_names_of_llama_cpp_is_left_out():
     shapes = {llama_cpp(n): s for n, s in SHAPES.items()}
     extra = {"dec.blk.0.attn_q.weight": (256, 256), "dec.output_norm.weight": (256,), "output.weight": (32_128, 256)}
