@@ -19,6 +19,7 @@ from .keys import (
     VARIANT,
     diffusers_names,
     model_name,
+    other_model,
     published_name,
 )
 from .naming import layout_of, names_of
@@ -58,10 +59,12 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
     names = Names(header, by_name, prefix)
     dropped = tuple(file_name for name, file_name in by_name.items() if FLUX_MODULATION.match(name))
     if not any(name.startswith(APPROXIMATOR) for name in names.plain):
-        what = "FLUX, which has modulation layers of its own" if dropped else "a model of FLUX's kind"
+        kind = "FLUX, which has modulation layers of its own" if dropped else "a model of FLUX's kind"
+        other = other_model(by_name)
+        more = "" if other else ", or choose a file with an Approximator for it in the loader"
         raise ValueError(
             f"{header.name}: has no distilled_guidance_layer.* tensors, which hold Chroma's Approximator; it looks like "
-            f"{what}. Take a complete Chroma checkpoint, or choose a file with an Approximator for it in the loader"
+            f"{other or kind}. Take a complete Chroma checkpoint{more}"
         )
     names.without(FLUX_MODULATION.match)
     old_marker = header.tensors.get(by_name.get(OLD_MARKER, ""))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..files.read import Header
-from .keys import APPROXIMATOR, FLAGS, FLUX, OLD_MARKER, OTHER_COMPONENTS, OTHER_MODELS, SIGNATURES, VARIANT
+from .foreign import refuse_foreign
+from .keys import APPROXIMATOR, FLAGS, FLUX, OLD_MARKER, OTHER_COMPONENTS, SIGNATURES, VARIANT, other_model
 
 
 def layout_of(header: Header) -> tuple[str, str]:
@@ -17,6 +18,7 @@ def layout_of(header: Header) -> tuple[str, str]:
         if prefixes:
             counts = {p: sum(name.startswith(p) for name in header.tensors) for p in prefixes}
             return layout, min(prefixes, key=lambda p: (-counts[p], len(p)))
+    refuse_foreign(header)
     if any(APPROXIMATOR in name for name in header.tensors):
         raise ValueError(
             f"{header.name}: block double_blocks.0 is missing (no tensor ends in {SIGNATURES['BFL']}). "
@@ -26,18 +28,13 @@ def layout_of(header: Header) -> tuple[str, str]:
         raise ValueError(
             f"{header.name}: holds an Approximator alone. Choose it as approximator in the loader, and FLUX as model"
         )
+    what = other_model(header.tensors)
     sample = ", ".join(list(header.tensors)[:3]) or "no tensors"
+    told = f"; it looks like {what}" if what else f" (it begins with {sample})"
     raise ValueError(
-        f"{header.name}: not a Chroma checkpoint{_hint(header) or f' (it begins with {sample})'}. Choose a file with "
+        f"{header.name}: not a Chroma checkpoint{told}. Choose a file with "
         "double_blocks.* and distilled_guidance_layer.* tensors"
     )
-
-
-def _hint(header: Header) -> str:
-    for part, what in OTHER_MODELS:
-        if any(part in name for name in header.tensors):
-            return f"; it looks like {what}"
-    return ""
 
 
 def names_of(header: Header, prefix: str) -> dict[str, str]:

@@ -148,4 +148,10 @@ def _sharded_header(index: Path) -> Header:
         markers.update(part.markers)
         metadata.update(part.metadata)
         size += part.num_bytes
+    lost = sorted(json.loads(index.read_text(encoding="utf-8"))["weight_map"].keys() - tensors.keys())
+    if lost:
+        raise ValueError(
+            f"{index.name}: {lost[0]}, one of {len(lost)} tensors that it lists, is in none of its parts. Download the "
+            "whole folder again"
+        )
     return Header(index.name, tensors, metadata, markers, size)

@@ -156,11 +156,15 @@ PARTS = tuple(
     )
 )
 
+CHECKPOINT = "a whole checkpoint: Load Chroma Model"
 # What else a file may be, by a regular expression for any of its tensors' names: told when little or nothing fits.
 LOOKS_LIKE = tuple(
     (re.compile(pattern), what)
     for pattern, what in (
-        (r"double_blocks\.0\.img_attn\.qkv\.(weight|scales?|weight_scale)$", "a whole checkpoint: Load Chroma Model"),
+        (
+            r"(double_blocks\.0\.img_attn\.qkv|transformer_blocks\.0\.(attn\.to_q|(attn\.)?qkv_proj))\.(q?weight|scales?|weight_scale)$",
+            CHECKPOINT,
+        ),
         (r"lora_te2_|conditioner\.embedders\.1\.|add_embedding", "a LoRA for SDXL"),
         (
             r"(down_blocks|input_blocks|mid_block|middle_block|up_blocks)[._]",

@@ -313,6 +313,21 @@ def test_lora_of_which_most_does_not_fit_is_warned_of():
     assert text.endswith("Warning: most of this LoRA does not fit; it looks like a LoRA for Qwen-Image")
 
 
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("encoder.block.0.layer.0.SelfAttention.q.weight", "a T5 text encoder; it belongs in models/text_encoders"),
+        ("decoder.conv_in.weight", "a VAE; it belongs in models/vae"),
+        ("transformer_blocks.0.attn.to_q.weight", "a whole checkpoint: Load Chroma Model"),
+        ("transformer_blocks.0.qkv_proj.qweight", "a whole checkpoint: Load Chroma Model"),
+        ("text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight", None),
+        ("blocks.0.self_attn.q.lora_A.weight", "a LoRA for Wan"),
+    ],
+)
+def test_other_files_in_a_loras_place_are_told(name, told):
+    assert support.dev.load_pack("loaders.lora.report").looks_like([name]) == told
+
+
 OTHERS = {
     "SDXL": pair("lora_unet_down_blocks_1_attentions_0_proj_in", 640, 640) | pair("lora_te2_x", 8, 8),
     "Stable Diffusion 1, 2": pair("lora_unet_input_blocks_1_1_proj_in", 320, 320),

@@ -199,6 +199,12 @@ REFUSED = {  # what -> shapes, metadata, words of the message
     "LLaMA": (LM, {}, "a language model"),
     "LLaMA GGUF": ({"blk.0.attn_q.weight": (8, 8)}, {"general.architecture": "llama"}, "its architecture is llama"),
     "LoRA": ({"lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight": (8, 8)}, {}, "a LoRA"),
+    "FLUX in diffusers' layout": (
+        {"single_transformer_blocks.0.attn.to_q.weight": (8, 8)},
+        {},
+        "it looks like FLUX in diffusers' layout; it belongs in models/diffusion_models",
+    ),
+    "LoRA of FLUX": ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (8, 8)}, {}, "a LoRA"),
     "VAE": ({"decoder.up.0.block.0.conv1.weight": (8, 8, 3, 3)}, {}, "it looks like a VAE"),
     "nothing known": ({"a.b": (8, 8)}, {}, "it begins with a.b. Chroma needs T5-XXL"),
     "UMT5": (changed(shared__weight=(256_384, 256)), {}, "its embedding has 256,384 words, T5's has 32,100 to 32,128"),
@@ -212,6 +218,16 @@ REFUSED = {  # what -> shapes, metadata, words of the message
         SHAPES,
         {"general.architecture": "t5encoder", "t5encoder.block_count": 24},
         "holds 2 layers, its header announces 24",
+    ),
+    "last of 24 layers": (
+        {n: s for n, s in encoder.expected_shapes(XXL).items() if not n.startswith("encoder.block.23.")},
+        {},
+        "holds 23 of the 24 layers that a T5 of width 4,096 has",
+    ),
+    "last of 12 layers": (
+        {n: s for n, s in encoder.expected_shapes(BASE).items() if not n.startswith("encoder.block.11.")},
+        {},
+        "holds 11 of the 12 layers",
     ),
     "shape": (changed(**{f"{QUERY}.weight".replace(".", "__"): (256, 128)}), {}, "(256, 128), expected (256, 256)"),
     "16 buckets": (
