@@ -145,7 +145,7 @@ def test_tensor_that_the_index_lists_and_no_part_holds_is_named(tmp_path):
     index = tmp_path / "m.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a.weight": part.name, "b.weight": part.name}}))
     with pytest.raises(
-        ValueError, match="index.json: b.weight, one of 1 tensors that it lists, is in none of its parts"
+        ValueError, match="index.json: .b.weight., one of 1 tensors that it lists, is in none of its parts"
     ):
         read.read_header(index)
 
@@ -168,7 +168,7 @@ def test_pickle_without_tensors_is_an_error(tmp_path):
 @pytest.mark.parametrize("name, told", [("m.gguf", "GGUF header is damaged"), ("m.onnx", "unknown file type '.onnx'")])
 def test_other_file_types_are_told(tmp_path, name, told):
     path = tmp_path / name
-    path.write_bytes(b"GGUF")
+    path.write_bytes(b"GGUF" if name.endswith("gguf") else b"\x08\x07")
     with pytest.raises(ValueError, match=told):
         read.read_header(path)
 
