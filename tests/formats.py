@@ -196,6 +196,10 @@ SAFETENSORS: dict[str, Stored] = {
         host("TensorWiseINT8Layout", CONVROT, per_channel=True, convrot=True, convrot_groupsize=256),
         lambda k: grid(largest(k), 127),
     ),
+    "int8 quarot": Stored(
+        host("TensorWiseINT8Layout", {"quarot": True}, per_channel=True, convrot=True, convrot_groupsize=256),
+        lambda k: grid(largest(k), 127),
+    ),
     "int8 blocks of 128": Stored(blocks(torch.int8, 128, "int8_blockwise"), lambda k: grid(largest(128 * 128), 127)),
     "mxfp8": Stored(host("TensorCoreMXFP8Layout", {"format": "mxfp8"}), lambda k: floating(3)),
     # e2m1: one bit of mantissa above 1, an even grid below; the blocks of 16 hardly leave that grid

@@ -261,6 +261,7 @@ def comfy_quant() -> Iterator[Kind]:
             f"{ctq}, versions that nest the settings in params",
             {"format": "int8_tensorwise", "params": {"per_row": True, **rotation}},
         ),
+        ("comfy_int8_quarot", "int8_tensorwise per row", "BobJohnson24/ComfyUI-INT8-Fast save node", {"quarot": True}),
         (
             "comfy_int8_blockwise",
             "int8_blockwise",
