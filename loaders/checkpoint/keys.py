@@ -68,7 +68,7 @@ QUANT_MARKER = "comfy_quant"
 OLD_MARKER = "scaled_fp8"  # one for the whole file
 OLD_SCALES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 SCALES = (
-    *("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"),
+    *("weight_scale", "weight_scale_2", "weight_scalar", "input_scale", "pre_quant_scale"),
     *("weight_up", "weight_down", "weight_delta", "weight_delta_scale"),  # a merged LoRA beside a packed weight
 )
 

@@ -13,7 +13,7 @@ import torch
 from ..files.error_text import reason
 from ..files.read import Header
 from ..formats.base.format import FLOAT_DTYPES, dtype_text
-from ..formats.base.registry import storage_of
+from ..formats.base.registry import is_needed, storage_of
 from ..tensor_info import Part
 from .foreign import refuse_foreign
 from .keys import FLAGS, OLD_MARKER, OLD_SCALES, QUANT_MARKER, SCALES
@@ -85,10 +85,11 @@ def collect(
         stem = name.removesuffix(".weight")
         is_weight = name.endswith(".weight")
         own = scales.pop(stem, {}) if is_weight else {}
+        beside = {role: header.tensors[n] for role, n in own.items()}
         storage = storage_of(
             f"{header.name}: tensor {file_name}",
             header.tensors[file_name],
-            {role: header.tensors[n] for role, n in own.items()},
+            beside,
             names.markers.get(stem) if is_weight else None,
             old_marker,
         )
@@ -97,7 +98,8 @@ def collect(
         if part in parts or (parts and None in (part, *parts)):
             other = next(iter(parts.values())).file_name
             raise ValueError(f"{header.name}: {other} and {file_name} are the same tensor. Remove one of them")
-        parts[part] = Part(file_name, storage, own)
+        needed = {role: n for role, n in own.items() if is_needed(role, beside[role], storage)}
+        parts[part] = Part(file_name, storage, needed)
     lost = [n for own in scales.values() for n in own.values()]
     if lost:
         raise ValueError(f"{header.name}: {lost[0]} is a scale without its weight. The file is incomplete")

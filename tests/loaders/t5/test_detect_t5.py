@@ -156,6 +156,24 @@ STORAGES = {  # what -> entries of the query's layer and of the file, format, se
         {},
         {"weight_scale": f"{QUERY}.weight_scale"},
     ),
+    **{  # what convert_to_quant --t5xxl writes: the weight's own scales stand for the inputs' too
+        what: (
+            {
+                f"{QUERY}.weight": (dtype, (256, 256)),
+                f"{QUERY}.weight_scale": (F32, s),
+                f"{QUERY}.input_scale": (F32, s),
+            },
+            format,
+            {},
+            {"weight_scale": f"{QUERY}.weight_scale"},
+        )
+        for what, dtype, s, format in (
+            ("fp8 by row", E4M3, (256,), "float8_e4m3fn_rowwise"),
+            ("fp8 by block", E4M3, (4, 4), "float8_e4m3fn_blockwise"),
+            ("int8 by block", torch.int8, (2, 2), "int8_blockwise"),
+        )
+    },
+    "plain": ({f"{QUERY}.input_scale": (F32, (256, 1))}, None, {}, {}),
     "Q4_K": ({f"{QUERY}.weight": ("Q4_K", (256, 256))}, "Q4_K", {}, {}),
 }
 
@@ -169,6 +187,17 @@ def test_storage_is_recognised(what, prefix):
     assert (part.storage.format, dict(part.storage.settings), part.storage.shape) == (format, settings, (256, 256))
     assert part.scales == {role: prefix + name for role, name in scales.items()}
     assert found.formats == ({format: 1} if format else {})
+
+
+@pytest.mark.parametrize("shape", [(256, 1), ()])
+@pytest.mark.parametrize("marker", [{"format": "int8_tensorwise", "convrot": True}, {"format": "int8_tensorwise"}])
+def test_input_scales_of_int8_are_left_out(shape, marker):
+    entries = {"weight": (torch.int8, (256, 256)), "weight_scale": (F32, (256, 1)), "input_scale": (F32, shape)}
+    shapes = SHAPES | {f"{QUERY}.{part}": entry for part, entry in entries.items()}
+    name = f"{QUERY}.comfy_quant"
+    found = t5.detect_t5(header({**shapes, name: (torch.uint8, (9,))}, markers={name: marker}))
+    part = found.tensors[f"{QUERY}.weight"][0]
+    assert (part.storage.format, dict(part.scales)) == ("int8_tensorwise", {"weight_scale": f"{QUERY}.weight_scale"})
 
 
 @pytest.mark.parametrize("root", ["scaled_fp8", "t5xxl.scaled_fp8", "t5xxl.transformer.scaled_fp8"])
