@@ -179,6 +179,70 @@ def test_layer_for_another_width_is_told_with_both_shapes():
     assert (found.layers[lora.MATCHED], found.renamed) == ([], {})
 
 
+@pytest.mark.parametrize(
+    "name, parameter",
+    [
+        (
+            "diffusion_model.double_blocks.0.img_attn.norm.query_norm.scale.diff",
+            "double_blocks.0.img_attn.norm.query_norm.weight",
+        ),
+        ("single_blocks.0.norm.key_norm.weight.diff", "single_blocks.0.norm.key_norm.weight"),
+        ("lora_unet_single_blocks_0_norm_key_norm_scale.diff", "single_blocks.0.norm.key_norm.weight"),
+        ("single_blocks.0.norm.key_norm.scale.set_weight", "single_blocks.0.norm.key_norm.weight"),
+        (
+            "transformer.transformer_blocks.0.attn.norm_added_q.weight.diff",
+            "double_blocks.0.txt_attn.norm.query_norm.weight",
+        ),
+        ("distilled_guidance_layer.norms.0.scale.diff", "distilled_guidance_layer.norms.0.weight"),
+        ("img_in.weight.diff", "img_in.weight"),
+        ("img_in.bias.diff", "img_in.bias"),
+        ("lora_unet_img_in_bias.diff", "img_in.bias"),
+    ],
+)
+def test_difference_that_is_named_after_its_parameter_is_taken(name, parameter):
+    found = lora.make_plan({name: MODEL[parameter]}, MODEL)
+    assert [target.parameter for target in found.targets.values()] == [parameter]
+    assert not found.layers[lora.UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    "layer, module, heights",
+    [
+        ("lora_unet_double_blocks_0_img_attn_qkv", "double_blocks.0.img_attn.qkv", (128, 128, 128)),
+        ("diffusion_model.double_blocks.1.txt_attn.qkv", "double_blocks.1.txt_attn.qkv", (128, 128, 128)),
+        ("lora_unet_single_blocks_0_linear1", "single_blocks.0.linear1", (128, 128, 128, 512)),
+    ],
+)
+def test_unmerged_parts_of_kohyas_fused_layers_are_adapters_of_their_rows(layer, module, heights):
+    tensors = {f"{layer}.lora_down.{i}.weight": (4, 128) for i in range(len(heights))}
+    tensors |= {f"{layer}.lora_up.{i}.weight": (height, 4) for i, height in enumerate(heights)}
+    found = lora.make_plan(lora.pieces_as_layers({**tensors, f"{layer}.alpha": ()}), MODEL)
+    starts = [sum(heights[:i]) for i in range(len(heights))]
+    assert [(t.parameter, t.rows) for t in found.targets.values()] == [
+        (f"{module}.weight", rows) for rows in zip(starts, heights)
+    ]
+    assert all(
+        set(t.tensors.values()) == {"lora_down.weight", "lora_up.weight", "alpha"} for t in found.targets.values()
+    )
+
+
+def test_adapter_that_is_called_by_a_number_is_no_part():
+    tensors = {"img_in.lora_A.0.weight": (4, 64), "img_in.lora_down.0.weight": (4, 64), "img_in.alpha": ()}
+    assert lora.pieces_as_layers(tensors) == tensors
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"ss_network_dim": "32"},
+        *({"ss_network_dim": d, "ss_network_alpha": "1"} for d in ("None", "0", "nan", "inf", "x")),
+    ],
+)
+def test_metadata_without_a_usable_dim_tell_no_network(said):
+    assert lora.make_plan({}, MODEL, metadata=said).network is None
+
+
 QKV = (384, 128)
 FITTING = {
     "LoHa": {"hada_w1_a": (384, 2), "hada_w1_b": (2, 128), "hada_w2_a": (384, 3), "hada_w2_b": (3, 128)},
