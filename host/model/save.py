@@ -61,7 +61,7 @@ class PatchedWeights:
         weight = _unpatched(self.patcher, key)
         if isinstance(weight, QuantizedTensor):
             weight = weight.to(device=self.device).to(dtype=torch.float32).dequantize()
-        elif weight.dtype not in FLOAT_DTYPES:
+        elif weight.dtype not in (*FLOAT_DTYPES, torch.float64):
             raise ValueError(
                 f"{self.name}: {name} is held as {weight.dtype}, in the way of another pack. Load the file with Load "
                 "Chroma Model"
