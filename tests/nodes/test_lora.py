@@ -386,7 +386,7 @@ def test_file_without_a_fitting_layer_is_an_error_that_names_it(model, apply, na
 
 
 def test_damaged_files_are_one_clear_error(model, apply):
-    (apply.folder / "x.safetensors").write_bytes(b"not a tensor in sight")
+    (apply.folder / "x.safetensors").write_bytes(b"not a tensor in sight\0")
     with pytest.raises(ValueError, match="^x.safetensors: not a safetensors file, or cut short"):
         apply(model, None)
     torch.save({"x.lora_up.weight": torch.ones(2), "code": copy.deepcopy}, apply.folder / "x.pt")
