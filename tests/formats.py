@@ -151,6 +151,21 @@ def host(layout: str, settings: dict[str, Any], **options: Any):
     return write
 
 
+def hybrid_mxfp8(weight: Tensor) -> Entries:
+    entries = host("TensorCoreMXFP8Layout", {"format": "hybrid_mxfp8"})(weight)
+    return {**entries, "weight_scalar": torch.exp2(entries["weight_scale"].max().float() - 127)}
+
+
+def with_own_scale(write: Any):
+    """As convert_to_quant does it in text encoders: the weight's scales as the inputs' too."""
+
+    def written(weight: Tensor) -> Entries:
+        entries = write(weight)
+        return {**entries, "input_scale": entries["weight_scale"].clone()}
+
+    return written
+
+
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 CONVROT = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 256}
 SAFETENSORS: dict[str, Stored] = {
@@ -196,8 +211,15 @@ SAFETENSORS: dict[str, Stored] = {
         host("TensorWiseINT8Layout", CONVROT, per_channel=True, convrot=True, convrot_groupsize=256),
         lambda k: grid(largest(k), 127),
     ),
+    "int8 quarot": Stored(
+        host("TensorWiseINT8Layout", {"quarot": True}, per_channel=True, convrot=True, convrot_groupsize=256),
+        lambda k: grid(largest(k), 127),
+    ),
     "int8 blocks of 128": Stored(blocks(torch.int8, 128, "int8_blockwise"), lambda k: grid(largest(128 * 128), 127)),
     "mxfp8": Stored(host("TensorCoreMXFP8Layout", {"format": "mxfp8"}), lambda k: floating(3)),
+    "mxfp8 hybrid": Stored(hybrid_mxfp8, lambda k: floating(3)),
+    "fp8 rows, convert_to_quant for T5": Stored(with_own_scale(fp8_rows), lambda k: floating(3)),
+    "int8 rows, convert_to_quant for T5": Stored(with_own_scale(int8_rows), lambda k: grid(largest(k), 127)),
     # e2m1: one bit of mantissa above 1, an even grid below; the blocks of 16 hardly leave that grid
     "nvfp4": Stored(
         host("TensorCoreNVFP4Layout", {"format": "nvfp4"}, scale="recalculate"), lambda k: 0.93 * floating(1)

@@ -214,7 +214,7 @@ def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.
     )
     if chosen == torch.float32 and detection.dtype != torch.float32 and not args.fp32_unet:
         return detection.dtype  # where only float32 is fast, cast at use: twice the memory would buy nothing
-    if chosen not in FLOAT_DTYPES:
+    if chosen not in (*FLOAT_DTYPES, torch.float64):
         logging.warning(
             "the option for %s weights is not followed: a plain cast harms Chroma. Choose fp8_scaled as "
             "precision in the loader",

@@ -13,7 +13,7 @@ from ...loaders.checkpoint.keys import APPROXIMATOR
 from ...loaders.files.read import read_header, read_tensors
 from ...loaders.lora.adapters import Shape
 from ...loaders.lora.layer_names import Rows
-from ...loaders.lora.plan import MATCHED, Plan, make_plan, prepare
+from ...loaders.lora.plan import MATCHED, Plan, make_plan, pieces_as_layers, prepare
 from ...loaders.lora.report import nothing_matched, summary
 
 PREFIX = "diffusion_model."  # of the network in the host's names
@@ -31,7 +31,7 @@ def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tup
             "own LoRA node"
         )
     header = read_header(path)
-    tensors = comfy.lora_convert.convert_lora(read_tensors(path))
+    tensors = pieces_as_layers(comfy.lora_convert.convert_lora(read_tensors(path)))
     try:
         found = make_plan(
             {k: tuple(t.shape) for k, t in tensors.items()}, shapes, host_layers(model.model), header.metadata

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
-from ...loaders.checkpoint.keys import APPROXIMATOR, FLAGS
+from ...loaders.checkpoint.keys import APPROXIMATOR, FLAGS, VARIANT
 from ...loaders.checkpoint.write_quantised import Written, write_model
 from ...loaders.files.read import Header, read_header
 from ...loaders.formats.base.format import FLOAT_DTYPES
@@ -44,10 +44,11 @@ class PatchedWeights:
         loaded = getattr(patcher.model.model_config, "loaded", None)
         self.name = loaded.file if loaded is not None else Path(self.path).name if self.path else "model"
         self.metadata: Mapping[str, Any] = read_header(self.path).metadata if self.path else {}
-        header = Header(self.name, _infos(network, shapes), {})
+        said = {key: self.metadata[key] for key in (VARIANT,) if key in self.metadata}
+        header = Header(self.name, _infos(network, shapes), said)
         self.detection: Detection = detect(header)
         check(header, self.detection)
-        if loaded is not None:  # FLUX is Chroma in all but its origin, once its modulation is gone
+        if loaded is not None:  # an Approximator may be from elsewhere, which no metadata says
             self.detection = replace(self.detection, variant=loaded.detection.variant)
         device = comfy.model_management.get_torch_device()
         self.device = device if device.type in ("cuda", "xpu") else torch.device("cpu")
@@ -60,7 +61,7 @@ class PatchedWeights:
         weight = _unpatched(self.patcher, key)
         if isinstance(weight, QuantizedTensor):
             weight = weight.to(device=self.device).to(dtype=torch.float32).dequantize()
-        elif weight.dtype not in FLOAT_DTYPES:
+        elif weight.dtype not in (*FLOAT_DTYPES, torch.float64):
             raise ValueError(
                 f"{self.name}: {name} is held as {weight.dtype}, in the way of another pack. Load the file with Load "
                 "Chroma Model"

@@ -180,8 +180,11 @@ class StateBuilder:
         data = self.tensors.pop(part.file_name)
         beside = {role: self.tensors.pop(file_name) for role, file_name in part.scales.items()}
         inputs = {role: beside.pop(role).float() for role in ("input_scale", "pre_quant_scale") if role in beside}
-        if "input_scale" in inputs and bool((inputs["input_scale"] == 1).all()):
-            del inputs["input_scale"]  # a placeholder
+        if "input_scale" in inputs:
+            # Placeholders: 1, or the weight's own scale, which convert_to_quant writes there in text encoders.
+            found, own = float(inputs["input_scale"]), beside.get("weight_scale")
+            if found == 1 or (own is not None and own.numel() == 1 and found == float(own)):
+                del inputs["input_scale"]
         # This pack's layout unpacks for multiplication and has no use for the inputs' scales.
         return format.hold(data, beside, part.storage), {} if format.layout == OWN_LAYOUT else inputs
 

@@ -9,12 +9,23 @@ from ...chroma_model import ChromaConfig
 from ..files.error_text import short
 from ..files.read import Header
 from .detect_sizes import config_of
-from .keys import APPROXIMATOR, FLAGS, FLUX_MODULATION, OLD_MARKER, diffusers_names, model_name, published_name
+from .keys import (
+    APPROXIMATOR,
+    FLAGS,
+    FLUX,
+    FLUX_MODULATION,
+    METADATA_PREFIX,
+    OLD_MARKER,
+    VARIANT,
+    diffusers_names,
+    model_name,
+    other_model,
+    published_name,
+)
 from .naming import layout_of, names_of
 from .weight_parts import Collected, Names, collect
 
 LITE_IN_DIM = 32  # of the Approximator of Chroma lite; the others have 64
-METADATA_PREFIX = "chroma."  # of what this pack writes into files that can not hold markers
 PREDICTIONS = ("auto", "v", "x0")
 TEXT_IDS = ("auto", "zeros", "sequential")
 
@@ -23,7 +34,8 @@ TEXT_IDS = ("auto", "zeros", "sequential")
 class Detection(Collected):
     """What a file holds.
 
-    variant: "Chroma", "Chroma lite", "Radiance" or "FLUX" (with an Approximator from elsewhere).
+    variant: "Chroma", "Chroma lite", "Radiance" or "FLUX" (with an Approximator from elsewhere). What is dropped says
+             nothing of it: merges of Chroma may carry some of FLUX's modulation.
     layout:  "BFL" or "diffusers".
     dropped: names in the file that are not used, because the Approximator replaces them.
     """
@@ -47,10 +59,12 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
     names = Names(header, by_name, prefix)
     dropped = tuple(file_name for name, file_name in by_name.items() if FLUX_MODULATION.match(name))
     if not any(name.startswith(APPROXIMATOR) for name in names.plain):
-        what = "FLUX, which has modulation layers of its own" if dropped else "a model of FLUX's kind"
+        kind = "FLUX, which has modulation layers of its own" if dropped else "a model of FLUX's kind"
+        other = other_model(by_name)
+        more = "" if other else ", or choose a file with an Approximator for it in the loader"
         raise ValueError(
             f"{header.name}: has no distilled_guidance_layer.* tensors, which hold Chroma's Approximator; it looks like "
-            f"{what}. Take a complete Chroma checkpoint, or choose a file with an Approximator for it in the loader"
+            f"{other or kind}. Take a complete Chroma checkpoint{more}"
         )
     names.without(FLUX_MODULATION.match)
     old_marker = header.tensors.get(by_name.get(OLD_MARKER, ""))
@@ -60,7 +74,7 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
     config = _with_flags(header.name, config, flags, header.metadata, prediction, text_ids)
     return Detection(
         **vars(collected),
-        variant=_variant(config, bool(dropped)),
+        variant=_variant(config, header.metadata),
         layout=layout,
         config=config,
         prefix=prefix,
@@ -100,9 +114,10 @@ def _with_flags(
     return replace(config, **found)
 
 
-def _variant(config: ChromaConfig, has_modulation: bool) -> str:
+def _variant(config: ChromaConfig, metadata: Mapping[str, Any]) -> str:
+    """Sizes tell all but FLUX, which has Chroma's: `with_approximator` and this pack's files say it."""
     if config.nerf is not None:
         return "Radiance"
-    if has_modulation:
-        return "FLUX"
+    if metadata.get(VARIANT) == FLUX:
+        return FLUX
     return "Chroma lite" if config.approximator.in_dim == LITE_IN_DIM else "Chroma"

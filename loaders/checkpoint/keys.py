@@ -6,7 +6,7 @@ A `stem` is a tensor's name without its last part: `double_blocks.0.img_attn.qkv
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Iterable, NamedTuple
 
 APPROXIMATOR = "distilled_guidance_layer."
 
@@ -26,19 +26,38 @@ FLUX_MODULATION = re.compile(
 )
 
 # What else a person may have picked: part of a name -> what the file is. The first that is found is told.
+LORA = "a LoRA; it belongs in models/loras"
+CONTROLNET = "a ControlNet; it belongs in models/controlnet"
+VAE = "a VAE; it belongs in models/vae"
+T5 = "a T5 text encoder; it belongs in models/text_encoders"
 OTHER_MODELS = (
+    *((part, LORA) for part in ("lora_", ".lora.down.", ".hada_w1_", ".lokr_w", ".oft_blocks")),
+    *((part, CONTROLNET) for part in ("controlnet_blocks.", "control_model.")),
+    ("double_stream_modulation_img.", "FLUX.2"),
+    (".img_mod.1.weight", "Qwen-Image"),
+    ("noise_refiner.0.", "Lumina or Z-Image"),
+    ("blocks.0.self_attn.q.weight", "Wan"),
+    ("individual_token_refiner.", "HunyuanVideo"),
     ("joint_blocks.0.", "Stable Diffusion 3"),
     ("transformer_blocks.0.attn2.to_q.weight", "another model in diffusers' layout"),
     ("conditioner.embedders.1.", "SDXL"),
     ("label_emb.0.0.weight", "SDXL or another UNet with size conditioning"),
     ("input_blocks.0.0.weight", "Stable Diffusion 1 or 2"),
-    ("encoder.block.0.layer.0.SelfAttention.q.weight", "a T5 text encoder; it belongs in models/text_encoders"),
-    ("enc.blk.0.attn_q.weight", "a T5 text encoder; it belongs in models/text_encoders"),
-    ("decoder.up.0.block.0.conv1.weight", "a VAE; it belongs in models/vae"),
-    ("decoder.up_blocks.0.resnets.0.conv1.weight", "a VAE; it belongs in models/vae"),
+    ("redux_up.", "a style model (Redux); it belongs in models/style_models"),
+    *((part, T5) for part in ("encoder.block.0.layer.0.SelfAttention.q.", "enc.blk.0.attn_q.weight")),
+    ("model.encoder.layers.0.pre_self_attn_layernorm.", "T5Gemma, another model than T5"),
+    ("text_model.encoder.layers.30.", "CLIP-G, a text encoder of SDXL"),
+    ("text_model.encoder.layers.22.", "CLIP-H, the text encoder of Stable Diffusion 2"),
+    ("text_model.encoder.layers.0.", "CLIP-L, a text encoder of Stable Diffusion and FLUX"),
+    ("transformer.resblocks.0.", "CLIP, a text encoder of Stable Diffusion"),
+    ("vision_model.", "CLIP's image encoder; it belongs in models/clip_vision"),
+    ("model.layers.0.", "a language model (LLaMA, Qwen, Gemma or alike)"),
+    ("blk.0.attn_", "a language model"),
+    ("decoder.up.0.block.0.conv1.weight", VAE),
+    ("decoder.up_blocks.0.resnets.0.conv1.weight", VAE),
+    ("decoder.conv_in.weight", VAE),
+    ("decoder.conv1.weight", VAE),
     ("taesd_decoder.1.weight", "a TAESD VAE; it belongs in models/vae"),
-    ("lora_", "a LoRA; it belongs in models/loras"),
-    (".lora_A.", "a LoRA; it belongs in models/loras"),
 )
 
 # Empty tensors whose presence says how the network is used. With or without the file's prefix.
@@ -49,11 +68,14 @@ QUANT_MARKER = "comfy_quant"
 OLD_MARKER = "scaled_fp8"  # one for the whole file
 OLD_SCALES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 SCALES = (
-    *("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"),
+    *("weight_scale", "weight_scale_2", "weight_scalar", "input_scale", "pre_quant_scale"),
     *("weight_up", "weight_down", "weight_delta", "weight_delta_scale"),  # a merged LoRA beside a packed weight
 )
-# What bitsandbytes writes beside its 4-bit weights.
-BITSANDBYTES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
+
+# Of what this pack writes into a file's metadata about the model, for containers that can not hold markers.
+METADATA_PREFIX = "chroma."
+VARIANT = METADATA_PREFIX + "variant"
+FLUX = "FLUX"
 
 
 class Rename(NamedTuple):
@@ -107,6 +129,12 @@ _INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)|(?<=layers\.)\d+(?=\.)|(?<=norms\.)
 # Suffix in files -> suffix in the model. RMS norms are `.scale` as published and `.weight` where a host saved them.
 NORMS = re.compile(r"(\.(query_norm|key_norm)|distilled_guidance_layer\.norms\.\d+|nerf_[a-z_]+(\.\d+)?\.norm)\.scale$")
 NESTED_APPROXIMATOR = APPROXIMATOR + "0."  # where a trainer wrapped it in a list
+
+
+def other_model(names: Iterable[str]) -> str | None:
+    """What a file with such tensors is, if it is one of OTHER_MODELS."""
+    names = list(names)
+    return next((what for part, what in OTHER_MODELS if any(part in name for name in names)), None)
 
 
 def published_name(name: str) -> tuple[str, int | None]:

@@ -11,7 +11,8 @@ from ..files.gguf import ORIGINAL_SHAPE
 from ..formats.base.format import GGUF
 from ..formats.base.kept_layers import KEPT_PARTS
 from ..formats.base.registry import EXPORTS
-from .detect_variant import METADATA_PREFIX, Detection
+from .detect_variant import Detection
+from .keys import METADATA_PREFIX
 from .weight_parts import METADATA_MARKERS
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -37,6 +38,7 @@ def own_metadata(source_name: str, detection: Detection, format_name: str, full_
         "writer": f"chroma-pack {version()}",
         "source": source_name,
         "format": format_name,
+        "variant": detection.variant,
         "kept": ", ".join(KEPT_PARTS[detection.variant]),
         "prediction": config.prediction,
         "text_ids": config.text_ids,

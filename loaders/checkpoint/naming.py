@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..files.read import Header
-from .keys import APPROXIMATOR, FLAGS, OLD_MARKER, OTHER_COMPONENTS, OTHER_MODELS, SIGNATURES
+from .foreign import refuse_foreign
+from .keys import APPROXIMATOR, FLAGS, FLUX, OLD_MARKER, OTHER_COMPONENTS, SIGNATURES, VARIANT, other_model
 
 
 def layout_of(header: Header) -> tuple[str, str]:
@@ -17,6 +18,7 @@ def layout_of(header: Header) -> tuple[str, str]:
         if prefixes:
             counts = {p: sum(name.startswith(p) for name in header.tensors) for p in prefixes}
             return layout, min(prefixes, key=lambda p: (-counts[p], len(p)))
+    refuse_foreign(header)
     if any(APPROXIMATOR in name for name in header.tensors):
         raise ValueError(
             f"{header.name}: block double_blocks.0 is missing (no tensor ends in {SIGNATURES['BFL']}). "
@@ -26,18 +28,13 @@ def layout_of(header: Header) -> tuple[str, str]:
         raise ValueError(
             f"{header.name}: holds an Approximator alone. Choose it as approximator in the loader, and FLUX as model"
         )
+    what = other_model(header.tensors)
     sample = ", ".join(list(header.tensors)[:3]) or "no tensors"
+    told = f"; it looks like {what}" if what else f" (it begins with {sample})"
     raise ValueError(
-        f"{header.name}: not a Chroma checkpoint{_hint(header) or f' (it begins with {sample})'}. Choose a file with "
+        f"{header.name}: not a Chroma checkpoint{told}. Choose a file with "
         "double_blocks.* and distilled_guidance_layer.* tensors"
     )
-
-
-def _hint(header: Header) -> str:
-    for part, what in OTHER_MODELS:
-        if any(part in name for name in header.tensors):
-            return f"; it looks like {what}"
-    return ""
 
 
 def names_of(header: Header, prefix: str) -> dict[str, str]:
@@ -62,11 +59,13 @@ def names_of(header: Header, prefix: str) -> dict[str, str]:
 def with_approximator(header: Header, approximator: Header) -> Header:
     """A header that also holds the Approximator of another file, as FluxMod does it for FLUX.
 
+    A file without an Approximator of its own is FLUX, and its metadata say so from then on.
     Tensors of the Approximator stand under the first file's prefix; `source_names` tells what they are called in theirs.
     """
     _, prefix = layout_of(header)
     renamed = {prefix + name: file_name for name, file_name in source_names(approximator).items()}
     tensors = {n: t for n, t in header.tensors.items() if not n.removeprefix(prefix).startswith(APPROXIMATOR)}
+    is_flux = len(tensors) == len(header.tensors)
     tensors.update({name: approximator.tensors[file_name] for name, file_name in renamed.items()})
     markers = {n: m for n, m in header.markers.items() if n in tensors}
     markers.update({name: approximator.markers[n] for name, n in renamed.items() if n in approximator.markers})
@@ -74,6 +73,7 @@ def with_approximator(header: Header, approximator: Header) -> Header:
         header,
         name=f"{header.name} with {approximator.name}",
         tensors=tensors,
+        metadata={**header.metadata, **({VARIANT: FLUX} if is_flux else {})},
         markers=markers,
         num_bytes=header.num_bytes + approximator.num_bytes,
     )

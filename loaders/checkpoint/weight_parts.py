@@ -13,9 +13,10 @@ import torch
 from ..files.error_text import reason
 from ..files.read import Header
 from ..formats.base.format import FLOAT_DTYPES, dtype_text
-from ..formats.base.registry import storage_of
+from ..formats.base.registry import is_needed, storage_of
 from ..tensor_info import Part
-from .keys import BITSANDBYTES, FLAGS, OLD_MARKER, OLD_SCALES, QUANT_MARKER, SCALES
+from .foreign import refuse_foreign
+from .keys import FLAGS, OLD_MARKER, OLD_SCALES, QUANT_MARKER, SCALES
 
 METADATA_MARKERS = "_quantization_metadata"
 
@@ -52,8 +53,8 @@ class Names:
     """
 
     def __init__(self, header: Header, names: Mapping[str, str], prefix: str):
-        """names: name without prefix -> name in the file. raises: ValueError for bitsandbytes or a damaged marker."""
-        _refuse_bitsandbytes(header)
+        """names: name without prefix -> name in the file. raises: ValueError for a foreign quantiser's file or a damaged marker."""
+        refuse_foreign(header, names)
         self.markers = _layer_markers(header, names, prefix)
         self.plain, self.scales = _split_scales(names)
 
@@ -84,10 +85,11 @@ def collect(
         stem = name.removesuffix(".weight")
         is_weight = name.endswith(".weight")
         own = scales.pop(stem, {}) if is_weight else {}
+        beside = {role: header.tensors[n] for role, n in own.items()}
         storage = storage_of(
             f"{header.name}: tensor {file_name}",
             header.tensors[file_name],
-            {role: header.tensors[n] for role, n in own.items()},
+            beside,
             names.markers.get(stem) if is_weight else None,
             old_marker,
         )
@@ -96,7 +98,8 @@ def collect(
         if part in parts or (parts and None in (part, *parts)):
             other = next(iter(parts.values())).file_name
             raise ValueError(f"{header.name}: {other} and {file_name} are the same tensor. Remove one of them")
-        parts[part] = Part(file_name, storage, own)
+        needed = {role: n for role, n in own.items() if is_needed(role, beside[role], storage)}
+        parts[part] = Part(file_name, storage, needed)
     lost = [n for own in scales.values() for n in own.values()]
     if lost:
         raise ValueError(f"{header.name}: {lost[0]} is a scale without its weight. The file is incomplete")
@@ -114,15 +117,6 @@ def collect(
         shapes={name: _shape(header.name, name, parts) for name, parts in tensors.items()},
         formats=Counter(part.storage.format for part in every if part.storage.format is not None),
     )
-
-
-def _refuse_bitsandbytes(header: Header) -> None:
-    for name in header.tensors:
-        if name.endswith(tuple("." + part for part in BITSANDBYTES)):
-            raise ValueError(
-                f"{header.name}: stored as nf4 or fp4 of bitsandbytes ({name}), which is not supported. Take a GGUF, "
-                "fp8 or 16-bit version of the model"
-            )
 
 
 def _layer_markers(header: Header, names: Mapping[str, str], prefix: str) -> dict[str, Mapping[str, Any]]:

@@ -94,7 +94,8 @@ class Written:
         ]
         if self.variant == "FLUX":
             lines.append(
-                "without FLUX's own modulation: it will load as Chroma, so set its guidance, usually 3.5, by node"
+                "without FLUX's own modulation: other loaders take it for Chroma; set its guidance, usually 3.5, by node "
+                "there"
             )
         return "\n".join(lines)
 

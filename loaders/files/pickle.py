@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zipfile
@@ -10,10 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .error_text import name_problem, reason
+from .error_text import name_problem, reason, short
 
 ZIP_HEADER_BYTES, ZIP_LENGTHS_AT = 30, 26  # of a part; the lengths are of what stands before its data
 ZIP_DESCRIPTOR = b"PK\x07\x08"  # begins the sizes that may stand behind
+
+CLASS = re.compile(r"GLOBAL ([\w.]+)")  # in torch's refusal: what the file wants to be made of
+QUANTISERS = (
+    "torchao",
+    "optimum.quanto",
+    "bitsandbytes",
+    "sdnq",
+    "hqq",
+)  # packages whose tensors are classes of their own
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
@@ -32,9 +42,17 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
                     if f.read(1):  # that format has no checksums; bytes that came in show at its end only
                         raise ValueError("bytes are left over at its end")
     except Exception as error:  # a damaged pickle ends in any of two dozen kinds
+        wanted = CLASS.search(str(error))
+        quantiser = next((name for name in QUANTISERS if wanted and wanted[1].startswith(name)), None)
+        if quantiser is not None:
+            raise ValueError(
+                f"{path.name}: quantised by {quantiser}, whose classes are not supported. Take a GGUF, "
+                "fp8 or 16-bit version of the model"
+            ) from error
+        cause = f"it needs {short(wanted[1])}" if wanted else reason(error)
         raise ValueError(
             f"{path.name}: refused, it is damaged or holds more than weights, which could run code on this machine "
-            f"({reason(error)}). Take the model's .safetensors file instead"
+            f"({cause}). Take the model's .safetensors file instead"
         ) from error
     for wrapper in ("state_dict", "model", "module"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):

@@ -19,13 +19,10 @@ from ..tensor_info import TensorInfo
 from .error_text import reason, short
 from .gguf import map_gguf, read_gguf_header
 from .header import Header, is_marker, read_marker
+from .kinds import GGUF_SUFFIX, INDEX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, refuse_other_kinds
 from .pickle import load_pickle
 from .safetensors import safetensors_header
 
-SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
-PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
-GGUF_SUFFIX = ".gguf"
-INDEX_SUFFIX = ".safetensors.index.json"
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
 MAX_FILE_NAME = 255  # of common file systems
 GGML_PLAIN = {
@@ -51,6 +48,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise ValueError(f"{path.name}: there is no such file. Refresh the page to renew the list of models")
     if path.stat().st_size == 0:
         raise ValueError(f"{path.name}: the file is empty. Download it again")
+    refuse_other_kinds(path)
     suffix = path.suffix.lower()
     if path.name.endswith(INDEX_SUFFIX):
         return _sharded_header(path)
@@ -140,6 +138,7 @@ def _sharded_header(index: Path) -> Header:
     metadata: dict[str, Any] = {}
     size = 0
     for file in shards(index):
+        refuse_other_kinds(file)
         part = safetensors_header(file)
         twice = tensors.keys() & part.tensors.keys()
         if twice:
@@ -148,4 +147,10 @@ def _sharded_header(index: Path) -> Header:
         markers.update(part.markers)
         metadata.update(part.metadata)
         size += part.num_bytes
+    lost = sorted(json.loads(index.read_text(encoding="utf-8"))["weight_map"].keys() - tensors.keys())
+    if lost:
+        raise ValueError(
+            f"{index.name}: {short(lost[0])}, one of {len(lost)} tensors that it lists, is in none of its parts. Download the "
+            "whole folder again"
+        )
     return Header(index.name, tensors, metadata, markers, size)

@@ -28,11 +28,6 @@ def safetensors_header(path: Path) -> Header:
         start = f.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            if start.lstrip()[:1] == b"<":
-                raise ValueError(
-                    f"{path.name}: this is a web page, not a model: the site wanted a log-in or a consent. Open the link "
-                    "in a browser, and download the file there"
-                )
             raise ValueError(
                 f"{path.name}: not a safetensors file, or cut short: its first bytes announce a header of {length:,} "
                 f"bytes, the file has {size:,}. Download it again"

@@ -29,6 +29,8 @@ from .base.scale_tiles import by_rows
 NAME = "int8_tensorwise"
 MAX = 127
 USUAL_GROUP = 256
+CONVROT = "convrot"
+QUAROT = "quarot"  # in markers of ComfyUI-INT8-Fast, which name no format and have a scale a row
 TRIED = {"per_channel": True, "convrot": True, "convrot_groupsize": 64}
 
 
@@ -38,17 +40,19 @@ def recognise(weight: Weight) -> Storage | None:
     scale, (rows, columns) = weight.scale, weight.shape
     if scale is None:
         raise ValueError(f"{weight.label} is stored as int8 but has no weight_scale beside it. Download the file again")
-    rotated, group = weight.setting("convrot", False), weight.setting("convrot_groupsize", USUAL_GROUP)
+    word = rotation_word(weight)
+    rotated, group = weight.setting(word, False), weight.setting(f"{word}_groupsize", USUAL_GROUP)
     if type(rotated) is not bool:
-        raise ValueError(f"{weight.label} has convrot {short(rotated)} in its marker, expected true or false")
-    if scale.dtype not in FLOAT_DTYPES or (rotated and scale.numel not in (1, rows)):
+        raise ValueError(f"{weight.label} has {word} {short(rotated)} in its marker, expected true or false")
+    fitting = (rows,) if rotated and word == QUAROT else (1, rows)
+    if scale.dtype not in FLOAT_DTYPES or (rotated and scale.numel not in fitting):
         raise weight.misfit(scale)
     if scale.numel not in (1, rows):
         return None  # scales of blocks
-    if not weight.named:
+    if not weight.named and weight.setting(word) is None:
         raise ValueError(
-            f"{weight.label} is stored as int8 without a comfy_quant marker, which would say whether its rows are rotated. "
-            "Take a file with markers"
+            f"{weight.label} is stored as int8, and no comfy_quant marker says whether its rows are rotated. Take a file "
+            "with such markers"
         )
     if not rotated:
         return Storage(NAME, weight.shape)
@@ -58,6 +62,11 @@ def recognise(weight: Weight) -> Storage | None:
             "power of 4 that divides them. Download the file again"
         )
     return Storage(NAME, weight.shape, {"convrot": True, "convrot_groupsize": group})
+
+
+def rotation_word(weight: Weight) -> str:
+    """What the marker calls the rotation, which is the same."""
+    return QUAROT if weight.setting(QUAROT) is not None else CONVROT
 
 
 def unpack(data: Tensor, beside: Roles, settings: Settings, dtype: torch.dtype) -> Tensor:

@@ -13,13 +13,14 @@ from .base.format import Format, Held, Matmul, Mode, Roles, Settings, Weight, jo
 from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, untiled
 
 NAME = "mxfp8"
+HYBRID = "hybrid_mxfp8"  # convert_to_quant's: the same, and a `weight_scalar` for devices that multiply fp8 only
 LAYOUT = "TensorCoreMXFP8Layout"
 BLOCK = 32
 BIAS = 127  # of a power's stored number
 
 
 def recognise(weight: Weight) -> Storage | None:
-    is_bytes = weight.dtype == torch.uint8 and weight.named == NAME and "weight_scale_2" not in weight.beside
+    is_bytes = weight.dtype == torch.uint8 and weight.named in (NAME, HYBRID) and "weight_scale_2" not in weight.beside
     if len(weight.shape) != 2 or not (is_bytes or weight.dtype == fp8.E4M3):
         return None
     if is_bytes and weight.scale is None:
@@ -68,8 +69,8 @@ FORMATS = (
         unpack=unpack,
         hold=hold,
         fuse=fuse,
-        beside=("weight_scale", "input_scale"),
-        marked={NAME: (fp8.E4M3, torch.uint8)},
+        beside=("weight_scale", "weight_scalar", "input_scale"),
+        marked={name: (fp8.E4M3, torch.uint8) for name in (NAME, HYBRID)},
         layout=LAYOUT,
         has_rows=False,
         matmul=Matmul(

@@ -130,6 +130,7 @@ OUTSIDE = _spelled(OUTSIDE_OF_BLOCKS)
 
 UP, DOWN, MID = "lora_up.weight", "lora_down.weight", "lora_mid.weight"
 ALPHA, DORA, UP_BIAS = "alpha", "dora_scale", "lora_up.bias"
+_PARAMETER = r"(?:[._](?:weight|scale))?"
 _ADAPTER_NAME = r"(?:\.(?!weight$|bias$)[^.]+)?"  # PEFT's name of the adapter, mostly "default"
 
 # Parts that every trainer names like the host.
@@ -137,8 +138,11 @@ SAME_NAME = """
     hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2
     lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2
     a1.weight a2.weight b1.weight b2.weight oft_blocks rescale
-    lora_mid.weight alpha reshape_weight set_weight
+    lora_mid.weight alpha reshape_weight
 """.split()
+
+# One of the adapters that kohya trains for the parts of a fused layer, before it merges them.
+PIECE = re.compile(r"(.+)\.(lora_down|lora_up)\.(\d)\.weight")
 
 # How a tensor's name ends -> the host's word for that part of an adapter.
 PARTS = tuple(
@@ -150,17 +154,23 @@ PARTS = tuple(
         (r"(?:[._]lora(?:_linear_layer)?|(?<=_lora[12]))\.down\.weight", DOWN),
         (r"(?:[._]lora(?:_linear_layer)?|(?<=_lora[12]))\.up\.weight", UP),
         (r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+){0,2})", DORA),
-        (r"\.(?:diff|w_norm)", "diff"),
-        (r"\.(?:diff_b|b_norm)", "diff_b"),
+        # Some name the parameter and not its layer: norms as `.scale` in published files, `.weight` elsewhere.
+        (r"(?:\.(?:diff_b|b_norm)|[._]bias\.diff)", "diff_b"),
+        (rf"{_PARAMETER}\.(?:diff|w_norm)", "diff"),
+        (rf"{_PARAMETER}\.set_weight", "set_weight"),
         *((rf"\.{re.escape(part)}", part) for part in SAME_NAME),
     )
 )
 
+CHECKPOINT = "a whole checkpoint: Load Chroma Model"
 # What else a file may be, by a regular expression for any of its tensors' names: told when little or nothing fits.
 LOOKS_LIKE = tuple(
     (re.compile(pattern), what)
     for pattern, what in (
-        (r"double_blocks\.0\.img_attn\.qkv\.(weight|scales?|weight_scale)$", "a whole checkpoint: Load Chroma Model"),
+        (
+            r"(double_blocks\.0\.img_attn\.qkv|transformer_blocks\.0\.(attn\.to_q|(attn\.)?qkv_proj))\.(q?weight|scales?|weight_scale)$",
+            CHECKPOINT,
+        ),
         (r"lora_te2_|conditioner\.embedders\.1\.|add_embedding", "a LoRA for SDXL"),
         (
             r"(down_blocks|input_blocks|mid_block|middle_block|up_blocks)[._]",

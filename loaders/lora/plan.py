@@ -7,6 +7,7 @@ the checks that keep a LoRA for another model from failing while sampling.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from .layer_names import (
     DORA,
     DOWN,
     MODULATIONS,
+    PIECE,
     SLICES,
     TEXT_ENCODERS,
     UP_BIAS,
@@ -32,6 +34,7 @@ from .layer_names import (
 )
 
 HOST_PARTS = {"diff_b": "diff", UP_BIAS: "diff"}  # a bias is a target of its own, since the host cannot slice it else
+ALPHA_ROUNDING = 0.01  # of an alpha in 16 bits
 UNUSED = {"reshape_weight"}  # would widen the model's layer; whether the shapes agree is checked instead
 
 # What becomes of a layer.
@@ -82,10 +85,12 @@ class Plan:
 
     layers:  one of the words above -> the layers by their names in the file, `Misfit`s of misshapen ones.
     targets: the host's name of a target -> what changes it.
+    network: alpha and dim that the whole file was trained with, where its metadata tell both.
     """
 
     layers: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     targets: dict[str, Target] = field(default_factory=dict)
+    network: tuple[float, float] | None = None
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -116,7 +121,7 @@ def make_plan(
     metadata: of the file; diffusers keeps PEFT's alpha there.
     raises:   ValueError if that metadata is damaged. What does not fit is told in the plan.
     """
-    out = Plan()
+    out = Plan(network=metadata_network(metadata))
     layers: dict[str, dict[str, str]] = {}  # layer -> part -> tensor
     for name in lora:
         layer, part = split_name(name)
@@ -255,6 +260,41 @@ def metadata_alpha(metadata: Mapping[str, str]) -> AlphaOf:
     return alpha
 
 
+def metadata_network(metadata: Mapping[str, str]) -> tuple[float, float] | None:
+    """Alpha and dim of the network as kohya's trainers note them; None where one is not told or no number above 0."""
+    try:
+        alpha, dim = (float(metadata[key]) for key in ("ss_network_alpha", "ss_network_dim"))
+    except (KeyError, ValueError, TypeError):
+        return None
+    return (alpha, dim) if alpha > 0 and 0 < dim < math.inf else None
+
+
+def pieces_as_layers(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's tensors, where the parts of a fused layer that kohya has not merged are layers of their own.
+
+    They share one alpha: `X.lora_down.0.weight`, `X.lora_down.1.weight` ... and `X.alpha`.
+    """
+    pieces: defaultdict[str, set[str]] = defaultdict(set)
+    found = {name: piece for name in tensors if (piece := PIECE.fullmatch(name))}
+    for piece in found.values():
+        pieces[piece[1]].add(piece[3])
+    out: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        piece = found.get(name)
+        if piece is not None and len(pieces[piece[1]]) > 1:  # a single number is PEFT's name of an adapter
+            out[f"{_piece_name(piece[1], piece[3])}.{piece[2]}.weight"] = tensor
+        elif part == ALPHA and len(pieces.get(layer, ())) > 1:
+            out |= {f"{_piece_name(layer, number)}.{ALPHA}": tensor for number in sorted(pieces[layer])}
+        else:
+            out[name] = tensor
+    return out
+
+
+def _piece_name(layer: str, number: str) -> str:
+    return f"{layer}{'.' if '.' in layer else '_'}{number}"
+
+
 def prepare(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """The tensors of a plan under the host's names, for comfy.lora.load_lora with the plan's targets as its key map."""
     out = {host: tensors[name] for name, host in plan.renamed.items()}
@@ -263,6 +303,8 @@ def prepare(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
             out[host] = tensor.reshape(column(tuple(tensor.shape)))
     out |= {f"{key}.{ALPHA}": torch.tensor(t.alpha) for key, t in plan.targets.items() if t.alpha is not None}
     for key, target in plan.targets.items():
+        if plan.network is not None:
+            _scale_direct(out, key, *plan.network)
         if target.scaled_as is None:
             continue
         weight, rank = target.scaled_as
@@ -271,3 +313,17 @@ def prepare(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
             (name, part), *_ = target.tensors.items()
             out[f"{key}.{part}"] = tensors[name].float() * (alpha.item() / rank)
     return out
+
+
+def _scale_direct(out: dict[str, Tensor], key: str, alpha: float, dim: float) -> None:
+    """Scales a LoKr of two whole matrices, which have no rank to divide alpha by, as it was trained.
+
+    LyCORIS stores the dim as alpha for them, and applies them as they are; so does the host. Trainers that keep the
+    network's alpha have divided it by the network's dim. Source: the host's issue 15114.
+    """
+    first, stored = f"{key}.lokr_w1", out.get(f"{key}.{ALPHA}")
+    if stored is None or not {first, f"{key}.lokr_w2"} <= out.keys():
+        return
+    if math.isclose(float(stored), alpha, rel_tol=ALPHA_ROUNDING) and alpha != dim:
+        out[first] = out[first].float() * (alpha / dim)
+        del out[f"{key}.{ALPHA}"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Iterable
 
 from ...constants import WARNING, Line, Lines
-from .layer_names import LOOKS_LIKE
+from ..checkpoint.keys import LORA, other_model
+from .layer_names import CHECKPOINT, LOOKS_LIKE
 from .plan import MATCHED, MISSHAPEN, MISSING_BLOCK, MODULATION, TEXT_ENCODER, UNKNOWN, Plan
 
 
@@ -19,7 +20,9 @@ def some(names: Iterable[object], limit: int = 4) -> str:
 def looks_like(names: Iterable[str]) -> str | None:
     """What a file with such tensors may be, if it is not a LoRA for Chroma or FLUX."""
     names = list(names)
-    return next((what for pattern, what in LOOKS_LIKE if any(pattern.search(n) for n in names)), None)
+    of_a_lora = next((what for pattern, what in LOOKS_LIKE if any(pattern.search(n) for n in names)), None)
+    what = other_model(names)
+    return of_a_lora if what in (None, LORA) or of_a_lora == CHECKPOINT else what
 
 
 def summary(plan: Plan, names: Iterable[str]) -> Lines:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Mapping
 
 from ..checkpoint.check_shapes import Words, check_shapes
-from ..checkpoint.keys import OLD_MARKER, OTHER_MODELS
+from ..checkpoint.foreign import refuse_foreign
+from ..checkpoint.keys import LORA, OLD_MARKER, other_model
 from ..checkpoint.weight_parts import Collected, Names, collect
 from ..files.read import Header
-from .sizes import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, RELATIVE_BIAS, T5Config, expected_shapes
+from .sizes import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, PUBLISHED_LAYERS, RELATIVE_BIAS, T5Config, expected_shapes
 
 VOCABULARY = range(32_100, 32_129)  # T5's tokenizer has 32,100 words, its published embeddings 28 spare rows
 
@@ -40,20 +41,11 @@ BLOCK = re.compile(r"encoder\.block\.(\d+)\.")
 DROPPED = ("decoder.", "dec.", "lm_head.", "output.weight", "logit_scale", "spiece_model")
 PARENT_DROPPED = ("logit_scale",)  # beside `transformer.`, where the host has saved an encoder
 
-# Part of a name -> what the file is, where it is no T5. The first that is found is told.
+# Part of a name -> what the file is, where it is no T5 and no LoRA. The first that is found is told.
 NO_T5 = (
-    *((part, what) for part, what in OTHER_MODELS if "LoRA" in what),
     ("distilled_guidance_layer.", "a Chroma model; it belongs in models/diffusion_models"),
     ("double_blocks.0.", "FLUX; it belongs in models/diffusion_models"),
-    ("model.encoder.layers.0.pre_self_attn_layernorm.", "T5Gemma, another model than T5"),
-    ("text_model.encoder.layers.30.", "CLIP-G, a text encoder of SDXL"),
-    ("text_model.encoder.layers.22.", "CLIP-H, the text encoder of Stable Diffusion 2"),
-    ("text_model.encoder.layers.0.", "CLIP-L, a text encoder of Stable Diffusion and FLUX"),
-    ("transformer.resblocks.0.", "CLIP, a text encoder of Stable Diffusion"),
-    ("vision_model.", "CLIP's image encoder; it belongs in models/clip_vision"),
-    ("model.layers.0.", "a language model (LLaMA, Qwen, Gemma or alike)"),
-    ("blk.0.attn_", "a language model"),
-    *OTHER_MODELS,
+    ("single_transformer_blocks.0.", "FLUX in diffusers' layout; it belongs in models/diffusion_models"),
 )
 NEEDED = "Chroma needs T5-XXL v1.1 (t5xxl) or flan-T5-xxl"
 T5 = Words(f"not part of T5's encoder. {NEEDED}, unmodified", "The file is damaged; download it again")
@@ -118,7 +110,10 @@ def _layout_of(header: Header) -> tuple[str, str]:
         found = Counter(match.group(1) for name in header.tensors if (match := signature.fullmatch(name)))
         if found:
             return layout, found.most_common(1)[0][0]
-    what = next((what for part, what in NO_T5 if any(part in name for name in header.tensors)), None)
+    refuse_foreign(header)
+    what = other_model(header.tensors)
+    if what != LORA:
+        what = next((own for part, own in NO_T5 if any(part in name for name in header.tensors)), what)
     sample = ", ".join(list(header.tensors)[:3]) or "no tensors"
     architecture = header.metadata.get("general.architecture")
     told = f"it looks like {what}" if what else f"it begins with {sample}"
@@ -128,7 +123,7 @@ def _layout_of(header: Header) -> tuple[str, str]:
 
 def _names(header: Header, layout: str, prefix: str) -> tuple[dict[str, str], tuple[str, ...], int]:
     """(name -> name in the file of the encoder's tensors, names that are left out, number of other models' tensors)."""
-    gated = any(".ffn_gate." in name for name in header.tensors)
+    gated = any(name.startswith(f"{prefix}enc.") and ".ffn_gate." in name for name in header.tensors)
     parent = prefix.removesuffix("transformer.")
     names: dict[str, str] = {}
     dropped: list[str] = []
@@ -190,6 +185,13 @@ def _config(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> T5Config:
             f"{header.name}: holds {num_layers} layers, its header announces {announced}. "
             "The file is incomplete; download it again"
         )
+    gated = "encoder.block.0.layer.1.DenseReluDense.wi.weight" not in shapes
+    published = PUBLISHED_LAYERS.get((width, gated), num_layers)
+    if num_layers < published:
+        raise ValueError(
+            f"{header.name}: holds {num_layers} of the {published} layers that a T5 of width {width:,} has. "
+            "The file is incomplete; download it again"
+        )
     buckets, num_heads = shape(RELATIVE_BIAS)
     inner = shape("encoder.block.0.layer.0.SelfAttention.q.weight")[0]
     if buckets != NUM_BUCKETS or inner % num_heads:
@@ -204,5 +206,5 @@ def _config(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> T5Config:
         num_heads=num_heads,
         head_dim=inner // num_heads,
         mlp_dim=shape("encoder.block.0.layer.1.DenseReluDense.wo.weight")[1],
-        gated="encoder.block.0.layer.1.DenseReluDense.wi.weight" not in shapes,
+        gated=gated,
     )

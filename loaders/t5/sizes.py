@@ -8,6 +8,11 @@ EMBEDDING = "shared.weight"
 EMBEDDING_COPY = "encoder.embed_tokens.weight"  # the same tensor; some files have only this one
 FINAL_NORM = "encoder.final_layer_norm.weight"
 RELATIVE_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+# (width, gated) of the published encoders -> their layers. FLAN's are those of v1.1.
+PUBLISHED_LAYERS = {
+    **{(512, False): 6, (512, True): 8, (768, False): 12, (768, True): 12, (1024, False): 24, (1024, True): 24},
+    **{(2048, True): 24, (4096, True): 24},
+}
 NUM_BUCKETS = 32  # of relative positions; the host knows no other number
 
 

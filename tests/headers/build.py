@@ -261,6 +261,7 @@ def comfy_quant() -> Iterator[Kind]:
             f"{ctq}, versions that nest the settings in params",
             {"format": "int8_tensorwise", "params": {"per_row": True, **rotation}},
         ),
+        ("comfy_int8_quarot", "int8_tensorwise per row", "BobJohnson24/ComfyUI-INT8-Fast save node", {"quarot": True}),
         (
             "comfy_int8_blockwise",
             "int8_blockwise",
@@ -270,6 +271,7 @@ def comfy_quant() -> Iterator[Kind]:
         ("comfy_nvfp4", "nvfp4", f"{ctq} --nvfp4", {"format": "nvfp4"}),
         ("comfy_mxfp8", "mxfp8", f"{ctq} --mxfp8; scales as bytes", {"format": "mxfp8"}),
         ("comfy_mxfp8_e8m0", "mxfp8 e8m0", f"{host}; scales in their own dtype", {"format": "mxfp8"}),
+        ("comfy_mxfp8_hybrid", "mxfp8 hybrid", f"{ctq} --make-hybrid-mxfp8", {"format": "hybrid_mxfp8"}),
         ("comfy_convrot_w4a4", "convrot_w4a4", host, {"format": "convrot_w4a4", "convrot_groupsize": 256}),
     )
     for name, form, source, marker in rows:

@@ -52,6 +52,11 @@ PARTS: dict[str, Parts] = {
         ".weight": ("F8_E4M3", (n, k)),
         ".weight_scale": ("F8_E8M0", (_up(n, 128), _up(k // 32, 4))),
     },
+    "mxfp8 hybrid": lambda n, k: {
+        ".weight": ("F8_E4M3", (n, k)),
+        ".weight_scale": ("U8", (_up(n, 128), _up(k // 32, 4))),
+        ".weight_scalar": ("F32", ()),
+    },
     "convrot_w4a4": lambda n, k: {".weight": ("I8", (n, k // 2)), ".weight_scale": ("F32", (n,))},
     "nf4": lambda n, k: {
         ".weight": ("U8", (n * k // 2, 1)),
@@ -69,6 +74,7 @@ FORMAT_NAMES = {  # where the row above is one of several forms of a format
     "old float8_e5m2": "float8_e5m2",
     "int8_tensorwise per row": "int8_tensorwise",
     "mxfp8 e8m0": "mxfp8",
+    "mxfp8 hybrid": "mxfp8",
 }
 
 # Parts of names of the layers that converters leave in 16 bits.

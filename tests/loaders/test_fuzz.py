@@ -171,7 +171,7 @@ FOUND = {
         marked("int8", QKV, b'{"format": "int8_tensorwise", "convrot": "no"}'),
         "has convrot 'no' in its marker",
     ),
-    "marker without format": (marked("int8", QKV, b'{"x": 1}'), "int8 without a comfy_quant marker"),
+    "marker without format": (marked("int8", QKV, b'{"x": 1}'), "int8, and no comfy_quant marker says"),
     "long name": (renamed("bf16", f"{QKV}.bias", "x" * 10_000), "expected at most 256 characters"),
     "name that cannot be shown": (renamed("bf16", f"{QKV}.bias", "\ud800\n"), "damaged .the name"),
     "name twice": (

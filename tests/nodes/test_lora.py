@@ -238,6 +238,46 @@ def test_adapter_equals_the_hosts_maths_on_its_rows(comfy, model, case, apply, k
     torch.testing.assert_close(patched(comfy, out)[module + ".weight"], expected, **CLOSE)
 
 
+@pytest.mark.parametrize(
+    "said, alpha, scale",
+    [
+        ({"ss_network_dim": "32", "ss_network_alpha": "1"}, 1.0, 1 / 32),  # ComfyUI's issue 15114
+        ({"ss_network_dim": "32", "ss_network_alpha": "0.7"}, 0.7, 0.7 / 32),
+        ({"ss_network_dim": "32", "ss_network_alpha": "1"}, 32.0, 1.0),  # as LyCORIS stores it
+        ({"ss_network_dim": "32", "ss_network_alpha": "1"}, 10_000.0, 1.0),  # a layer of a dim of its own
+        ({"ss_network_dim": "32", "ss_network_alpha": "32"}, 32.0, 1.0),
+        ({}, 1.0, 1.0),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lokr_of_whole_matrices_has_the_scale_that_it_was_trained_with(
+    comfy, model, case, apply, said, alpha, scale, dtype
+):
+    layer = "lora_unet_double_blocks_0_img_attn_proj"
+    first, second = torch.randn(8, 8).to(dtype), torch.randn(16, 16).to(dtype)
+    parts = {"lokr_w1": first, "lokr_w2": second, "alpha": torch.tensor(alpha).to(dtype)}
+    out, _ = apply(model, {f"{layer}.{p}": t for p, t in parts.items()}, **said)
+    expected = case[1]["double_blocks.0.img_attn.proj.weight"] + STRENGTH * scale * torch.kron(
+        first.float(), second.float()
+    )
+    torch.testing.assert_close(patched(comfy, out)["double_blocks.0.img_attn.proj.weight"], expected, **CLOSE)
+
+
+def test_unmerged_parts_of_a_fused_layer_and_norms_by_their_parameters_names_arrive(comfy, model, case, apply):
+    layer, rank, alpha = "lora_unet_double_blocks_0_img_attn_qkv", 4, 2.0
+    downs, ups = torch.randn(3, rank, 128), torch.randn(3, 128, rank)
+    tensors = {f"{layer}.lora_down.{i}.weight": t.clone() for i, t in enumerate(downs)}
+    tensors |= {f"{layer}.lora_up.{i}.weight": t.clone() for i, t in enumerate(ups)}
+    norm = torch.randn(64)
+    tensors |= {f"{layer}.alpha": torch.tensor(alpha), "single_blocks.0.norm.key_norm.scale.diff": norm}
+    out, text = apply(model, tensors)
+    assert "4 of 4 layers matched" in text
+    expected = {k: v.clone() for k, v in case[1].items()}
+    expected["double_blocks.0.img_attn.qkv.weight"] += STRENGTH * alpha / rank * torch.cat(list(ups @ downs))
+    expected["single_blocks.0.norm.key_norm.weight"] += STRENGTH * norm
+    torch.testing.assert_close(patched(comfy, out), expected, **CLOSE)
+
+
 def test_peft_dora_equals_the_hosts_dora(comfy, model, apply):
     down, up = random_pair(128, 128, torch.Generator().manual_seed(7))
     magnitude = 1 + 0.1 * torch.randn(128)
@@ -346,7 +386,7 @@ def test_file_without_a_fitting_layer_is_an_error_that_names_it(model, apply, na
 
 
 def test_damaged_files_are_one_clear_error(model, apply):
-    (apply.folder / "x.safetensors").write_bytes(b"not a tensor in sight")
+    (apply.folder / "x.safetensors").write_bytes(b"not a tensor in sight\0")
     with pytest.raises(ValueError, match="^x.safetensors: not a safetensors file, or cut short"):
         apply(model, None)
     torch.save({"x.lora_up.weight": torch.ones(2), "code": copy.deepcopy}, apply.folder / "x.pt")

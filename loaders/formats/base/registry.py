@@ -28,6 +28,7 @@ ALL = _gathered()
 PLAIN: Mapping[torch.dtype, Format] = {f.dtype: f for f in ALL if f.dtype is not None}
 FORMATS: Mapping[str, Format] = {f.name: f for f in ALL if f.dtype is None}
 BY_HOST_NAME: Mapping[str, Format] = {f.host_name: f for f in FORMATS.values()}
+MARKED: Mapping[str, tuple[torch.dtype, ...]] = {start: dtypes for f in ALL for start, dtypes in f.marked.items()}
 
 # What may stand in a scale's place, by role: beside these types only numbers.
 _BITS = (torch.uint8, torch.float8_e4m3fn, getattr(torch, "float8_e8m0fnu", torch.uint8), "F8_E8M0")
@@ -64,12 +65,21 @@ def storage_of(
         raise _unknown(weight)
     if storage.format is not None:
         for role, scale in beside.items():
-            fits = role in FORMATS[storage.format].beside and scale.dtype in ROLE_DTYPES.get(role, FLOAT_DTYPES)
-            if not fits or (role == "input_scale" and scale.numel != 1):
+            if not is_needed(role, scale, storage):
+                continue
+            if role not in FORMATS[storage.format].beside or scale.dtype not in ROLE_DTYPES.get(role, FLOAT_DTYPES):
                 raise weight.misfit(scale)
-    elif "input_scale" in beside and beside["input_scale"].numel != 1:
-        raise weight.misfit(beside["input_scale"])
     return storage
+
+
+def is_needed(role: str, scale: TensorInfo, storage: Storage) -> bool:
+    """False for an `input_scale` that the format has no use for, or that is not one number.
+
+    convert_to_quant writes the weight's own scales, of any shape, there in text encoders.
+    """
+    if role != "input_scale":
+        return True
+    return scale.numel == 1 and storage.format is not None and role in FORMATS[storage.format].beside
 
 
 def _check_marker(weight: Weight) -> None:
@@ -77,10 +87,10 @@ def _check_marker(weight: Weight) -> None:
     named = weight.named
     if named is None or isinstance(weight.dtype, str) or weight.dtype in FLOAT_DTYPES or len(weight.shape) != 2:
         return
-    if named not in BY_HOST_NAME and not named.startswith(FAMILIES):
+    if named not in BY_HOST_NAME and named not in MARKED and not named.startswith(FAMILIES):
         known = ", ".join(f.host_name for f in FORMATS.values() if f.host_name == f.name)
         raise ValueError(f"{weight.label} is marked as {short(named)}, which is not supported ({known} are)")
-    starts = {start: dtypes for f in ALL for start, dtypes in f.marked.items() if named.startswith(start)}
+    starts = {start: dtypes for start, dtypes in MARKED.items() if named.startswith(start)}
     held = starts[max(starts, key=len)] if starts else None
     if held is not None and weight.dtype not in held:
         raise ValueError(

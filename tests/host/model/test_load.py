@@ -613,3 +613,39 @@ def test_nan_in_small_tensors_is_told_at_load(comfy, inference, case, tmp_path, 
     weights["img_in.bias"][3] = float("nan")
     support.dev.load_pack("host.model.load").load_chroma(str(support.write(tmp_path / "nan.safetensors", weights)))
     assert "nan.safetensors: 1 tensors hold NaN" in caplog.text and "img_in.bias" in caplog.text
+
+
+# --- the host's options for the type of weights ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Chroma", "Radiance"])
+def test_float64_is_computed_in_where_the_host_is_started_so(comfy, inference, monkeypatch, caplog, tmp_path, kind):
+    """As exact as float32, and no plain cast that would harm."""
+    from comfy.cli_args import args
+
+    cfg = support.config(**({**support.RADIANCE, "double": 1, "single": 1} if kind == "Radiance" else {}))
+    path = support.write(tmp_path / "m.safetensors", support.published(support.random_weights(cfg)))
+    load_chroma = support.dev.load_pack("host.model.load").load_chroma
+    latent = torch.zeros(1, cfg.channels, 32, 48)
+    single = sample(comfy, load_chroma(str(path), "fp32"), cfg, latent=latent)
+    monkeypatch.setattr(args, "fp64_unet", True)
+    model = load_chroma(str(path))
+    assert model.model.get_dtype_inference() == torch.float64
+    assert support.relative(sample(comfy, model, cfg, latent=latent), single) < 2e-5
+    written = tmp_path / "out.safetensors"
+    support.dev.load_pack("host.model.save").export_model(model, written, "bf16")
+    weights = support.dev.load_pack("loaders.checkpoint.write_quantised").FileWeights(written)
+    assert torch.equal(
+        weights.dense(QKV + ".weight"), model.model.diffusion_model.get_parameter(QKV + ".weight").bfloat16()
+    )
+    for mode in ("q8_0", "int8_convrot", "fp8_scaled"):
+        assert support.relative(sample(comfy, load_chroma(str(path), mode), cfg, latent=latent), single) < 0.2
+    assert "harms" not in caplog.text
+
+
+def test_plain_cast_to_fp8_is_not_followed_and_told(comfy, load, monkeypatch, caplog):
+    from comfy.cli_args import args
+
+    monkeypatch.setattr(args, "fp8_e4m3fn_unet", True)
+    assert load().model.get_dtype_inference() in (torch.float32, torch.bfloat16, torch.float16)
+    assert "the option for torch.float8_e4m3fn weights is not followed: a plain cast harms Chroma" in caplog.text

@@ -106,6 +106,23 @@ def test_model_of_radiance_keeps_markers_and_sizes(comfy, inference, load, save,
         assert again.model.model_config.chroma_config == cfg
 
 
+@pytest.mark.parametrize("name", ["int8_convrot", "q8_0"])
+def test_flux_with_an_approximator_stays_flux(comfy, inference, load, save, case, tmp_path, name):
+    """Written, nothing of FLUX's modulation is left to tell it by; guidance 3.5 must stay."""
+    halves = ({}, {})
+    for tensor_name, tensor in support.published(case[1]).items():
+        halves["distilled" in tensor_name][tensor_name] = tensor
+    base, modulator = (support.write(tmp_path / f"{i}.safetensors", half) for i, half in enumerate(halves))
+    model = load_pack("host.model.load").load_chroma(str(base), "auto", str(modulator))
+    path, text = save(model, name)
+    again = load(path=path)
+    second = load(path=save(again, name, "second")[0])
+    for found in (model, again, second):
+        assert found.model.model_config.loaded.detection.variant == "FLUX"
+        assert found.model.default_guidance == 3.5
+    assert "other loaders take it for Chroma" in text
+
+
 # --- LoRAs and merges ------------------------------------------------------------------------------------------------
 
 

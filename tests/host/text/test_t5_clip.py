@@ -231,6 +231,19 @@ def test_inputs_are_multiplied_by_the_scale_that_a_file_has_for_them(node, origi
     assert output_error(clip, reference, weights) <= FLOAT32
 
 
+@pytest.mark.parametrize("factor, kept", [(1.0, False), (2.0, True)])
+def test_weights_own_scale_is_no_scale_of_the_inputs(node, original, tmp_path, factor, kept):
+    """convert_to_quant writes it there; inputs above 448 times it would be cut."""
+    tensors, _ = entries(original, STORAGES["fp8 new"])
+    stem = "encoder.block.0.layer.1.DenseReluDense.wi_0"
+    scale = tensors[f"{stem}.weight_scale"] * factor
+    save_file({**tensors, f"{stem}.input_scale": scale}, tmp_path / "t5.safetensors")
+    layer = encoder(load(node, "t5.safetensors", precision="keep")).get_submodule(stem)
+    found = getattr(layer, "input_scale", None)
+    assert (found is not None) == kept
+    assert not kept or torch.equal(found.flatten(), scale.flatten())
+
+
 @pytest.mark.parametrize("embedding", EMBEDDING_TYPES)
 def test_packed_embedding_is_unpacked_for_the_tokens_only(node, original, reference, tmp_path, monkeypatch, embedding):
     write_gguf(tmp_path / "t5.gguf", original, "F32", embedding)

@@ -7,6 +7,7 @@ import torch
 read = support.dev.load_pack("loaders.files.read")
 detect = support.dev.load_pack("loaders.checkpoint.detect_variant")
 convert = support.dev.load_pack("loaders.checkpoint.check_shapes")
+naming = support.dev.load_pack("loaders.checkpoint.naming")
 
 
 def header(tensors, name="model.safetensors"):
@@ -94,6 +95,45 @@ def test_unknown_file_shows_what_it_begins_with():
         ValueError, match=r"not a Chroma checkpoint \(it begins with weird.tensor\).*Choose a file with"
     ):
         detect.detect(header({"weird.tensor": torch.empty(1)}))
+
+
+LEFT_OVER = ("double_blocks.1.txt_mod.lin.weight", "guidance_in.in_layer.weight", "final_layer.adaLN_modulation.1.bias")
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_what_is_left_out_decides_no_variant(name, prefix):
+    """A merge of Chroma with one tensor of FLUX's modulation stays Chroma, also with another Approximator."""
+    tensors = meta(support.config(), prefix=prefix)
+    file = header(tensors | {prefix + name: torch.empty(4, 4)})
+    other = header({n: t for n, t in meta(support.config()).items() if "distilled" in n}, "modulator.safetensors")
+    for found in (detect.detect(file), detect.detect(naming.with_approximator(file, other))):
+        assert (found.variant, found.dropped) == ("Chroma", (prefix + name,))
+
+
+@pytest.mark.parametrize("modulation", [{}, {name: torch.empty(4, 4) for name in LEFT_OVER}])
+def test_blocks_without_an_approximator_of_their_own_are_flux(modulation):
+    """FluxMod's pruned files hold none of FLUX's modulation either."""
+    tensors = meta(support.config())
+    base = header({n: t for n, t in tensors.items() if "distilled" not in n} | modulation)
+    assert detect.detect(naming.with_approximator(base, header(tensors, "modulator.safetensors"))).variant == "FLUX"
+
+
+@pytest.mark.parametrize(
+    "options, said, variant",
+    [
+        ({}, "FLUX", "FLUX"),
+        ({"approximator": (32, 40, 6)}, "FLUX", "FLUX"),
+        ({}, "Chroma", "Chroma"),
+        ({}, "of somewhere", "Chroma"),
+        ({"approximator": (32, 40, 6)}, "Chroma", "Chroma lite"),
+        ({**support.RADIANCE}, "FLUX", "Radiance"),
+    ],
+)
+def test_metadata_of_our_writer_tell_flux_and_sizes_the_rest(options, said, variant):
+    tensors = {n: t for n, t in meta(support.config(**options)).items()}
+    file = read.Header("m.gguf", header(tensors).tensors, {"chroma.variant": said})
+    assert detect.detect(file).variant == variant
 
 
 def test_missing_approximator_is_told():
@@ -200,27 +240,53 @@ def test_large_finite_half_precision_weights_are_not_taken_for_infinite():
 
 # --- one row each ----------------------------------------------------------------------------------------------------
 
+LORA, VAE = "a LoRA; it belongs in models/loras", "a VAE; it belongs in models/vae"
+CONTROLNET, T5 = (
+    "a ControlNet; it belongs in models/controlnet",
+    "a T5 text encoder; it belongs in models/text_encoders",
+)
 OTHER_MODELS = {
+    "lora_unet_a.alpha": LORA,
+    "img_in.lora_A.weight": LORA,
+    "unet.a.to_q.lora.down.weight": LORA,
+    "lycoris_double_blocks_0_img_attn_qkv.hada_w1_a": LORA,
+    "lycoris_double_blocks_0_img_attn_qkv.lokr_w1_b": LORA,
+    "diffusion_model.double_blocks.0.img_attn.qkv.oft_blocks": LORA,
+    "controlnet_blocks.0.weight": CONTROLNET,
+    "control_model.input_hint_block.0.weight": CONTROLNET,
+    "double_stream_modulation_img.lin.weight": "FLUX.2",
+    "transformer_blocks.1.img_mod.1.weight": "Qwen-Image",
+    "noise_refiner.0.attention.qkv.weight": "Lumina or Z-Image",
+    "blocks.0.self_attn.q.weight": "Wan",
+    "txt_in.individual_token_refiner.blocks.0.x": "HunyuanVideo",
     "joint_blocks.0.x_block.weight": "Stable Diffusion 3",
     "transformer_blocks.0.attn2.to_q.weight": "another model in diffusers' layout",
     "conditioner.embedders.1.model.weight": "SDXL",
     "label_emb.0.0.weight": "SDXL or another UNet with size conditioning",
     "input_blocks.0.0.weight": "Stable Diffusion 1 or 2",
-    "encoder.block.0.layer.0.SelfAttention.q.weight": "a T5 text encoder; it belongs in models/text_encoders",
-    "enc.blk.0.attn_q.weight": "a T5 text encoder; it belongs in models/text_encoders",
-    "decoder.up.0.block.0.conv1.weight": "a VAE; it belongs in models/vae",
-    "decoder.up_blocks.0.resnets.0.conv1.weight": "a VAE; it belongs in models/vae",
+    "redux_up.weight": "a style model (Redux); it belongs in models/style_models",
+    "encoder.block.0.layer.0.SelfAttention.q.weight": T5,
+    "enc.blk.0.attn_q.weight": T5,
+    "model.encoder.layers.0.pre_self_attn_layernorm.weight": "T5Gemma, another model than T5",
+    "text_model.encoder.layers.30.mlp.fc1.weight": "CLIP-G, a text encoder of SDXL",
+    "text_model.encoder.layers.22.mlp.fc1.weight": "CLIP-H, the text encoder of Stable Diffusion 2",
+    "text_model.encoder.layers.0.mlp.fc1.weight": "CLIP-L, a text encoder of Stable Diffusion and FLUX",
+    "transformer.resblocks.0.x": "CLIP, a text encoder of Stable Diffusion",
+    "vision_model.encoder.layers.0.mlp.fc1.weight": "CLIP's image encoder; it belongs in models/clip_vision",
+    "model.layers.0.mlp.up_proj.weight": "a language model (LLaMA, Qwen, Gemma or alike)",
+    "blk.0.attn_q.weight": "a language model",
+    "decoder.up.0.block.0.conv1.weight": VAE,
+    "decoder.up_blocks.0.resnets.0.conv1.weight": VAE,
+    "first_stage_model.decoder.conv_in.weight": VAE,
+    "decoder.conv1.weight": VAE,
     "taesd_decoder.1.weight": "a TAESD VAE; it belongs in models/vae",
-    "lora_unet_a.alpha": "a LoRA; it belongs in models/loras",
-    "img_in.lora_A.weight": "a LoRA; it belongs in models/loras",
 }
-BITSANDBYTES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
 QKV = "double_blocks.0.img_attn.qkv.weight"
 
 
-def test_rows_of_other_models_and_of_bitsandbytes_are_all_tried():
-    keys = support.dev.load_pack("loaders.checkpoint.keys")
-    assert len(keys.OTHER_MODELS) == len(OTHER_MODELS) and len(keys.BITSANDBYTES) == len(BITSANDBYTES)
+def test_rows_of_other_models_are_all_tried():
+    rows = support.dev.load_pack("loaders.checkpoint.keys").OTHER_MODELS
+    assert all(any(part in name for name in OTHER_MODELS) for part, _ in rows)
 
 
 @pytest.mark.parametrize("name", OTHER_MODELS)
@@ -229,7 +295,11 @@ def test_other_model_is_told_by_one_of_its_tensors(name):
         detect.detect(header({name: torch.zeros(1)}))
 
 
-@pytest.mark.parametrize("part", BITSANDBYTES)
-def test_each_tensor_of_bitsandbytes_is_refused(part):
-    with pytest.raises(ValueError, match=re.escape(f"nf4 or fp4 of bitsandbytes ({QKV}.{part})")):
-        detect.detect(header({QKV: torch.zeros(2, 2), f"{QKV}.{part}": torch.zeros(1)}))
+@pytest.mark.parametrize(
+    "name",
+    ["double_stream_modulation_img.lin.weight", "controlnet_blocks.0.weight", "transformer_blocks.1.img_mod.1.weight"],
+)
+def test_other_model_with_layers_of_fluxs_names_is_told_too(name):
+    told = f"it looks like {OTHER_MODELS[name]}. Take a complete Chroma checkpoint"
+    with pytest.raises(ValueError, match=re.escape(told) + "$"):
+        detect.detect(header({QKV: torch.zeros(2, 2), name: torch.zeros(1)}))

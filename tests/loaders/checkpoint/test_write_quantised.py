@@ -347,6 +347,7 @@ def test_metadata_of_the_source_is_kept_and_the_settings_recorded(case, tmp_path
         "chroma.writer": f"chroma-pack {metadata.version()}",
         "chroma.source": "m.safetensors",
         "chroma.format": "fp8_scaled",
+        "chroma.variant": "Chroma",
         "chroma.kept": "img_in., txt_in., final_layer., distilled_guidance_layer.",
         "chroma.prediction": "x0",
         "chroma.text_ids": "zeros",

@@ -1,10 +1,13 @@
 import json
 import pickle
 import struct
+import sys
+import types
 
 import pytest
 import support
 import torch
+from safetensors.torch import save_file
 
 read = support.dev.load_pack("loaders.files.read")
 
@@ -113,6 +116,40 @@ def test_zipped_pickle_with_code_is_refused_and_not_run(tmp_path):
     assert not proof.exists()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_of_a_quantisers_classes_is_told_by_its_name(tmp_path, monkeypatch, zipped):
+    package, module = types.ModuleType("torchao"), types.ModuleType("torchao.dtypes")
+    module.Tensor4 = type("Tensor4", (), {"__module__": "torchao.dtypes"})
+    path = tmp_path / "int4.pth"
+    with monkeypatch.context() as only_while_writing:
+        only_while_writing.setitem(sys.modules, "torchao", package)
+        only_while_writing.setitem(sys.modules, "torchao.dtypes", module)
+        torch.save({"a.weight": module.Tensor4()}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        ValueError, match="int4.pth: quantised by torchao, whose classes are not supported. Take a GGUF"
+    ):
+        read.read_header(path)
+
+
+def test_pickle_of_other_classes_tells_which(tmp_path):
+    path = tmp_path / "whole.pth"
+    torch.save({"model": Explosive(tmp_path / "x"), "a": torch.nn.Linear(1, 1)}, path)
+    with pytest.raises(ValueError, match="whole.pth: refused.*it needs '.*'.*Take the model's .safetensors"):
+        read.read_header(path)
+
+
+def test_tensor_that_the_index_lists_and_no_part_holds_is_named(tmp_path):
+    """Also a last block, whose absence nothing else would show."""
+    part = tmp_path / "m-00001-of-00001.safetensors"
+    save_file({"a.weight": torch.ones(2)}, part)
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a.weight": part.name, "b.weight": part.name}}))
+    with pytest.raises(
+        ValueError, match="index.json: .b.weight., one of 1 tensors that it lists, is in none of its parts"
+    ):
+        read.read_header(index)
+
+
 @pytest.mark.parametrize("wrap", [lambda d: d, lambda d: {"state_dict": d}, lambda d: {"model": d, "step": 3}])
 def test_pickle_of_plain_tensors_loads(tmp_path, wrap):
     path = tmp_path / "plain.pth"
@@ -131,7 +168,7 @@ def test_pickle_without_tensors_is_an_error(tmp_path):
 @pytest.mark.parametrize("name, told", [("m.gguf", "GGUF header is damaged"), ("m.onnx", "unknown file type '.onnx'")])
 def test_other_file_types_are_told(tmp_path, name, told):
     path = tmp_path / name
-    path.write_bytes(b"GGUF")
+    path.write_bytes(b"GGUF" if name.endswith("gguf") else b"\x08\x07")
     with pytest.raises(ValueError, match=told):
         read.read_header(path)
 

@@ -179,6 +179,70 @@ def test_layer_for_another_width_is_told_with_both_shapes():
     assert (found.layers[lora.MATCHED], found.renamed) == ([], {})
 
 
+@pytest.mark.parametrize(
+    "name, parameter",
+    [
+        (
+            "diffusion_model.double_blocks.0.img_attn.norm.query_norm.scale.diff",
+            "double_blocks.0.img_attn.norm.query_norm.weight",
+        ),
+        ("single_blocks.0.norm.key_norm.weight.diff", "single_blocks.0.norm.key_norm.weight"),
+        ("lora_unet_single_blocks_0_norm_key_norm_scale.diff", "single_blocks.0.norm.key_norm.weight"),
+        ("single_blocks.0.norm.key_norm.scale.set_weight", "single_blocks.0.norm.key_norm.weight"),
+        (
+            "transformer.transformer_blocks.0.attn.norm_added_q.weight.diff",
+            "double_blocks.0.txt_attn.norm.query_norm.weight",
+        ),
+        ("distilled_guidance_layer.norms.0.scale.diff", "distilled_guidance_layer.norms.0.weight"),
+        ("img_in.weight.diff", "img_in.weight"),
+        ("img_in.bias.diff", "img_in.bias"),
+        ("lora_unet_img_in_bias.diff", "img_in.bias"),
+    ],
+)
+def test_difference_that_is_named_after_its_parameter_is_taken(name, parameter):
+    found = lora.make_plan({name: MODEL[parameter]}, MODEL)
+    assert [target.parameter for target in found.targets.values()] == [parameter]
+    assert not found.layers[lora.UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    "layer, module, heights",
+    [
+        ("lora_unet_double_blocks_0_img_attn_qkv", "double_blocks.0.img_attn.qkv", (128, 128, 128)),
+        ("diffusion_model.double_blocks.1.txt_attn.qkv", "double_blocks.1.txt_attn.qkv", (128, 128, 128)),
+        ("lora_unet_single_blocks_0_linear1", "single_blocks.0.linear1", (128, 128, 128, 512)),
+    ],
+)
+def test_unmerged_parts_of_kohyas_fused_layers_are_adapters_of_their_rows(layer, module, heights):
+    tensors = {f"{layer}.lora_down.{i}.weight": (4, 128) for i in range(len(heights))}
+    tensors |= {f"{layer}.lora_up.{i}.weight": (height, 4) for i, height in enumerate(heights)}
+    found = lora.make_plan(lora.pieces_as_layers({**tensors, f"{layer}.alpha": ()}), MODEL)
+    starts = [sum(heights[:i]) for i in range(len(heights))]
+    assert [(t.parameter, t.rows) for t in found.targets.values()] == [
+        (f"{module}.weight", rows) for rows in zip(starts, heights)
+    ]
+    assert all(
+        set(t.tensors.values()) == {"lora_down.weight", "lora_up.weight", "alpha"} for t in found.targets.values()
+    )
+
+
+def test_adapter_that_is_called_by_a_number_is_no_part():
+    tensors = {"img_in.lora_A.0.weight": (4, 64), "img_in.lora_down.0.weight": (4, 64), "img_in.alpha": ()}
+    assert lora.pieces_as_layers(tensors) == tensors
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"ss_network_dim": "32"},
+        *({"ss_network_dim": d, "ss_network_alpha": "1"} for d in ("None", "0", "nan", "inf", "x")),
+    ],
+)
+def test_metadata_without_a_usable_dim_tell_no_network(said):
+    assert lora.make_plan({}, MODEL, metadata=said).network is None
+
+
 QKV = (384, 128)
 FITTING = {
     "LoHa": {"hada_w1_a": (384, 2), "hada_w1_b": (2, 128), "hada_w2_a": (384, 3), "hada_w2_b": (3, 128)},
@@ -311,6 +375,21 @@ def test_lora_of_which_most_does_not_fit_is_warned_of():
     tensors |= {k: v for i in range(20, 24) for k, v in pair(f"transformer_blocks.{i}.img_mlp.net.2", 8, 8).items()}
     text = report.summary(lora.make_plan(tensors, MODEL), tensors)
     assert text.endswith("Warning: most of this LoRA does not fit; it looks like a LoRA for Qwen-Image")
+
+
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("encoder.block.0.layer.0.SelfAttention.q.weight", "a T5 text encoder; it belongs in models/text_encoders"),
+        ("decoder.conv_in.weight", "a VAE; it belongs in models/vae"),
+        ("transformer_blocks.0.attn.to_q.weight", "a whole checkpoint: Load Chroma Model"),
+        ("transformer_blocks.0.qkv_proj.qweight", "a whole checkpoint: Load Chroma Model"),
+        ("text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight", None),
+        ("blocks.0.self_attn.q.lora_A.weight", "a LoRA for Wan"),
+    ],
+)
+def test_other_files_in_a_loras_place_are_told(name, told):
+    assert support.dev.load_pack("loaders.lora.report").looks_like([name]) == told
 
 
 OTHERS = {

@@ -98,6 +98,12 @@ def test_decoder_of_a_whole_t5_is_left_out_and_counted(prefix):
     assert found.config == CONFIG and set(found.tensors) == set(SHAPES)
 
 
+def test_what_is_left_out_names_nothing():
+    """A gate in a decoder does not make the encoder's one input the second of two."""
+    shapes = {llama_cpp(n): s for n, s in encoder.expected_shapes(BASE).items()}
+    assert t5.detect_t5(header(shapes | {"dec.blk.0.ffn_gate.weight": (4, 4)})).config == BASE
+
+
 def test_decoder_under_names_of_llama_cpp_is_left_out():
     shapes = {llama_cpp(n): s for n, s in SHAPES.items()}
     extra = {"dec.blk.0.attn_q.weight": (256, 256), "dec.output_norm.weight": (256,), "output.weight": (32_128, 256)}
@@ -150,6 +156,24 @@ STORAGES = {  # what -> entries of the query's layer and of the file, format, se
         {},
         {"weight_scale": f"{QUERY}.weight_scale"},
     ),
+    **{  # what convert_to_quant --t5xxl writes: the weight's own scales stand for the inputs' too
+        what: (
+            {
+                f"{QUERY}.weight": (dtype, (256, 256)),
+                f"{QUERY}.weight_scale": (F32, s),
+                f"{QUERY}.input_scale": (F32, s),
+            },
+            format,
+            {},
+            {"weight_scale": f"{QUERY}.weight_scale"},
+        )
+        for what, dtype, s, format in (
+            ("fp8 by row", E4M3, (256,), "float8_e4m3fn_rowwise"),
+            ("fp8 by block", E4M3, (4, 4), "float8_e4m3fn_blockwise"),
+            ("int8 by block", torch.int8, (2, 2), "int8_blockwise"),
+        )
+    },
+    "plain": ({f"{QUERY}.input_scale": (F32, (256, 1))}, None, {}, {}),
     "Q4_K": ({f"{QUERY}.weight": ("Q4_K", (256, 256))}, "Q4_K", {}, {}),
 }
 
@@ -163,6 +187,17 @@ def test_storage_is_recognised(what, prefix):
     assert (part.storage.format, dict(part.storage.settings), part.storage.shape) == (format, settings, (256, 256))
     assert part.scales == {role: prefix + name for role, name in scales.items()}
     assert found.formats == ({format: 1} if format else {})
+
+
+@pytest.mark.parametrize("shape", [(256, 1), ()])
+@pytest.mark.parametrize("marker", [{"format": "int8_tensorwise", "convrot": True}, {"format": "int8_tensorwise"}])
+def test_input_scales_of_int8_are_left_out(shape, marker):
+    entries = {"weight": (torch.int8, (256, 256)), "weight_scale": (F32, (256, 1)), "input_scale": (F32, shape)}
+    shapes = SHAPES | {f"{QUERY}.{part}": entry for part, entry in entries.items()}
+    name = f"{QUERY}.comfy_quant"
+    found = t5.detect_t5(header({**shapes, name: (torch.uint8, (9,))}, markers={name: marker}))
+    part = found.tensors[f"{QUERY}.weight"][0]
+    assert (part.storage.format, dict(part.scales)) == ("int8_tensorwise", {"weight_scale": f"{QUERY}.weight_scale"})
 
 
 @pytest.mark.parametrize("root", ["scaled_fp8", "t5xxl.scaled_fp8", "t5xxl.transformer.scaled_fp8"])
@@ -193,6 +228,12 @@ REFUSED = {  # what -> shapes, metadata, words of the message
     "LLaMA": (LM, {}, "a language model"),
     "LLaMA GGUF": ({"blk.0.attn_q.weight": (8, 8)}, {"general.architecture": "llama"}, "its architecture is llama"),
     "LoRA": ({"lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight": (8, 8)}, {}, "a LoRA"),
+    "FLUX in diffusers' layout": (
+        {"single_transformer_blocks.0.attn.to_q.weight": (8, 8)},
+        {},
+        "it looks like FLUX in diffusers' layout; it belongs in models/diffusion_models",
+    ),
+    "LoRA of FLUX": ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (8, 8)}, {}, "a LoRA"),
     "VAE": ({"decoder.up.0.block.0.conv1.weight": (8, 8, 3, 3)}, {}, "it looks like a VAE"),
     "nothing known": ({"a.b": (8, 8)}, {}, "it begins with a.b. Chroma needs T5-XXL"),
     "UMT5": (changed(shared__weight=(256_384, 256)), {}, "its embedding has 256,384 words, T5's has 32,100 to 32,128"),
@@ -206,6 +247,16 @@ REFUSED = {  # what -> shapes, metadata, words of the message
         SHAPES,
         {"general.architecture": "t5encoder", "t5encoder.block_count": 24},
         "holds 2 layers, its header announces 24",
+    ),
+    "last of 24 layers": (
+        {n: s for n, s in encoder.expected_shapes(XXL).items() if not n.startswith("encoder.block.23.")},
+        {},
+        "holds 23 of the 24 layers that a T5 of width 4,096 has",
+    ),
+    "last of 12 layers": (
+        {n: s for n, s in encoder.expected_shapes(BASE).items() if not n.startswith("encoder.block.11.")},
+        {},
+        "holds 11 of the 12 layers",
     ),
     "shape": (changed(**{f"{QUERY}.weight".replace(".", "__"): (256, 128)}), {}, "(256, 128), expected (256, 256)"),
     "16 buckets": (

@@ -44,6 +44,16 @@ ROTATED = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64
             "int8_tensorwise",
             {"convrot": True, "convrot_groupsize": 64},
         ),
+        *(  # ComfyUI-INT8-Fast names no format; what it calls QuaRot since it saves is ConvRot's rotation
+            ((I8, (256, 512)), {"weight_scale": (F32, scale)}, marker, "int8_tensorwise", settings)
+            for scale, marker, settings in (
+                ((256, 1), {"quarot": True}, {"convrot": True, "convrot_groupsize": 256}),
+                ((256, 1), {"quarot": True, "quarot_groupsize": 64}, {"convrot": True, "convrot_groupsize": 64}),
+                ((256, 1), {"quarot": False}, {}),
+                ((), {"quarot": False}, {}),
+                ((256, 1), {"convrot": False}, {}),
+            )
+        ),
         ((U8, (256, 64)), {"weight_scale": (E4M3, (256, 8)), "weight_scale_2": (F32, ())}, None, "nvfp4", {}),
         (("Q4_K", (256, 512)), {}, None, "Q4_K", {}),
         ((U8, (256, 136)), {}, {"format": "gguf_q8_0"}, "Q8_0", {}),
@@ -74,8 +84,17 @@ def test_old_marker_of_two_values_asks_for_full_precision(values, full):
             (I8, (8, 4)),
             {"weight_scale": (F32, (8, 1))},
             None,
-            "without a comfy_quant marker.*rotated. Take a file with",
+            "stored as int8, and no comfy_quant marker says whether its rows are rotated. Take a file with",
         ),
+        ((I8, (8, 256)), {"weight_scale": (F32, ())}, {"quarot": True}, "scales of shape .., float32, which fit no"),
+        ((I8, (8, 256)), {"weight_scale": (F32, (2, 1))}, {"quarot": True}, "scales of shape .2, 1., float32, which"),
+        (
+            (I8, (8, 100)),
+            {"weight_scale": (F32, (8, 1))},
+            {"quarot": True},
+            "100 inputs, which its rotation in groups of 256",
+        ),
+        ((I8, (8, 256)), {"weight_scale": (F32, (8, 1))}, {"quarot": "x"}, "has quarot 'x' in its marker"),
         ((I8, (8, 100)), {"weight_scale": (F32, (8, 1))}, ROTATED, "100 inputs, which its rotation in groups of 64"),
         ((E4M3, (256, 128)), {"weight_scale": (F32, (3, 2))}, None, "scales of shape .3, 2., float32, which fit no"),
         ((E4M3, (256, 128)), {"weight_scale": (U8, (9, 9))}, None, "scales of shape .9, 9., uint8, which fit no"),
