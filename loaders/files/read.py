@@ -18,7 +18,7 @@ from torch import Tensor
 from ..tensor_info import TensorInfo
 from .error_text import reason, short
 from .gguf import map_gguf, read_gguf_header
-from .header import Header, is_marker, read_marker
+from .header import Header, check_count, is_marker, read_marker
 from .pickle import load_pickle
 from .safetensors import safetensors_header
 
@@ -28,6 +28,7 @@ GGUF_SUFFIX = ".gguf"
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
 MAX_FILE_NAME = 255  # of common file systems
+MAX_INDEX_BYTES = 1 << 23  # a line for each of the most tensors
 GGML_PLAIN = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -117,6 +118,8 @@ def shards(index: Path) -> list[Path]:
     raises: ValueError if the index is malformed, names files elsewhere, or a file is missing.
     """
     try:
+        if index.stat().st_size > MAX_INDEX_BYTES:
+            raise ValueError(f"{index.stat().st_size:,} bytes, at most {MAX_INDEX_BYTES:,} are read")
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -148,4 +151,5 @@ def _sharded_header(index: Path) -> Header:
         markers.update(part.markers)
         metadata.update(part.metadata)
         size += part.num_bytes
+        check_count(index.name, len(tensors))
     return Header(index.name, tensors, metadata, markers, size)

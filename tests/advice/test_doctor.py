@@ -429,6 +429,13 @@ def test_loras_are_found_in_stacks_and_other_forms(inputs, loras):
     assert (found(graph) == []) == bool(loras)
 
 
+@pytest.mark.parametrize("end", ["", "x"])
+def test_name_of_endless_digits_is_looked_at_once(end):
+    name = "lora_name_" + "1" * 1_000_000 + end
+    graph = between(clean(cfg=1.0, steps=8), "LoRA Stacker", **{name: FLASH_FILE, "lora_count": 1})
+    assert the_run(graph).loras == ([FLASH_FILE] if end else [])  # of the first LoRA only
+
+
 @pytest.mark.parametrize(
     "inputs", [{"loras": {"__value__": [{"name": FLASH_FILE}]}}, {"lora_name": 7}, {"lora_stack": ["70", 0]}, {}], ids=range(4)
 )  # fmt: skip
