@@ -16,6 +16,12 @@ def short(found: object) -> str:
     return cut.repr(found)[:MAX_QUOTE]
 
 
+def shortened(name: str) -> str:
+    """A name without its middle, where it is longer than a message has room for."""
+    half = MAX_REASON // 2
+    return name if len(name) <= MAX_REASON else f"{name[:half]}...{name[-half:]}"
+
+
 def reason(error: BaseException) -> str:
     """The first line of another library's error, or its kind where it says nothing that can be shown."""
     text = "".join(c for c in str(error).strip().partition("\n")[0] if c.isprintable())
