@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..tensor_info import TensorInfo
-from .error_text import reason, short
+from .error_text import encodable, reason, short
 from .gguf import map_gguf, read_gguf_header
 from .header import Header, check_count, is_marker, read_marker
 from .pickle import load_pickle
@@ -53,6 +53,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     if path.stat().st_size == 0:
         raise ValueError(f"{path.name}: the file is empty. Download it again")
     suffix = path.suffix.lower()
+    if suffix != GGUF_SUFFIX and encodable(str(path), "utf-8") != str(path):
+        raise ValueError(
+            f"{encodable(path.name)}: its name or folder has bytes that are not UTF-8, with which neither safetensors' nor "
+            "torch's reader opens a file. Rename it"
+        )
     if path.name.endswith(INDEX_SUFFIX):
         return _sharded_header(path)
     if suffix in SAFETENSORS_SUFFIXES:
@@ -63,11 +68,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         markers = {
             k: read_marker(path.name, k, v.numpy().tobytes()) for k, v in tensors.items() if is_marker(k, infos[k])
         }
-        return Header(path.name, infos, {}, markers, path.stat().st_size)
+        return Header(encodable(path.name), infos, {}, markers, path.stat().st_size)
     if suffix == GGUF_SUFFIX:
         tensors, metadata = read_gguf_header(path)
         infos = {k: TensorInfo(GGML_PLAIN.get(t.type_name, t.type_name), t.shape) for k, t in tensors.items()}
-        return Header(path.name, infos, metadata, {}, path.stat().st_size)
+        return Header(encodable(path.name), infos, metadata, {}, path.stat().st_size)
     known = ", ".join((*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES, GGUF_SUFFIX, INDEX_SUFFIX))
     raise ValueError(f"{path.name}: unknown file type {suffix!r} (known: {known})")
 
@@ -152,4 +157,4 @@ def _sharded_header(index: Path) -> Header:
         metadata.update(part.metadata)
         size += part.num_bytes
         check_count(index.name, len(tensors))
-    return Header(index.name, tensors, metadata, markers, size)
+    return Header(encodable(index.name), tensors, metadata, markers, size)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..tensor_info import DTYPES, GGML_BLOCKS, TensorInfo
-from .error_text import name_problem, reason, short
+from .error_text import encodable, name_problem, reason, short
 from .header import MAX_HEADER_BYTES, MAX_TENSORS, Header, is_marker, read_marker
 
 MAX_LENGTH = 100_000_000  # of a header: the format's own limit
@@ -76,7 +76,7 @@ def safetensors_header(path: Path) -> Header:
             if is_marker(name, tensors[name]):
                 f.seek(8 + length + first)
                 markers[name] = read_marker(path.name, name, f.read(last - first))
-    return Header(path.name, tensors, metadata, markers, size)
+    return Header(encodable(path.name), tensors, metadata, markers, size)
 
 
 def _check_counts(file: str, raw: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import re
@@ -25,6 +26,9 @@ from torch import Tensor
 
 from ..tensor_info import DTYPES, packed_shape
 from .error_text import reason, shortened
+
+# The package tells the file's path in the log, which not every terminal can show.
+logging.getLogger("gguf.gguf_writer").setLevel(logging.WARNING)
 
 PARTIAL = ".partial"  # end of the temporary name, which no loader lists
 # Process, name, suffix. The process comes first, so that the host's save nodes, which look for the next number of a name,

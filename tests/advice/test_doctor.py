@@ -603,7 +603,7 @@ def test_a_rule_that_fails_is_told_and_hides_nothing(monkeypatch, caplog):
     whole = found(graph)
     monkeypatch.setattr(doctor, "RULES", [broken_rule, *doctor.RULES])
     assert found(graph) == [*whole, (HINT, "10", "the rule on broken rule failed")]
-    assert "the rule broken_rule failed on node 10" in caplog.text and "KeyError: 'steps'" in caplog.text
+    assert "the rule broken_rule failed on node '10': KeyError('steps')" in caplog.text and "KeyError" in caplog.text
 
 
 @pytest.mark.parametrize("rule", doctor.RULES, ids=lambda r: r.__name__)
