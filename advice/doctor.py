@@ -39,8 +39,9 @@ def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -
         for rule in RULES:
             try:
                 found.update(dict.fromkeys(rule(read, run, facts)))
-            except Exception:  # one rule's bug must not hide what the others find
-                logging.exception("Chroma Doctor: the rule %s failed on node %s", rule.__name__, run.node)
+            except Exception as error:  # one rule's bug must not hide what the others find
+                # %a: what is quoted of a graph may be more than the terminal can show
+                logging.warning("Chroma Doctor: the rule %s failed on node %a: %a", rule.__name__, run.node, error)
                 name = rule.__name__.replace("_", " ")
                 found[Finding(HINT, run.node, f"the rule on {name} failed", FAILED_TEXT, FAILED_REMEDY)] = None
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -7,12 +7,14 @@ of their inputs: what gives a MODEL most likely passes on the one that it takes 
 from __future__ import annotations
 
 import re
+from string import digits
 from typing import Any, Mapping
 
 MODEL_FILE = re.compile(r"\.(safetensors|sft|gguf|ckpt|pth|pt|bin|safetensors\.index\.json)$", re.IGNORECASE)
 PRESET_NODE = "ChromaPreset"
 OUR_LOADER, OUR_SAMPLER = "ChromaDiffusionLoader", "ChromaKSampler"
 MOST = 1e15  # no setting is larger
+MAX_DIGITS = 15  # of a number in an input's name
 
 # What is passed on -> the inputs that it may come in by, best first. A name counts with a number behind it too.
 ROLES = {
@@ -203,11 +205,11 @@ class Graph:
 
 def _is_off(inputs: Mapping[str, Any], name: str) -> bool:
     """Whether a LoRA node's own inputs take one of its LoRAs off: a strength of 0, a switch, a count that is less."""
-    number = re.search(r"\d*$", name).group()
+    number = name[len(name.rstrip(digits)) :]
     strengths = ("strength_model", "lora_model_strength", *(f"{n}_{number}" for n in ("lora_wt", "strength", "model_weight", "model_str")))  # fmt: skip
     count = inputs.get("lora_count")
     return (
         any(isinstance(inputs.get(n), (int, float)) and inputs[n] == 0 for n in strengths)
         or inputs.get(f"switch_{number}") in ("Off", False)
-        or bool(number and isinstance(count, int) and int(number) > count)
+        or bool(number and isinstance(count, int) and int(number[:MAX_DIGITS]) > count)
     )

@@ -111,9 +111,12 @@ class ChromaExtension(ComfyExtension):
         nodes: list[type[io.ComfyNode]] = []
 
         def load(feature: Feature) -> None:
+            from .shared.report import with_encodable_errors  # here: it needs what an old host may lack
+
             module = importlib.import_module(f".{feature.module}", __name__)
             found = [getattr(module, name) for name in feature.nodes]
             for node in found:
+                node.execute = classmethod(with_encodable_errors(node.execute.__func__))
                 node.GET_SCHEMA()  # the host asks one by one, and would keep the nodes before one that fails
             nodes.extend(found)
 

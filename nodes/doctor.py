@@ -25,7 +25,7 @@ def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | No
             t5 = find_t5(clip)
             record["tokens"] = {text: len(tokenize(clip, t5, text, whole=True)) + 1 for text in prompts(graph)}
         except Exception as error:  # another pack's text encoder: tokens are estimated, as without one
-            logging.info("Chroma Doctor: tokens are not counted: %s: %s", type(error).__name__, error)
+            logging.info("Chroma Doctor: tokens are not counted: %a", error)
     return record
 
 
@@ -34,7 +34,7 @@ def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str 
     try:
         return findings_text(examine(graph, record_of(model, clip, graph, node_id)), graph)
     except Exception as error:
-        logging.warning("Chroma Doctor: failed on this graph: %s: %s", type(error).__name__, error)
+        logging.warning("Chroma Doctor: failed on this graph: %a", error)
         return FAILED.format(type(error).__name__)
 
 

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 
 from ..host.model.save import export_model
 from ..loaders.checkpoint.write_quantised import export_format
+from ..loaders.files.write import not_written
 from ..loaders.formats.base.registry import EXPORTS
 from .shared.report import report
 
@@ -63,14 +64,20 @@ class ChromaSaveQuantized(io.ComfyNode):
         cls, model: Any, format: str, filename_prefix: str, full_precision_matmul: bool = True
     ) -> io.NodeOutput:
         suffix = export_format(format).suffix
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path = Path(folder) / f"{name}_{counter:05}_{suffix}"
+        path = next_path(filename_prefix, suffix)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         _, text = export_model(model, path, format, full_precision_matmul, metadata)
         report(cls, text)
         return io.NodeOutput()
+
+
+def next_path(prefix: str, suffix: str) -> Path:
+    """Where the host's save nodes would put the next file of this name. raises: ValueError if there can be none."""
+    try:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    except OSError as error:  # a folder that cannot be made or read
+        raise ValueError(not_written(Path(folder_paths.get_output_directory()) / prefix, error)) from error
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:

@@ -19,6 +19,7 @@ from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
 from ...loaders.checkpoint.keys import APPROXIMATOR, FLAGS, VARIANT
 from ...loaders.checkpoint.write_quantised import Written, write_model
+from ...loaders.files.error_text import encodable
 from ...loaders.files.read import Header, read_header
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.tensor_info import TensorInfo
@@ -42,7 +43,7 @@ class PatchedWeights:
             )
         self.path = _source_path(patcher)
         loaded = getattr(patcher.model.model_config, "loaded", None)
-        self.name = loaded.file if loaded is not None else Path(self.path).name if self.path else "model"
+        self.name = loaded.file if loaded is not None else encodable(Path(self.path).name) if self.path else "model"
         self.metadata: Mapping[str, Any] = read_header(self.path).metadata if self.path else {}
         said = {key: self.metadata[key] for key in (VARIANT,) if key in self.metadata}
         header = Header(self.name, _infos(network, shapes), said)

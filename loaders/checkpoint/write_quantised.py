@@ -14,6 +14,7 @@ from typing import Any, Callable, Mapping, Protocol
 import torch
 from torch import Tensor
 
+from ..files.error_text import encodable
 from ..files.read import read_header, read_tensors
 from ..files.write import GGUFFile, SafetensorsFile, Stored, whole_file
 from ..formats.base.format import GGUF
@@ -131,8 +132,9 @@ def write_model(
         **(metadata or {}),
         **own_metadata(source.name, detection, format_name, full_precision),
     }
+    record = {key: encodable(value, "utf-8") if isinstance(value, str) else value for key, value in record.items()}
     if format.container == GGUF:
-        title = str(record.pop("general.name", path.stem))
+        title = str(record.pop("general.name", encodable(path.stem, "utf-8")))
         file: Any = GGUFFile(stored, record, title, int(format.file_type))
     else:
         file = SafetensorsFile(stored, {key: str(value) for key, value in record.items()})

@@ -1,8 +1,9 @@
-"""How much of a damaged file an error may quote: little, on one line, and only what can be shown."""
+"""What an error or a log may quote of a file and its name: little, on one line, and only what can be shown."""
 
 from __future__ import annotations
 
 import reprlib
+import sys
 
 MAX_NAME = 256  # characters of a tensor's name or a metadata key; published ones have up to 80
 MAX_QUOTE = 80
@@ -14,6 +15,23 @@ def short(found: object) -> str:
     cut = reprlib.Repr()
     cut.maxstring = cut.maxother = MAX_QUOTE
     return cut.repr(found)[:MAX_QUOTE]
+
+
+def encodable(text: str, *encodings: str) -> str:
+    """A text as these encodings can hold it, with \\N for the rest; without any, as the terminal can.
+
+    A name may be no text at all (bytes that are not UTF-8), and a terminal's encoding may be ASCII. ComfyUI's queue ends for
+    good where such a thing is logged.
+    """
+    for encoding in encodings or [getattr(s, "encoding", None) or "utf-8" for s in (sys.stdout, sys.stderr)]:
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+def shortened(name: str) -> str:
+    """A name without its middle, where it is longer than a message has room for."""
+    half = MAX_REASON // 2
+    return name if len(name) <= MAX_REASON else f"{name[:half]}...{name[-half:]}"
 
 
 def reason(error: BaseException) -> str:

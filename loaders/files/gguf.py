@@ -21,17 +21,23 @@ from torch import Tensor
 
 from ..tensor_info import GGML_CODES
 from .error_text import name_problem, short
+from .header import MAX_HEADER_BYTES, check_count
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # laid out alike; 1 had shorter counts
 DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_DEPTH = 4  # of arrays in arrays
-MAX_HEADER_BYTES = 1 << 25  # the largest tokenizers take half of it
+MAX_TEXT_BYTES = 1 << 20  # of a metadata entry
+MAX_TEXTS = 1 << 20  # in arrays; the largest tokenizers have 800,000 tokens and merges
+ARRAY_COST = 16  # an array in an array takes as long to read as so many texts
 MIN_TENSOR_BYTES = 24  # of a header entry: length of the name, count of sizes, type, offset
 MIN_ENTRY_BYTES = 13  # of a metadata entry: length of the key, type, the smallest value
 MIN_ARRAY_BYTES = 12
 UNKNOWN_TYPE = "type "  # + its number
+ODD_BYTES = {
+    0xDC00 + i: f"\\x{i:02x}" for i in range(0x80, 0x100)
+}  # as Python keeps them in a text -> as they are shown
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # + tensor's name: sizes before city96's converter regrouped them
 
 U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
@@ -85,7 +91,7 @@ def read_gguf_header(path: str | os.PathLike[str]) -> tuple[dict[str, GGUFTensor
     """Names, types, shapes and places of a file's tensors, in the file's order, and its metadata.
 
     Metadata: numbers, bools and texts are Python's, arrays of numbers numpy's, arrays of texts or arrays lists. A text
-    that is no UTF-8 keeps its odd bytes as \\xNN. `comfy.gguf.orig_shape.NAME` becomes the tensor's shape if it holds as
+    that is no UTF-8 keeps its odd bytes as \\xNN; one of more than a megabyte is None. `comfy.gguf.orig_shape.NAME` becomes the tensor's shape if it holds as
     many weights in whole blocks.
 
     raises: ValueError if the file is missing, empty, cut short, damaged, big-endian or of another version.
@@ -170,6 +176,7 @@ class _Cursor:
     def __init__(self, buffer: mmap.mmap, file_name: str):
         self.buffer, self.file_name, self.at = buffer, file_name, 0
         self.end = min(len(buffer), MAX_HEADER_BYTES)
+        self.texts_left = MAX_TEXTS
 
     def damaged(self, what: str) -> ValueError:
         return ValueError(f"{self.file_name}: the GGUF header is damaged or cut short: {what}. Download it again")
@@ -200,6 +207,23 @@ class _Cursor:
         start = self.skip(count)
         return self.buffer[start : start + count]
 
+    def value(self) -> str | None:
+        """A text of the metadata."""
+        raw = self.text()
+        if len(raw) > MAX_TEXT_BYTES:
+            return None
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return raw.decode("utf-8", "surrogateescape").translate(ODD_BYTES)
+
+    def spend(self, texts: int) -> None:
+        self.texts_left -= texts
+        if self.texts_left < 0:
+            raise ValueError(
+                f"{self.file_name}: its metadata holds more than {MAX_TEXTS:,} texts or arrays. Take an unmodified checkpoint"
+            )
+
     def name(self, what: str, known: Mapping[str, object]) -> str:
         raw = self.text()
         try:
@@ -226,14 +250,16 @@ def _counts(cursor: _Cursor) -> tuple[int, int]:
     if version not in VERSIONS:
         known = " and ".join(map(str, VERSIONS))
         raise ValueError(f"{name}: GGUF version {version} is not known ({known} are). Download a newer file")
-    return cursor.count(MIN_TENSOR_BYTES, "tensors"), cursor.count(MIN_ENTRY_BYTES, "metadata entries")
+    counts = cursor.count(MIN_TENSOR_BYTES, "tensors"), cursor.count(MIN_ENTRY_BYTES, "metadata entries")
+    check_count(name, max(counts))
+    return counts
 
 
 def _value(cursor: _Cursor, kind: int, key: str, depth: int = 0) -> object:
     if kind in NUMBERS:
         return cursor.number(NUMBERS[kind][0])
     if kind == STRING:
-        return cursor.text().decode("utf-8", "backslashreplace")
+        return cursor.value()
     if kind != ARRAY or depth == MAX_DEPTH:
         found = f"of type {kind}" if kind != ARRAY else f"an array in more than {MAX_DEPTH} others"
         raise cursor.damaged(f"the value of {key!r} is {found}, which is not known")
@@ -245,8 +271,9 @@ def _value(cursor: _Cursor, kind: int, key: str, depth: int = 0) -> object:
         raw = cursor.buffer[start : start + count * form.size]
         return np.frombuffer(raw, "u1") != 0 if kind == BOOL else np.frombuffer(raw, numpy_name)
     count = cursor.count(U64.size if kind == STRING else MIN_ARRAY_BYTES, f"values of {key!r}")
-    if kind == STRING:  # tokenizers hold tens of thousands
-        return [cursor.text().decode("utf-8", "backslashreplace") for _ in range(count)]
+    cursor.spend(count if kind == STRING else ARRAY_COST * count)
+    if kind == STRING:
+        return [cursor.value() for _ in range(count)]
     return [_value(cursor, kind, key, depth + 1) for _ in range(count)]
 
 

@@ -14,6 +14,9 @@ from .error_text import reason, short
 # A marker is part of the header's meaning.
 MARKER_SUFFIX = ".comfy_quant"
 MAX_MARKER_BYTES = 4096
+# Beyond these a header is refused before it takes long: published ones have some thousand tensors and some megabytes.
+MAX_TENSORS = 1 << 16
+MAX_HEADER_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,14 @@ class Header:
     metadata: Mapping[str, Any]
     markers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # tensor name -> the JSON in it
     num_bytes: int = 0  # of all files together
+
+
+def check_count(file: str, count: int) -> None:
+    """raises: ValueError for more tensors than any model has that is loaded here."""
+    if count > MAX_TENSORS:
+        raise ValueError(
+            f"{file}: its header tells of {count:,} tensors, at most {MAX_TENSORS:,} are read. Take an unmodified checkpoint"
+        )
 
 
 def is_marker(name: str, info: TensorInfo) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import warnings
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from .error_text import name_problem, reason, short
+from .header import check_count
 
 ZIP_HEADER_BYTES, ZIP_LENGTHS_AT = 30, 26  # of a part; the lengths are of what stands before its data
 ZIP_DESCRIPTOR = b"PK\x07\x08"  # begins the sizes that may stand behind
+MAX_BYTES = 1 << 23  # of all but the weights; some 500 bytes a tensor
 
 CLASS = re.compile(r"GLOBAL ([\w.]+)")  # in torch's refusal: what the file wants to be made of
 QUANTISERS = (
@@ -37,7 +40,7 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
             if mapped:
                 loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             else:
-                with open(path, "rb") as f:
+                with _Limited(path) as f:
                     loaded = torch.load(f, map_location="cpu", weights_only=True)
                     if f.read(1):  # that format has no checksums; bytes that came in show at its end only
                         raise ValueError("bytes are left over at its end")
@@ -60,23 +63,44 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
     tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
     if not tensors:
         raise ValueError(f"{path.name}: holds no named tensors. Take the model's .safetensors file")
+    check_count(path.name, len(tensors))
     for name, tensor in tensors.items():
         if name_problem(name):
             raise ValueError(f"{path.name}: holds {name_problem(name)}. Take the model's .safetensors file")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+        if not plain or tensor.untyped_storage().nbytes() < tensor.nbytes:  # fewer bytes: one number for many
             raise ValueError(f"{path.name}: {name} is no plain tensor. Take the model's .safetensors file")
     return tensors
 
 
-def _check_zip(path: Path) -> None:
-    """A zipped pickle's parts but the weights against their checksums, and the places of all.
+class _Limited(io.BufferedReader):
+    """A file whose reading ends with an error where more is read of it than a sound one has beside its weights."""
 
-    torch looks at neither where it maps a file. raises: anything, if the file is damaged.
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path))
+        self.left = MAX_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = self.left + 1 if size is None or size < 0 else min(size, self.left + 1)
+        found = super().read(wanted)
+        self.left -= len(found)
+        if self.left < 0:
+            raise ValueError(f"more than {MAX_BYTES:,} bytes beside its weights")
+        return found
+
+
+def _check_zip(path: Path) -> None:
+    """A zipped pickle's parts but the weights against their checksums, and the places of all; none may be compressed.
+
+    torch looks at neither where it maps a file, and writes none compressed: one could expand for ever.
+    raises: anything, if the file is damaged.
     """
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as f:
+    with _Limited(path) as limited, zipfile.ZipFile(limited) as archive, open(path, "rb") as f:
         entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
         ends = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
         for entry, end in zip(entries, ends):
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{entry.filename} is compressed")
             with archive.open(entry) as part:  # compares the two copies of the name
                 if "/data/" not in entry.filename:
                     part.read()

@@ -16,15 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..tensor_info import TensorInfo
-from .error_text import reason, short
+from .error_text import encodable, reason, short
 from .gguf import map_gguf, read_gguf_header
-from .header import Header, is_marker, read_marker
+from .header import Header, check_count, is_marker, read_marker
 from .kinds import GGUF_SUFFIX, INDEX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, refuse_other_kinds
 from .pickle import load_pickle
 from .safetensors import safetensors_header
 
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
 MAX_FILE_NAME = 255  # of common file systems
+MAX_INDEX_BYTES = 1 << 23  # a line for each of the most tensors
 GGML_PLAIN = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -50,6 +51,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise ValueError(f"{path.name}: the file is empty. Download it again")
     refuse_other_kinds(path)
     suffix = path.suffix.lower()
+    if suffix != GGUF_SUFFIX and encodable(str(path), "utf-8") != str(path):
+        raise ValueError(
+            f"{encodable(path.name)}: its name or folder has bytes that are not UTF-8, with which neither safetensors' nor "
+            "torch's reader opens a file. Rename it"
+        )
     if path.name.endswith(INDEX_SUFFIX):
         return _sharded_header(path)
     if suffix in SAFETENSORS_SUFFIXES:
@@ -60,11 +66,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         markers = {
             k: read_marker(path.name, k, v.numpy().tobytes()) for k, v in tensors.items() if is_marker(k, infos[k])
         }
-        return Header(path.name, infos, {}, markers, path.stat().st_size)
+        return Header(encodable(path.name), infos, {}, markers, path.stat().st_size)
     if suffix == GGUF_SUFFIX:
         tensors, metadata = read_gguf_header(path)
         infos = {k: TensorInfo(GGML_PLAIN.get(t.type_name, t.type_name), t.shape) for k, t in tensors.items()}
-        return Header(path.name, infos, metadata, {}, path.stat().st_size)
+        return Header(encodable(path.name), infos, metadata, {}, path.stat().st_size)
     known = ", ".join((*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES, GGUF_SUFFIX, INDEX_SUFFIX))
     raise ValueError(f"{path.name}: unknown file type {suffix!r} (known: {known})")
 
@@ -115,6 +121,8 @@ def shards(index: Path) -> list[Path]:
     raises: ValueError if the index is malformed, names files elsewhere, or a file is missing.
     """
     try:
+        if index.stat().st_size > MAX_INDEX_BYTES:
+            raise ValueError(f"{index.stat().st_size:,} bytes, at most {MAX_INDEX_BYTES:,} are read")
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -147,10 +155,11 @@ def _sharded_header(index: Path) -> Header:
         markers.update(part.markers)
         metadata.update(part.metadata)
         size += part.num_bytes
+        check_count(index.name, len(tensors))
     lost = sorted(json.loads(index.read_text(encoding="utf-8"))["weight_map"].keys() - tensors.keys())
     if lost:
         raise ValueError(
-            f"{index.name}: {short(lost[0])}, one of {len(lost)} tensors that it lists, is in none of its parts. Download the "
+            f"{encodable(index.name)}: {short(lost[0])}, one of {len(lost)} tensors that it lists, is in none of its parts. Download the "
             "whole folder again"
         )
-    return Header(index.name, tensors, metadata, markers, size)
+    return Header(encodable(index.name), tensors, metadata, markers, size)

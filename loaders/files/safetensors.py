@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from ..tensor_info import DTYPES, GGML_BLOCKS, TensorInfo
-from .error_text import name_problem, reason, short
-from .header import Header, is_marker, read_marker
+from .error_text import encodable, name_problem, reason, short
+from .header import MAX_HEADER_BYTES, MAX_TENSORS, Header, is_marker, read_marker
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_LENGTH = 100_000_000  # of a header: the format's own limit
 MAX_DIMS = 8
+MAX_NUMBER = 1 << 63  # of a size or place
+MAX_TEXTS = 6 * MAX_TENSORS  # five texts tell of a tensor, two of a metadata entry
+MAX_LISTS = 8 * MAX_TENSORS  # brackets: three tell of a tensor; texts of metadata have some too
 
 
 def safetensors_header(path: Path) -> Header:
@@ -27,12 +30,18 @@ def safetensors_header(path: Path) -> Header:
     with open(path, "rb") as f:
         start = f.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        if not 2 <= length <= min(MAX_LENGTH, size - 8):
             raise ValueError(
                 f"{path.name}: not a safetensors file, or cut short: its first bytes announce a header of {length:,} "
                 f"bytes, the file has {size:,}. Download it again"
             )
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(
+                f"{path.name}: its header has {length:,} bytes, at most {MAX_HEADER_BYTES:,} are read. Take a file with "
+                "less metadata"
+            )
         raw = f.read(length)
+        _check_counts(path.name, raw)
         try:
             entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
             metadata = entries.pop("__metadata__", {})
@@ -62,7 +71,19 @@ def safetensors_header(path: Path) -> Header:
             if is_marker(name, tensors[name]):
                 f.seek(8 + length + first)
                 markers[name] = read_marker(path.name, name, f.read(last - first))
-    return Header(path.name, tensors, metadata, markers, size)
+    return Header(encodable(path.name), tensors, metadata, markers, size)
+
+
+def _check_counts(file: str, raw: bytes) -> None:
+    """Counts before anything is made of it. A quote is a text's end unless an odd number of backslashes is before it."""
+    plain = raw.replace(b"\\\\", b"")
+    texts = (plain.count(b'"') - plain.count(b'\\"')) // 2
+    lists = raw.count(b"[") + raw.count(b"{")
+    if texts > MAX_TEXTS or lists > MAX_LISTS:
+        raise ValueError(
+            f"{file}: its header holds {texts:,} texts and {lists:,} lists, more than any model's. Take an unmodified "
+            "checkpoint"
+        )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -78,7 +99,11 @@ def _tensor_info(name: str, entry: dict) -> TensorInfo:
     if name_problem(name):
         raise ValueError(name_problem(name))
     shape, dtype = entry["shape"], entry["dtype"]
-    if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(type(n) is int and n >= 0 for n in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_DIMS
+        or not all(type(n) is int and 0 <= n < MAX_NUMBER for n in shape)
+    ):
         raise ValueError(f"{name} has the shape {short(shape)}")
     if not isinstance(dtype, str) or name_problem(dtype) or dtype in GGML_BLOCKS.keys() - DTYPES.keys():
         raise ValueError(f"{name} has the type {short(dtype)}")
@@ -88,7 +113,7 @@ def _tensor_info(name: str, entry: dict) -> TensorInfo:
 def _span(name: str, entry: dict, info: TensorInfo) -> tuple[int, int, str]:
     """(first byte, one past the last, name), checked against the tensor's shape and type."""
     first, last = entry["data_offsets"]
-    if type(first) is not int or type(last) is not int or not 0 <= first <= last:
+    if type(first) is not int or type(last) is not int or not 0 <= first <= last < MAX_NUMBER:
         raise ValueError(f"{name} has offsets {short(entry['data_offsets'])}")
     if isinstance(info.dtype, torch.dtype) and last - first != info.numel * info.dtype.itemsize:
         raise ValueError(f"{name} takes {last - first:,} bytes, its shape {short(info.shape)} needs others")

@@ -6,11 +6,15 @@ A file is written under a temporary name beside its place, and gets its own name
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import math
 import os
+import re
 import shutil
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -21,8 +25,17 @@ import torch
 from torch import Tensor
 
 from ..tensor_info import DTYPES, packed_shape
+from .error_text import reason, shortened
+
+# The package tells the file's path in the log, which not every terminal can show.
+logging.getLogger("gguf.gguf_writer").setLevel(logging.WARNING)
 
 PARTIAL = ".partial"  # end of the temporary name, which no loader lists
+# Process, name, suffix. The process comes first, so that the host's save nodes, which look for the next number of a name,
+# do not count it; older versions had it behind the suffix.
+OUR_PARTIAL = re.compile(r"\d+\..+\.(?:safetensors|sft|gguf)\.partial|.+\.(?:safetensors|sft|gguf)\.\d+\.partial")
+OLD = 3600  # seconds without a write, after which its process is dead
+KEPT_OF_NAME = 32  # characters, in the temporary one: it may be no longer than the file's own
 HEADER_ALIGNMENT = 8  # so that the first tensor can be mapped as any type
 GGUF_HEADER_RESERVE = 4096  # the package's own metadata and the rounding at its end
 GGUF_ENTRY_BYTES = 128  # of a tensor's entry and of the padding behind its data, at most
@@ -53,34 +66,66 @@ def whole_file(path: Path, needed: int, overwrite: bool = False) -> Iterator[Pat
     """A temporary name to write to; it becomes `path` at the end, or is removed if anything ends the writing before.
 
     needed: bytes that the file will take.
-    raises: ValueError if path exists and may not be overwritten, its folder is missing or not writable, or the disk
-            has no room.
+    raises: ValueError if path exists and may not be overwritten, its folder is missing or not writable, the name is too
+            long, or the disk has no room.
     """
+    try:
+        _check_place(path, overwrite)
+        _clear(path.parent)
+        _check_room(path, needed)
+        partial = path.with_name(f"{os.getpid()}.{path.stem[:KEPT_OF_NAME]}{path.suffix}{PARTIAL}")
+        try:
+            yield partial
+            with open(partial, "rb+") as f:
+                os.fsync(f.fileno())
+            if path.exists() and not overwrite:
+                raise ValueError(f"{path.name}: has been made by something else meanwhile. Choose another name")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(not_written(path, error)) from error
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
     if path.is_dir() or (path.exists() and not overwrite):
         raise ValueError(f"{path.name}: exists already in {path.parent}. Choose another name, or allow overwriting")
     if not path.parent.is_dir():
         raise ValueError(f"{path.name}: there is no folder {path.parent}. Make it first")
+
+
+def _check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise ValueError(
             f"{path.name}: needs {needed / 1e9:.2f} GB, but {path.parent} has {free / 1e9:.2f} GB free. Make room there, "
             "write to another disk, or choose a smaller format"
         )
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        yield partial
-        with open(partial, "rb+") as f:
-            os.fsync(f.fileno())
-        if path.exists() and not overwrite:
-            raise ValueError(f"{path.name}: has been made by something else meanwhile. Choose another name")
-        os.replace(partial, path)
-    except OSError as error:
-        raise ValueError(
-            f"{path.name}: could not be written to {path.parent} ({error}). Look at the free space and the permissions "
-            "there; if it replaces a model that is loaded, choose another name"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what killed processes have left of theirs."""
+    for path in folder.iterdir():
+        if OUR_PARTIAL.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # somebody else's, or gone by now
+                if time.time() - path.stat().st_mtime > OLD:
+                    path.unlink()
+
+
+WHY = {
+    errno.EACCES: "ComfyUI may not write there. Choose another folder, or allow it; a model that is loaded cannot be replaced",
+    errno.EROFS: "that disk is read-only. Choose another folder",
+    errno.ENAMETOOLONG: "that name is too long. Choose a shorter one",
+    errno.ENOSPC: "that disk is full. Make room there, write to another disk, or choose a smaller format",
+    errno.EFBIG: "that disk does not take files so large. Write to another disk, or choose a smaller format",
+}
+WHY |= {errno.EPERM: WHY[errno.EACCES], getattr(errno, "EDQUOT", errno.ENOSPC): WHY[errno.ENOSPC]}
+
+
+def not_written(path: Path, error: OSError) -> str:
+    """Why a file could not be written and what helps, in a sentence each."""
+    why = WHY.get(error.errno, f"{error.strerror or reason(error)}. Look at the disk and the folder's permissions")
+    return f"{shortened(path.name)}: could not be written to {shortened(str(path.parent))}: {why}"
 
 
 class SafetensorsFile:

@@ -6,12 +6,11 @@ the checks that keep a LoRA for another model from failing while sampling.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping
+from typing import Any, Mapping
 
 import torch
 from torch import Tensor
@@ -32,10 +31,13 @@ from .layer_names import (
     split_name,
     unwrapped,
 )
+from .peft_alpha import AlphaOf, metadata_alpha
 
 HOST_PARTS = {"diff_b": "diff", UP_BIAS: "diff"}  # a bias is a target of its own, since the host cannot slice it else
 ALPHA_ROUNDING = 0.01  # of an alpha in 16 bits
 UNUSED = {"reshape_weight"}  # would widen the model's layer; whether the shapes agree is checked instead
+
+STACK = re.compile(r"(.+?\.)\d+(?:\.|$)")  # how a module's name begins that is one of several alike
 
 # What becomes of a layer.
 MATCHED = "matched"
@@ -148,6 +150,7 @@ class Places:
     def __init__(self, model: Mapping[str, Shape], known: Mapping[str, tuple[str, Rows | None]]):
         self.model, self.known = model, known
         self.modules = {name.rpartition(".")[0] for name in model}
+        self.stacks = {found[1] for m in self.modules if (found := STACK.match(m))}
         self.spelled = {spelling: m for m in self.modules for spelling in (m, m.replace(".", "_"))}
 
     def find(self, layer: str) -> tuple[str, Rows | None]:
@@ -173,8 +176,8 @@ class Places:
             return UNKNOWN
         if module in self.modules:
             return MATCHED
-        stack = re.match(r"(.+?\.)\d+(?:\.|$)", module)
-        return MISSING_BLOCK if stack and any(m.startswith(stack[1]) for m in self.modules) else UNKNOWN
+        stack = STACK.match(module)
+        return MISSING_BLOCK if stack and stack[1] in self.stacks else UNKNOWN
 
 
 class _Layer:
@@ -191,9 +194,6 @@ class _Layer:
         """The host's name of what this adapter changes."""
         parameter = self.parameter(adapter)
         return parameter if self.rows is None else f"{parameter}[{self.rows[0]}:{sum(self.rows)}]"
-
-
-AlphaOf = Callable[[str, int], "float | None"]
 
 
 def _targets(
@@ -232,32 +232,6 @@ def _target(layer: _Layer, adapter: Adapter, alpha_of: AlphaOf) -> Target:
         alpha=alpha,
         scaled_as=(layer.target(LORA), layer.shapes[DOWN][0]) if is_lora_bias else None,
     )
-
-
-METADATA = "lora_adapter_metadata"
-
-
-def metadata_alpha(metadata: Mapping[str, str]) -> AlphaOf:
-    """(layer, rank) -> the alpha that diffusers has kept for it in a file's metadata, or None.
-
-    raises: ValueError if the metadata is no JSON object.
-    source: diffusers loaders/lora_base.py (LORA_ADAPTER_METADATA_KEY), PEFT LoraConfig.
-    """
-    try:
-        entries = json.loads(metadata.get(METADATA, "{}"))
-        config = {k.removeprefix("transformer."): v for k, v in entries.items()}
-        default, patterns = config.get("lora_alpha"), dict(config.get("alpha_pattern") or {})
-        default = None if default is None else float(default)
-        patterns = {re.compile(rf"(.*\.)?({key})"): float(value) for key, value in patterns.items()}
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise ValueError(f"the metadata {METADATA} is damaged ({error}). Download the file again") from error
-
-    def alpha(layer: str, rank: int) -> float | None:
-        value = next((v for pattern, v in patterns.items() if pattern.fullmatch(layer)), default)
-        # rank-stabilised LoRA divides by the root of the rank; the host always by the rank
-        return value if value is None or not config.get("use_rslora") else value * rank**0.5
-
-    return alpha
 
 
 def metadata_network(metadata: Mapping[str, str]) -> tuple[float, float] | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import Mapping
 
-from ..checkpoint.check_shapes import Words, check_shapes
+from ..checkpoint.check_shapes import NUM_NAMED, Words, check_shapes
 from ..checkpoint.foreign import refuse_foreign
 from ..checkpoint.keys import LORA, OLD_MARKER, other_model
 from ..checkpoint.weight_parts import Collected, Names, collect
+from ..files.error_text import short
 from ..files.read import Header
 from .sizes import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, PUBLISHED_LAYERS, RELATIVE_BIAS, T5Config, expected_shapes
 
@@ -117,7 +119,7 @@ def _layout_of(header: Header) -> tuple[str, str]:
     sample = ", ".join(list(header.tensors)[:3]) or "no tensors"
     architecture = header.metadata.get("general.architecture")
     told = f"it looks like {what}" if what else f"it begins with {sample}"
-    told += f", its architecture is {architecture}" if isinstance(architecture, str) else ""
+    told += f", its architecture is {short(architecture)}" if isinstance(architecture, str) else ""
     raise ValueError(f"{header.name}: not a T5 text encoder; {told}. {NEEDED}")
 
 
@@ -177,12 +179,12 @@ def _config(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> T5Config:
     blocks = {int(found.group(1)) for name in shapes if (found := BLOCK.match(name))}
     num_layers = max(blocks) + 1
     if len(blocks) != num_layers:
-        lost = [f"encoder.block.{i}" for i in range(num_layers) if i not in blocks]
-        raise ValueError(f"{header.name}: {', '.join(lost[:5])} missing. The file is incomplete; download it again")
+        lost = islice((f"encoder.block.{i}" for i in range(num_layers) if i not in blocks), NUM_NAMED)
+        raise ValueError(f"{header.name}: {', '.join(lost)} missing. The file is incomplete; download it again")
     announced = header.metadata.get(f"{header.metadata.get('general.architecture')}.block_count", num_layers)
-    if announced != num_layers:
+    if not isinstance(announced, int) or announced != num_layers:
         raise ValueError(
-            f"{header.name}: holds {num_layers} layers, its header announces {announced}. "
+            f"{header.name}: holds {num_layers} layers, its header announces {short(announced)}. "
             "The file is incomplete; download it again"
         )
     gated = "encoder.block.0.layer.1.DenseReluDense.wi.weight" not in shapes

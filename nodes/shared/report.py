@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
-from typing import Any, TypedDict
+from typing import Any, Callable, TypedDict
 
 from comfy_api.latest import io
 from server import PromptServer
 
 from ...constants import INFO, LEVELS, Line, Lines
+from ...loaders.files.error_text import encodable
 
 EVENT = "chroma.report"
+CELLS = re.compile(r"[█░]+ ")
 BAR = re.compile(r"[█░]+ ([\d,]+) of ([\d,]+)\b")  # what a text may begin with
 
 
@@ -37,7 +40,7 @@ def report(node: type[io.ComfyNode], text: str, bar: Bar | None = None, level: s
 
 def show(title: str, node_id: str | None, text: str, bar: Bar | None = None, level: str | None = None) -> None:
     """The same for a node that has run before, by its id in the graph."""
-    logging.info("%s: %s", title, text.replace("\n", "; "))
+    logging.info("%s: %s", title, encodable(CELLS.sub("", text).replace("\n", "; ")))
     if node_id is None:
         return
     server = PromptServer.instance
@@ -58,6 +61,32 @@ def message(text: str, bar: Bar | None = None, level: str | None = None) -> dict
         bar = dict(zip(("value", "max"), (int(number.replace(",", "")) for number in found.groups())))
     level = level or max((mark[2] for mark in marks), key=LEVELS.index, default=INFO)
     return {"text": text, "marks": marks, "bar": bar, "level": level}
+
+
+def with_encodable_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """A node's work, whose errors the host can log whatever is quoted in them."""
+    if hasattr(execute, "__wrapped__"):  # asked for again
+        return execute
+
+    @functools.wraps(execute)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return execute(*args, **kwargs)
+        except Exception as error:
+            make_encodable(error)
+            raise
+
+    return run
+
+
+def make_encodable(error: BaseException | None) -> None:
+    """Exchanges what cannot be logged in an error, and in those that it came from: the host logs the whole trace."""
+    while error is not None:
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            error.filename = encodable(error.filename)
+        if encodable(str(error)) != str(error):
+            error.args = (encodable(str(error)),)
+        error = error.__cause__ or error.__context__
 
 
 def _workflow(server: PromptServer) -> str | None:

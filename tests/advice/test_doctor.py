@@ -429,6 +429,13 @@ def test_loras_are_found_in_stacks_and_other_forms(inputs, loras):
     assert (found(graph) == []) == bool(loras)
 
 
+@pytest.mark.parametrize("end", ["", "x"])
+def test_name_of_endless_digits_is_looked_at_once(end):
+    name = "lora_name_" + "1" * 1_000_000 + end
+    graph = between(clean(cfg=1.0, steps=8), "LoRA Stacker", **{name: FLASH_FILE, "lora_count": 1})
+    assert the_run(graph).loras == ([FLASH_FILE] if end else [])  # of the first LoRA only
+
+
 @pytest.mark.parametrize(
     "inputs", [{"loras": {"__value__": [{"name": FLASH_FILE}]}}, {"lora_name": 7}, {"lora_stack": ["70", 0]}, {}], ids=range(4)
 )  # fmt: skip
@@ -596,7 +603,7 @@ def test_a_rule_that_fails_is_told_and_hides_nothing(monkeypatch, caplog):
     whole = found(graph)
     monkeypatch.setattr(doctor, "RULES", [broken_rule, *doctor.RULES])
     assert found(graph) == [*whole, (HINT, "10", "the rule on broken rule failed")]
-    assert "the rule broken_rule failed on node 10" in caplog.text and "KeyError: 'steps'" in caplog.text
+    assert "the rule broken_rule failed on node '10': KeyError('steps')" in caplog.text and "KeyError" in caplog.text
 
 
 @pytest.mark.parametrize("rule", doctor.RULES, ids=lambda r: r.__name__)

@@ -1,6 +1,7 @@
 """Save Chroma Quantized in this process: names, metadata, what it shows."""
 
 import json
+import os
 import re
 
 import pytest
@@ -47,6 +48,37 @@ def test_names_are_numbered_like_those_of_the_hosts_save_nodes(run):
     run("fp8_scaled")
     names = sorted(path.name for path in (run.output / "diffusion_models").iterdir())
     assert names == ["chroma_00001_.gguf", "chroma_00002_.gguf", "chroma_00003_.safetensors"]
+
+
+def test_what_a_killed_save_has_left_is_not_counted(run):
+    folder = run.output / "diffusion_models"
+    folder.mkdir()
+    left = folder / "123.chroma_00007_.gguf.partial"
+    left.touch()
+    run()
+    assert sorted(path.name for path in folder.iterdir()) == [left.name, "chroma_00001_.gguf"]
+
+
+@pytest.mark.parametrize("prefix", ["x" * 260, "x" * 247, "x" * 300 + "/a", "a/" + "\u3042" * 90])
+def test_name_that_is_too_long_is_told_before_anything_is_written(run, prefix):
+    with pytest.raises(ValueError, match="that name is too long. Choose a shorter one") as caught:
+        run(prefix=prefix)
+    assert len(str(caught.value)) < 500 and [p for p in run.output.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a name that Linux takes")
+def test_name_of_the_greatest_length_is_written(run):
+    run(prefix="x" * 243)  # with _00001_.gguf 255, and the temporary one is no longer
+    assert [path.name for path in run.output.iterdir()] == ["x" * 243 + "_00001_.gguf"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="a folder that nobody may write to")
+def test_folder_that_is_read_only_is_told(run, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", "/sys/kernel")
+    with pytest.raises(ValueError, match="b: could not be written to /sys/kernel/a: ComfyUI may not write there"):
+        run(prefix="a/b")
 
 
 def test_report_tells_file_size_bits_and_error(run):

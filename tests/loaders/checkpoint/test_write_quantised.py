@@ -402,7 +402,13 @@ def test_killed_writer_leaves_only_the_temporary_name(case, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(case[2]), str(target)], cwd=support.ROOT)
     assert done.returncode == -signal.SIGKILL
     (left,) = os.listdir(tmp_path)
-    assert left.startswith("out.gguf.") and left.endswith(".partial")
+    assert left.endswith(".out.gguf.partial") and left.split(".")[0].isdecimal()
+    written = os.path.getmtime(tmp_path / left)
+    run(case[2], tmp_path, "bf16", target="a.safetensors")
+    assert left in os.listdir(tmp_path)  # its process may be at work on another machine
+    os.utime(tmp_path / left, (written - 7200, written - 7200))
+    run(case[2], tmp_path, "bf16", target="b.safetensors")
+    assert left not in os.listdir(tmp_path)
 
 
 def test_full_disk_is_told_before_anything_is_written(case, tmp_path, monkeypatch, capsys):
@@ -435,7 +441,7 @@ def test_disk_that_fills_meanwhile_is_told(case, tmp_path, monkeypatch):
             f.write(b"x")
 
     monkeypatch.setattr(writers.SafetensorsFile, "write", fails)
-    with pytest.raises(ValueError, match="a.safetensors: could not be written to .*No space left on device"):
+    with pytest.raises(ValueError, match="a.safetensors: could not be written to .*: that disk is full. Make room"):
         export.write_model(export.FileWeights(case[2]), tmp_path / "a.safetensors", "bf16")
     assert os.listdir(tmp_path) == []
 

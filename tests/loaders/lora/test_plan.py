@@ -1,5 +1,4 @@
 import json
-import math
 
 import pytest
 import support
@@ -306,30 +305,17 @@ def test_bias_that_the_model_lacks_is_told():
 # --- alphas and values -----------------------------------------------------------------------------------------------
 
 
-def config(**entries):
-    return {lora.METADATA: json.dumps({f"transformer.{k}": v for k, v in entries.items()})}
-
-
 def test_alpha_of_diffusers_metadata_counts_where_the_file_has_none():
     q, k = "transformer.transformer_blocks.0.attn.to_q", "transformer.transformer_blocks.0.attn.to_k"
     tensors = pair(q, 128, 128) | pair(k, 128, 128) | pair("transformer.context_embedder", 128, 64)
     tensors["transformer.context_embedder.alpha"] = ()
-    found = lora.make_plan(tensors, MODEL, metadata=config(lora_alpha=8, alpha_pattern={"attn.to_k": 2}))
+    said = {"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"attn.to_k": 2}}
+    found = lora.make_plan(tensors, MODEL, metadata={"lora_adapter_metadata": json.dumps(said)})
     qkv = "double_blocks.0.img_attn.qkv.weight"
     assert {key: t.alpha for key, t in found.targets.items() if t.alpha is not None} == {
         f"{qkv}[0:128]": 8,
         f"{qkv}[128:256]": 2,
     }
-
-
-def test_rank_stabilised_alpha_is_scaled_by_the_root_of_the_rank():
-    alpha = lora.metadata_alpha(config(lora_alpha=8, use_rslora=True))
-    assert alpha("transformer.proj_out", 16) / 16 == pytest.approx(8 / math.sqrt(16))
-
-
-def test_damaged_metadata_is_told():
-    with pytest.raises(ValueError, match="metadata lora_adapter_metadata is damaged"):
-        lora.metadata_alpha({lora.METADATA: "{"})
 
 
 def test_prepared_tensors_have_the_hosts_names_and_forms():
