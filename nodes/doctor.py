@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any, Mapping
 
+import comfy.model_management
 from comfy_api.latest import io, ui
 
 from ..advice.doctor import examine, findings_text, prompts
+from ..advice.queued_graph import OUR_LOADER, Graph
+from ..host.model import matmul
+from ..host.model.report import packed_formats
 from ..host.text.encode_prompt import find_t5, tokenize
+from ..loaders.formats.base.format import Format
+from ..loaders.formats.base.registry import FORMATS, QUANT_MODES
 from .preset import known
 from .shared.report import report
 
@@ -16,8 +22,8 @@ FAILED = "The Doctor itself has failed ({}); nothing can be said of this graph. 
 
 
 def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, Any]:
-    """What is known beside the graph: the model's variant and file, and the number of tokens of its prompts."""
-    record: dict[str, Any] = {"node": node_id}
+    """What is known beside the graph: the model's variant and file, what is slow on this device, tokens of its prompts."""
+    record: dict[str, Any] = {"node": node_id, "slow": slow_loaders(model, graph, node_id)}
     if model is not None:
         record["variant"], record["file"] = known(model)
     if clip is not None:
@@ -27,6 +33,20 @@ def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | No
         except Exception as error:  # another pack's text encoder: tokens are estimated, as without one
             logging.info("Chroma Doctor: tokens are not counted: %s: %s", type(error).__name__, error)
     return record
+
+
+def slow_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, str]:
+    """Node of a loader -> how much slower than floats this device multiplies what it loads, where it does."""
+    read, formats = Graph(graph), dict[str, list[Format]]()
+    for node in read.nodes:
+        mode = QUANT_MODES.get(str(read.value(node, "quant_mode"))) if read.kind(node) == OUR_LOADER else None
+        if mode is not None and mode.format is not None:
+            formats[node] = [FORMATS[mode.format]]
+    if model is not None and (chain := read.model_chain(str(node_id)) if str(node_id) in read.nodes else []):
+        formats[chain[-1]] = list(packed_formats(model.model.diffusion_model))
+    device = comfy.model_management.get_torch_device()
+    found = ((node, f, matmul.slowness(f, device)) for node, of in formats.items() for f in of)
+    return {node: f"{f.matmul.name} {why}" for node, f, why in found if why}
 
 
 def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> str:

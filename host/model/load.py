@@ -155,11 +155,11 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     needed = 2 * detection.num_parameters
     if needed <= room:
         return name, ""
-    problem = fast_matmul(FORMATS["int8_tensorwise"], device)
+    int8 = FORMATS["int8_tensorwise"]
+    problem = fast_matmul(int8, device)
     chosen = "q8_0" if problem else "int8_convrot"
-    return chosen, (
-        f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
-    )
+    reason = f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
+    return chosen, f"{reason}. Not int8_convrot: {int8.matmul.name} {problem}" if problem else reason
 
 
 def attach(patcher: Any, header: Header) -> None:

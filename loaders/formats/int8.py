@@ -29,7 +29,7 @@ from .base.scale_tiles import by_rows
 NAME = "int8_tensorwise"
 MAX = 127
 USUAL_GROUP = 256
-TRIED = {"per_channel": True, "convrot": True, "convrot_groupsize": 64}
+TRIED = {"per_channel": True, "convrot": True, "convrot_groupsize": USUAL_GROUP}
 
 
 def recognise(weight: Weight) -> Storage | None:

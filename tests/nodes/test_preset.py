@@ -274,6 +274,22 @@ def test_doctor_never_raises(load, doctor, shown, prompt):
     assert len(shown) == 1
 
 
+def loader_graph(loader="UNETLoader", **inputs):
+    graph = sampler_graph("beta")
+    return graph | {"1": {"class_type": loader, "inputs": {"unet_name": "my-merge.safetensors", **inputs}}}
+
+
+def test_doctor_tells_of_weights_that_this_device_is_slow_with(comfy, inference, files, doctor, shown, slow_products):
+    packed = dev.load_pack("host.model.load").load_chroma(str(files["my-merge"]), "int8_convrot")
+    doctor(loader_graph(), packed)  # as of the host's loader, which would multiply them so
+    doctor(loader_graph("ChromaDiffusionLoader", quant_mode="int8_convrot"))
+    doctor(loader_graph("ChromaDiffusionLoader", quant_mode="q8_0"))
+    line = "int8 takes 58 times as long on this device as float32. "
+    assert line + "Every step" in shown[0] and shown[0].count(line) == 1
+    assert line + "So its weights are unpacked" in shown[1]
+    assert "58 times" not in shown[2]
+
+
 def test_text_encoder_without_t5_leaves_tokens_estimated(load, doctor, shown):
     class Other:
         tokenizer = cond_stage_model = object()
