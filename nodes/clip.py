@@ -65,5 +65,5 @@ class ChromaCLIPLoader(io.ComfyNode):
     @classmethod
     def execute(cls, clip_name: str, device: str = "default", precision: str = "auto") -> io.NodeOutput:
         clip = load_encoder(encoder_path(clip_name), precision, device, folder_paths.get_folder_paths("embeddings"))
-        report(cls, encoder_report(clip))
+        report(cls, lambda: encoder_report(clip))
         return io.NodeOutput(clip)

@@ -198,7 +198,7 @@ def patch_of(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) ->
     check_choices(node)
 
     def told(name: str, node_id: str | None, record: RunRecord) -> None:
-        show(name, node_id, record.text())
+        show(name, node_id, record.text)
 
     return GuidancePatch(guidance_of(**options), pairing, functools.partial(told, title(node), node.hidden.unique_id))
 

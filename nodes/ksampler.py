@@ -33,7 +33,7 @@ from .shared.inputs import (
     steps_input,
     summary,
 )
-from .shared.report import report, show, title
+from .shared.report import only_tell, report, show, title
 
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
@@ -177,7 +177,7 @@ class ChromaKSampler(io.ComfyNode):
         node, node_id = title(cls), cls.hidden.unique_id
 
         def told(record: RunRecord) -> None:
-            show(node, node_id, Lines([head, record.text()]))
+            show(node, node_id, lambda: Lines([head, record.text()]))
 
         model, patch = with_guidance(model, skip_first_steps, told)
         guider = chroma_guider(model, positive, negative, cfg)
@@ -185,6 +185,6 @@ class ChromaKSampler(io.ComfyNode):
         out = SamplerCustomAdvanced.execute(noise, guider, comfy.samplers.sampler_object(sampler), sigmas, latent)[0]
         if patch.last is None:
             report(cls, head)
-        elif cls.hidden.extra_pnginfo is not None:
-            write(cls.hidden, patch.last)
+        else:
+            only_tell(node, lambda: write(cls.hidden, patch.last))
         return io.NodeOutput(out)

@@ -113,5 +113,5 @@ class ChromaDiffusionLoader(io.ComfyNode):
         model = load_chroma(
             model_path(unet_name), quant_mode, other, prediction, text_ids, full_precision=full_precision_matmul
         )
-        report(cls, model_report(model))
+        report(cls, lambda: model_report(model))
         return io.NodeOutput(model)

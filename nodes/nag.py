@@ -89,7 +89,9 @@ class ChromaNAG(io.ComfyNode):
         idle = scale == 1 or alpha == 0
         report(
             cls,
-            f"{int(text.segments[..., 1].sum(dim=1).max())} tokens away from, in {num_blocks} of {sum(counts)} blocks"
-            + ("; at this scale or alpha it does nothing" if idle else ""),
+            lambda: (
+                f"{int(text.segments[..., 1].sum(dim=1).max())} tokens away from, in {num_blocks} of {sum(counts)} blocks"
+                + ("; at this scale or alpha it does nothing" if idle else "")
+            ),
         )
         return io.NodeOutput(out)

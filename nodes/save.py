@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import folder_paths
 from comfy.cli_args import args
@@ -77,5 +77,5 @@ def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
     """The graph that made the file, under the names that the host's save nodes use; nothing if the host is told so."""
     if args.disable_metadata:
         return {}
-    entries = {"prompt": prompt, **(extra_pnginfo or {})}
+    entries = {"prompt": prompt, **(extra_pnginfo if isinstance(extra_pnginfo, Mapping) else {})}
     return {name: json.dumps(value) for name, value in entries.items() if value is not None}

@@ -32,7 +32,7 @@ def make(
     """The node's output, with a line on it shown on the node."""
     table = model.get_model_object("model_sampling").sigmas
     sigmas = schedule(curve, steps, params, table, **options)
-    report(node, summary(sigmas, steps))
+    report(node, lambda: summary(sigmas, steps))
     return io.NodeOutput(sigmas)
 
 

@@ -127,6 +127,10 @@ class ChromaStyleModelApply(io.ComfyNode):
             return io.NodeOutput(conditioning)
         style = style_tokens(style_model, clip_vision_output, strength, truncate_percent)
         out = append_style(conditioning, style)
-        lengths = ", ".join(str(text.shape[1]) for text, _ in conditioning if text is not None)
-        report(cls, f"{style.shape[1]} style tokens behind {lengths} text tokens")
+
+        def text() -> str:
+            lengths = ", ".join(str(text.shape[1]) for text, _ in conditioning if text is not None)
+            return f"{style.shape[1]} style tokens behind {lengths} text tokens"
+
+        report(cls, text)
         return io.NodeOutput(out)

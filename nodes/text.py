@@ -69,5 +69,5 @@ class ChromaTextEncode(io.ComfyNode):
         cls, clip: Any, text: str, mode: str = "exact", over_limit: str = "truncate", used_as: str = "positive"
     ) -> io.NodeOutput:
         conditioning, prompt = encode(clip, text, mode, over_limit)
-        report(cls, prompt_report(prompt, mode, used_as))
+        report(cls, lambda: prompt_report(prompt, mode, used_as))
         return io.NodeOutput(conditioning)

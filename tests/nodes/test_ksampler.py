@@ -259,6 +259,30 @@ def test_skipped_steps_are_saved_and_told(comfy, model, cfg, skip, uncond):
     assert facts["finished"] and facts["seconds"] > 0
 
 
+@pytest.mark.parametrize("info", [None, "text", ["list"], 5, {"chroma_run": "text"}], ids=str)
+def test_metadata_of_any_form_fails_no_run(comfy, model, cfg, info):
+    equal(ours(model, cfg, hidden={"extra_pnginfo": info}), ours(model, cfg))
+
+
+@pytest.mark.parametrize("info", [None, "text", ["list"], 5, {"chroma_run": "text"}, {}], ids=str)
+def test_run_report_fails_no_run(comfy, model, cfg, info, caplog):
+    caplog.set_level("INFO")
+    guided = node("guidance", "ChromaGuidance").execute(model)[0]
+    guiders, is_dict = support.dev.load_pack("host.sample.guiders"), info == {}
+    latent, report = {"samples": torch.ones(1)}, node("run_report", "ChromaRunReport", extra_pnginfo=info)
+
+    def told(guidance):
+        out = report.execute(latent, guidance)
+        assert out[0] is latent
+        return out[1]
+
+    assert told(model).startswith("there is no Chroma guidance in what is connected. Connect ")
+    assert told(guided).startswith("nothing has been sampled with this guidance. Give ")
+    guiders.patch_on(guided).last = support.dev.load_pack("samplers.run_record").RunRecord(3.0, 4)
+    assert ("not in the picture's metadata" in told(guided)) == (not is_dict)
+    assert "failed (AttributeError)" in told(5)
+
+
 def test_read_out_names_schedule_shift_and_cost(comfy, model, cfg, caplog):
     caplog.set_level("INFO")
     ours(model, cfg, skip_first_steps=2)
