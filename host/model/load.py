@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import comfy.memory_management
 import comfy.model_management
@@ -20,7 +20,7 @@ from comfy.cli_args import args
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
-from ...loaders.checkpoint.check_shapes import check, non_finite
+from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
 from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
@@ -28,6 +28,7 @@ from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
 from ..run.base_model import model_config
 from ..run.kept_modulations import ModulationStore
+from .damage import warn_of_damage, warn_of_nan
 from .layers import operations
 from .matmul import fast_matmul
 from .packed_layout import TAKEN
@@ -176,19 +177,6 @@ def attach(patcher: Any, header: Header) -> None:
     patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, WRAPPERS, forget)
 
 
-def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:
-    """Warns of NaN in small tensors and a sample of large ones; the rest is looked at when a run ends in NaN."""
-    bad = non_finite(weights, sample=True)
-    if bad:
-        logging.warning(
-            "%s: %d tensors hold NaN or infinite weights (%s ...): pictures will be black or noise. "
-            "The file is damaged; download it again",
-            header.name,
-            len(bad),
-            ", ".join(bad[:3]),
-        )
-
-
 def _host_tensors(path: str) -> dict[str, Tensor]:
     """Mapped tensors from the host's reader, which can stream them from the disk to a GPU."""
     path = str(whole(path))
@@ -222,25 +210,3 @@ def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.
         )
         return detection.dtype
     return chosen
-
-
-def warn_of_nan(file: str):
-    """An OUTER_SAMPLE wrapper that, when a run ends in NaN, names the weights to blame."""
-
-    def wrapper(executor: Any, *a: Any, **k: Any) -> Any:
-        out = executor(*a, **k)
-        if torch.is_tensor(out) and not torch.isfinite(out.sum()):
-            patcher = executor.class_obj.model_patcher
-            bad = non_finite(dict(patcher.model.diffusion_model.named_parameters()), sample=False)
-            source = (
-                "Take the LoRAs and merges off one by one; if it stays, download" if patcher.patches else "Download"
-            )
-            cause = (
-                f"tensors with NaN or infinite weights: {', '.join(bad[:5])}. {source} the file again"
-                if bad
-                else ("all weights are finite. If it computes in fp16, choose bf16 or fp32 as precision")
-            )
-            logging.warning("%s: the run ended in NaN; the picture will be black. %s", file, cause)
-        return out
-
-    return wrapper

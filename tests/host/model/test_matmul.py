@@ -4,6 +4,7 @@ import pytest
 import support
 import torch
 
+pytestmark = pytest.mark.host
 CPU = torch.device("cpu")
 
 
