@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..host.text.t5_clip import DEVICES, PRECISIONS, encoder_report, load_encoder
+from .shared.checked_node import CheckedNode
 from .shared.files import HOW_TO_ADD, listed
 from .shared.report import report
 
@@ -20,7 +21,7 @@ def encoder_path(name: str) -> str:
     return path
 
 
-class ChromaCLIPLoader(io.ComfyNode):
+class ChromaCLIPLoader(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -16,8 +16,9 @@ from ..host.sample.guiders import GuidancePatch, chroma_guider, patch_on
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
 from ..samplers.run_record import RunRecord
-from ..samplers.schedules import CURVES, MAX_STEPS, schedule
+from ..samplers.schedules import CURVES, schedule
 from .run_report import write
+from .shared.checked_node import CheckedNode
 from .shared.inputs import (
     CATEGORY,
     cfg_input,
@@ -90,21 +91,7 @@ def with_guidance(model: Any, skip_first_steps: int, told: Callable[[RunRecord],
     return patch.on(model), patch
 
 
-def check(sampler: str, name: str, shift: Any, **numbers: tuple[float, float, float]) -> None:
-    """raises ValueError for what the host does not check where an input is linked. numbers: value, least, greatest."""
-    for what, value, known in (
-        ("sampler", sampler, comfy.samplers.KSampler.SAMPLERS),
-        ("schedule", name, schedules()),
-        ("shift", shift, list(SHIFTS)),
-    ):
-        if value not in known:
-            raise ValueError(f"{what} is {value!r}; it must be one of {', '.join(known)}")
-    for what, (value, low, high) in numbers.items():
-        if not low <= value <= high:  # also refuses NaN
-            raise ValueError(f"{what} is {value}; it must be from {low} to {high}")
-
-
-class ChromaKSampler(io.ComfyNode):
+class ChromaKSampler(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -168,7 +155,6 @@ class ChromaKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         values = dict(shift) if isinstance(shift, Mapping) else {"shift": shift}
         label = values.get("shift")
-        check(sampler, schedule, label, steps=(steps, 1, MAX_STEPS), cfg=(cfg, 0, 100), denoise=(denoise, 0, 1))
         model, shift_line = with_shift(model, latent, label, values.get("value", FIXED_SHIFT.default))
         sigmas = sigmas_of(model, schedule, steps, denoise)
         head = f"{schedule}: {summary(sigmas, steps)}; {shift_line}"

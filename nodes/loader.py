@@ -8,13 +8,14 @@ from ..host.model.load import load_chroma
 from ..host.model.report import model_report
 from ..loaders.checkpoint.detect_variant import PREDICTIONS, TEXT_IDS
 from ..loaders.formats.base.registry import ALIASES, QUANT_MODES
+from .shared.checked_node import CheckedNode
 from .shared.files import model_files, model_path
 from .shared.report import report
 
 OWN_APPROXIMATOR = "from the model file"
 
 
-class ChromaDiffusionLoader(io.ComfyNode):
+class ChromaDiffusionLoader(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         files = model_files()

@@ -7,11 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.run.nag import ALL, AttentionGuided, negative_text, network_of, parse_blocks
+from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, model_input, number, share
 from .shared.report import report
 
 
-class ChromaNAG(io.ComfyNode):
+class ChromaNAG(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from .shared.canvas import THEMES, plot
+from .shared.checked_node import CheckedNode
 from .shared.report import only_tell, title
 
 MAX_CURVES = 4
@@ -13,7 +14,7 @@ MIN_SIZE, MAX_SIZE = 256, 4096  # pixels
 MAX_LABEL = 40  # characters
 
 
-class ChromaSigmasPlot(io.ComfyNode):
+class ChromaSigmasPlot(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         sigmas, labels = [], []

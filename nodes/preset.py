@@ -18,6 +18,7 @@ from ..constants import FROM_PRESET
 from ..host.sample import samplers as comfy_samplers
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.schedules import CURVES, MAX_STEPS, schedule
+from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, number_input, summary
 from .shared.report import report
 
@@ -85,7 +86,7 @@ def choice(value: Mapping[str, Any] | str | None, name: str) -> tuple[str | None
     return (None if chosen == FROM_PRESET else chosen), values
 
 
-class ChromaPreset(io.ComfyNode):
+class ChromaPreset(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         samplers = dict.fromkeys([FROM_PRESET, *comfy_samplers.SAMPLERS, *comfy.samplers.SAMPLER_NAMES])

@@ -13,10 +13,11 @@ from comfy_api.latest import io
 from ..host.model.save import export_model
 from ..loaders.checkpoint.write_quantised import export_format
 from ..loaders.formats.base.registry import EXPORTS
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
-class ChromaSaveQuantized(io.ComfyNode):
+class ChromaSaveQuantized(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..chroma_model.padding import padding_mask
 from ..constants import STYLE_MASK
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
@@ -72,7 +73,7 @@ def extended_mask(mask: Tensor, text: Tensor, num_style: int, over_image: bool) 
     return out
 
 
-class ChromaStyleModelApply(io.ComfyNode):
+class ChromaStyleModelApply(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

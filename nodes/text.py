@@ -8,10 +8,11 @@ from comfy_api.latest import io
 
 from ..host.text.encode_prompt import encode
 from ..prompts.tokens import LIMITS, MODES, ROLES, prompt_report
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
-class ChromaTextEncode(io.ComfyNode):
+class ChromaTextEncode(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

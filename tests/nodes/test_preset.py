@@ -42,7 +42,11 @@ def shown(comfy, monkeypatch):
     """What the nodes show, with no server running here."""
     lines = []
     for name in ("preset", "doctor"):
-        monkeypatch.setattr(dev.load_pack(f"nodes.{name}"), "report", lambda node, text: lines.append(text))
+        monkeypatch.setattr(
+            dev.load_pack(f"nodes.{name}"),
+            "report",
+            lambda node, text: lines.append(text() if callable(text) else text),
+        )
     return lines
 
 
@@ -177,10 +181,10 @@ def test_more_steps_than_noise_levels_are_as_many_as_there_are(load, preset, sho
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        ({"preset": "HD"}, "preset 'HD' is not known"),
-        ({"sampler": "eular"}, "sampler 'eular' is not known"),
-        ({"schedule": "betta"}, "curve 'betta' is not known"),
-        ({"shift": {"shift": "two"}}, "mode 'two' is not known"),
+        ({"preset": "HD"}, "preset is 'HD'; it must be one of auto, "),
+        ({"sampler": "eular"}, "sampler is 'eular'; it must be one of from the preset, "),
+        ({"schedule": "betta"}, "schedule is 'betta'; it must be one of from the preset, beta, "),
+        ({"shift": {"shift": "two"}}, "shift is 'two'; it must be one of from the preset, shift 1, "),
     ],
 )
 def test_unknown_choice_is_refused(load, preset, inputs, message):
