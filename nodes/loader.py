@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
+from ..host.model.file_stamp import stamps_of
 from ..host.model.load import load_chroma
 from ..host.model.report import model_report
 from ..loaders.checkpoint.detect_variant import PREDICTIONS, TEXT_IDS
@@ -99,6 +102,15 @@ class ChromaDiffusionLoader(CheckedNode):
         if quant_mode in QUANT_MODES or quant_mode in ALIASES:
             return True
         return f"precision {quant_mode!r} is not known. Choose one of: {', '.join(QUANT_MODES)}"
+
+    @classmethod
+    def fingerprint_inputs(cls, unet_name: Any = None, approximator: Any = OWN_APPROXIMATOR, **_: Any) -> str:
+        """Loaded anew when a file has changed on disk."""
+        try:
+            other = None if approximator == OWN_APPROXIMATOR else model_path(approximator)
+            return str(stamps_of(model_path(unet_name), other))
+        except (ValueError, OSError):  # told by `execute`
+            return ""
 
     @classmethod
     def execute(

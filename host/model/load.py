@@ -29,6 +29,7 @@ from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
 from ..run.base_model import model_config
 from ..run.kept_modulations import ModulationStore
 from .damage import warn_of_damage, warn_of_nan
+from .file_stamp import FileStamp, stamps_of, unchanged_files
 from .layers import operations
 from .matmul import fast_matmul
 from .packed_layout import TAKEN
@@ -60,6 +61,7 @@ def load_chroma(
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     source = ModelFile(path, approximator)
+    stamps = stamps_of(path, approximator)  # before any weight is read
     header = source.header
     detection = detect(header, prediction, text_ids)
     check(header, detection)
@@ -94,7 +96,7 @@ def load_chroma(
     # them read-only and the patcher writes into its parameters.
     assign = patcher.is_dynamic() or not comfy.memory_management.aimdo_enabled
     model.load_model_weights(weights, "", assign=assign)
-    attach(patcher, header)
+    attach(patcher, header, stamps)
     patcher.cached_patcher_init = (
         load_chroma,
         (path, mode_name, approximator, prediction, text_ids, full_precision),
@@ -163,8 +165,9 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     return chosen, f"{reason}. Not int8_convrot: {int8.matmul.name} {problem}" if problem else reason
 
 
-def attach(patcher: Any, header: Header) -> None:
-    """What accompanies a model's runs: the store of modulations, and the search for NaN after a run that ends in it."""
+def attach(patcher: Any, header: Header, stamps: tuple[FileStamp, ...]) -> None:
+    """What accompanies a model's runs: a look at its files, the store of modulations, and the search for NaN after a run that ends in
+    it."""
     store = ModulationStore()
 
     def forget(_: Any, unpatch_all: bool) -> None:
@@ -173,6 +176,7 @@ def attach(patcher: Any, header: Header) -> None:
 
     wrapper_type = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, store.sample_wrapper)
+    patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, unchanged_files(stamps))
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, warn_of_nan(header.name))
     patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, WRAPPERS, forget)
 
