@@ -131,6 +131,11 @@ def has(*names: str) -> Callable[[Any], bool]:
     return lambda value: all(hasattr(value, name) for name in names)
 
 
+def is_clip(value: Any) -> bool:
+    """None is a checkpoint's that holds no text encoder, for which whoever takes it has a remedy."""
+    return value is None or has("tokenizer", "cond_stage_model")(value)
+
+
 def is_conditioning(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(
         isinstance(entry, (list, tuple))
@@ -155,7 +160,7 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "STRING": (lambda value: isinstance(value, str), "text"),
     "COMBO": (lambda value: isinstance(value, str), "a name from the menu"),
     "MODEL": (has("clone", "get_model_object", "model_options"), "a MODEL, from a model's loader"),
-    "CLIP": (has("tokenizer", "cond_stage_model"), "a CLIP, from a text encoder's loader"),
+    "CLIP": (is_clip, "a CLIP, from a text encoder's loader"),
     "CONDITIONING": (is_conditioning, "CONDITIONING, from a prompt's node"),
     "LATENT": (is_latent, "a LATENT, from an empty latent's node or VAE Encode"),
     "SIGMAS": (is_sigmas, "SIGMAS, from a scheduler"),
