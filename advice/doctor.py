@@ -30,10 +30,10 @@ def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -
     """Findings on the runs of Chroma models in a graph of the API format, the gravest first, each once.
 
     record: what is known beside it, all optional: "node", whose model input has "variant" (as the loader reports it) and
-            "file"; "tokens", prompt -> number of its T5 tokens. Without it the files' names tell which runs are Chroma's.
+            "file"; "tokens" and "slow" as in `Facts`. Without it the files' names tell which runs are Chroma's.
     """
     record = record or {}
-    read, facts = Graph(graph), Facts(record.get("tokens", {}))
+    read, facts = Graph(graph), Facts(record.get("tokens", {}), record.get("slow", {}))
     found: dict[Finding, None] = {}
     for run in (run for run in runs(read, record) if run.is_chroma):
         for rule in RULES:

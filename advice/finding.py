@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Iterator, Mapping
 
 from .queued_graph import Graph
@@ -28,9 +28,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known beside the graph: tokens of a prompt by its text, where somebody has counted them."""
+    """What is known beside the graph.
+
+    tokens: of a prompt by its text, where somebody has counted them.
+    slow:   node of a loader -> how much slower this device multiplies its weights as they are stored.
+    """
 
     tokens: Mapping[str, int]
+    slow: Mapping[str, str] = field(default_factory=dict)
 
     def least(self, text: str) -> int:
         return self.tokens.get(text, math.ceil(TOKENS_A_WORD[0] * len(text.split())) + 1)

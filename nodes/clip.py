@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..host.text.t5_clip import DEVICES, PRECISIONS, encoder_report, load_encoder
+from .shared.checked_node import CheckedNode
 from .shared.files import HOW_TO_ADD, listed
 from .shared.report import report
 
@@ -20,7 +21,7 @@ def encoder_path(name: str) -> str:
     return path
 
 
-class ChromaCLIPLoader(io.ComfyNode):
+class ChromaCLIPLoader(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -65,5 +66,5 @@ class ChromaCLIPLoader(io.ComfyNode):
     @classmethod
     def execute(cls, clip_name: str, device: str = "default", precision: str = "auto") -> io.NodeOutput:
         clip = load_encoder(encoder_path(clip_name), precision, device, folder_paths.get_folder_paths("embeddings"))
-        report(cls, encoder_report(clip))
+        report(cls, lambda: encoder_report(clip))
         return io.NodeOutput(clip)

@@ -5,37 +5,63 @@ from __future__ import annotations
 import logging
 from typing import Any, Mapping
 
+import comfy.model_management
 from comfy_api.latest import io, ui
 
 from ..advice.doctor import examine, findings_text, prompts
+from ..advice.queued_graph import OUR_LOADER, Graph
+from ..host.model import matmul
+from ..host.model.report import packed_formats
 from ..host.text.encode_prompt import find_t5, tokenize
+from ..loaders.formats.base.format import Format
+from ..loaders.formats.base.registry import FORMATS, QUANT_MODES
 from .preset import known
-from .shared.report import report
+from .shared.report import only_tell, report
 
+TITLE = "Chroma Doctor"
 FAILED = "The Doctor itself has failed ({}); nothing can be said of this graph. The run goes on."
 
 
 def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, Any]:
-    """What is known beside the graph: the model's variant and file, and the number of tokens of its prompts."""
+    """What is known beside the graph: the model's variant and file, what is slow on this device, tokens of its prompts."""
     record: dict[str, Any] = {"node": node_id}
-    if model is not None:
+
+    def add_model() -> None:
         record["variant"], record["file"] = known(model)
+
+    def add_slow() -> None:
+        record["slow"] = slow_loaders(model, graph, node_id)
+
+    for add in (add_model, add_slow) if model is not None else (add_slow,):
+        only_tell(TITLE, add)
     if clip is not None:
         try:
             t5 = find_t5(clip)
             record["tokens"] = {text: len(tokenize(clip, t5, text, whole=True)) + 1 for text in prompts(graph)}
         except Exception as error:  # another pack's text encoder: tokens are estimated, as without one
-            logging.info("Chroma Doctor: tokens are not counted: %a", error)
+            logging.info("%s: tokens are not counted: %s: %a", TITLE, type(error).__name__, str(error))
     return record
 
 
+def slow_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, str]:
+    """Node of a loader -> how much slower than floats this device multiplies what it loads, where it does."""
+    read, formats = Graph(graph), dict[str, list[Format]]()
+    for node in read.nodes:
+        mode = QUANT_MODES.get(str(read.value(node, "quant_mode"))) if read.kind(node) == OUR_LOADER else None
+        if mode is not None and mode.format is not None:
+            formats[node] = [FORMATS[mode.format]]
+    if model is not None and (chain := read.model_chain(str(node_id)) if str(node_id) in read.nodes else []):
+        formats[chain[-1]] = list(packed_formats(model.model.diffusion_model))
+    device = comfy.model_management.get_torch_device()
+    found = ((node, f, matmul.slowness(f, device)) for node, of in formats.items() for f in of)
+    return {node: f"{f.matmul.name} {why}" for node, f, why in found if why}
+
+
 def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> str:
-    """The report. Never raises: advice must not stop a run, whatever is connected and whatever other packs queue."""
-    try:
-        return findings_text(examine(graph, record_of(model, clip, graph, node_id)), graph)
-    except Exception as error:
-        logging.warning("Chroma Doctor: failed on this graph: %a", error)
-        return FAILED.format(type(error).__name__)
+    """The report. Never raises, whatever is connected and whatever other packs queue."""
+    return only_tell(
+        TITLE, lambda: findings_text(examine(graph, record_of(model, clip, graph, node_id)), graph), FAILED
+    )
 
 
 class ChromaDoctor(io.ComfyNode):
@@ -43,7 +69,7 @@ class ChromaDoctor(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ChromaDoctor",
-            display_name="Chroma Doctor",
+            display_name=TITLE,
             category="sampling/chroma",
             description="Looks at the queued workflow and tells which settings do nothing or do harm with Chroma, and what to "
             "do instead. Changes nothing and never stops a run.",

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from nodes import common_ksampler
 
 from ..host.sample.compute_dtype import DTYPES, dtype_of, model_in, sampler_in
+from .shared.checked_node import CheckedNode
 from .shared.inputs import cfg_input, denoise_input, model_input, positive_input, seed_input, steps_input
 
 CATEGORY = "advanced/FluxMod"
@@ -24,7 +25,7 @@ def casting_input() -> io.Input:
     )
 
 
-class KSamplerMod(io.ComfyNode):
+class KSamplerMod(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -84,7 +85,7 @@ class KSamplerMod(io.ComfyNode):
         )
 
 
-class FluxModSamplerWrapperNode(io.ComfyNode):
+class FluxModSamplerWrapperNode(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -11,6 +11,7 @@ from ..host.sample.guiders import PAIRINGS, GuidancePatch, chroma_guider
 from ..samplers.guided_run import Guidance, parse_values
 from ..samplers.run_record import RunRecord
 from ..samplers.schedules import MAX_STEPS
+from .shared.checked_node import CheckedNode
 from .shared.inputs import (
     CATEGORY,
     cfg_input,
@@ -180,25 +181,11 @@ def guidance_of(
     )
 
 
-def check_choices(node: type[io.ComfyNode]) -> None:
-    """The host drops a dynamic choice that it does not know, as if it had not been made.
-
-    raises: ValueError naming it and the choices.
-    """
-    asked = (node.hidden.prompt or {}).get(node.hidden.unique_id, {}).get("inputs", {})
-    for one in settings(""):
-        if isinstance(one, io.DynamicCombo.Input):
-            known = [option.key for option in one.options]
-            if isinstance(asked.get(one.id), str) and asked[one.id] not in known:
-                raise ValueError(f"{one.id} is {asked[one.id]!r}; it must be one of {', '.join(known)}")
-
-
 def patch_of(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> GuidancePatch:
     """Guidance that shows each run's record on the node that it was set on."""
-    check_choices(node)
 
     def told(name: str, node_id: str | None, record: RunRecord) -> None:
-        show(name, node_id, record.text())
+        show(name, node_id, record.text)
 
     return GuidancePatch(guidance_of(**options), pairing, functools.partial(told, title(node), node.hidden.unique_id))
 
@@ -206,7 +193,7 @@ def patch_of(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) ->
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 
-class ChromaCFGGuider(io.ComfyNode):
+class ChromaCFGGuider(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -248,7 +235,7 @@ class ChromaCFGGuider(io.ComfyNode):
         return io.NodeOutput(chroma_guider(patch_of(cls, pairing, options).on(model), positive, negative, cfg))
 
 
-class ChromaGuidance(io.ComfyNode):
+class ChromaGuidance(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -16,8 +16,9 @@ from ..host.sample.guiders import GuidancePatch, chroma_guider, patch_on
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
 from ..samplers.run_record import RunRecord
-from ..samplers.schedules import CURVES, MAX_STEPS, schedule
+from ..samplers.schedules import CURVES, schedule
 from .run_report import write
+from .shared.checked_node import CheckedNode
 from .shared.inputs import (
     CATEGORY,
     cfg_input,
@@ -33,7 +34,7 @@ from .shared.inputs import (
     steps_input,
     summary,
 )
-from .shared.report import report, show, title
+from .shared.report import only_tell, report, show, title
 
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
@@ -90,21 +91,7 @@ def with_guidance(model: Any, skip_first_steps: int, told: Callable[[RunRecord],
     return patch.on(model), patch
 
 
-def check(sampler: str, name: str, shift: Any, **numbers: tuple[float, float, float]) -> None:
-    """raises ValueError for what the host does not check where an input is linked. numbers: value, least, greatest."""
-    for what, value, known in (
-        ("sampler", sampler, comfy.samplers.KSampler.SAMPLERS),
-        ("schedule", name, schedules()),
-        ("shift", shift, list(SHIFTS)),
-    ):
-        if value not in known:
-            raise ValueError(f"{what} is {value!r}; it must be one of {', '.join(known)}")
-    for what, (value, low, high) in numbers.items():
-        if not low <= value <= high:  # also refuses NaN
-            raise ValueError(f"{what} is {value}; it must be from {low} to {high}")
-
-
-class ChromaKSampler(io.ComfyNode):
+class ChromaKSampler(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -168,7 +155,6 @@ class ChromaKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         values = dict(shift) if isinstance(shift, Mapping) else {"shift": shift}
         label = values.get("shift")
-        check(sampler, schedule, label, steps=(steps, 1, MAX_STEPS), cfg=(cfg, 0, 100), denoise=(denoise, 0, 1))
         model, shift_line = with_shift(model, latent, label, values.get("value", FIXED_SHIFT.default))
         sigmas = sigmas_of(model, schedule, steps, denoise)
         head = f"{schedule}: {summary(sigmas, steps)}; {shift_line}"
@@ -177,7 +163,7 @@ class ChromaKSampler(io.ComfyNode):
         node, node_id = title(cls), cls.hidden.unique_id
 
         def told(record: RunRecord) -> None:
-            show(node, node_id, Lines([head, record.text()]))
+            show(node, node_id, lambda: Lines([head, record.text()]))
 
         model, patch = with_guidance(model, skip_first_steps, told)
         guider = chroma_guider(model, positive, negative, cfg)
@@ -185,6 +171,6 @@ class ChromaKSampler(io.ComfyNode):
         out = SamplerCustomAdvanced.execute(noise, guider, comfy.samplers.sampler_object(sampler), sigmas, latent)[0]
         if patch.last is None:
             report(cls, head)
-        elif cls.hidden.extra_pnginfo is not None:
-            write(cls.hidden, patch.last)
+        else:
+            only_tell(node, lambda: write(cls.hidden, patch.last))
         return io.NodeOutput(out)

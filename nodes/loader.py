@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
+from ..host.model.file_stamp import stamps_of
 from ..host.model.load import load_chroma
 from ..host.model.report import model_report
 from ..loaders.checkpoint.detect_variant import PREDICTIONS, TEXT_IDS
 from ..loaders.formats.base.registry import ALIASES, QUANT_MODES
+from .shared.checked_node import CheckedNode
 from .shared.files import model_files, model_path
 from .shared.report import report
 
 OWN_APPROXIMATOR = "from the model file"
 
 
-class ChromaDiffusionLoader(io.ComfyNode):
+class ChromaDiffusionLoader(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         files = model_files()
@@ -100,6 +104,15 @@ class ChromaDiffusionLoader(io.ComfyNode):
         return f"precision {quant_mode!r} is not known. Choose one of: {', '.join(QUANT_MODES)}"
 
     @classmethod
+    def fingerprint_inputs(cls, unet_name: Any = None, approximator: Any = OWN_APPROXIMATOR, **_: Any) -> str:
+        """Loaded anew when a file has changed on disk."""
+        try:
+            other = None if approximator == OWN_APPROXIMATOR else model_path(approximator)
+            return str(stamps_of(model_path(unet_name), other))
+        except (ValueError, OSError):  # told by `execute`
+            return ""
+
+    @classmethod
     def execute(
         cls,
         unet_name: str,
@@ -113,5 +126,5 @@ class ChromaDiffusionLoader(io.ComfyNode):
         model = load_chroma(
             model_path(unet_name), quant_mode, other, prediction, text_ids, full_precision=full_precision_matmul
         )
-        report(cls, model_report(model))
+        report(cls, lambda: model_report(model))
         return io.NodeOutput(model)

@@ -8,6 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..host.model.lora import apply_lora
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
@@ -19,7 +20,7 @@ def lora_path(name: str) -> str:
     return path
 
 
-class ChromaLoraLoader(io.ComfyNode):
+class ChromaLoraLoader(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

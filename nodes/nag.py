@@ -7,11 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.run.nag import ALL, AttentionGuided, negative_text, network_of, parse_blocks
+from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, model_input, number, share
 from .shared.report import report
 
 
-class ChromaNAG(io.ComfyNode):
+class ChromaNAG(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -89,7 +90,9 @@ class ChromaNAG(io.ComfyNode):
         idle = scale == 1 or alpha == 0
         report(
             cls,
-            f"{int(text.segments[..., 1].sum(dim=1).max())} tokens away from, in {num_blocks} of {sum(counts)} blocks"
-            + ("; at this scale or alpha it does nothing" if idle else ""),
+            lambda: (
+                f"{int(text.segments[..., 1].sum(dim=1).max())} tokens away from, in {num_blocks} of {sum(counts)} blocks"
+                + ("; at this scale or alpha it does nothing" if idle else "")
+            ),
         )
         return io.NodeOutput(out)

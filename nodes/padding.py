@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..chroma_model.padding import HIDDEN, padding_mask, trim_padding
 from ..constants import STYLE_MASK
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
@@ -55,7 +56,7 @@ def _trim(tokens: Any, options: dict[str, Any], num_pads: int) -> tuple[Any, str
     return tokens, line
 
 
-class ChromaPadMask(io.ComfyNode):
+class ChromaPadMask(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -6,13 +6,15 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from .shared.canvas import THEMES, plot
+from .shared.checked_node import CheckedNode
+from .shared.report import only_tell, title
 
 MAX_CURVES = 4
 MIN_SIZE, MAX_SIZE = 256, 4096  # pixels
 MAX_LABEL = 40  # characters
 
 
-class ChromaSigmasPlot(io.ComfyNode):
+class ChromaSigmasPlot(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         sigmas, labels = [], []
@@ -79,4 +81,5 @@ class ChromaSigmasPlot(io.ComfyNode):
             if sigmas is not None
         ]
         image = plot(schedules, width, height, theme)
-        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+        shown = only_tell(title(cls), lambda: ui.PreviewImage(image, cls=cls), "")
+        return io.NodeOutput(image, ui=shown or None)

@@ -18,6 +18,7 @@ from ..constants import FROM_PRESET
 from ..host.sample import samplers as comfy_samplers
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.schedules import CURVES, MAX_STEPS, schedule
+from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, number_input, summary
 from .shared.report import report
 
@@ -85,7 +86,7 @@ def choice(value: Mapping[str, Any] | str | None, name: str) -> tuple[str | None
     return (None if chosen == FROM_PRESET else chosen), values
 
 
-class ChromaPreset(io.ComfyNode):
+class ChromaPreset(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         samplers = dict.fromkeys([FROM_PRESET, *comfy_samplers.SAMPLERS, *comfy.samplers.SAMPLER_NAMES])
@@ -216,11 +217,15 @@ class ChromaPreset(io.ComfyNode):
         size = (settings.width, settings.height)
         clone, _ = shifted(model, settings.shift, **with_size(CURVE.get(settings.shift), settings.shift_params, *size))
         sigmas = sigmas_of(clone, settings, denoise)
-        line = summary(sigmas, num_steps := max(len(sigmas) - 1, 0))
-        if 0 < num_steps < settings.steps:
-            line += f"; the model has too few noise levels there for {settings.steps}"
-        report(cls, tell(settings, found, chosen=preset != AUTO) + "\n" + line)
+        report(cls, lambda: f"{tell(settings, found, chosen=preset != AUTO)}\n{schedule_line(sigmas, settings.steps)}")
         return io.NodeOutput(clone, sampler_of(settings.sampler), sigmas, settings.steps, settings.cfg, *size)
+
+
+def schedule_line(sigmas: Any, steps: int) -> str:
+    line = summary(sigmas, num_steps := max(len(sigmas) - 1, 0))
+    if 0 < num_steps < steps:
+        line += f"; the model has too few noise levels there for {steps}"
+    return line
 
 
 def sigmas_of(model: Any, settings: Any, denoise: float) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..prompts.tags import AESTHETICS, MAX_REPEATS, NONE, OPENINGS, QUALITIES, STYLES, Choice, build
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
-class ChromaPrompt(io.ComfyNode):
+class ChromaPrompt(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -6,18 +6,43 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..constants import Lines
+from ..constants import WARNING, Line, Lines
 from ..host.sample.guiders import patch_on
 from ..samplers.run_record import RunRecord
 from .shared.inputs import CATEGORY
-from .shared.report import report
+from .shared.report import only_tell, report, title
 
+NO_GUIDANCE = Line(
+    "there is no Chroma guidance in what is connected. ",
+    WARNING,
+    "Connect the output of Chroma CFG Guider, or the model from Chroma Guidance",
+)
+NO_RUN = Line("nothing has been sampled with this guidance. ", WARNING, "Give the sampler the same guider or model")
+NO_METADATA = "not in the picture's metadata: this prompt was queued without any"
 METADATA = "chroma_run"  # its name in a picture's metadata
 
 
-def write(hidden: Any, record: RunRecord) -> None:
-    """Puts a record into the metadata of this prompt's pictures, under the node's id: several runs may share a prompt."""
-    hidden.extra_pnginfo.setdefault(METADATA, {})[str(hidden.unique_id)] = record.facts()
+def write(hidden: Any, record: RunRecord) -> bool:
+    """Puts a record into the metadata of this prompt's pictures, under the node's id: several runs may share a prompt.
+
+    returns: whether it could; what a page has queued it with may be of any form.
+    """
+    info = hidden.extra_pnginfo
+    if not isinstance(info, dict) or not isinstance(info.setdefault(METADATA, {}), dict):
+        return False
+    info[METADATA][str(hidden.unique_id)] = record.facts()
+    return True
+
+
+def run_text(hidden: Any, guidance: Any) -> str:
+    """What to show of the last run with a GUIDER's or MODEL's guidance, which is written into the metadata as well."""
+    patch = patch_on(guidance)
+    if patch is None:
+        return Lines([NO_GUIDANCE])
+    if patch.last is None:
+        return Lines([NO_RUN])
+    text = patch.last.text()
+    return text if write(hidden, patch.last) else Lines([text, NO_METADATA])
 
 
 class ChromaRunReport(io.ComfyNode):
@@ -47,18 +72,6 @@ class ChromaRunReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], guidance: Any) -> io.NodeOutput:
-        patch = patch_on(guidance)
-        if patch is None:
-            raise ValueError(
-                "there is no Chroma guidance in what is connected. Connect the output of Chroma CFG Guider, or the model "
-                "from Chroma Guidance"
-            )
-        if patch.last is None:
-            raise ValueError("nothing has been sampled with this guidance. Give the sampler the same guider or model")
-        text = patch.last.text()
-        if cls.hidden.extra_pnginfo is not None:
-            write(cls.hidden, patch.last)
-        else:
-            text = Lines([text, "not in the picture's metadata: this prompt was queued without any"])
+        text = only_tell(title(cls), lambda: run_text(cls.hidden, guidance))
         report(cls, text)
         return io.NodeOutput(latent, str(text))

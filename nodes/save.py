@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import folder_paths
 from comfy.cli_args import args
@@ -14,10 +14,11 @@ from ..host.model.save import export_model
 from ..loaders.checkpoint.write_quantised import export_format
 from ..loaders.files.write import not_written
 from ..loaders.formats.base.registry import EXPORTS
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
-class ChromaSaveQuantized(io.ComfyNode):
+class ChromaSaveQuantized(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -84,5 +85,5 @@ def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
     """The graph that made the file, under the names that the host's save nodes use; nothing if the host is told so."""
     if args.disable_metadata:
         return {}
-    entries = {"prompt": prompt, **(extra_pnginfo or {})}
+    entries = {"prompt": prompt, **(extra_pnginfo if isinstance(extra_pnginfo, Mapping) else {})}
     return {name: json.dumps(value) for name, value in entries.items() if value is not None}

@@ -7,6 +7,7 @@ from typing import Any, Mapping
 from comfy_api.latest import io
 
 from ..samplers.schedules import CURVES, schedule
+from .shared.checked_node import CheckedNode
 from .shared.inputs import (
     CATEGORY,
     choice,
@@ -32,11 +33,11 @@ def make(
     """The node's output, with a line on it shown on the node."""
     table = model.get_model_object("model_sampling").sigmas
     sigmas = schedule(curve, steps, params, table, **options)
-    report(node, summary(sigmas, steps))
+    report(node, lambda: summary(sigmas, steps))
     return io.NodeOutput(sigmas)
 
 
-class ChromaSigmoidOffsetScheduler(io.ComfyNode):
+class ChromaSigmoidOffsetScheduler(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -66,7 +67,7 @@ class ChromaSigmoidOffsetScheduler(io.ComfyNode):
         return make(cls, model, "sigmoid_offset", steps, params, **options)
 
 
-class ChromaBetaScheduler(io.ComfyNode):
+class ChromaBetaScheduler(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -96,7 +97,7 @@ class ChromaBetaScheduler(io.ComfyNode):
         return make(cls, model, "beta", steps, params, **options)
 
 
-class ChromaScheduler(io.ComfyNode):
+class ChromaScheduler(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         size = io.Latent.Input(

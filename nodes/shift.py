@@ -8,11 +8,12 @@ from typing import Any, Mapping
 from comfy_api.latest import io
 
 from ..host.sample.shift import CURVE, shifted
+from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, choice, model_input, parameters
 from .shared.report import report
 
 
-class ChromaTimestepShift(io.ComfyNode):
+class ChromaTimestepShift(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..chroma_model.padding import padding_mask
 from ..constants import STYLE_MASK
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
@@ -72,7 +73,7 @@ def extended_mask(mask: Tensor, text: Tensor, num_style: int, over_image: bool) 
     return out
 
 
-class ChromaStyleModelApply(io.ComfyNode):
+class ChromaStyleModelApply(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -127,6 +128,10 @@ class ChromaStyleModelApply(io.ComfyNode):
             return io.NodeOutput(conditioning)
         style = style_tokens(style_model, clip_vision_output, strength, truncate_percent)
         out = append_style(conditioning, style)
-        lengths = ", ".join(str(text.shape[1]) for text, _ in conditioning if text is not None)
-        report(cls, f"{style.shape[1]} style tokens behind {lengths} text tokens")
+
+        def text() -> str:
+            lengths = ", ".join(str(text.shape[1]) for text, _ in conditioning if text is not None)
+            return f"{style.shape[1]} style tokens behind {lengths} text tokens"
+
+        report(cls, text)
         return io.NodeOutput(out)

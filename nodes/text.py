@@ -8,10 +8,11 @@ from comfy_api.latest import io
 
 from ..host.text.encode_prompt import encode
 from ..prompts.tokens import LIMITS, MODES, ROLES, prompt_report
+from .shared.checked_node import CheckedNode
 from .shared.report import report
 
 
-class ChromaTextEncode(io.ComfyNode):
+class ChromaTextEncode(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -69,5 +70,5 @@ class ChromaTextEncode(io.ComfyNode):
         cls, clip: Any, text: str, mode: str = "exact", over_limit: str = "truncate", used_as: str = "positive"
     ) -> io.NodeOutput:
         conditioning, prompt = encode(clip, text, mode, over_limit)
-        report(cls, prompt_report(prompt, mode, used_as))
+        report(cls, lambda: prompt_report(prompt, mode, used_as))
         return io.NodeOutput(conditioning)

@@ -64,6 +64,25 @@ def inference(comfy):
         yield
 
 
+@pytest.fixture
+def products(comfy, monkeypatch):
+    """Says what timing would find of this machine."""
+    matmul = support.dev.load_pack("host.model.matmul")
+    return lambda found: monkeypatch.setattr(
+        matmul, "slowness", lambda format, device: found if format.matmul else None
+    )
+
+
+@pytest.fixture
+def fast_products(products):
+    products(None)
+
+
+@pytest.fixture
+def slow_products(products):
+    products("takes 58 times as long on this device as float32")
+
+
 @pytest.fixture(scope="session")
 def server(host_dir):
     """A running ComfyUI with this pack and the demo models, shared by all tests."""

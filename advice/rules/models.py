@@ -132,6 +132,23 @@ def overfit_checkpoint(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[F
         yield Finding(HINT, run.models[-1], "a checkpoint that is not recommended", text, f"Use {HD}.")
 
 
+@rule
+def weights_that_are_multiplied_slowly(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Where a device is slow with 8- or 4-bit numbers, our loader unpacks the weights; the host's multiplies them as they are.
+
+    source: timed on this device by host/model/matmul.py.
+    """
+    node = run.models[-1] if run.models else ""
+    if node not in facts.slow:
+        return
+    if run.is_native:
+        severity, text, remedy = HARM, "Every step takes as much longer.", "Use Load Chroma Model, which unpacks them."
+    else:
+        text = "So its weights are unpacked at each use, and nothing is gained in speed."
+        severity, remedy = HINT, "Choose q8_0 as precision, or a Q8_0 file: as fast as 16 bits, with half the error."
+    yield Finding(severity, node, "weights that this device multiplies slowly", f"{facts.slow[node]}. {text}", remedy)
+
+
 # --- nodes on the model ------------------------------------------------------------------------------------------------
 
 # Samplers that run the model more than once a step, at several noise levels.

@@ -147,9 +147,8 @@ def take_marker(layer: Any, state_dict: dict[str, Tensor], prefix: str, weight: 
 
 
 def format_of(layer: Any) -> Format | None:
-    """The format of a layer's weight; None for plain numbers."""
-    name = getattr(layer, "quant_format", None)
-    return BY_HOST_NAME[name] if name else None
+    """The format of a layer's weight; None for plain numbers, and for what only the host knows."""
+    return BY_HOST_NAME.get(getattr(layer, "quant_format", None))
 
 
 def fp8_scale(rows: Tensor) -> Tensor:

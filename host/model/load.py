@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import comfy.memory_management
 import comfy.model_management
@@ -20,7 +20,7 @@ from comfy.cli_args import args
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
-from ...loaders.checkpoint.check_shapes import check, non_finite
+from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
 from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
@@ -28,6 +28,8 @@ from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
 from ..run.base_model import model_config
 from ..run.kept_modulations import ModulationStore
+from .damage import warn_of_damage, warn_of_nan
+from .file_stamp import FileStamp, stamps_of, unchanged_files
 from .layers import operations
 from .matmul import fast_matmul
 from .packed_layout import TAKEN
@@ -59,6 +61,7 @@ def load_chroma(
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     source = ModelFile(path, approximator)
+    stamps = stamps_of(path, approximator)  # before any weight is read
     header = source.header
     detection = detect(header, prediction, text_ids)
     check(header, detection)
@@ -93,7 +96,7 @@ def load_chroma(
     # them read-only and the patcher writes into its parameters.
     assign = patcher.is_dynamic() or not comfy.memory_management.aimdo_enabled
     model.load_model_weights(weights, "", assign=assign)
-    attach(patcher, header)
+    attach(patcher, header, stamps)
     patcher.cached_patcher_init = (
         load_chroma,
         (path, mode_name, approximator, prediction, text_ids, full_precision),
@@ -155,15 +158,16 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     needed = 2 * detection.num_parameters
     if needed <= room:
         return name, ""
-    problem = fast_matmul(FORMATS["int8_tensorwise"], device)
+    int8 = FORMATS["int8_tensorwise"]
+    problem = fast_matmul(int8, device)
     chosen = "q8_0" if problem else "int8_convrot"
-    return chosen, (
-        f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
-    )
+    reason = f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
+    return chosen, f"{reason}. Not int8_convrot: {int8.matmul.name} {problem}" if problem else reason
 
 
-def attach(patcher: Any, header: Header) -> None:
-    """What accompanies a model's runs: the store of modulations, and the search for NaN after a run that ends in it."""
+def attach(patcher: Any, header: Header, stamps: tuple[FileStamp, ...]) -> None:
+    """What accompanies a model's runs: a look at its files, the store of modulations, and the search for NaN after a run that ends in
+    it."""
     store = ModulationStore()
 
     def forget(_: Any, unpatch_all: bool) -> None:
@@ -172,21 +176,9 @@ def attach(patcher: Any, header: Header) -> None:
 
     wrapper_type = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, store.sample_wrapper)
+    patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, unchanged_files(stamps))
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, warn_of_nan(header.name))
     patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, WRAPPERS, forget)
-
-
-def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:
-    """Warns of NaN in small tensors and a sample of large ones; the rest is looked at when a run ends in NaN."""
-    bad = non_finite(weights, sample=True)
-    if bad:
-        logging.warning(
-            "%s: %d tensors hold NaN or infinite weights (%s ...): pictures will be black or noise. "
-            "The file is damaged; download it again",
-            header.name,
-            len(bad),
-            ", ".join(bad[:3]),
-        )
 
 
 def _host_tensors(path: str) -> dict[str, Tensor]:
@@ -222,25 +214,3 @@ def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.
         )
         return detection.dtype
     return chosen
-
-
-def warn_of_nan(file: str):
-    """An OUTER_SAMPLE wrapper that, when a run ends in NaN, names the weights to blame."""
-
-    def wrapper(executor: Any, *a: Any, **k: Any) -> Any:
-        out = executor(*a, **k)
-        if torch.is_tensor(out) and not torch.isfinite(out.sum()):
-            patcher = executor.class_obj.model_patcher
-            bad = non_finite(dict(patcher.model.diffusion_model.named_parameters()), sample=False)
-            source = (
-                "Take the LoRAs and merges off one by one; if it stays, download" if patcher.patches else "Download"
-            )
-            cause = (
-                f"tensors with NaN or infinite weights: {', '.join(bad[:5])}. {source} the file again"
-                if bad
-                else ("all weights are finite. If it computes in fp16, choose bf16 or fp32 as precision")
-            )
-            logging.warning("%s: the run ended in NaN; the picture will be black. %s", file, cause)
-        return out
-
-    return wrapper

@@ -1,19 +1,31 @@
-"""Which devices multiply weights as they are stored, in 8 or 4 bits. Found by trying it once, never assumed."""
+"""Which devices multiply weights as they are stored, in 8 or 4 bits, and gain by it. Tried and timed once, never assumed."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import time
+from typing import Callable
 
 import comfy.model_management
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from torch import Tensor
 
-from ...loaders.formats.base.format import Format
+from ...loaders.formats.base.format import Format, dtype_text
 from ...loaders.formats.base.registry import FORMATS
+
+ROWS, OUT, IN = 64, 64, 256  # of the product that is tried for its error
+WIDTHS = (256, 512, 1024, 3072)  # of the product that is timed, four times as high: up to the size of a run's
+LONG_ENOUGH = 1e-3  # seconds of a float product beside which what a call costs in itself does not count
 
 
 def fast_matmul(format: Format, device: torch.device) -> str | None:
+    """Why a device does not multiply weights of this format as they are stored, or None where it does."""
+    return lacking(format, device) or slowness(format, device)
+
+
+def lacking(format: Format, device: torch.device) -> str | None:
     """Why a device can not multiply weights of this format as they are stored, or None where it can."""
     way = format.matmul
     if way is None:
@@ -26,32 +38,81 @@ def fast_matmul(format: Format, device: torch.device) -> str | None:
             return f"cannot be asked for, since this ComfyUI lacks {way.supported}; update it and this pack"
         if not check(device):
             return way.needs
+    return _remembered(_error, format.name, device)
+
+
+def slowness(format: Format, device: torch.device) -> str | None:
+    """How much slower than a float product theirs is on a device that can multiply them; None where it is faster."""
+    return None if lacking(format, device) else _remembered(_time, format.name, device)
+
+
+def _remembered(trial: Callable[[Format, torch.device], str | None], name: str, device: torch.device) -> str | None:
     try:
-        return _tried(format.name, device)
+        return _tried(trial, name, device)
     except torch.OutOfMemoryError:  # of the moment; not remembered
         return "could not be tried, the device is out of memory"
 
 
 @functools.lru_cache
-def _tried(name: str, device: torch.device) -> str | None:
-    layout, way = FORMATS[name].layout, FORMATS[name].matmul
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    generator = torch.Generator().manual_seed(0)
+def _tried(trial: Callable[[Format, torch.device], str | None], name: str, device: torch.device) -> str | None:
+    format = FORMATS[name]
     try:
-        x, w = (torch.randn(64, 128, generator=generator).to(device, dtype) for _ in range(2))
-        bias = torch.zeros(64, dtype=dtype, device=device)
-        weight = QuantizedTensor.from_float(w, layout, **way.options)
-        rows = x if way.inputs is None else QuantizedTensor.from_float(x, way.inputs, scale="recalculate")
-        found = torch.nn.functional.linear(rows, weight, bias)
-        wanted = torch.nn.functional.linear(x, w)
-        error = float((found.float() - wanted.float()).norm() / wanted.float().norm())
+        return trial(format, device)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AssertionError) as problem:  # what devices and their kernels refuse with
-        logging.debug("no %s multiplication on %s", way.name, device, exc_info=True)
+        logging.debug("no %s multiplication on %s", format.matmul.name, device, exc_info=True)
         text = str(problem).splitlines() or [type(problem).__name__]
         return f"this device and PyTorch have no such operation ({text[0][:80]})"
     except Exception as problem:  # of the host: not what a device lacks, so it is told with its traceback
-        logging.warning("%s multiplication does not work with this ComfyUI", way.name, exc_info=True)
+        logging.warning("%s multiplication does not work with this ComfyUI", format.matmul.name, exc_info=True)
         return f"does not work with this ComfyUI ({type(problem).__name__}); update it and this pack"
-    return None if error < way.limit else f"its {way.name} operation is wrong by {error:.0%}"
+
+
+def _error(format: Format, device: torch.device) -> str | None:
+    """What is wrong with a product as stored, beside the same one in floats."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    packed, plain = _products(format, ROWS, OUT, IN, device, dtype)
+    wanted = plain().float()
+    error = float((packed().float() - wanted).norm() / wanted.norm())
+    return None if error < format.matmul.limit else f"its {format.matmul.name} operation is wrong by {error:.0%}"
+
+
+def _time(format: Format, device: torch.device) -> str | None:
+    """How many times as long a product as stored takes as the same one in floats, where that is more than once."""
+    dtype = comfy.model_management.unet_manual_cast(None, device, [torch.bfloat16, torch.float16, torch.float32])
+    for width in WIDTHS:
+        packed, plain = _products(format, 4 * width, width, width, device, dtype)
+        if width == WIDTHS[0]:
+            seconds(packed)  # kernels that are made at their first call
+        float_time = seconds(plain)
+        if float_time >= LONG_ENOUGH:
+            break
+    ratio = seconds(packed) / float_time
+    return f"takes {ratio:.3g} times as long on this device as {dtype_text(dtype)}" if ratio > 1 else None
+
+
+def _products(
+    format: Format, rows: int, out: int, columns: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """The same product of random matrices with the weight as it is stored, and in floats."""
+    way, generator = format.matmul, torch.Generator().manual_seed(0)
+    x, w = (torch.randn(n, columns, generator=generator).to(device, dtype) for n in (rows, out))
+    bias = torch.zeros(out, dtype=dtype, device=device)
+    weight = QuantizedTensor.from_float(w, format.layout, **way.options)
+
+    def packed() -> Tensor:
+        given = x if way.inputs is None else QuantizedTensor.from_float(x, way.inputs, scale="recalculate")
+        return torch.nn.functional.linear(given, weight, bias)
+
+    return packed, lambda: torch.nn.functional.linear(x, w, bias)
+
+
+def seconds(product: Callable[[], Tensor], repeats: int = 2) -> float:
+    """The least time of a product, with its end waited for."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product().flatten()[0].item()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -24,8 +24,9 @@ from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.registry import ENCODER_MODES, FORMATS, QuantMode
 from ...loaders.t5.detect_t5 import T5Detection, detect_t5
 from ...loaders.t5.sizes import EMBEDDING, FINAL_NORM, T5Config, is_linear
+from ..model.damage import warn_of_damage
 from ..model.layers import operations, take_marker
-from ..model.load import Loaded, ModelFile, warn_of_damage
+from ..model.load import Loaded, ModelFile
 from ..model.report import count_text, kept_text, num_bytes, packed_formats, stored_text
 from ..model.weights import StateBuilder
 

@@ -31,7 +31,7 @@ MAX = 127
 USUAL_GROUP = 256
 CONVROT = "convrot"
 QUAROT = "quarot"  # in markers of ComfyUI-INT8-Fast, which name no format and have a scale a row
-TRIED = {"per_channel": True, "convrot": True, "convrot_groupsize": 64}
+TRIED = {"per_channel": True, "convrot": True, "convrot_groupsize": USUAL_GROUP}
 
 
 def recognise(weight: Weight) -> Storage | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from typing import Any, Callable, TypedDict
+from typing import Any, Callable, Mapping, TypedDict, TypeVar
 
 from comfy_api.latest import io
 from server import PromptServer
@@ -15,6 +15,8 @@ from ...loaders.files.error_text import encodable
 
 EVENT = "chroma.report"
 CELLS = re.compile(r"[█░]+ ")
+FAILED = "This report has failed ({}); nothing is known of what it tells. The run goes on."
+T = TypeVar("T")
 BAR = re.compile(r"[█░]+ ([\d,]+) of ([\d,]+)\b")  # what a text may begin with
 
 
@@ -29,17 +31,35 @@ def title(node: type[io.ComfyNode]) -> str:
     return (node.SCHEMA or node.define_schema()).display_name
 
 
-def report(node: type[io.ComfyNode], text: str, bar: Bar | None = None, level: str | None = None) -> None:
+def only_tell(title: str, tell: Callable[[], T], failed: str = FAILED) -> T | str:
+    """What `tell` gives. What only tells never fails a run: an error in it is a line in the log, and `failed` is given."""
+    try:
+        return tell()
+    except Exception as error:
+        logging.warning("%s: failed to tell of this run: %s: %a", title, type(error).__name__, str(error))
+        return failed.format(type(error).__name__)
+
+
+Text = str | Callable[[], str]
+
+
+def report(node: type[io.ComfyNode], text: Text, bar: Bar | None = None, level: str | None = None) -> None:
     """Shows text on the running node and in the log. The node's schema must ask for Hidden.unique_id.
 
+    text:  or what makes it, where that takes more than joining words.
     bar:   drawn with it. None: a bar of characters that the text begins with, as in "██░░ 256 of 512", is drawn instead.
     level: one of constants.LEVELS, how much the whole stands out. None: as its gravest line.
     """
     show(title(node), node.hidden.unique_id, text, bar, level)
 
 
-def show(title: str, node_id: str | None, text: str, bar: Bar | None = None, level: str | None = None) -> None:
+def show(title: str, node_id: str | None, text: Text, bar: Bar | None = None, level: str | None = None) -> None:
     """The same for a node that has run before, by its id in the graph."""
+    made = only_tell(title, text) if callable(text) else text
+    only_tell(title, lambda: _send(title, node_id, made, bar, level))
+
+
+def _send(title: str, node_id: str | None, text: str, bar: Bar | None, level: str | None) -> None:
     logging.info("%s: %s", title, encodable(CELLS.sub("", text).replace("\n", "; ")))
     if node_id is None:
         return
@@ -93,5 +113,11 @@ def _workflow(server: PromptServer) -> str | None:
     """The id of the workflow that the running prompt was made from; None where its client has sent none."""
     running, _ = server.prompt_queue.get_current_queue_volatile()
     for _, _, _, extra_data, *_ in running:
-        return ((extra_data.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
+        name = _part(_part(_part(extra_data, "extra_pnginfo"), "workflow"), "id")
+        return name if isinstance(name, str) else None
     return None
+
+
+def _part(whole: Any, name: str) -> Any:
+    """Of what a client has sent, which may be of any form; None where there is no such part."""
+    return whole.get(name) if isinstance(whole, Mapping) else None

@@ -574,6 +574,15 @@ def rule_modules():
     ]
 
 
+@pytest.mark.parametrize("loader, severity", [("ChromaDiffusionLoader", HINT), ("UNETLoader", HARM)])
+def test_weights_that_the_device_multiplies_slowly_are_told(loader, severity):
+    graph, slow = clean(loader=loader), "int8 takes 58 times as long on this device as float32"
+    (told,) = doctor.examine(graph, {"slow": {"1": slow}})
+    assert (told.severity, told.node_id) == (severity, "1")
+    assert told.text.startswith(f"{slow}. ")
+    assert found(graph, {"slow": {"77": slow}}) == []  # another model's loader
+
+
 def test_every_rule_of_every_file_is_registered_once():
     """A rule is known by what it is given; one without the decorator would never run."""
     rules = [
@@ -590,7 +599,7 @@ def test_every_rule_is_reached():
     for graph in [*(graph for graph, _ in CASES), *MORE]:
         read = queued.Graph(graph)
         for run in queued_run.runs(read, {}):
-            reached |= {r for r in doctor.RULES if list(r(read, run, doctor.Facts({})))}
+            reached |= {r for r in doctor.RULES if list(r(read, run, doctor.Facts({}, {"1": "slow"})))}
     assert [r.__name__ for r in doctor.RULES if r not in reached] == []
 
 

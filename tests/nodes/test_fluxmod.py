@@ -326,7 +326,7 @@ def test_inputs_are_fluxmods_in_its_order(comfy, nodes):
 
 
 def test_unknown_types_and_samplers_are_told(load, nodes, cfg):
-    with pytest.raises(ValueError, match="the type to compute in is 'fp8'; it must be one of bf16, fp16"):
+    with pytest.raises(ValueError, match="activation_casting is 'fp8'; it must be one of bf16, fp16"):
         by_ksampler(nodes, load(), cfg, "fp8")
     with pytest.raises(ValueError, match="the sampler is object, which can not be wrapped; a KSAMPLER can"):
         nodes.FluxModSamplerWrapperNode.execute(object(), "bf16")

@@ -259,6 +259,30 @@ def test_skipped_steps_are_saved_and_told(comfy, model, cfg, skip, uncond):
     assert facts["finished"] and facts["seconds"] > 0
 
 
+@pytest.mark.parametrize("info", [None, "text", ["list"], 5, {"chroma_run": "text"}], ids=str)
+def test_metadata_of_any_form_fails_no_run(comfy, model, cfg, info):
+    equal(ours(model, cfg, hidden={"extra_pnginfo": info}), ours(model, cfg))
+
+
+@pytest.mark.parametrize("info", [None, "text", ["list"], 5, {"chroma_run": "text"}, {}], ids=str)
+def test_run_report_fails_no_run(comfy, model, cfg, info, caplog):
+    caplog.set_level("INFO")
+    guided = node("guidance", "ChromaGuidance").execute(model)[0]
+    guiders, is_dict = support.dev.load_pack("host.sample.guiders"), info == {}
+    latent, report = {"samples": torch.ones(1)}, node("run_report", "ChromaRunReport", extra_pnginfo=info)
+
+    def told(guidance):
+        out = report.execute(latent, guidance)
+        assert out[0] is latent
+        return out[1]
+
+    assert told(model).startswith("there is no Chroma guidance in what is connected. Connect ")
+    assert told(guided).startswith("nothing has been sampled with this guidance. Give ")
+    guiders.patch_on(guided).last = support.dev.load_pack("samplers.run_record").RunRecord(3.0, 4)
+    assert ("not in the picture's metadata" in told(guided)) == (not is_dict)
+    assert "failed (AttributeError)" in told(5)
+
+
 def test_read_out_names_schedule_shift_and_cost(comfy, model, cfg, caplog):
     caplog.set_level("INFO")
     ours(model, cfg, skip_first_steps=2)
@@ -306,14 +330,14 @@ def test_negative_may_be_missing_only_where_it_is_not_needed(comfy, model, cfg):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"steps": 0}, "steps is 0; it must be from 1 to 10000"),
-        ({"cfg": float("nan")}, "cfg is nan; it must be from 0 to 100"),
-        ({"denoise": 1.5}, "denoise is 1.5; it must be from 0 to 1"),
-        ({"skip_first_steps": -2}, "skip_first_steps is -2; it must be from -1 to inf"),
+        ({"steps": 0}, "steps is 0; allowed is a whole number from 1 to 10000"),
+        ({"cfg": float("nan")}, "cfg is nan; allowed is a number from 0.0 to 100.0"),
+        ({"denoise": 1.5}, "denoise is 1.5; allowed is a number from 0.0 to 1.0"),
+        ({"skip_first_steps": -2}, "skip_first_steps is -2; allowed is a whole number from -1 to 10000"),
         ({"sampler": "best"}, "sampler is 'best'; it must be one of euler, "),
         ({"schedule": "fixed_shift"}, "schedule is 'fixed_shift'; it must be one of beta, "),
         ({"shift": None}, r"shift is None; it must be one of 1 \(as trained\), fixed, by resolution, from the model"),
-        ({"shift": {"shift": "fixed", "value": 0.0}}, "fixed_shift: shift is 0.0; allowed is a number from 0.01"),
+        ({"shift": {"shift": "fixed", "value": 0.0}}, "shift.value is 0.0; allowed is a number from 0.01 to 100"),
     ],
     ids=str,
 )
@@ -324,7 +348,8 @@ def test_bad_values_are_told(comfy, model, cfg, settings, words):
 
 def test_other_models_are_told_to_use_other_nodes(comfy, model, cfg):
     class Other:
-        model = torch.nn.Linear(1, 1)
+        model, model_options = torch.nn.Linear(1, 1), {}
+        clone = get_model_object = None
 
     with pytest.raises(ValueError, match="the model is Linear; this node is for Chroma"):
         ours(Other(), cfg)
@@ -425,6 +450,35 @@ def test_server_shows_the_read_out_and_writes_it_into_the_picture(server, graph)
     graph.set("ChromaKSampler", seed=next(NEW_SEED))
     shown = [t for t in texts(follow(server, graph)) if "prompts computed" in t]
     assert len(shown) == 1 and shown[0].startswith("beta: 5 steps, sigma 1.000 to ")
+
+
+def test_server_takes_linked_numbers_and_choices_and_tells_of_bad_ones(server, graph):
+    graph.set("KSampler", seed=next(NEW_SEED))
+    key = with_ours(graph)
+
+    def linked(**values):
+        copy = graph.copy()
+        for name, (kind, value) in values.items():
+            copy.nodes[key]["inputs"][name.replace("__", ".")] = [copy.add(kind, value=value), 0]
+        return copy
+
+    assert linked(steps=("PrimitiveInt", 3)).set("ChromaKSampler", shift="fixed", **{"shift.value": 2.0}).run(server)
+    assert linked(shift__value=("PrimitiveFloat", 2.0)).set("ChromaKSampler", shift="fixed").run(server)
+    error = linked(steps=("PrimitiveInt", 10**9)).fails(server)
+    assert "steps is 1000000000; allowed is a whole number from 1 to 10000" in error
+    error = linked(cfg=("PrimitiveFloat", 1e9)).fails(server)
+    assert "cfg is 1000000000.0; allowed is a number from 0.0 to 100.0" in error
+    error = linked(shift__value=("PrimitiveFloat", -2.0)).set("ChromaKSampler", shift="fixed").fails(server)
+    assert "shift.value is -2.0; allowed is a number from 0.01 to 100" in error
+
+
+@pytest.mark.parametrize("workflow", ["text", ["list"]], ids=str)
+def test_server_runs_what_was_queued_with_metadata_of_any_form(server, graph, workflow):
+    graph.set("KSampler", seed=next(NEW_SEED), steps=2)
+    with_ours(graph)
+    body = {"prompt": graph.nodes, "client_id": "test", "extra_data": {"extra_pnginfo": {"workflow": workflow}}}
+    entry = server.wait(server.post("/prompt", body)["prompt_id"])
+    assert entry["status"]["status_str"] == "success"
 
 
 def test_server_tells_of_a_missing_negative_prompt_and_a_shift_that_is_not_there(server, graph):

@@ -42,7 +42,11 @@ def shown(comfy, monkeypatch):
     """What the nodes show, with no server running here."""
     lines = []
     for name in ("preset", "doctor"):
-        monkeypatch.setattr(dev.load_pack(f"nodes.{name}"), "report", lambda node, text: lines.append(text))
+        monkeypatch.setattr(
+            dev.load_pack(f"nodes.{name}"),
+            "report",
+            lambda node, text: lines.append(text() if callable(text) else text),
+        )
     return lines
 
 
@@ -177,10 +181,10 @@ def test_more_steps_than_noise_levels_are_as_many_as_there_are(load, preset, sho
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        ({"preset": "HD"}, "preset 'HD' is not known"),
-        ({"sampler": "eular"}, "sampler 'eular' is not known"),
-        ({"schedule": "betta"}, "curve 'betta' is not known"),
-        ({"shift": {"shift": "two"}}, "mode 'two' is not known"),
+        ({"preset": "HD"}, "preset is 'HD'; it must be one of auto, "),
+        ({"sampler": "eular"}, "sampler is 'eular'; it must be one of from the preset, "),
+        ({"schedule": "betta"}, "schedule is 'betta'; it must be one of from the preset, beta, "),
+        ({"shift": {"shift": "two"}}, "shift is 'two'; it must be one of from the preset, shift 1, "),
     ],
 )
 def test_unknown_choice_is_refused(load, preset, inputs, message):
@@ -272,6 +276,22 @@ def test_doctor_knows_the_kind_from_the_model(load, doctor, shown):
 def test_doctor_never_raises(load, doctor, shown, prompt):
     doctor(prompt, model=object())
     assert len(shown) == 1
+
+
+def loader_graph(loader="UNETLoader", **inputs):
+    graph = sampler_graph("beta")
+    return graph | {"1": {"class_type": loader, "inputs": {"unet_name": "my-merge.safetensors", **inputs}}}
+
+
+def test_doctor_tells_of_weights_that_this_device_is_slow_with(comfy, inference, files, doctor, shown, slow_products):
+    packed = dev.load_pack("host.model.load").load_chroma(str(files["my-merge"]), "int8_convrot")
+    doctor(loader_graph(), packed)  # as of the host's loader, which would multiply them so
+    doctor(loader_graph("ChromaDiffusionLoader", quant_mode="int8_convrot"))
+    doctor(loader_graph("ChromaDiffusionLoader", quant_mode="q8_0"))
+    line = "int8 takes 58 times as long on this device as float32. "
+    assert line + "Every step" in shown[0] and shown[0].count(line) == 1
+    assert line + "So its weights are unpacked" in shown[1]
+    assert "58 times" not in shown[2]
 
 
 def test_text_encoder_without_t5_leaves_tokens_estimated(load, doctor, shown):

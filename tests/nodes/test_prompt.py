@@ -10,7 +10,9 @@ pytestmark = pytest.mark.host
 def node(comfy, monkeypatch):
     module = support.dev.load_pack("nodes.prompt")
     monkeypatch.setattr(module, "said", [], raising=False)
-    monkeypatch.setattr(module, "report", lambda node, text: module.said.append(text))  # no server is running here
+    monkeypatch.setattr(
+        module, "report", lambda node, text: module.said.append(text() if callable(text) else text)
+    )  # no server is running here
     return module
 
 

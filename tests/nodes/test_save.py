@@ -42,6 +42,12 @@ def run(comfy, model, monkeypatch, tmp_path, caplog):
     return execute
 
 
+@pytest.mark.parametrize("info", [None, "text", ["list"], 5], ids=str)
+def test_metadata_of_another_form_is_left_out(run, info):
+    found = load_pack("nodes.save").workflow_metadata({"1": {}}, info)
+    assert found == {"prompt": '{"1": {}}'}
+
+
 def test_names_are_numbered_like_those_of_the_hosts_save_nodes(run):
     run()
     run()

@@ -60,7 +60,7 @@ def said(comfy, monkeypatch):
     lines = []
     for name in ("schedule", "shift"):  # no server is running here
         module = support.dev.load_pack(f"nodes.{name}")
-        monkeypatch.setattr(module, "report", lambda node, text: lines.append(text))
+        monkeypatch.setattr(module, "report", lambda node, text: lines.append(text() if callable(text) else text))
     return lines
 
 
@@ -261,10 +261,10 @@ def test_latent_of_radiance_is_in_pixels(comfy, inference, nodes_of, tmp_path):
 def test_unknown_choices_are_refused_with_the_known_ones(nodes_of, model):
     schedules, shifts = nodes_of("schedule"), nodes_of("shift")
     for curve in (None, {"curve": "sigmoid"}):
-        with pytest.raises(ValueError, match="curve .* is not known. Choose one of: beta, sigmoid_offset"):
+        with pytest.raises(ValueError, match="curve is .*; it must be one of beta, sigmoid_offset"):
             schedules.ChromaScheduler.execute(model, curve)
     for mode in (None, {"mode": "shift 2"}):
-        with pytest.raises(ValueError, match="mode .* is not known. Choose one of: shift 1, fixed, by resolution"):
+        with pytest.raises(ValueError, match="mode is .*; it must be one of shift 1, fixed, by resolution"):
             shifts.ChromaTimestepShift.execute(model, mode)
 
 

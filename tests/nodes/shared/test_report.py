@@ -38,13 +38,36 @@ def test_report_goes_to_the_client_that_queued_with_its_workflow(module, sent):
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"extra_pnginfo": None}, {"extra_pnginfo": {}}, {"extra_pnginfo": {"workflow": None}}]
+    "extra",
+    [
+        {},
+        *({"extra_pnginfo": info} for info in (None, {}, "text", ["list"], 5)),
+        *(
+            {"extra_pnginfo": {"workflow": flow}}
+            for flow in (None, "text", ["list"], 5, {"id": ["list"]}, {"id": None})
+        ),
+    ],
+    ids=str,
 )
 def test_prompt_without_a_workflow_is_told_without_its_id(module, sent, extra):
     sent.extra.clear()
     sent.extra.update(extra)
     module.show("Node", "1", "one")
     assert sent.messages[0][1]["workflow"] is None
+
+
+def test_what_only_tells_fails_no_run(module, sent, monkeypatch, caplog):
+    def broken(*_):
+        raise KeyError("steps")
+
+    module.show("Node", "1", broken)
+    assert sent.messages[0][1]["text"] == (
+        "This report has failed (KeyError); nothing is known of what it tells. The run goes on."
+    )
+    sent.server.send_sync = broken
+    module.show("Node", "1", lambda: "one")
+    assert [m for m in caplog.messages if "failed" in m] == ["Node: failed to tell of this run: KeyError: 'steps'"] * 2
+    assert module.only_tell("Node", lambda: 5) == 5
 
 
 def test_prompt_without_a_client_is_told_to_nobody(module, sent):

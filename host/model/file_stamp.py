@@ -1,0 +1,60 @@
+"""Whether a model's file is still what was loaded: weights are mapped, not copied, and a file that is written over is another
+model half-way, or ends the server where it has become shorter.
+
+What is not caught: a change during a run, and the host's own touching of weights between runs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+from ...loaders.files.read import INDEX_SUFFIX, shards, whole
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    path: str
+    inode: int
+    size: int
+    modified: int
+
+
+def stamps_of(path: str, approximator: str | None = None) -> tuple[FileStamp, ...]:
+    """Of a model's file or its shards, and of the file that its Approximator is from."""
+    files: list[str] = []
+    for one in (path,) if approximator is None else (path, approximator):
+        one = str(whole(one))
+        files += [str(file) for file in shards(Path(one))] if one.endswith(INDEX_SUFFIX) else [one]
+    return tuple(stamp(file) for file in files)
+
+
+def stamp(path: str) -> FileStamp:
+    found = os.stat(path)
+    return FileStamp(path, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def check_unchanged(stamps: tuple[FileStamp, ...]) -> None:
+    """raises ValueError naming the first file that has changed. One that is gone has not: what is mapped of it stays."""
+    for before in stamps:
+        try:
+            now = stamp(before.path)
+        except OSError:
+            continue
+        if now != before:
+            raise ValueError(
+                f"{os.path.basename(before.path)} has changed on disk since it was loaded ({before.size:,} bytes then, "
+                f"{now.size:,} now). Queue again, so that Load Chroma Model reads it anew"
+            )
+
+
+def unchanged_files(stamps: tuple[FileStamp, ...]) -> Callable[..., Any]:
+    """An OUTER_SAMPLE wrapper that looks before any weight is touched."""
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        check_unchanged(stamps)
+        return executor(*args, **kwargs)
+
+    return wrapper

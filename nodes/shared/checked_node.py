@@ -1,0 +1,169 @@
+"""What a node is given, checked against its own schema: the host checks what is typed in, not what comes by a link.
+
+Every node but those that only tell of a run is a `CheckedNode`. An error names the input, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from numbers import Real
+from typing import Any, Callable, Mapping
+
+import torch
+from comfy_api.latest import io
+
+from ...loaders.files.error_text import short
+from ...samplers.schedules import MAX_STEPS
+
+# Inputs whose values are checked by what reads the file, or takes other packs' names too; they have remedies of their own.
+OPEN_MENUS = ("unet_name", "clip_name", "lora_name", "approximator", "quant_mode")
+MAX_WHOLE = 100 * MAX_STEPS  # steps of the longer schedule that denoise takes its end from
+PLAIN = (bool, int, float, str, type(None))
+
+
+class CheckedNode(io.ComfyNode):
+    """A node whose `execute` is given what its schema allows, or is not run."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        own = vars(cls).get("execute")
+        if own is not None and not hasattr(own.__func__, "__wrapped__"):  # the host makes clones of nodes
+            cls.execute = classmethod(checked(own.__func__))
+
+
+def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    names = list(inspect.signature(execute).parameters)[1:]
+
+    @functools.wraps(execute)
+    def run(cls: type[io.ComfyNode], *args: Any, **given: Any) -> io.NodeOutput:
+        return execute(cls, **check_inputs(cls, {**dict(zip(names, args)), **given}))
+
+    return run
+
+
+def check_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values for `execute`: numbers in their range, objects of their kind, dynamic choices with all that belongs to them.
+
+    raises: ValueError in one sentence.
+    """
+    out = dict(given)
+    for one in (node.SCHEMA or node.define_schema()).inputs:
+        if isinstance(one, io.DynamicCombo.Input):
+            choose(node, one, out)
+        elif one.id in out:
+            out[one.id] = check_value(one.id, one, out[one.id])
+            if one.get_io_type() == "COMBO" and one.id not in OPEN_MENUS and out[one.id] not in one.options:
+                check_menu(node, one.id, out[one.id])
+    steps, denoise = out.get("steps"), out.get("denoise")
+    if steps and denoise and steps / denoise > MAX_WHOLE:
+        raise ValueError(
+            f"denoise is {denoise:g}: {steps} steps would be the end of a schedule of {steps / denoise:.0e}; allowed are "
+            f"{MAX_WHOLE}. Raise denoise, or set it to 0"
+        )
+    return out
+
+
+def choose(node: type[io.ComfyNode], one: io.DynamicCombo.Input, out: dict[str, Any]) -> None:
+    """Puts a dynamic choice's values together: the host does so for what is typed in, and drops what it does not know."""
+    before = f"{one.id}."
+    linked = {name.removeprefix(before): out.pop(name) for name in list(out) if name.startswith(before)}
+    value = out.pop(one.id, None)
+    values = {**value, **linked} if isinstance(value, Mapping) else {one.id: value, **linked}
+    key = values.get(one.id)
+    if key is None:
+        asked = ((node.hidden and node.hidden.prompt) or {}).get(node.hidden and node.hidden.unique_id, {})
+        key = asked.get("inputs", {}).get(one.id)
+    if key is None and one.optional:
+        return
+    options = {option.key: option.inputs for option in one.options}
+    if not isinstance(key, str) or key not in options:
+        raise ValueError(f"{one.id} is {found(key)}; it must be one of {', '.join(options)}")
+    out[one.id] = {one.id: key}
+    for sub in options[key]:
+        if sub.id in values:
+            out[one.id][sub.id] = check_value(before + sub.id, sub, values[sub.id])
+        elif (
+            not isinstance(value, Mapping) and not sub.optional
+        ):  # chosen by a link, so that the page has no widgets for it
+            out[one.id][sub.id] = sub.default
+
+
+def check_menu(node: type[io.ComfyNode], name: str, value: str) -> None:
+    """raises ValueError for what is not in a menu as it is now: other packs put samplers and schedules into the host's later."""
+    options = next(one.options for one in node.define_schema().inputs if one.id == name)
+    if value not in options:
+        raise ValueError(f"{name} is {found(value)}; it must be one of {', '.join(map(str, options))}")
+
+
+def check_value(name: str, one: io.Input, value: Any) -> Any:
+    """A value that its input allows; a whole number as an int.
+
+    raises: ValueError naming it, what was found and what is allowed.
+    """
+    kind = one.get_io_type()
+    if kind in ("INT", "FLOAT"):
+        return number(name, value, kind == "INT", one.min, one.max)
+    if kind in KINDS and not (value is None and one.optional):
+        fits, words = KINDS[kind]
+        if not fits(value):
+            raise ValueError(f"{name} is {found(value)}; allowed is {words}")
+    return value
+
+
+def number(name: str, value: Any, whole: bool, low: float | None, high: float | None) -> int | float:
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    fits = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high  # nan does not
+    if not fits or abs(value) == math.inf or (whole and value != int(value)):
+        raise ValueError(
+            f"{name} is {found(value)}; allowed is {'a whole number' if whole else 'a number'} from {low} to {high}"
+        )
+    return int(value) if whole else value
+
+
+def found(value: Any) -> str:
+    """A value as an error names it: short, and of objects their type only."""
+    return short(value) if isinstance(value, PLAIN) else f"of the type {type(value).__name__}"
+
+
+def has(*names: str) -> Callable[[Any], bool]:
+    return lambda value: all(hasattr(value, name) for name in names)
+
+
+def is_clip(value: Any) -> bool:
+    """None is a checkpoint's that holds no text encoder, for which whoever takes it has a remedy."""
+    return value is None or has("tokenizer", "cond_stage_model")(value)
+
+
+def is_conditioning(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(entry, (list, tuple))
+        and len(entry) == 2
+        and (entry[0] is None or torch.is_tensor(entry[0]))
+        and isinstance(entry[1], Mapping)
+        for entry in value
+    )
+
+
+def is_latent(value: Any) -> bool:
+    return isinstance(value, Mapping) and hasattr(value.get("samples"), "shape")
+
+
+def is_sigmas(value: Any) -> bool:
+    return torch.is_tensor(value) and value.ndim == 1
+
+
+# Type of an input -> whether a value is one, and what is allowed.
+KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "BOOLEAN": (lambda value: isinstance(value, int), "true or false"),
+    "STRING": (lambda value: isinstance(value, str), "text"),
+    "COMBO": (lambda value: isinstance(value, str), "a name from the menu"),
+    "MODEL": (has("clone", "get_model_object", "model_options"), "a MODEL, from a model's loader"),
+    "CLIP": (is_clip, "a CLIP, from a text encoder's loader"),
+    "CONDITIONING": (is_conditioning, "CONDITIONING, from a prompt's node"),
+    "LATENT": (is_latent, "a LATENT, from an empty latent's node or VAE Encode"),
+    "SIGMAS": (is_sigmas, "SIGMAS, from a scheduler"),
+    "STYLE_MODEL": (has("get_cond"), "a STYLE_MODEL, from Load Style Model"),
+    "CLIP_VISION_OUTPUT": (has("last_hidden_state"), "a CLIP_VISION_OUTPUT, from CLIP Vision Encode"),
+}

@@ -1,0 +1,186 @@
+"""Whatever comes by a link: each node's inputs against its own schema, before anything is computed."""
+
+import types
+
+import pytest
+import support
+import torch
+
+pytestmark = pytest.mark.host
+dev = support.dev
+NAN, INF = float("nan"), float("inf")
+TELLING = {"ChromaDoctor", "ChromaRunReport"}  # what only tells never fails a run
+
+
+@pytest.fixture(scope="module")
+def checks(comfy):
+    return dev.load_pack("nodes.shared.checked_node")
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy):
+    features = dev.load_pack("nodes").FEATURES
+    return [getattr(dev.load_pack(f"nodes.{f.module}"), name) for f in features for name in f.nodes]
+
+
+def prepared(node, **hidden):
+    """A node's class as the host's executor prepares it."""
+    from comfy_api.latest import io
+
+    return node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden[key]: value for key, value in hidden.items()}})
+
+
+def inputs(node):
+    """(what is given to check_inputs for a value, input) of all inputs, those of dynamic choices too."""
+    from comfy_api.latest import io
+
+    for one in node.define_schema().inputs:
+        if isinstance(one, io.DynamicCombo.Input):
+            for option in one.options:
+                for sub in option.inputs:
+                    yield (lambda v, o=one, k=option.key, s=sub: {o.id: {o.id: k, s.id: v}}), f"{one.id}.{sub.id}", sub
+        else:
+            yield (lambda v, o=one: {o.id: v}), one.id, one
+
+
+def chosen(node):
+    """The dynamic choices that a node needs."""
+    from comfy_api.latest import io
+
+    combos = (one for one in node.define_schema().inputs if isinstance(one, io.DynamicCombo.Input) and not one.optional)
+    return {one.id: {one.id: one.options[0].key} for one in combos}
+
+
+def refused(checks, node, given):
+    with pytest.raises(ValueError) as error:
+        checks.check_inputs(node, {**chosen(node), **given})
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 2000
+    return text
+
+
+def test_every_node_is_checked_but_those_that_only_tell(checks, nodes):
+    unchecked = {n.define_schema().node_id for n in nodes if not issubclass(n, checks.CheckedNode)}
+    assert unchecked == TELLING
+    clone = prepared(next(n for n in nodes if issubclass(n, checks.CheckedNode)))
+    assert not hasattr(clone.execute.__func__.__wrapped__, "__wrapped__")  # once
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30, -1e30, 10**400, True, None, "4", [4], {}, object()], ids=str)
+def test_no_node_takes_a_number_that_is_none(checks, nodes, value):
+    num = 0
+    for node in nodes:
+        for given, name, one in inputs(node):
+            if one.get_io_type() in ("INT", "FLOAT"):
+                assert refused(checks, node, given(value)).startswith(f"{name} is ")
+                num += 1
+    assert num > 60
+
+
+def test_numbers_at_the_ends_of_their_range_are_taken(checks, nodes):
+    for node in nodes:
+        for given, _, one in inputs(node):
+            if one.get_io_type() in ("INT", "FLOAT"):
+                for value in (one.min, one.max, one.default):
+                    checks.check_inputs(node, {**chosen(node), **given(value)})
+                for value in (one.min - 1, one.max + 1):
+                    if value not in (one.min, one.max):  # 2**64 as a float
+                        assert "allowed is a" in refused(checks, node, given(value))
+
+
+@pytest.mark.parametrize(
+    "value", [None, 5, NAN, {}, {"samples": 3}, [5], [[5, {}]], [[None]], "text", object()], ids=str
+)
+def test_no_node_takes_an_object_of_another_kind(checks, nodes, value):
+    num = 0
+    for node in nodes:
+        for given, name, one in inputs(node):
+            kind = one.get_io_type()
+            fits = kind not in checks.KINDS or checks.KINDS[kind][0](value) or (value is None and one.optional)
+            if kind != "COMBO" and not fits:
+                text = refused(checks, node, given(value))
+                assert text == f"{name} is {checks.found(value)}; allowed is {checks.KINDS[kind][1]}"
+                num += 1
+    assert num > 15
+
+
+def test_what_is_named_is_short(checks):
+    assert checks.found({"a": 1}) == "of the type dict"
+    assert checks.found(torch.zeros(3)) == "of the type Tensor"
+    assert len(checks.found("x" * 1000)) < 100
+
+
+def test_whole_numbers_may_come_as_floats(checks, nodes):
+    node = next(n for n in nodes if n.__name__ == "KSamplerMod")
+    out = checks.check_inputs(node, {"steps": 26.0})
+    assert out == {"steps": 26} and isinstance(out["steps"], int)
+    assert refused(checks, node, {"steps": 26.5}) == "steps is 26.5; allowed is a whole number from 1 to 10000"
+    assert refused(checks, node, {"steps": 10**9}) == "steps is 1000000000; allowed is a whole number from 1 to 10000"
+
+
+def test_denoise_near_0_does_not_ask_for_an_endless_schedule(checks, nodes):
+    for node in nodes:
+        if {"steps", "denoise"} <= {one.id for one in node.define_schema().inputs}:
+            assert checks.check_inputs(node, {**chosen(node), "steps": 26, "denoise": 0.0})["denoise"] == 0
+            checks.check_inputs(node, {**chosen(node), "steps": 10_000, "denoise": 0.01})
+            assert "26 steps would be the end of a schedule of 3e+10" in refused(
+                checks, node, {"steps": 26, "denoise": 1e-9}
+            )
+
+
+# --- dynamic choices ---------------------------------------------------------------------------------------------------
+
+
+def test_choice_and_its_inputs_may_be_linked(checks, comfy):
+    node = dev.load_pack("nodes.schedule").ChromaScheduler
+    curves = dev.load_pack("samplers.schedules").CURVES
+    assert checks.check_inputs(node, {"curve": {"curve": "beta", "alpha": 0.7}}) == {
+        "curve": {"curve": "beta", "alpha": 0.7}
+    }
+    defaults = curves["beta"].defaults
+    assert checks.check_inputs(node, {"curve": "beta"}) == {"curve": {"curve": "beta", **defaults}}
+    # the host gives a linked choice as it is, and what is linked beside it under its whole name
+    linked = checks.check_inputs(node, {"curve": "beta", "curve.alpha": 0.7, "curve.shift": 3.0})
+    assert linked == {"curve": {"curve": "beta", **defaults, "alpha": 0.7}}
+    assert refused(checks, node, {"curve": "beta", "curve.alpha": NAN}).startswith("curve.alpha is nan; allowed is a")
+    for value in (None, 5, ["beta"], {"curve": 5}, "best"):
+        assert "; it must be one of " in refused(checks, node, {"curve": value})
+
+
+def test_choice_that_the_host_has_dropped_is_told(checks, comfy):
+    node = dev.load_pack("nodes.guidance").ChromaGuidance
+    prompt = {"7": {"class_type": "ChromaGuidance", "inputs": {"form": "best"}}}
+    told = refused(checks, prepared(node, prompt=prompt, unique_id="7"), {"form": None})
+    assert told.startswith("form is 'best'; it must be one of plain, CFG-Zero")
+    assert checks.check_inputs(prepared(node, prompt=prompt, unique_id="8"), {"form": None}) == {}
+
+
+def test_nodes_work_with_a_linked_choice(comfy, inference, tmp_path):
+    weights = support.published(support.random_weights(support.config()))
+    path = support.write(tmp_path / "tiny.safetensors", weights)
+    model = dev.load_pack("host.model.load").load_chroma(str(path))
+    scheduler = dev.load_pack("nodes.schedule").ChromaScheduler
+    shift, guidance = dev.load_pack("nodes.shift").ChromaTimestepShift, dev.load_pack("nodes.guidance").ChromaGuidance
+    typed = prepared(scheduler).execute(model=model, curve={"curve": "power_shift"}, steps=8)[0]
+    linked = prepared(scheduler).execute(model=model, curve="power_shift", steps=8.0)[0]
+    assert torch.equal(typed, linked) and len(linked) == 9
+    shifted = prepared(shift).execute(**{"model": model, "mode": "fixed", "mode.shift": 2.0})[0]
+    assert float(shifted.get_model_object("model_sampling").shift) == pytest.approx(2.0)
+    guided = prepared(guidance).execute(**{"model": model, "interval": "percent", "interval.end": 0.5})[0]
+    assert dev.load_pack("host.sample.guiders").patch_on(guided).guidance.percent == (0.0, 0.5)
+
+
+def test_nothing_is_sampled_with_what_is_refused(comfy, monkeypatch):
+    node = dev.load_pack("nodes.fluxmod")
+    monkeypatch.setattr(node, "common_ksampler", lambda *_: pytest.fail("sampled"))
+    model = types.SimpleNamespace(clone=0, get_model_object=0, model_options={})
+    with pytest.raises(ValueError, match="steps is 1000000000; allowed"):
+        node.KSamplerMod.execute(model, 1, 10**9, 3.0, "euler", "beta", [], [], {"samples": torch.zeros(1, 16, 4, 4)})
+
+
+def test_menu_is_the_hosts_as_it_is_now(checks, comfy, monkeypatch):
+    node = prepared(dev.load_pack("nodes.fluxmod").KSamplerMod)
+    node.GET_SCHEMA()
+    assert refused(checks, node, {"scheduler": "later"}).startswith("scheduler is 'later'; it must be one of ")
+    monkeypatch.setattr(comfy.samplers.KSampler, "SCHEDULERS", [*comfy.samplers.KSampler.SCHEDULERS, "later"])
+    assert checks.check_inputs(node, {"scheduler": "later"}) == {"scheduler": "later"}
