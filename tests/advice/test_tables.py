@@ -371,6 +371,7 @@ def test_flux_guidance_other_than_0_does_harm(class_type, guidance, harmful):
         ("Chroma1-HD", 1024, (512, 1152), "S", False),
         ("Chroma1-HD, quality", 1024, (512, 1152), "S", False),
         ("Chroma1-HD, as diffusers", 1024, (512, 1152), "S", False),
+        ("any, as the trainer's previews", 512, (512, 1152), "S", False),
         ("Chroma1-Base, v48", 768, (512, 768), "S", False),
         ("v48-detail-calibrated", 1024, (512, 1152), "S", False),
         ("v49, v50", 1152, (1024, 1152), "S", False),
