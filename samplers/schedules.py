@@ -41,7 +41,7 @@ def beta(steps: int, table: Table = None, *, alpha: float = 0.6, beta: float = 0
 
     Drops repeats, as the original does: at the ends of long schedules steps get lost, unless keep_steps.
     returns:   (n + 1,) with n <= steps.
-    source:    arXiv 2407.12173; the host's beta_scheduler, equal to it bit for bit.
+    source:    arXiv 2407.12173; the host's beta_scheduler, equal to it.
     """
     _check("beta", steps, alpha=alpha, beta=beta)
     from scipy.stats import beta as distribution  # here, since it takes a second
