@@ -275,7 +275,25 @@ def test_each_cache(class_type, known, steps, few):
 @pytest.mark.parametrize("steps, harmful", [(25, True), (26, False), (27, True)])
 def test_magcache_is_for_26_steps(steps, harmful):
     rule = on_models.cache_that_does_not_know_chroma
-    assert severities(rule, between(clean(steps=steps), "MagCache")) == [HARM] * harmful
+    assert severities(rule, between(clean(steps=steps, loader="UNETLoader"), "MagCache")) == [HARM] * harmful
+    assert severities(rule, between(clean(steps=steps), "MagCache")) == []  # there it does not work at all
+
+
+@pytest.mark.parametrize(
+    "class_type, severity",
+    [
+        ("MagCache", HARM),
+        ("CLIPNegPip", HARM),
+        ("ApplyPulidFlux", IDLE),
+        ("PulidFluxOptions", IDLE),
+        ("DyPE_FLUX", None),
+        ("EasyCache", None),
+    ],
+)
+def test_each_patch_of_the_hosts_own_chroma(class_type, severity):
+    rule = on_models.patch_of_the_hosts_own_chroma
+    assert severities(rule, between(clean(), class_type)) == [severity] * (severity is not None)
+    assert severities(rule, between(clean(loader="UNETLoader"), class_type)) == []
 
 
 @pytest.mark.parametrize(
