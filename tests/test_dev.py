@@ -180,6 +180,17 @@ def test_a_command_that_is_stopped_leaves_no_comfyui_behind(cache, tmp_path, mon
     assert dev.port_is_free(port)
 
 
+def test_named_front_end_is_fetched_once(cache, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(dev, "pip", lambda *a: fetched.append(a[-1]) or a[3].mkdir(parents=True))
+    monkeypatch.delenv("CHROMA_PACK_FRONT_END", raising=False)
+    assert dev.front_end() == ()
+    monkeypatch.setenv("CHROMA_PACK_FRONT_END", "1.58.1")
+    folder = cache / "front-end-1.58.1" / "comfyui_frontend_package" / "static"
+    assert dev.front_end() == dev.front_end() == ("--front-end-root", str(folder))
+    assert fetched == ["comfyui-frontend-package==1.58.1"]
+
+
 def test_misspelt_option_is_refused():
     run = subprocess.run(
         [sys.executable, "dev.py", "demo", "--promt", "x"], cwd=support.ROOT, capture_output=True, text=True
