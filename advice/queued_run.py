@@ -44,6 +44,7 @@ class QueuedRun:
     loras: list[str]
     is_chroma: bool
     is_native: bool
+    is_ours: bool
     is_open: bool
     is_part: bool
     found: Recognition
@@ -143,6 +144,7 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
         loras=graph.loras(models)[0],
         is_chroma=variant is not None or ours or names_chroma(file),
         is_native=not (ours or is_open),
+        is_ours=ours,
         is_open=is_open,
         is_part=is_cut
         or bool(starts)

@@ -9,7 +9,7 @@ import math
 from typing import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 TIME_FACTOR = 1000.0
 MAX_PERIOD = 10_000.0
@@ -67,6 +67,20 @@ def rotary_matrices(ids: Tensor, axes_dim: Sequence[int], theta: int) -> Tensor:
     cos, sin = torch.cos(angle), torch.sin(angle)
     pe = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
     return pe[None, None].to(ids.device, torch.float32)
+
+
+class PositionEmbedder(nn.Module):
+    """`rotary_matrices` as a module, so that a host can put another in its place: (B, L, A) ids -> (B, 1, L, K/2, 2, 2).
+
+    theta, axes_dim: what it works with, for those who put another there; the names are those of FLUX's own.
+    """
+
+    def __init__(self, axes_dim: Sequence[int], theta: int):
+        super().__init__()
+        self.axes_dim, self.theta = axes_dim, theta
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return torch.cat([rotary_matrices(row, self.axes_dim, self.theta) for row in ids])
 
 
 def apply_rope(x: Tensor, pe: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .blocks import DoubleStreamBlock, FinalLayer, SingleStreamBlock
 from .config import ChromaConfig
-from .embeddings import position_ids, rotary_matrices
+from .embeddings import PositionEmbedder, position_ids
 from .latents import grid_size, patchify, unpatchify
 from .modulation import ModulationTable, approximator_input
 from .ops import Ops
@@ -53,6 +53,7 @@ class ChromaTransformer(nn.Module):
         layers = ops.layers
         self.config = config
         self.table = ModulationTable(config)
+        self.pe_embedder = PositionEmbedder(config.axes_dim, config.theta)  # packs such as DyPE put theirs here
         if config.nerf is None:
             self.img_in = layers.Linear(config.in_channels, config.hidden_size, bias=True, **factory)
         else:
@@ -149,7 +150,7 @@ class ChromaTransformer(nn.Module):
             ids = number_text(ids, context.shape[1]) if config.text_ids == "sequential" else ids
         img, txt, ids = run_block("input", 0, self.embed, x=x, context=context, ids=ids)
         num_txt = txt.shape[1]
-        pe = rotary_matrices(ids, config.axes_dim, config.theta)
+        pe = self.pe_embedder(ids[None]).float()
         mask = None if context_mask is None else key_mask(context_mask, img.shape[1])
 
         for i, block in enumerate(self.double_blocks):

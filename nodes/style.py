@@ -20,8 +20,9 @@ def style_tokens(style_model: Any, clip_vision_output: Any, strength: float, par
     strength: factor on the tokens.
     part:     in [-1, 1]: the first (or, below 0, the last) share of the tokens, scaled up so that their norm is that of
               all of them.
-    source:   the host's StyleModelApply (multiply); the part is FluxMod's, which for a part too small for one token
-              took all of them where it now takes none.
+    source:   the host's StyleModelApply (multiply); the part is FluxMod's. Kept apart from it: a negative part too
+              small for one token took all there (Python's tokens[-0:]); here it takes none, as a positive one does,
+              so that the style does not leap from nearly nothing to everything as the part nears 0.
     """
     tokens = style_model.get_cond(clip_vision_output).flatten(0, 1)  # (pictures * n, D)
     kept = int(tokens.shape[0] * abs(part))
@@ -127,6 +128,9 @@ class ChromaStyleModelApply(CheckedNode):
             report(cls, "no style tokens: the conditioning is unchanged")
             return io.NodeOutput(conditioning)
         style = style_tokens(style_model, clip_vision_output, strength, truncate_percent)
+        if not style.shape[1]:
+            report(cls, "no style tokens: the part is smaller than one token. Take a larger one; 1 and -1 are all")
+            return io.NodeOutput(conditioning)
         out = append_style(conditioning, style)
 
         def text() -> str:

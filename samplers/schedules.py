@@ -41,7 +41,7 @@ def beta(steps: int, table: Table = None, *, alpha: float = 0.6, beta: float = 0
 
     Drops repeats, as the original does: at the ends of long schedules steps get lost, unless keep_steps.
     returns:   (n + 1,) with n <= steps.
-    source:    arXiv 2407.12173; the host's beta_scheduler, equal to it bit for bit.
+    source:    arXiv 2407.12173; the host's beta_scheduler, equal to it.
     """
     _check("beta", steps, alpha=alpha, beta=beta)
     from scipy.stats import beta as distribution  # here, since it takes a second
@@ -106,7 +106,7 @@ def bong_tangent(
 
 
 def linear(steps: int) -> Tensor:
-    """1 to 0 in equal steps: how Chroma was trained, and what flow, diffusers and mlx sample with."""
+    """1 to 0 in equal steps: how Chroma was trained, and what diffusers samples with."""
     _check("linear", steps)
     return _falling("linear", 1 - _times(steps))
 
@@ -123,7 +123,7 @@ def flux_shift(
     """The linear schedule with FLUX's shift for the picture's size in pixels: sigma = e^mu / (e^mu + 1/t - 1).
 
     raises:    ValueError also where the size asks for a shift so large that sigmas repeat.
-    source:    flux's get_schedule; mu as in the host's ModelSamplingFlux.
+    source:    flux's get_schedule; mu as in the host's ModelSamplingFlux. The trainer's previews and mlx sample with it.
     """
     _check("flux_shift", steps, width=width, height=height, base_shift=base_shift, max_shift=max_shift)
     mu = flux_mu(width * height / PIXELS_PER_TOKEN, base_shift, max_shift)
@@ -240,10 +240,11 @@ CURVES: dict[str, Curve] = {
         ),
         from_table=True,
     ),
-    "linear": Curve(linear, "1 to 0 in equal steps, as flow, diffusers and mlx sample. Ignores the model's shift."),
+    "linear": Curve(linear, "1 to 0 in equal steps, as diffusers samples. Ignores the model's shift."),
     "flux_shift": Curve(
         flux_shift,
-        "Linear with FLUX's shift, larger for larger pictures, in place of the model's own. Chroma was trained without.",
+        "Linear with FLUX's shift, larger for larger pictures, in place of the model's own. The trainer's previews and mlx "
+        "sample with it; Chroma was trained without.",
         (
             Parameter("width", 1024, 16, 16384, 16, f"Width of the picture in pixels. {_SIZE}"),
             Parameter("height", 1024, 16, 16384, 16, f"Height of the picture in pixels. {_SIZE}"),

@@ -87,7 +87,7 @@ def slow_products(products):
 def server(host_dir):
     """A running ComfyUI with this pack and the demo models, shared by all tests."""
     demo_files.place(dev.base_dir())
-    arguments = ("--preview-method", "latent2rgb")
+    arguments = ("--preview-method", "latent2rgb", *dev.front_end())
     with dev.Server(arguments=arguments, log=dev.cache_dir() / "test-server.log", cpu=True) as running:
         yield running
     shutil.rmtree(dev.base_dir() / "output", ignore_errors=True)  # another run of tests may share it

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import namedtuple
 
 import pytest
@@ -127,6 +130,65 @@ def test_folder_where_the_link_belongs_is_told(tmp_path):
         pytest.skip("a junction looks like a folder there")
     with pytest.raises(dev.Problem, match="is a folder, but should be a link"):
         dev.link(tmp_path / "chroma-pack")
+
+
+FAKE_HOST = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200), self.end_headers(), self.wfile.write(b"{}")
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Answer).serve_forever()
+"""
+CHILD = """
+import sys, time
+sys.path.insert(0, ".")
+import dev
+dev.venv_python = lambda: sys.executable
+with dev.Server(cpu=True) as server:
+    print(server.port, flush=True)
+    time.sleep(600)
+"""
+PARENT = f"""
+import sys
+sys.path.insert(0, ".")
+import dev
+dev.venv_python = lambda: sys.executable
+dev.COMMANDS["setup"] = lambda *_: dev.in_environment(["-c", {CHILD!r}])
+sys.argv = ["dev.py", "setup"]
+sys.exit(dev.main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_command_that_is_stopped_leaves_no_comfyui_behind(cache, tmp_path, monkeypatch, name):
+    if name == "SIGKILL" and not shutil.which("setpriv"):
+        pytest.skip("only Linux' setpriv ends the children of a process that was killed")
+    cache.mkdir()
+    (tmp_path / "main.py").write_text(FAKE_HOST)
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    (tmp_path / "requirements.txt").write_text("")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=support.ROOT, stdout=subprocess.PIPE, text=True)
+    port = int(parent.stdout.readline())
+    assert not dev.port_is_free(port)
+    parent.send_signal(getattr(signal, name))
+    parent.communicate(timeout=60)  # to the end of what its children hold of it
+    assert parent.returncode == (-signal.SIGKILL if name == "SIGKILL" else 130)
+    deadline = time.monotonic() + 60
+    while not dev.port_is_free(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert dev.port_is_free(port)
+
+
+def test_named_front_end_is_fetched_once(cache, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(dev, "pip", lambda *a: fetched.append(a[-1]) or a[3].mkdir(parents=True))
+    monkeypatch.delenv("CHROMA_PACK_FRONT_END", raising=False)
+    assert dev.front_end() == ()
+    monkeypatch.setenv("CHROMA_PACK_FRONT_END", "1.58.1")
+    folder = cache / "front-end-1.58.1" / "comfyui_frontend_package" / "static"
+    assert dev.front_end() == dev.front_end() == ("--front-end-root", str(folder))
+    assert fetched == ["comfyui-frontend-package==1.58.1"]
 
 
 def test_misspelt_option_is_refused():

@@ -203,15 +203,50 @@ def cache_with_few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator
 def cache_that_does_not_know_chroma(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """These caches have tables or code for each model, and none for Chroma; MagCache's table for it is for 26 steps.
 
-    source: the packs' own lists of models, as read for this pack in November 2026.
+    source: the packs' own lists of models, as read for this pack in November 2026. MagCache with our models: below.
     """
     for node, kind in caches(graph, run):
         if UNSUPPORTED_CACHES.search(kind):
             text = "This cache has no settings for Chroma."
             yield Finding(IDLE, node, f"{kind} with Chroma", text, "Use EasyCache or LazyCache.")
-        if "magcache" in kind.lower() and run.steps and run.steps != MAGCACHE_STEPS:
+        if "magcache" in kind.lower() and not run.is_ours and run.steps and run.steps != MAGCACHE_STEPS:
             text = f"Its table for Chroma is for {MAGCACHE_STEPS} steps, and the run has {run.steps}."
             yield Finding(HARM, node, f"{kind} with {run.steps} steps", text, f"Take {MAGCACHE_STEPS} steps.")
+
+
+# Class -> what becomes of it with a model of Load Chroma Model, and what to use. Each puts a method of its own in the
+# place of `forward_orig` of ComfyUI's own Chroma or FLUX, which our model does not have.
+INNER_PATCHES: tuple[tuple[re.Pattern[str], str, str, str], ...] = (
+    (re.compile("magcache", re.I), HARM, "The run stops with an error.", "Use EasyCache or LazyCache."),
+    (
+        re.compile("negpip", re.I),
+        HARM,
+        "What it does to the text encoder acts without its other half, which spoils the prompt.",
+        "Remove it; put what shall be away into the negative prompt, or use Chroma NAG.",
+    ),
+    (
+        re.compile("pulid", re.I),
+        IDLE,
+        "It has no effect, or stops with an error.",
+        "Load the model with ComfyUI's Load Diffusion Model for it.",
+    ),
+)
+
+
+@rule
+def patch_of_the_hosts_own_chroma(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Packs that replace an inner method of ComfyUI's own classes instead of using its hooks cannot act on our model.
+
+    source: ComfyUI-MagCache's nodes.py (patch.multiple), ComfyUI-ppm's clip_negpip.py and ComfyUI-PuLID-Flux-Chroma's
+    pulidflux.py, as read for this pack in November 2026.
+    """
+    for node, kind in run.kinds(graph) if run.is_ours else ():
+        for pattern, severity, effect, remedy in INNER_PATCHES:
+            if pattern.search(kind):
+                text = (
+                    f"It replaces a part of ComfyUI's own Chroma that models of Load Chroma Model do not have. {effect}"
+                )
+                yield Finding(severity, node, f"{kind} with Load Chroma Model", text, remedy)
 
 
 @rule

@@ -63,7 +63,7 @@ def dequantise(packed: Tensor, type_name: str, dtype: torch.dtype = torch.bfloat
     """A tensor's weights from its blocks. The input may be read-only and is never written to.
 
     packed:  (..., K // block_size * type_size) uint8.
-    dtype:   bfloat16, float16 or float32. float32 is bit-equal to gguf-py; the others are that, rounded once.
+    dtype:   bfloat16, float16 or float32. float32 equals gguf-py (zeros may differ in sign); the others are that, rounded once.
     returns: (..., K) of dtype, on the same device.
     raises:  ValueError for an unknown type, a last size that is no whole number of blocks, or another dtype.
     """

@@ -202,7 +202,7 @@ def test_radiance_with_a_latent_vae_does_harm():
     assert found(clean(file="chroma-x0.safetensors")) == []  # latents or pixels: not known
 
 
-@pytest.mark.parametrize("cache", ["EasyCache", "LazyCache", "MagCache"])
+@pytest.mark.parametrize("cache", ["EasyCache", "LazyCache", "DBCache"])
 @pytest.mark.parametrize(
     "sampler, twice",
     [

@@ -15,6 +15,7 @@ TABLE = {
     "Chroma1-HD": (26, 3.5, "euler", "beta", (0.6, 0.6), "shift 1"),
     "Chroma1-HD, quality": (35, 3.5, "chroma_res_2m", "beta", (0.4, 0.4), "shift 1"),
     "Chroma1-HD, as diffusers": (35, 5.0, "euler", "linear", (), "shift 1"),
+    "any, as the trainer's previews": (20, 3.0, "euler", "flux_shift", (), "shift 1"),
     "Chroma1-Base, v48": (26, 4.0, "euler", "beta", (0.6, 0.6), "shift 1"),
     "v48-detail-calibrated": (26, 3.5, "euler", "beta", (0.6, 0.6), "shift 1"),
     "v49, v50": (26, 3.5, "euler", "beta", (0.6, 0.6), "shift 1"),

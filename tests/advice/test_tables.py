@@ -275,7 +275,25 @@ def test_each_cache(class_type, known, steps, few):
 @pytest.mark.parametrize("steps, harmful", [(25, True), (26, False), (27, True)])
 def test_magcache_is_for_26_steps(steps, harmful):
     rule = on_models.cache_that_does_not_know_chroma
-    assert severities(rule, between(clean(steps=steps), "MagCache")) == [HARM] * harmful
+    assert severities(rule, between(clean(steps=steps, loader="UNETLoader"), "MagCache")) == [HARM] * harmful
+    assert severities(rule, between(clean(steps=steps), "MagCache")) == []  # there it does not work at all
+
+
+@pytest.mark.parametrize(
+    "class_type, severity",
+    [
+        ("MagCache", HARM),
+        ("CLIPNegPip", HARM),
+        ("ApplyPulidFlux", IDLE),
+        ("PulidFluxOptions", IDLE),
+        ("DyPE_FLUX", None),
+        ("EasyCache", None),
+    ],
+)
+def test_each_patch_of_the_hosts_own_chroma(class_type, severity):
+    rule = on_models.patch_of_the_hosts_own_chroma
+    assert severities(rule, between(clean(), class_type)) == [severity] * (severity is not None)
+    assert severities(rule, between(clean(loader="UNETLoader"), class_type)) == []
 
 
 @pytest.mark.parametrize(
@@ -371,6 +389,7 @@ def test_flux_guidance_other_than_0_does_harm(class_type, guidance, harmful):
         ("Chroma1-HD", 1024, (512, 1152), "S", False),
         ("Chroma1-HD, quality", 1024, (512, 1152), "S", False),
         ("Chroma1-HD, as diffusers", 1024, (512, 1152), "S", False),
+        ("any, as the trainer's previews", 512, (512, 1152), "S", False),
         ("Chroma1-Base, v48", 768, (512, 768), "S", False),
         ("v48-detail-calibrated", 1024, (512, 1152), "S", False),
         ("v49, v50", 1152, (1024, 1152), "S", False),

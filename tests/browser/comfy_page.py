@@ -16,7 +16,7 @@ HOST_NOISE = (
     (r"404 \(Not Found\)", r"/api/userdata\?dir=subgraphs"),
     (r"404 \(Not Found\)", r"/docs/\w+/en\.md$"),  # help is asked for in the user's language first
     # A workflow that names where its files can be had makes the page ask for their sizes, which `--disable-api-nodes` forbids.
-    (r"Content Security Policy", r"/assets/missingModelDownload"),
+    (r"Content Security Policy", r"/assets/missingModel(Download|Metadata)"),
     (
         r"404 \(Not Found\)",
         r"/api/view\?type=input",
@@ -28,7 +28,10 @@ SETTINGS = {
     "Comfy.VueNodes.Enabled": False,  # nodes are painted on the canvas
 }
 DOUBLE_CLICK_MS = 600  # the page takes two clicks on a title within 300 ms for the wish to rename the node
-READY = "window.app?.canvas?.onSelectionChange && !app.extensionManager.spinner"  # the last thing that its start sets
+# What every version of the page has at the end of its start: the first workflow, no spinner and the button that runs it.
+READY = """window.app?.extensionManager?.spinner === false && app.rootGraph?.nodes.length
+    && document.querySelector('[data-testid=queue-button]')"""
+START_MS = 180_000
 
 
 def find_chromium(playwright: Any) -> str | None:
@@ -55,8 +58,8 @@ def opened(browser: Any, url: str) -> Iterator[tuple[Any, list[str]]]:
         page = context.new_page()
         page.on("console", heard)
         page.on("pageerror", lambda error: errors.append(f"uncaught: {error}"))
-        page.goto(url)
-        page.wait_for_function(READY)
+        page.goto(url, timeout=START_MS)
+        page.wait_for_function(READY, timeout=START_MS)
         yield page, errors
 
 

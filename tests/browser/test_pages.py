@@ -32,6 +32,20 @@ def shown(page, heading):
     return dialog
 
 
+def follow(page, href):
+    """Clicks a link of this address on the page."""
+    page.evaluate(
+        """href => {
+            const a = Object.assign(document.createElement('a'), { textContent: 'x' })
+            a.setAttribute('href', href)
+            document.body.append(a)
+            a.click()
+            a.remove()
+        }""",
+        href,
+    )
+
+
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_guide_opens_from_a_help_page_and_closes(shared_page, path):
     help_of(shared_page, "ChromaKSampler").get_by_role("link", name=title(path)).click()
@@ -62,24 +76,31 @@ def test_every_link_between_pages_is_known(shared_page):
         for target in set(LINK.findall(path.read_text())):
             wanted = title((path.parent / target).resolve())
             link = (path.parent / target).resolve().relative_to(DOCS.resolve()).as_posix()
-            shared_page.evaluate(
-                """link => {
-                    const a = Object.assign(document.createElement('a'), { textContent: 'x' })
-                    a.setAttribute('href', link)
-                    document.body.append(a)
-                    a.click()
-                    a.remove()
-                }""",
-                link,
-            )
+            follow(shared_page, link)
             dialog = shown(shared_page, wanted)
             dialog.get_by_role("button", name="Close").click()
             dialog.wait_for(state="hidden")
 
 
+FOREIGN = [
+    "README.md",
+    "https://example.org/ChromaNAG.md",
+    "https://example.org/extensions/chroma-pack/docs/ChromaNAG.md",
+    "/ChromaNAG.md",
+    "/docs/ChromaNAG.md",
+    "/extensions/another-pack/docs/ChromaNAG.md",
+    "/extensions/chroma-pack/docs/KSampler.md",
+    "KSampler.md",
+    "../secret.md",
+    "#ChromaNAG.md",
+    "/%zz",
+    "http://[",
+]
+
+
 def test_links_of_others_are_left_alone(shared_page):
     left = shared_page.evaluate(
-        """() => ['README.md', 'https://example.org/ChromaNAG.md', '/ChromaNAG.md', 'KSampler.md', '../secret.md'].filter(href => {
+        """hrefs => hrefs.filter(href => {
             const a = document.createElement('a')
             a.setAttribute('href', href)
             document.body.append(a)
@@ -88,14 +109,32 @@ def test_links_of_others_are_left_alone(shared_page):
             a.click()
             a.remove()
             return !ours
-        })"""
+        })""",
+        FOREIGN,
     )
-    assert len(left) == 5
+    assert left == FOREIGN
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "ChromaNAG.md",
+        "/extensions/chroma-pack/docs/ChromaNAG.md",
+        "/extensions/chroma%2Dpack/docs/guides/../ChromaNAG.md",
+        "{url}/extensions/chroma-pack/docs/guides/../ChromaNAG.md",
+    ],
+)
+def test_links_to_our_pages_are_known_in_every_form(shared_page, server, href):
+    """As our pages have them, and as newer front ends rewrite them."""
+    follow(shared_page, href.format(url=server.url))
+    dialog = shown(shared_page, title(DOCS / "ChromaNAG.md"))
+    dialog.get_by_role("button", name="Close").click()
+    dialog.wait_for(state="hidden")
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_guide_opens_from_the_help_menu(shared_page, path):
-    shared_page.locator(".comfy-menu-button-wrapper").click()
+    shared_page.locator(".comfy-menu-button-wrapper, [data-testid=comfy-menu-button]").first.click()  # old, new
     for name in ("Extensions", "Help"):  # a submenu opens when the pointer comes from another item
         shared_page.get_by_role("menuitem", name=name, exact=True).hover()
     shared_page.get_by_role("menuitem", name=f"Chroma: {title(path)}").click()

@@ -53,9 +53,8 @@ def test_position_ids_of_300_by_300_are_exact_and_distinct():
 def test_bfloat16_model_gets_exact_ids_at_300_by_300(monkeypatch):
     cfg = support.config(width=40, heads=2, double=0, single=1, context=8, approximator=(8, 8, 1), channels=4)
     seen = {}
-    transformer = support.dev.load_pack("chroma_model.transformer")
-    original = transformer.rotary_matrices
-    monkeypatch.setattr(transformer, "rotary_matrices", lambda ids, *a: seen.update(ids=ids) or original(ids, *a))
+    original = embeddings.rotary_matrices
+    monkeypatch.setattr(embeddings, "rotary_matrices", lambda ids, *a: seen.update(ids=ids) or original(ids, *a))
     net = support.build(cfg, dtype=torch.bfloat16)
     modulations = torch.zeros(1, cfg.num_modulations, 40)
     monkeypatch.setattr(
@@ -69,6 +68,34 @@ def test_bfloat16_model_gets_exact_ids_at_300_by_300(monkeypatch):
     )
     assert seen["ids"].dtype == torch.float32
     assert seen["ids"][2:, 1:].unique(dim=0).shape[0] == 90_000
+
+
+def test_position_embedder_gives_each_batch_its_own_rotations():
+    ids = torch.tensor([[[0.0, 3.0, 5.0], [0.0, 1.0, 2.0]], [[0.0, 0.0, 7.0], [0.0, 4.0, 4.0]]])
+    pe = embeddings.PositionEmbedder((16, 24, 24), 10_000)(ids)
+    assert pe.shape == (2, 1, 2, 32, 2, 2)
+    for row, found in zip(ids, pe):
+        assert torch.equal(found[None], embeddings.rotary_matrices(row, (16, 24, 24), 10_000))
+
+
+def test_position_embedder_can_be_replaced_by_one_of_another_precision():
+    """As DyPE does: it makes a new one from theta and axes_dim of the old."""
+    cfg = support.config()
+    net, data = support.build(cfg), support.inputs(cfg)
+    call = (data["x"], data["timesteps"], data["context"])
+    old, plain = net.pe_embedder, net(*call)
+
+    class Nearer(torch.nn.Module):
+        def forward(self, ids):
+            return embeddings.PositionEmbedder(old.axes_dim, old.theta)(0.5 * ids).bfloat16()
+
+    assert (tuple(old.axes_dim), old.theta) == (tuple(cfg.axes_dim), cfg.theta)
+    net.pe_embedder = Nearer()
+    ids = embeddings.position_ids(data["context"].shape[1], 8, 10)
+    seen = net(*call)
+    net.pe_embedder = old
+    assert support.relative(seen, net(*call, ids=0.5 * ids)) < 1e-2  # bfloat16's angles
+    assert support.relative(seen, plain) > 1e-2
 
 
 def test_rotary_matrix_is_a_rotation_by_position_over_theta():

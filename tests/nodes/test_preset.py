@@ -131,6 +131,14 @@ def test_every_value_can_be_changed(load, preset, shown):
     assert sum("set by you" in line for line in shown[0].splitlines()) == 6
 
 
+def test_row_of_the_trainers_previews_samples_with_their_schedule(load, preset):
+    _, _, found, *numbers = preset(load("Chroma1-HD"), preset="any, as the trainer's previews")
+    assert numbers == [20, 3.0, 512, 512]
+    mu = 0.5 + (512 * 512 / 256 - 256) * (1.15 - 0.5) / (4096 - 256)  # on the line from (256, 0.5) to (4096, 1.15)
+    t = torch.linspace(1, 0, 21, dtype=torch.float64)
+    assert torch.allclose(found.double(), math.exp(mu) / (math.exp(mu) + (1 / t - 1)), atol=1e-7)  # float32
+
+
 def test_number_of_a_fixed_shift_is_taken(load, preset):
     model, _, sigmas, *_ = preset(load("Chroma1-HD"), shift={"shift": "fixed", "value": 2.0})
     assert float(table(model)[499]) == pytest.approx(2 / 3)  # 2 t / (1 + t) at t = 0.5

@@ -86,7 +86,17 @@ def test_no_strength_or_no_part_changes_nothing(style, redux, strength, part):
 
 @pytest.mark.parametrize("part", [0.05, -0.05])
 def test_part_too_small_for_a_token_is_none(style, redux, part):
+    """Below 0 too, where FluxMod takes all."""
     assert style.style_tokens(redux, picture(), 1.0, part).shape == (1, 0, 64)
+
+
+@pytest.mark.parametrize("part", [0.05, -0.05])
+def test_part_too_small_for_a_token_is_told_and_changes_nothing(style, redux, monkeypatch, part):
+    told = []
+    monkeypatch.setattr(style, "report", lambda _, text: told.append(text))
+    given = [text()]
+    assert apply(style, given, redux, picture(), 1.0, part) is given
+    assert told == ["no style tokens: the part is smaller than one token. Take a larger one; 1 and -1 are all"]
 
 
 def test_text_of_another_type_keeps_it(style, redux):

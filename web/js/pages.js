@@ -33,12 +33,24 @@ const STYLE = `
 .chroma-page th { background: var(--comfy-input-bg); font-weight: 600; }
 `;
 
+/** The path below web/docs of what a link means, or null where it lies elsewhere. */
+function belowDocs(href, from) {
+  try {
+    // Newer front ends make the links of a help page absolute, without a folder in which a proxy may serve ComfyUI.
+    const url = href.startsWith("/extensions/")
+      ? new URL(`../../..${href}`, DOCS)
+      : new URL(href, new URL(from, DOCS));
+    const [path, docs] = [decodeURIComponent(url.pathname), decodeURIComponent(DOCS.pathname)];
+    return url.origin === DOCS.origin && path.startsWith(docs) ? path.slice(docs.length) : null;
+  } catch {
+    return null; // not an address
+  }
+}
+
 /** The path below web/docs that a link means, or null where it is none of this pack's pages. from: the linking page. */
 function pathOf(href, from) {
-  if (!href || /^(?:[a-z]+:|\/|#)/i.test(href)) return null;
-  const url = new URL(href, new URL(from, DOCS));
-  if (!url.href.startsWith(DOCS.href)) return null;
-  const path = url.pathname.slice(DOCS.pathname.length);
+  const path = belowDocs(href, from);
+  if (!path) return null;
   const node = LiteGraph.registered_node_types[path.replace(/\.md$/, "")];
   return path in GUIDES || (path.endsWith(".md") && node?.nodeData?.python_module === OURS) ? path : null;
 }

@@ -37,3 +37,24 @@ def test_run_equals_the_hosts_own(comfy, inference, case, sampler, with_lora):
     print(f"relative L2 of the final latents {support.relative(mine, theirs):.2e}")
     assert support.relative(mine, theirs) <= RUN_LIMIT
     assert (support.relative(mine, plain) > 1e-2) == with_lora
+
+
+def test_position_embedder_of_another_pack_acts_as_on_the_hosts(comfy, inference, case):
+    """DyPE and its kind put a module of FLUX's kind into `pe_embedder`, made from theta and axes_dim of the old one."""
+    from comfy.ldm.flux.layers import EmbedND
+
+    class Nearer(EmbedND):
+        def forward(self, ids):
+            return super().forward(0.5 * ids)
+
+    cfg, weights, path = case
+    ours = support.dev.load_pack("host.model.load").load_chroma(str(path))
+    plain = sample(comfy, ours, cfg, steps=4)
+    latents = []
+    for patcher in (ours.clone(), native_patcher(comfy, cfg, weights)):
+        old = patcher.get_model_object("diffusion_model.pe_embedder")
+        patcher.add_object_patch("diffusion_model.pe_embedder", Nearer(sum(old.axes_dim), old.theta, old.axes_dim))
+        latents.append(sample(comfy, patcher, cfg, steps=4))
+    assert support.relative(*latents) <= RUN_LIMIT
+    assert support.relative(latents[0], plain) > 1e-3
+    assert support.relative(sample(comfy, ours, cfg, steps=4), plain) == 0
