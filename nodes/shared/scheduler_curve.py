@@ -172,7 +172,9 @@ def register() -> None:
 
     Once: a route that is there twice, by a second copy of this pack, keeps the host from starting.
     """
-    routes = getattr(getattr(PromptServer, "instance", None), "routes", None)
-    if routes is not None and not any(getattr(route, "path", None) == PATH for route in routes):
+    if not hasattr(PromptServer, "instance"):
+        return
+    routes = PromptServer.instance.routes
+    if not any(getattr(route, "path", None) == PATH for route in routes):
         routes.get(PATH)(tell)
         routes.post(PATH)(answer)
