@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -50,7 +51,12 @@ TOO_OLD = is_older(host_version(), REQUIRED_HOST)
 TOO_OLD_TEXT = (
     f"{NOT_LOADED} It needs ComfyUI {REQUIRED_HOST} or newer, this is {host_version()}. Update ComfyUI and restart"
 )
-WEB_DIRECTORY = None if TOO_OLD else "./web"
+# A second copy of this pack would register routes, samplers and nodes again; the host asks for WEB_DIRECTORY on import.
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+IN_USE = getattr(sys.modules.setdefault("chroma_pack_in_use", sys.modules.get(__name__)), "FOLDER", FOLDER)
+IS_SECOND = IN_USE != FOLDER
+SECOND_TEXT = f"Chroma Pack: the copy in {FOLDER} is not loaded, since the one in {IN_USE} is in use. Remove one of the two and restart"
+WEB_DIRECTORY = None if TOO_OLD or IS_SECOND else "./web"
 
 if TOO_OLD and "comfy_api.latest" not in sys.modules:  # a host so old that it will not call comfy_entrypoint
     logging.error(TOO_OLD_TEXT)
@@ -59,9 +65,11 @@ if TOO_OLD and "comfy_api.latest" not in sys.modules:  # a host so old that it w
 async def comfy_entrypoint() -> Any:
     """The host's way in (V3).
 
-    raises: RuntimeError before anything is registered, where the host or a package lacks something. The host logs its
-            text as one line and lists the pack as failed.
+    raises: RuntimeError before anything is registered, where the host or a package lacks something or another copy of
+            this pack is in use. The host logs its text as one line and lists the pack as failed.
     """
+    if IS_SECOND:
+        raise RuntimeError(SECOND_TEXT)
     if TOO_OLD:
         raise RuntimeError(TOO_OLD_TEXT)
     try:

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -259,3 +260,46 @@ def test_a_missing_package_is_told_with_the_command_that_brings_it():
 def test_what_a_host_lacks_is_named(error):
     told = pack.problem(error)
     assert str(error) in told and "Update ComfyUI and this pack" in told and "\n" not in told
+
+
+# --- two copies ------------------------------------------------------------------------------------------------------
+
+LOAD_BOTH = """
+import asyncio, importlib.util, os, sys
+for folder in sys.argv[1:]:  # as the host does it
+    name = folder.replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, os.path.join(folder, "__init__.py"))
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    print(module.WEB_DIRECTORY)
+    if module.WEB_DIRECTORY is None:
+        try:
+            asyncio.run(module.comfy_entrypoint())
+        except RuntimeError as error:
+            print(error)
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_second_copy_registers_nothing_and_names_the_first(tmp_path, linked):
+    first, second = tmp_path / "chroma-pack", tmp_path / "ComfyUI-Chroma.old"
+    first.mkdir()
+    (first / "__init__.py").write_text(text("__init__.py"), encoding="utf-8")
+    if linked and os.name == "nt":
+        pytest.skip("a link needs rights there")
+    second.symlink_to(first) if linked else shutil.copytree(first, second)
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.30.0"\n')
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD_BOTH, str(first), str(second)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.splitlines() == [
+        "./web",
+        "None",
+        f"Chroma Pack: the copy in {second} is not loaded, since the one in {first} is in use. Remove one of the two and restart",
+        "False",
+    ]

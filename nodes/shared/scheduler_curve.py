@@ -12,6 +12,7 @@ from typing import Any, Mapping
 
 import comfy.model_sampling
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from server import PromptServer
 from torch import Tensor
 
@@ -22,6 +23,7 @@ PATH = "/chroma/curve"
 MAX_DRAWN = 1000  # steps; a node is some hundred pixels wide
 MAX_COMPUTED = 10_000  # steps of the longer schedule that denoise takes its end from: 10 ms of a slider's drag
 MAX_ERROR = 600  # characters
+MAX_QUERY = 1 << 14  # bytes; the page's have some hundred
 SWITCHES = ("pin_first", "keep_steps")
 OPTIONS = ("steps", "denoise", *SWITCHES)  # beside the curve: the names of widgets, and keys of a query
 KEYS = ("curve", "params", *OPTIONS, "shift")
@@ -132,10 +134,20 @@ async def tell(request: web.Request) -> web.Response:
 async def answer(request: web.Request) -> web.Response:
     """`drawn` over HTTP; 400 with its one line under `error`. Works in a thread: a long schedule must not hold up others."""
     try:
-        query = json.loads(await request.read())
+        query = json.loads(await body(request))
         return web.json_response(await asyncio.to_thread(drawn, query))
     except (ValueError, OverflowError, RecursionError) as problem:  # of the query, or of its JSON
         return web.json_response({"error": cut(str(problem))}, status=400)
+
+
+async def body(request: web.Request) -> bytes:
+    """What was sent. raises: ValueError if it is too long, or not packed as its header says."""
+    try:
+        return await request.clone(client_max_size=MAX_QUERY).read()
+    except web.HTTPRequestEntityTooLarge:
+        raise ValueError(f"the query has more than {MAX_QUERY:,} bytes") from None
+    except (web.RequestPayloadError, HttpProcessingError) as problem:
+        raise ValueError(f"the query cannot be read: {problem}".replace("\n", " ")) from None
 
 
 def cut(text: str) -> str:
@@ -156,7 +168,13 @@ def _is_number(value: Any) -> bool:
 
 
 def register() -> None:
-    """Puts both on the server; there is none where the nodes are loaded without one."""
-    if hasattr(PromptServer, "instance"):
-        PromptServer.instance.routes.get(PATH)(tell)
-        PromptServer.instance.routes.post(PATH)(answer)
+    """Puts both on the server; there is none where the nodes are loaded without one.
+
+    Once: a route that is there twice, by a second copy of this pack, keeps the host from starting.
+    """
+    if not hasattr(PromptServer, "instance"):
+        return
+    routes = PromptServer.instance.routes
+    if not any(getattr(route, "path", None) == PATH for route in routes):
+        routes.get(PATH)(tell)
+        routes.post(PATH)(answer)
