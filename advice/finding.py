@@ -12,7 +12,7 @@ from .queued_run import QueuedRun
 
 HARM, IDLE, HINT = "does harm", "does nothing", "hint"
 SEVERITIES = (HARM, IDLE, HINT)
-TOKENS_A_WORD = (1.0, 1.8)  # of T5 in English prose, the least and a generous most
+TOKENS_A_WORD = (1.0, 1.8)  # T5 in English prose: a minimum and a generous maximum
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known beside the graph: tokens of a prompt by its text, where somebody has counted them."""
+    """What is known beside the graph: prompt -> number of its tokens, if counted."""
 
     tokens: Mapping[str, int]
 
