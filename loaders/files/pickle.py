@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .error_text import name_problem, reason
 
-ZIP_HEADER_BYTES, ZIP_LENGTHS_AT = 30, 26  # of a part; the lengths are of what stands before its data
-ZIP_DESCRIPTOR = b"PK\x07\x08"  # begins the sizes that may stand behind
+ZIP_HEADER_BYTES, ZIP_LENGTHS_AT = 30, 26  # of a part; the lengths of its name and extra field
+ZIP_DESCRIPTOR = b"PK\x07\x08"  # begins the sizes that may follow
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
@@ -29,9 +29,9 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
             else:
                 with open(path, "rb") as f:
                     loaded = torch.load(f, map_location="cpu", weights_only=True)
-                    if f.read(1):  # that format has no checksums; bytes that came in show at its end only
+                    if f.read(1):  # that format has no checksums; added bytes show only at its end
                         raise ValueError("bytes are left over at its end")
-    except Exception as error:  # a damaged pickle ends in any of two dozen kinds
+    except Exception as error:  # a damaged pickle raises any of two dozen kinds
         raise ValueError(
             f"{path.name}: refused, it is damaged or holds more than weights, which could run code on this machine "
             f"({reason(error)}). Take the model's .safetensors file instead"
@@ -51,9 +51,9 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _check_zip(path: Path) -> None:
-    """A zipped pickle's parts but the weights against their checksums, and the places of all.
+    """Checks a zipped pickle: checksums of all parts but the weights, and every part's place.
 
-    torch looks at neither where it maps a file. raises: anything, if the file is damaged.
+    torch checks neither when it maps a file. raises: anything, if the file is damaged.
     """
     with zipfile.ZipFile(path) as archive, open(path, "rb") as f:
         entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)

@@ -1,6 +1,6 @@
 """Opens weight files: first the header alone, then the tensors, mapped and not copied. Renames nothing.
 
-Read are safetensors (one file, or shards with their index), GGUF and torch's own files.
+Reads safetensors (one file, or shards with their index), GGUF and torch's own files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 GGUF_SUFFIX = ".gguf"
 INDEX_SUFFIX = ".safetensors.index.json"
-SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
+SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # group 1 begins their index's name
 MAX_FILE_NAME = 255  # of common file systems
 GGML_PLAIN = {
     "F32": torch.float32,
@@ -94,7 +94,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def whole(path: str | os.PathLike[str]) -> Path:
-    """The index beside a shard, where the path is a shard's; else the path itself.
+    """The index beside it if the path is a shard; else the path itself.
 
     raises: ValueError for a shard without its index.
     """
