@@ -25,7 +25,7 @@ FLUX_MODULATION = re.compile(
     r"|final_layer\.adaLN_modulation\.|(time_text_embed|norm_out)\.|(single_)?transformer_blocks\.\d+\.norm\d?(_context)?\."
 )
 
-# What else a person may have picked: part of a name -> what the file is. The first that is found is told.
+# Other files that a person may pick: part of a name -> what the file is. The first match is reported.
 OTHER_MODELS = (
     ("joint_blocks.0.", "Stable Diffusion 3"),
     ("transformer_blocks.0.attn2.to_q.weight", "another model in diffusers' layout"),

@@ -1,4 +1,4 @@
-"""Which names of a file are the transformer's: layout and prefix; and an Approximator out of another file."""
+"""Finds the transformer's names in a file by layout and prefix; adds an Approximator from another file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .keys import APPROXIMATOR, FLAGS, OLD_MARKER, OTHER_COMPONENTS, OTHER_MODEL
 
 
 def layout_of(header: Header) -> tuple[str, str]:
-    """(layout, prefix), read off the place of a layer that every such transformer has."""
+    """(layout, prefix), from the name of a layer that every such transformer has."""
     for layout, signature in SIGNATURES.items():
         ends = [n for n in header.tensors if n == signature or n.endswith("." + signature)]
         # `single_transformer_blocks` and other components must not pass for a prefix.
@@ -62,7 +62,7 @@ def names_of(header: Header, prefix: str) -> dict[str, str]:
 def with_approximator(header: Header, approximator: Header) -> Header:
     """A header that also holds the Approximator of another file, as FluxMod does it for FLUX.
 
-    Tensors of the Approximator stand under the first file's prefix; `source_names` tells what they are called in theirs.
+    The Approximator's tensors get the first file's prefix; `source_names` has their names in their own file.
     """
     _, prefix = layout_of(header)
     renamed = {prefix + name: file_name for name, file_name in source_names(approximator).items()}
