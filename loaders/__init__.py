@@ -1,1 +1,1 @@
-"""From a file to weights under the model's own names: read, detect, convert, quantise. The host's side is in host/model."""
+"""From a file to weights under the model's own names: read, detect, convert, quantise. Host code is in host/model."""

@@ -1,1 +1,1 @@
-"""Schedules, guidance and samplers. Plain torch; the host's side is in host/sample."""
+"""Schedules, guidance and samplers. Plain torch; host code is in host/sample."""
