@@ -1,1 +1,1 @@
-"""Schedules, guidance and samplers. Plain torch; host code is in host/sample."""
+"""Schedules, guidance and samplers. Imports no sibling; host code is in host/sample."""

@@ -63,7 +63,7 @@ class Step:
 def ancestral(sigma: float, to: float, eta: float, flow: bool) -> tuple[float, float, float]:
     """(down, keep, noise) of a step that goes below `to` and adds the noise that is then missing.
 
-    eta:    0: the ODE. 1: down is to^2 / sigma. More goes lower, at least to 0.
+    eta:    0: the ODE. 1: down is to^2 / sigma. More goes lower, down to 0.
     flow:   x = (1 - sigma) x0 + sigma noise, so adding noise scales x by (1 - to) / (1 - down); else x0 + sigma noise.
     source: follows from keep * alpha(down) = alpha(to) and (keep * down)^2 + noise^2 = to^2; eta as in the ancestral
             steps of Karras et al. (2022), and for flow as the host's own samplers count it.

@@ -22,7 +22,7 @@ MAX_TOTAL_STEPS = 1_000_000  # of the whole schedule, for denoise below 1
 PIXELS_PER_TOKEN = 16 * 16  # Chroma: 8 x 8 of the VAE, 2 x 2 of the patch; Radiance: its patch
 FLUX_TOKENS = (256, 4096)  # where FLUX's shift is base_shift and max_shift
 MAX_MU = 16.0  # from here on float32 can not tell half of all sigmas from 1
-BONG_STEPS = 40  # bong_tangent's slopes are for these
+BONG_STEPS = 40  # steps that bong_tangent's slopes are for
 
 Table = Tensor | Sequence[float] | None
 
@@ -366,7 +366,7 @@ def check_parameters(name: str, values: Mapping[str, Any]) -> None:
 
 
 def distinct(places: np.ndarray, last: int) -> np.ndarray:
-    """Strictly falling integers in [0, last], as near to places as can be.
+    """Strictly falling integers in [0, last], as near to `places` as can be.
 
     places:    (n,) integers in [0, last], none above the one before.
     returns:   (n,); the greatest distance from places is minimal. Without repeats: places.
