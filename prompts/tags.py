@@ -63,7 +63,7 @@ QUALITIES = {
     },
 }
 PHOTO_SENTENCE = Addition(
-    "The photograph is a .", "an error in the captions; repeating it may make a picture more photographic"
+    "The photograph is a .", "an error in the captions; at the end it may make pictures more photographic"
 )
 OPENINGS = {
     NONE: None,

@@ -3,7 +3,7 @@
 Training gave T5 512 tokens; the transformer then saw the valid tokens and one pad. T5's mask was the outer product of the
 tokens' mask with itself: a valid token attends to the valid ones, and a pad, with nothing left to attend to, to all 512
 alike. transformers and diffusers mask the keys alone, so there the pad attends to the valid tokens.
-Either way no other token sees the pads and all pads are equal, so T5 computes only the valid tokens and one pad. Counts
+Either way no valid token sees the pads and all pads are equal, so T5 computes only the valid tokens and one pad. Counts
 of tokens include `</s>`, as the 512 do.
 """
 
