@@ -14,7 +14,7 @@ from ..recognise_preset import telling_name
 
 SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
 SIZE_STEP = 16
-FEW_STEPS = 12  # a cache saves nothing
+FEW_STEPS = 12  # a cache saves nothing in so few
 
 
 def picture_size(graph: Graph, run: QueuedRun) -> tuple[int, int, str] | None:
