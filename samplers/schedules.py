@@ -313,7 +313,7 @@ def schedule(
     if steps / denoise > MAX_TOTAL_STEPS:
         raise ValueError(
             f"{name}: denoise is {denoise!r}, which makes a schedule of {steps / denoise:.0f} steps; "
-            f"allowed are {MAX_TOTAL_STEPS}. Set it to {steps / MAX_TOTAL_STEPS:g} or more"
+            f"allowed are {MAX_TOTAL_STEPS}, so set it to {steps / MAX_TOTAL_STEPS:g} or more"
         )
     total = steps if denoise == 1 else int(steps / denoise)
     if curve.from_table:
