@@ -1,17 +1,17 @@
 """Numbers and words on which several folders must agree. Imports nothing; all may import it."""
 
-MAX_TOKENS = 512  # of a prompt, with its `</s>`: Chroma's training
-SHORT_NEGATIVE = 70  # tokens below which a negative prompt does harm; levzzz's guide to Chroma
+MAX_TOKENS = 512  # in a prompt, `</s>` included; Chroma's training
+SHORT_NEGATIVE = 70  # tokens; a shorter negative prompt does harm; levzzz's guide to Chroma
 
 # Menu texts, saved in workflows: never renamed.
 TRAINED, FIXED, BY_RESOLUTION = "shift 1", "fixed", "by resolution"  # Chroma Timestep Shift, Chroma Preset
 AS_TRAINED, FROM_MODEL = "1 (as trained)", "from the model"  # Chroma KSampler, beside FIXED and BY_RESOLUTION
 FROM_PRESET = "from the preset"  # Chroma Preset
 
-# The host's key in a conditioning: a style model's mask, over its text and image tokens, is there.
+# The host's key in a conditioning for a style model's mask over text and image tokens.
 STYLE_MASK = "attention_mask_img_shape"
 
-# How much a line of a report stands out, the gravest last.
+# Levels of a report's lines, the most serious last.
 LEVELS = INFO, WARNING, ERROR = ("info", "warning", "error")
 
 
@@ -25,7 +25,7 @@ class Line(str):
 
 
 class Lines(str):
-    """A report as text, which keeps its lines: a `Line` among them says by itself that it stands out."""
+    """A report as text, which keeps its lines; a `Line` among them keeps its level."""
 
     def __new__(cls, lines: "list[str] | str") -> "Lines":
         lines = lines.split("\n") if isinstance(lines, str) else lines

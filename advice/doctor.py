@@ -1,7 +1,7 @@
 """What in a queued graph does nothing or does harm with Chroma. Pure: `examine` reads the graph and changes nothing.
 
-A rule is a function from a graph and a sampling run in it to findings; `@rule` in a file of `rules/` makes it known. Its
-docstring has the reason and where that is from.
+A rule takes a graph and one of its sampling runs and gives findings; `@rule` in a file of `rules/` registers it. Its
+docstring has the reason and its source.
 Rules are silent wherever the graph does not tell enough: a false alarm is worse than a missed one.
 """
 
@@ -19,7 +19,7 @@ from .queued_graph import Graph
 from .queued_run import runs
 
 LEVEL_OF = {HARM: ERROR, IDLE: WARNING, HINT: INFO}
-FAILED_TEXT = "Nothing is known of what this rule looks for; the others were tried."
+FAILED_TEXT = "This rule could not be checked; the others were."
 FAILED_REMEDY = "Please report this with the workflow; the log has the error."
 
 for _module in pkgutil.iter_modules([str(Path(__file__).with_name("rules"))]):  # this puts their rules into RULES
@@ -27,7 +27,7 @@ for _module in pkgutil.iter_modules([str(Path(__file__).with_name("rules"))]):  
 
 
 def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> list[Finding]:
-    """Findings on the runs of Chroma models in a graph of the API format, the gravest first, each once.
+    """Findings on the runs of Chroma models in a graph of the API format, the gravest first, once each.
 
     record: what is known beside it, all optional: "node", whose model input has "variant" (as the loader reports it) and
             "file"; "tokens" and "slow" as in `Facts`. Without it the files' names tell which runs are Chroma's.
@@ -48,7 +48,7 @@ def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -
 
 
 def prompts(graph: Mapping[str, Any]) -> list[str]:
-    """The prompts of all runs that were typed in, for whoever can count their tokens."""
+    """The typed prompts of all runs, so that their tokens can be counted."""
     read = Graph(graph)
     texts = (read.text(chain) for run in runs(read, {}) for chain in (run.positive, run.negative))
     return list(dict.fromkeys(text for text in texts if text))

@@ -12,7 +12,7 @@ from .queued_run import QueuedRun
 
 HARM, IDLE, HINT = "does harm", "does nothing", "hint"
 SEVERITIES = (HARM, IDLE, HINT)
-TOKENS_A_WORD = (1.0, 1.8)  # of T5 in English prose, the least and a generous most
+TOKENS_A_WORD = (1.0, 1.8)  # T5 in English prose: a minimum and a generous maximum
 
 
 @dataclass(frozen=True)

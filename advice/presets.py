@@ -1,7 +1,7 @@
 """DATA: settings for each published Chroma checkpoint, each with its source.
 
-A row's values are those that its sources name first, or in the middle of what they name. What they allow beside is in
-`also` and in the ranges.
+A row's values are those that its sources name first, or the middle of a range. What else they allow is in `also` and in
+the ranges.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ DEMO = Reference("benchmarks/results/judge.md of this pack", "demo/README.md")
 class Preset:
     """Settings for one kind of checkpoint.
 
-    size:      of a side of the square picture in pixels; `sizes` is what the checkpoint is good for.
+    size:      side of the square picture in pixels; the checkpoint is good for `sizes`.
     grade:     of its values; `grades` are those of single fields that differ.
     also:      field -> what else the sources name for it, in words.
     few_steps: made for a few steps at cfg 1 to 1.5.

@@ -1,7 +1,7 @@
 """The graph that a person has queued, in the host's API format. Pure: no host, no tensor.
 
-node id -> {"class_type": ..., "inputs": {name: value or [node id, slot]}}. Nodes of other packs are followed by the names
-of their inputs: what gives a MODEL most likely passes on the one that it takes as `model`.
+node id -> {"class_type": ..., "inputs": {name: value or [node id, slot]}}. Other packs' nodes are read by the names of
+their inputs: a node that gives a MODEL most likely passes on its input `model`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OUR_LOADER, OUR_SAMPLER = "ChromaDiffusionLoader", "ChromaKSampler"
 MOST = 1e15  # no setting is larger
 MAX_DIGITS = 15  # of a number in an input's name
 
-# What is passed on -> the inputs that it may come in by, best first. A name counts with a number behind it too.
+# Role -> the inputs that may carry it, best first. A name with 1, a or 0 behind it counts too.
 ROLES = {
     "model": ("model", "unet"),
     "clip": ("clip",),
@@ -54,7 +54,7 @@ class Graph:
         return str(self.nodes[node].get("class_type", ""))
 
     def title(self, node: str) -> str:
-        """What the page shows as the node's name, where the prompt tells."""
+        """The node's title on the page, if the prompt has it."""
         meta = self.nodes[node].get("_meta")
         title = meta.get("title") if isinstance(meta, Mapping) else None
         return title if isinstance(title, str) and title else self.kind(node)
@@ -73,7 +73,7 @@ class Graph:
         return (source, slot) if source in self.nodes and isinstance(slot, int) else None
 
     def value(self, node: str, name: str, _depth: int = 0) -> Any:
-        """What was typed in, there or in a node for a single value that is connected; None for what a run computes."""
+        """The typed value, of this input or of a connected node that holds one value; None if a run computes it."""
         found = self.inputs(node).get(name)
         if not isinstance(found, (list, tuple)):
             return found
@@ -97,18 +97,18 @@ class Graph:
 
     def number(self, node: str, name: str) -> float | None:
         value = self.value(node, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not -MOST < value < MOST:  # nan neither
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not -MOST < value < MOST:  # or nan
             return None
         return float(value)
 
     def is_hidden(self, node: str, name: str) -> bool:
-        """Whether an input is connected to what only a run computes."""
+        """Whether an input's value is known only in a run."""
         return isinstance(self.inputs(node).get(name), (list, tuple)) and self.value(node, name) is None
 
     def source(self, node: str, role: str) -> Link | None:
-        """Where a node has from what it passes on under this role.
+        """The link to what a node passes on in this role.
 
-        Whether it is the positive or the negative prompt is told by whoever takes it: nodes order their outputs as they like.
+        Only the receiving input tells a positive from a negative prompt: nodes order their outputs as they like.
         """
         links = self.links(node)
         for name in ROLES[role]:
@@ -122,7 +122,7 @@ class Graph:
         return None
 
     def chain(self, link: Link | None, role: str) -> list[str]:
-        """The nodes that what comes in by a link has passed, the nearest first, its maker last."""
+        """The nodes behind a link that pass this role on: nearest first, maker last."""
         out: list[str] = []
         while link is not None and link[0] not in out:
             out.append(link[0])
@@ -136,7 +136,7 @@ class Graph:
         return self.kind(chain[-1]) if chain else ""
 
     def own_file(self, node: str) -> str:
-        """The model's file that is chosen in a node; "" in one that is no loader."""
+        """The model file chosen in a node; "" if it is no loader."""
         for name, value in self.inputs(node).items():
             if isinstance(value, str) and MODEL_FILE.search(value) and name != "approximator":
                 if "lora" not in name.lower():
@@ -148,7 +148,7 @@ class Graph:
         return self.own_file(chain[-1]) if chain else ""
 
     def is_open(self, chain: list[str]) -> bool:
-        """Whether a model's chain ends before its loader: in a switch between several, or another node that hides the way."""
+        """Whether a model's chain ends before its loader, in a switch or another node that hides the rest."""
         return (
             bool(chain)
             and bool(self.links(chain[-1]))
@@ -157,9 +157,9 @@ class Graph:
         )
 
     def loras(self, chain: list[str]) -> tuple[list[str], str]:
-        """What LoRAs the nodes of a chain put on the model, also from nodes for several that are connected to them.
+        """The LoRAs that a chain's nodes put on the model, those of connected LoRA stacks included.
 
-        returns: their files, without those of strength 0 or switched off; and a node that hides which it has, or "".
+        returns: their files, without those switched off or of strength 0; and a node whose LoRAs are unknown, or "".
         """
         out: list[str] = []
         hiding = ""
@@ -189,7 +189,7 @@ class Graph:
         return out, hiding
 
     def text(self, chain: list[str]) -> str | None:
-        """The prompt that a chain of conditioning begins with, where it was typed in; None if it does not get through."""
+        """The typed prompt at the start of a conditioning chain; None if it is unknown or zeroed out."""
         if not chain or any("zeroout" in self.kind(node).lower() for node in chain):
             return None
         for name in ("text", "t5xxl", "prompt"):
@@ -199,7 +199,7 @@ class Graph:
         return None
 
     def joins(self, chain: list[str]) -> bool:
-        """Whether a chain of conditioning has more than the one prompt that `text` gives."""
+        """Whether a conditioning chain has other prompts beside that of `text`."""
         return any(sum(name.lower().startswith("cond") for name in self.links(node)) > 1 for node in chain)
 
 

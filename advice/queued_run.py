@@ -19,10 +19,10 @@ class QueuedRun:
 
     node:      the sampler's node; guider: where cfg and the prompts are; both the same for a KSampler.
     scheduler: the schedule's name: the host's, or a curve of ours; schedule_node gives it.
-    denoise: nan where a node computes it, which is like no number.
+    denoise: nan, equal to no number, where a node computes it.
     models: the nodes that the sampler's model has passed, the nearest first; is_open: the last is not its loader.
     schedule_models: the schedule's node, and those that its model has passed.
-    is_part: of a picture that another run begins or ends.
+    is_part: another run begins or ends its picture.
     """
 
     node: str
@@ -73,7 +73,7 @@ SAMPLER_NODES = {
 def runs(graph: Graph, record: Mapping[str, Any]) -> list[QueuedRun]:
     """Every sampling in the graph.
 
-    record: what is known beside it: "variant" and "file" of the model whose chain of nodes is that of the node "node".
+    record: what is known beside it: "variant" and "file" of the model that goes into the node "node".
     """
     known = graph.model_chain(str(record["node"])) if str(record.get("node")) in graph.nodes else []
     out = []
@@ -107,7 +107,7 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
         schedule_node = makers[-1]
         scheduler, steps = _schedule(graph, schedule_node), number_of(graph, schedule_node, "steps", found)
         is_cut = len(makers) > 1
-        if is_cut:  # or bent: its number of steps is not what it was
+        if is_cut:  # or reshaped: it has another number of steps
             steps = None
         schedule_models = [schedule_node, *graph.model_chain(schedule_node)]
     else:
@@ -155,7 +155,7 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
 
 
 def recognise_chain(graph: Graph, chain: list[str], variant: str | None, file: str) -> Recognition:
-    """`recognise` for the model of a chain of nodes, in doubt where they may hide what decides."""
+    """`recognise` for a chain's model; in doubt where a node hides what decides."""
     loras, hiding = graph.loras(chain)
     found = recognise(variant, file, loras)
     if found.name in (FLASH_LORA, *FLUXES):
@@ -195,5 +195,5 @@ def preset_value(graph: Graph, node: str, name: str, found: Recognition) -> Any:
 
 
 def shift_setters(graph: Graph, run: QueuedRun) -> list[str]:
-    """The nodes that set the shift of a run's model, the last, which counts, first."""
+    """The nodes that set the shift of a run's model; the first of them counts."""
     return [n for n in dict.fromkeys((run.node, *run.models)) if shift_of(graph, n)[0]]

@@ -14,7 +14,7 @@ HOST_SHIFT = math.exp(1.15)  # what ComfyUI gives Chroma and FLUX unless a node 
 
 @dataclass(frozen=True)
 class Shift:
-    """value: the factor, None where a node computes it. node: that sets it, None for the host's own."""
+    """value: the factor, None where a node computes it. node: sets it; None for the host's own."""
 
     value: float | None
     node: str | None
@@ -52,7 +52,7 @@ def by_resolution(width: float | None, height: float | None, base: float | None,
 
 
 def effective_shift(graph: Graph, models: list[str]) -> Shift:
-    """What the nearest node that sets a shift has set. models: first the node that it acts in, then its model's chain."""
+    """The shift of the nearest node that sets one. models: the node where it acts, then its model's chain."""
     for node in models:
         sets, value = shift_of(graph, node)
         if sets:
@@ -61,7 +61,7 @@ def effective_shift(graph: Graph, models: list[str]) -> Shift:
 
 
 def follows_shift(scheduler: str) -> bool:
-    """Whether the model's shift acts on a schedule; also for the host's, which all follow it but for its own tables."""
+    """Whether the model's shift acts on a schedule, ours or the host's."""
     if scheduler in CURVES:
         return CURVES[scheduler].from_table
     return scheduler in FOLLOWING

@@ -1,4 +1,4 @@
-"""Which preset a model calls for, by what the loader found, its file's name and its LoRAs'. Pure."""
+"""Chooses a model's preset by the loader's report, the file's name and its LoRAs. Pure."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .presets import (
 
 
 def _word(text: str) -> re.Pattern[str]:
-    """Between characters that are no letters, or digits where it ends in one: `hd` is in Chroma1-HD and not in shd."""
+    """With no letter before it, and no letter or digit after it: `hd` is in Chroma1-HD and not in shd."""
     return re.compile(rf"(?<![a-z])(?:{text})(?![a-z0-9])")
 
 
 def _chroma(text: str) -> re.Pattern[str]:
-    """The same after `chroma`, at once or anywhere: elsewhere v50 is anything."""
+    """The same after `chroma`, at once or later: elsewhere v50 is anything."""
     return re.compile(rf"chroma(?:.*(?<![a-z]))?(?:{text})(?![a-z0-9])")
 
 
-# Pattern, row, remark. In the order in which they are tried: what is more special first.
+# Pattern, row, remark; tried in this order, the more specific first.
 FILE_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (_word("chroma[-_. ]?demo"), TOY, ""),
     (_word("flash[-_. ]?heun"), FLASH_HEUN, ""),
@@ -48,9 +48,9 @@ FILE_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (_word("base|chromabase"), BASE, ""),
     (_chroma("unlocked[-_. ]v[0-9]{1,2}"), BASE, "an earlier step of the same training; v48's settings"),
 )
-_STEPS = r"low[-_. ]?steps?|(?<!\d)\d{1,2}[-_. ]?steps?"  # 3000 steps are those of a training
-# Between `chroma` and such a word, and behind it, there is nothing but names of versions and files: a LoRA of flash
-# photography or of hyper-realism is none for few steps.
+_STEPS = r"low[-_. ]?steps?|(?<!\d)\d{1,2}[-_. ]?steps?"  # 3000 steps are training steps
+# Only names of versions and files may stand between `chroma` and such a word, or after it: a LoRA for flash photography
+# or hyper-realism is not for few steps.
 _OF_CHROMA = r"chroma(?:[-_. \d]|hd|base|unlocked|v\d)*"
 _NO_SUBJECT = (
     r"(?=[-_. \d]*(?:$|\.[a-z]+$|(?:lora|heun|delta|alpha|rank|turbo|low|steps?|chroma|flux)(?![a-z])|(?:r|v|fp|bf)\d))"
@@ -62,7 +62,7 @@ LORA_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
             rf"{_OF_CHROMA}(?:hyper|turbo|lightning){_NO_SUBJECT}"
             rf"|(?<![a-z])(?:hyper|turbo|lightning)[-_. ]?(?:chroma|flux|sd|alpha)|(?<![a-z])(?:{_STEPS})(?![a-z0-9])"
         ),
-        "a LoRA for few steps of another kind; treated as Flash's",
+        "another kind of LoRA for few steps; treated as Flash's",
     ),
 )
 MAYBE_FEW_STEPS = _word(rf"hyper|turbo|lightning|{_STEPS}")
@@ -86,7 +86,7 @@ class Recognition:
 
 
 def telling_name(file: str) -> str:
-    """The part of a path that says what the model is: the file's name, or its folder's where the name is diffusers'."""
+    """The part of a path that says what the model is: the file's name, or its folder's for diffusers' names."""
     parts = [part for part in re.split(r"[\\/]+", file) if part]
     if not parts:
         return ""
@@ -102,7 +102,7 @@ def names_chroma(file: str) -> bool:
 
 
 def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] = ()) -> Recognition:
-    """The row of PRESETS for a model; Chroma1-HD, and not sure, where nothing tells.
+    """The row of PRESETS for a model; if nothing tells, Chroma1-HD, not sure.
 
     variant: what the loader found in the file: "Chroma", "Chroma lite", "Radiance" or "FLUX"; None if it was not ours.
     file:    the checkpoint's name or path, or empty.
@@ -125,12 +125,12 @@ def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] =
 
 
 def in_doubt(found: Recognition, why: str) -> Recognition:
-    """The same row, no longer sure of."""
+    """The same row, no longer sure."""
     return replace(found, reason=f"{found.reason}; but {why}", sure=False)
 
 
 def _by_model(variant: str | None, file: str, name: str) -> Recognition:
-    """The row without LoRAs. name: the telling part of the file's."""
+    """The row, LoRAs aside. name: `telling_name` in lower case."""
     if variant == "Radiance":
         return Recognition(RADIANCE, "from the loader's report")
     found = [(row, remark) for pattern, row, remark in FILE_NAMES if pattern.search(name)]

@@ -1,4 +1,4 @@
-"""A preset with what a person has changed, and how every value with its source is told. Pure."""
+"""A preset with a person's changes, and the text on each value and its source. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .recognise_preset import Recognition
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is to have; `changed` names the FIELDS that differ from the preset by a person's will."""
+    """A run's settings; `changed` names the FIELDS that a person set differently from the preset."""
 
     name: str
     steps: int
@@ -28,7 +28,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Field:
-    """One setting: what a preset and a person's settings have for it, and how that is said."""
+    """One setting: its value in a preset and in Settings, and that value's text."""
 
     name: str
     of_preset: Callable[[Preset], Any]
@@ -68,9 +68,9 @@ def settle(
     width: int = 0,
     height: int = 0,
 ) -> Settings:
-    """A preset with what a person has set; 0 and None are what the preset says.
+    """A preset with a person's settings; 0 and None take the preset's.
 
-    A curve or shift of a person's choice takes params and shift_params in place of the preset's.
+    If a person chose the curve or shift, its params replace the preset's.
     raises: ValueError for a preset that is not known.
     """
     if name not in PRESETS:

@@ -23,7 +23,7 @@ def modulate(x: Tensor, mod: Modulation) -> Tensor:
 
 
 def clamp_fp16(x: Tensor) -> Tensor:
-    """Float16 overflows in the residual stream of deep models; every other dtype passes through."""
+    """Clamps float16, which overflows in deep residual streams; other dtypes pass unchanged."""
     return torch.nan_to_num(x, nan=0.0, posinf=FP16_MAX, neginf=-FP16_MAX) if x.dtype == torch.float16 else x
 
 
@@ -70,7 +70,7 @@ def layer_norm(config: ChromaConfig, layers: Any, **factory: Any) -> nn.Module:
 
 
 class DoubleStreamBlock(nn.Module):
-    """Image and text keep weights of their own and meet in one joint attention."""
+    """Image and text have their own weights and share one joint attention."""
 
     def __init__(self, config: ChromaConfig, ops: Ops, **factory: Any):
         super().__init__()
@@ -143,7 +143,7 @@ class SingleStreamBlock(nn.Module):
         """x (B, L, D), text rows first -> the same."""
         qkv, mlp = self.linear1(modulate(self.pre_norm(x), vec)).split(self.split, dim=-1)
         q, k, v = self.norm(*split_heads(qkv, self.num_heads))
-        # Letting go of each large tensor at once lowers the peak, and on a CPU saves a tenth of the time in page faults.
+        # Freeing each large tensor early lowers peak memory, and on a CPU saves a tenth of the time (page faults).
         del qkv
         attn = self.attention(q, k, v, pe, mask, options or {})
         del q, k, v

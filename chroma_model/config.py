@@ -23,15 +23,15 @@ class ApproximatorConfig:
 
 @dataclass(frozen=True)
 class NerfConfig:
-    """Sizes of the ends of a model that works on pixels. The defaults are the published Chroma1-Radiance, which has
+    """Sizes of a pixel model's input and output layers. The defaults are the published Chroma1-Radiance, which has
     in_channels and out_channels 3 and patch_size 16."""
 
     hidden_size: int = 64
     num_blocks: int = 4
     mlp_ratio: int = 4
-    num_freqs: int = 8  # cosines a side; a pixel's place in its patch is num_freqs^2 numbers
+    num_freqs: int = 8  # cosines per axis; a pixel's position is num_freqs^2 features
     final: str = "conv"  # a key of `radiance.FINAL_LAYERS`
-    kernel_size: int = 16  # of img_in_patch; half of patch_size where the blocks see every second pixel only
+    kernel_size: int = 16  # of img_in_patch; half of patch_size if the model sees only every second pixel
 
     def __post_init__(self) -> None:
         _one_of("final", self.final, ("conv", "linear"))
@@ -81,15 +81,15 @@ class ChromaConfig:
 
     @property
     def channels(self) -> int:
-        """Of the picture that the model takes: the latent's, or the pixels' own."""
+        """Channels of the model's input: the latent's, or the picture's."""
         return self.in_channels // self.patch_size**2 if self.nerf is None else self.in_channels
 
     @property
     def num_modulations(self) -> int:
         """Rows that the Approximator gives: 344 for 38 single and 19 double blocks.
 
-        A model on pixels has no final layer, so the last two are left out. The trainer computes them all the same and
-        reads them nowhere; each row depends on its own index only, so that the others are equal without them.
+        A model on pixels has no final layer, so the last two rows are left out. The trainer computes them but never
+        reads them. Each row depends only on its own index, so the other rows stay the same.
         """
         return (
             VECTORS_PER_SINGLE * self.num_single_blocks
@@ -99,7 +99,7 @@ class ChromaConfig:
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """Names of the empty tensors by which files, the host's and the trainer's, tell what shapes do not."""
+        """Names of the empty tensors that say, in the host's and trainer's files, what shapes do not."""
         half_size = self.nerf is not None and self.nerf.kernel_size != self.patch_size
         said = {"__x0__": self.prediction == "x0", "__sequential__": self.text_ids == "sequential"}
         return tuple(name for name, there in {**said, "__32x32__": half_size}.items() if there)
@@ -113,7 +113,7 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 def rotary_axes(head_dim: int) -> tuple[int, int, int]:
     """Rotary widths (reference index, row, column) for a head size: 16 first, the rest in two equal parts.
 
-    A checkpoint does not store them; 128 -> (16, 56, 56) is FLUX's, and narrow models of this pack keep its rule.
+    A checkpoint does not store them; 128 -> (16, 56, 56) is FLUX's; narrow models of this pack follow it.
     raises: ValueError if the head is too small or its remainder does not split into two even parts.
     """
     rest, odd = divmod(head_dim - 16, 2)

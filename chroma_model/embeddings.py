@@ -1,4 +1,4 @@
-"""Sinusoidal embeddings, position ids and rotary matrices. All of it is made in float32 or better.
+"""Sinusoidal embeddings, position ids and rotary matrices. All are computed in float32 or better.
 
 Shapes: B batch, L tokens, D width, H heads, K head size.
 """
@@ -56,7 +56,7 @@ def rotary_matrices(ids: Tensor, axes_dim: Sequence[int], theta: int) -> Tensor:
 
     ids:     (L, A) float32, one column for each of the A axes.
     returns: (1, 1, L, sum(axes_dim)/2, 2, 2) float32, [[cos, -sin], [sin, cos]].
-    source:  FLUX; angles are made in float64 where the device has it, on the CPU otherwise.
+    source:  FLUX; angles are computed in float64, on the CPU if the device lacks it.
     """
     device = ids.device if ids.device.type in ("cpu", "cuda") else torch.device("cpu")
     angles = []

@@ -1,4 +1,4 @@
-"""Between latent pictures and token sequences. B batch, C channels, H rows, W columns, P patch size."""
+"""Latents to token sequences and back. B batch, C channels, H rows, W columns, P patch size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def grid_size(height: int, width: int, patch_size: int) -> tuple[int, int]:
 
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """(B, C, H, W) -> (B, rows*columns, C*P*P); an odd size is first padded by wrapping round."""
+    """(B, C, H, W) -> (B, rows*columns, C*P*P); an odd size is first padded circularly."""
     rows, columns = grid_size(x.shape[2], x.shape[3], patch_size)
     pad = (0, columns * patch_size - x.shape[3], 0, rows * patch_size - x.shape[2])
     if any(pad):

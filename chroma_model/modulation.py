@@ -1,4 +1,4 @@
-"""The Approximator and the one table that says which of its rows belongs to which block.
+"""The Approximator, and the table of which of its output rows belong to which block.
 
 Shapes: B batch, M modulations, D width.
 """

@@ -9,16 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# What a text token is. A mask made here says which pads were kept, so that treating it again changes nothing; whoever
-# only asks whether a token may be seen finds that in "not zero".
+# Kinds of text tokens; the nonzero ones may be seen. A mask made here says which pads were kept, so treating it again
+# changes nothing.
 HIDDEN, VALID, PAD = 0, 1, 2
-ADDITIVE_HIDDEN = (
-    -1.0
-)  # of a mask that is added to attention's logits: hidden from here down (-10,000 and less are used)
+# A mask that is added to attention's logits hides tokens at this value or below (-10,000 and less are used).
+ADDITIVE_HIDDEN = -1.0
 
 
 def is_text_mask(mask: Tensor, tokens: Tensor) -> bool:
-    """Whether the mask is one value a token, (L,), (1 or B, L) or (1 or B, 1, ..., L), of any L, for tokens (B, L, D)."""
+    """Whether a mask has one value per token: (L,), (1 or B, L) or (1 or B, 1, ..., L), any L; tokens (B, L, D)."""
     inner = mask.shape[1:-1].numel()
     return mask.ndim >= 1 and inner == 1 and (mask.ndim == 1 or mask.shape[0] in (1, tokens.shape[0]))
 
@@ -27,13 +26,13 @@ def padding_mask(tokens: Tensor, mask: Tensor | None) -> Tensor | None:
     """HIDDEN, VALID or PAD for every token, (B, L) integers, or None if nothing says which of them are pads.
 
     tokens:  (B, L, D).
-    mask:    see `is_text_mask`; any dtype. Nonzero where valid, or, if no value is above 0, to be added to attention's
-             logits. Of a longer mask the start counts. A shorter one is that of the first of several prompts joined:
-             tokens beyond it are valid unless they are zero.
+    mask:    see `is_text_mask`; any dtype. Nonzero where valid; a float mask with no value above 0 is added to
+             attention's logits. Of a longer mask only the start counts. A shorter one is the first prompt's of several
+             joined: tokens beyond it are valid unless they are zero.
     returns: without a mask, rows of zeros are HIDDEN: some encoders zero what they masked, and no real token's
              embedding is zero. A prompt of zeros alone was zeroed on purpose and counts as valid. Where an encoder
              zeroes what it masked, a masked token that is not zero comes from another prompt mixed in: it is valid.
-    raises:  ValueError if the mask is none for text.
+    raises:  ValueError if it is no text mask.
     """
     used = (tokens != 0).any(dim=-1)
     if mask is None:
@@ -62,8 +61,8 @@ def trim_padding(tokens: Tensor, kinds: Tensor, num_pads: int = 1) -> tuple[Tens
     """The valid tokens and the first num_pads pads.
 
     tokens:  (B, L, D).
-    kinds:   (B, L) from `padding_mask`. In a row that has PAD, no HIDDEN token becomes a pad again.
-    returns: tokens (B, L', D), L' that of the longest row, and their kinds; shorter rows end in zeros, HIDDEN.
+    kinds:   (B, L) from `padding_mask`. If a row has PAD, its HIDDEN tokens stay hidden.
+    returns: tokens (B, L', D), L' from the longest row, and their kinds; shorter rows end in HIDDEN zeros.
     """
     valid = kinds == VALID
     marked = (kinds == PAD).any(dim=1, keepdim=True)
@@ -74,7 +73,7 @@ def trim_padding(tokens: Tensor, kinds: Tensor, num_pads: int = 1) -> tuple[Tens
 
 
 def pull_together(tokens: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-    """Every row's tokens that are not HIDDEN, in their order, from the first column on; shapes as in `trim_padding`."""
+    """Moves each row's tokens that are not HIDDEN to its start, in their order; shapes as in `trim_padding`."""
     seen = kinds != HIDDEN
     longest = int(seen.sum(dim=1).max())
     if bool(seen[:, :longest].all()):  # the same columns in every row

@@ -1,10 +1,10 @@
-"""The ends of Chroma1-Radiance, which works on pixels: a convolution in, and a small network of each patch's own out.
+"""First and last layers of Chroma1-Radiance, which works on pixels: a convolution, and a small network per patch.
 
-Behind the last block a patch's token is turned into the weights of an MLP (a NeRF), which then paints the patch pixel
-by pixel from the noisy pixel and its place in the patch. Names and formulas are the trainer's (lodestone-rock/flow).
+After the last block each patch's token becomes the weights of an MLP (a NeRF). It makes each pixel of the patch from
+the noisy pixel and its position. Names and formulas are the trainer's (lodestone-rock/flow).
 
 Shapes: B batch, C channels, H rows, W columns, P patch size, L patches, D width of the blocks, N patches of one tile,
-S width of the head (nerf.hidden_size), F cosines a side (nerf.num_freqs).
+S width of the head (nerf.hidden_size), F cosines per axis (nerf.num_freqs).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .config import ChromaConfig
 from .latents import grid_size
 from .modulation import RMS_NORM_EPS
 
-TILE_PIXELS = 512 * 16 * 16  # of one tile: the host's 512 patches of 16 x 16, and a quarter as many of 32 x 32
-MIN_TIME = 1e-4  # below the last step of every schedule; a velocity at time 0 has no value
+TILE_PIXELS = 512 * 16 * 16  # per tile: 512 patches of 16 x 16, as in the host, or 128 of 32 x 32
+MIN_TIME = 1e-4  # below the last step of every schedule; the velocity at 0 is undefined
 
 
 def pad_to_patches(x: Tensor, patch_size: int) -> Tensor:
-    """(B, C, H, W) -> the same with H and W rounded up to whole patches by wrapping round, however small it is."""
+    """(B, C, H, W) -> the same, padded circularly to whole patches; any size, however small."""
     height, width = x.shape[2:]
     rows, columns = grid_size(height, width, patch_size)
     if (rows * patch_size, columns * patch_size) == (height, width):
@@ -39,8 +39,8 @@ def pad_to_patches(x: Tensor, patch_size: int) -> Tensor:
 def patch_conv(config: ChromaConfig, layers: Any, **factory: Any) -> nn.Module:
     """Pixels to tokens: (B, C, rows*P, columns*P) -> (B, D, rows, columns).
 
-    An old model of patch 32 has a kernel of 16 and sees the picture at half its size, nearest pixels: every second one,
-    which is a dilation of 2.
+    An old model with patch 32 has a kernel of 16 and sees only every second pixel of the picture, which is a dilation
+    of 2.
     """
     kernel = config.nerf.kernel_size
     strides = {"stride": config.patch_size, "dilation": config.patch_size // kernel}
@@ -78,7 +78,7 @@ class NerfEmbedder(nn.Module):
 
 
 class NerfBlock(nn.Module):
-    """A gated MLP whose three matrices come out of a linear of the patch's token, each column at length 1."""
+    """A gated MLP. A linear makes its three matrices from the patch's token; each column has norm 1."""
 
     def __init__(self, config: ChromaConfig, layers: Any, **factory: Any):
         super().__init__()
@@ -99,7 +99,7 @@ class NerfBlock(nn.Module):
 
 
 class NerfFinalConv(nn.Module):
-    """To colours by a 3x3 convolution, which sees across the borders of patches."""
+    """A 3x3 convolution to colours, which sees across patch borders."""
 
     def __init__(self, config: ChromaConfig, layers: Any, **factory: Any):
         super().__init__()
@@ -113,7 +113,7 @@ class NerfFinalConv(nn.Module):
 
 
 class NerfFinalLinear(nn.Module):
-    """To colours pixel by pixel; the first models have it."""
+    """A linear layer to colours; the first models have it."""
 
     def __init__(self, config: ChromaConfig, layers: Any, **factory: Any):
         super().__init__()
@@ -145,12 +145,12 @@ def paint(
     final: NerfFinalConv | NerfFinalLinear,
     tile: int | None = None,
 ) -> Tensor:
-    """What the head makes of a noisy picture and its patches' tokens.
+    """The head's output for a noisy picture and its patches' tokens.
 
     x:       (B, C, H, W) noisy picture; any size.
     tokens:  (B, L, D) from the last block.
-    tile:    patches to work on at a time: memory is proportional to it, a patch's weights alone are 49,152 numbers in
-             the published model. None for TILE_PIXELS, 0 for all at once; the result is the same.
+    tile:    patches to work on at a time; memory is proportional to it. In the published model a patch's weights alone
+             are 49,152 numbers. None for TILE_PIXELS, 0 for all at once; the result is the same.
     returns: (B, C_out, H, W).
     """
     height, width = x.shape[2:]
@@ -172,7 +172,7 @@ def velocity_from_data(data: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
     """The flow's velocity, noise - data, of a network that predicts the picture itself (x0 prediction).
 
     data, x:   (B, C, H, W) predicted picture and noisy picture x = (1 - t) * data + t * noise.
-    timesteps: (B,) in [0, 1]; below MIN_TIME taken as MIN_TIME, so that the end of a run is finite.
+    timesteps: (B,) in [0, 1]; clamped to at least MIN_TIME, so that a run's end is finite.
     returns:   (B, C, H, W) in the dtype of x.
     """
     t = timesteps.float().clamp(min=MIN_TIME).view(-1, 1, 1, 1)

@@ -1,7 +1,7 @@
-"""Chroma: FLUX's blocks, no modulation weights in them, and one Approximator that makes every shift, scale and gate.
+"""Chroma: FLUX's blocks without modulation weights, and one Approximator that makes every shift, scale and gate.
 
-It works on latents, or, where `config.nerf` is set, on pixels (Chroma1-Radiance): the blocks are the same, the two ends
-are those of `radiance.py`.
+It works on latents, or, where `config.nerf` is set, on pixels (Chroma1-Radiance). The blocks are the same; the first
+and last layers are in `radiance.py`.
 
 Shapes: B batch, C channels of the picture or latent, H rows, W columns, L tokens, D width, M modulations.
 """
@@ -106,7 +106,7 @@ class ChromaTransformer(nn.Module):
         return img, self.txt_in(context), ids
 
     def predict(self, img: Tensor, x: Tensor, modulations: Tensor, nerf_tile: int | None = None) -> Tensor:
-        """What the tokens of the last block say of the noisy x: (B, L_img, D) -> (B, C_out, H, W)."""
+        """The prediction from the last block's tokens and x: (B, L_img, D) -> (B, C_out, H, W)."""
         config = self.config
         if config.nerf is None:
             img = self.final_layer(img, self.table.final(modulations))

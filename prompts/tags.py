@@ -1,6 +1,6 @@
-"""DATA: what can be added to a prompt in the form that Chroma learnt, each with its source; and the joining of it.
+"""DATA: what can be added to a prompt in the form that Chroma learnt, each with its source; and how it is joined.
 
-Chroma's captions are sentences (of Gemini 1.5 flash) and after them tags; GUIDE says so. Nothing is added unasked.
+Chroma's captions are sentences (by Gemini 1.5 flash), then tags, says GUIDE. Nothing is added unasked.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ QUALITIES = {
     },
 }
 PHOTO_SENTENCE = Addition(
-    "The photograph is a .", "a slip in the captions; repeated at the end it may look more like a photo"
+    "The photograph is a .", "an error in the captions; at the end it may make pictures more photographic"
 )
 OPENINGS = {
     NONE: None,
@@ -75,7 +75,7 @@ SENTENCE_ENDS = (".", "!", "?", "…", ":", ";", ",")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a person asked for; keys of the tables above. tags: their own, as text."""
+    """What a person chose: keys of the tables above; tags is the person's own text."""
 
     style: str = "photograph"
     opening: str = NONE
@@ -127,7 +127,7 @@ def _chosen(name: str, table: dict[str, Addition | None], key: str) -> Addition 
 
 
 def _has(text: str, tag: str) -> bool:
-    """Whether the text has this tag as words of its own."""
+    """Whether the text has this tag as whole words."""
     folded, words = text.lower(), tag.strip().lower()
     at = folded.find(words)
     while at >= 0:

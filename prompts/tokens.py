@@ -3,8 +3,8 @@
 Training gave T5 512 tokens; the transformer then saw the valid tokens and one pad. T5's mask was the outer product of the
 tokens' mask with itself: a valid token attends to the valid ones, and a pad, with nothing left to attend to, to all 512
 alike. transformers and diffusers mask the keys alone, so there the pad attends to the valid tokens.
-Either way the pads touch nothing else and are equal, so T5 on the valid tokens and one pad gives those rows at their own
-cost. A token is counted with its `</s>` throughout, as the 512 are.
+Either way no valid token sees the pads and all pads are equal, so T5 computes only the valid tokens and one pad. Counts
+of tokens include `</s>`, as the 512 do.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Sequence
 from ..constants import INFO, MAX_TOKENS, SHORT_NEGATIVE, WARNING, Line, Lines
 
 BAR_CELLS = 20
-NUM_TOLD = 8  # words or weights that a line names at most
+NUM_TOLD = 8  # most words or weights that a line names
 
-# What T5's tokenizer calls a token: its number, or the vector that an `embedding:` file has for it; with its weight.
+# A token of T5's tokenizer: its number, or the vector from an `embedding:` file; and its weight.
 Token = tuple[Any, float]
 
 
@@ -55,8 +55,8 @@ class Prompt:
 
     num_tokens: of the whole text, with `</s>`.
     chunks:     number of runs of T5.
-    dropped:    tokens that were cut off, and the first of their words.
-    unknown:    tokens for which T5 has no word.
+    dropped:    number of tokens cut off; `first_dropped` is their first word.
+    unknown:    number of tokens unknown to T5.
     weights:    words and weight of every run of tokens whose weight is not 1.
     """
 
@@ -69,10 +69,10 @@ class Prompt:
 
 
 def chunks(starts: Sequence[bool], size: int) -> list[slice]:
-    """Runs of at most `size` tokens, one after the other, that end before a word wherever one begins in them.
+    """Consecutive runs of at most `size` tokens. A run ends before a word if one begins in it.
 
     starts: for each token whether a word begins with it.
-    returns: at least one run, if of no tokens.
+    returns: at least one run, even if empty.
     """
     out, begin = [], 0
     while len(starts) - begin > size:
@@ -83,7 +83,7 @@ def chunks(starts: Sequence[bool], size: int) -> list[slice]:
 
 
 def fit(tokens: Sequence[Token], starts: Sequence[bool], limit: str) -> list[list[Token]]:
-    """The tokens of each run of T5, without `</s>`, which each gets. What is missing from them is dropped.
+    """The tokens of each run of T5, without the `</s>` that each run gets. All others are dropped.
 
     starts: for each token whether a word begins with it.
     limit:  one of LIMITS. truncate: cut after 511 tokens, in a word or not, as Chroma's training and diffusers do.
@@ -114,7 +114,7 @@ def bar(num_tokens: int) -> str:
 
 
 def prompt_report(prompt: Prompt, mode: str, role: str) -> Lines:
-    """What a person is told. mode: one of MODES. role: one of ROLES; it makes no difference but for a hint."""
+    """What a person is told. mode: one of MODES. role: one of ROLES; only a hint depends on it."""
     count, kind = prompt.num_tokens, MODES[mode]
     lines = [f"{bar(count)} {count:,} of {MAX_TOKENS} tokens", kind.told if kind else LEGACY_TOLD]
     if prompt.weights:

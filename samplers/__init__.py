@@ -1,1 +1,1 @@
-"""Schedules, guidance and samplers. Imports no sibling; host code is in comfy_*.py."""
+"""Schedules, guidance and samplers. Imports no sibling; host code is in host/sample."""

@@ -1,9 +1,9 @@
-"""Guidance: how the prediction for the prompt and that for the negative prompt become one. Stateless maths.
+"""Guidance: how the predictions for the prompt and the negative prompt become one. Stateless maths.
 
-`cond` and `uncond` are the model's predictions of the data (denoised) unless a function asks for velocities; the two are
-one thing: velocity = (x - denoised) / sigma. CFG gives the same in either, the forms that compare norms and angles do not.
+`cond` and `uncond` are the model's predictions of the data (denoised) unless a function asks for velocities:
+velocity = (x - denoised) / sigma. CFG gives the same in both; forms that compare norms or angles do not.
 
-Shapes: B batch; everything behind it belongs to one picture.
+Shapes: B batch; all other dimensions are one picture's.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def apg(
     norm_threshold: float = 0.0,
     momentum: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Adaptive projected guidance: of cond - uncond, the part along cond is what oversaturates, and is weakened.
+    """Adaptive projected guidance: weakens the part of cond - uncond along cond, which oversaturates.
 
     cond, uncond:   denoised.
-    average:        what the evaluation before returned as its second result, or None.
+    average:        the second result of the previous evaluation, or None.
     eta:            share of the parallel part that stays; 1 is plain CFG.
-    norm_threshold: largest L2 norm of one picture's difference, 0 for no limit; it grows with the picture's size.
+    norm_threshold: largest L2 norm of one picture's difference, which grows with its size; 0 for no limit.
     momentum:       of the running average of differences; negative in the paper, 0 for none.
     returns:        denoised, and the average to hand to the next evaluation.
     source:         Sadat et al. 2024, arXiv:2410.02416, algorithm 1.
@@ -64,9 +64,9 @@ def apg(
 
 
 def rescale(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
-    """Brings the spread of a guided velocity back to that of the cond one.
+    """Moves a guided velocity's standard deviation towards cond's.
 
-    amount: 0 leaves it, 1 takes over cond's standard deviation wholly.
+    amount: 0 changes nothing, 1 gives exactly cond's value.
     source: Lin et al. 2023, arXiv:2305.08891, section 3.4; they use 0.7.
     """
     factor = _std(cond) / _std(guided).clamp_min(EPS)
@@ -74,7 +74,7 @@ def rescale(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
 
 
 def normalise(guided: Tensor, cond: Tensor) -> Tensor:
-    """Where the channels of a guided velocity are longer than cond's at that place, shortens them to that.
+    """Limits a guided velocity's norm over channels to cond's norm, at each position.
 
     source: the "channel" renormalisation of BAGEL, Deng et al. 2025, arXiv:2505.14683.
     """

@@ -19,16 +19,16 @@ FORMS = ("plain", "CFG-Zero*", "APG")
 CURVES = ("constant", "linear", "cosine", "list")
 COMPUTE, EXTRAPOLATE, SKIP, SHOW = "compute", "extrapolate", "skip", "show"  # what becomes of uncond
 SLACK = 1e-6  # relative; sigmas are float32
-FIRST_SIGMA_SLACK = 1e-3  # relative; some samplers begin a hair below a first sigma of 1, whose logit is infinite
+FIRST_SIGMA_SLACK = 1e-3  # relative; some samplers begin just below sigma 1, since its logit is infinite
 USES_UNCOND = "the sampler uses the negative prompt itself, so it is computed in every step"
 OFF_SCHEDULE = "the sampler does not keep to the schedule's sigmas, so nothing is extrapolated between steps"
-ROUGH = "alternate is off: what this sampler makes of extrapolated steps is far from its picture with plain CFG"
-# Samplers that move by more than 2 of 255 under `alternate` for another reason: `benchmarks/results/savings.md`.
+ROUGH = "alternate is off: with extrapolated steps this sampler's picture is far from that of plain CFG"
+# Samplers whose picture moves by over 2 of 255 with `alternate` for other reasons: `benchmarks/results/savings.md`.
 ROUGH_SAMPLERS: frozenset[str] = frozenset()
 
 
 def within(sigma: float, interval: tuple[float, float]) -> bool:
-    """Whether a sigma, which was rounded to float32, lies between an upper and a lower one, both included."""
+    """Whether a sigma in float32 lies between an upper and a lower one, both included."""
     return interval[1] * (1 - SLACK) <= sigma <= interval[0] * (1 + SLACK)
 
 
@@ -44,8 +44,8 @@ class Guidance:
     curve:            of the scale over the run: constant; linear or cosine from cfg to `end`; list through `values`.
     skip_first_steps: cond only for the first n steps, -1 for all of them.
     zero_init_steps:  the first n steps do nothing at all, as in CFG-Zero*.
-    percent, sigmas:  where the scale acts, from and to (percent of the run; noise levels, falling); one of them at most.
-    stop_above:       cosine of cond and uncond above which uncond is computed no more; None for never.
+    percent, sigmas:  where the scale acts: (start, end) from 0 to 1, or (upper, lower) sigma; at most one.
+    stop_above:       cosine of cond and uncond above which uncond is no longer computed; or None.
     alternate:        computes uncond in every second step only, and between them extrapolates cond - uncond.
     """
 
@@ -93,7 +93,7 @@ class Guidance:
 
     @property
     def changes(self) -> str:
-        """How two predictions become one otherwise than by plain CFG, in words; empty where they do not."""
+        """What replaces or follows plain CFG, in words; empty for plain CFG."""
         names = [self.form if self.form != "plain" else "", "rescale" if self.rescale else ""]
         return ", ".join(filter(None, [*names, "normalise" if self.normalise else ""]))
 
@@ -104,7 +104,7 @@ class Guidance:
             return start + (self.end - start) * progress
         if self.curve == "cosine":
             return self.end + (start - self.end) * (1 + math.cos(math.pi * progress)) / 2
-        if self.curve == "list":  # one value a step, or stretched over them
+        if self.curve == "list":  # one value a step, else interpolated
             place = progress * (len(self.values) - 1)
             low, high = int(place), min(int(place) + 1, len(self.values) - 1)
             return self.values[low] + (self.values[high] - self.values[low]) * (place - low)
@@ -134,7 +134,7 @@ class Evaluation:
 
     step:   the sampler's step that it belongs to, the first being 0.
     zero:   nothing is computed: the velocity is 0.
-    uncond: COMPUTE, EXTRAPOLATE, SKIP where cond stands alone, or SHOW where it does and the sampler sees uncond.
+    uncond: COMPUTE, EXTRAPOLATE, SKIP (cond alone guides) or SHOW (the same, but the sampler sees uncond).
     scale:  of the guidance.
     """
 
@@ -151,15 +151,15 @@ class Evaluation:
 
 @dataclass
 class GuidedRun:
-    """The state of one sampling run under a Guidance, which ends with the run; its `record` stays.
+    """The state of one sampling run under a Guidance. It ends with the run; `record` stays.
 
-    sigmas:   of the run, falling; rising for one from a picture to noise.
+    sigmas:   of the run: falling, or rising from a picture to noise.
     start:    the scale of the first step.
     interval: upper and lower sigma of the Guidance's interval, or None.
     sampler:  its name in ComfyUI; empty if it has none.
     guides:   whether there is an uncond to leave out.
-    now:      what the current evaluation is to do, and `sigma`, at which noise level.
-    known:    the last two (sigma, difference of velocities), of two steps; `known_step` is the last one's.
+    now:      what the current evaluation is to do; `sigma` is its noise level.
+    known:    the last two (sigma, difference of velocities), from two steps; `known_step` is the later.
     """
 
     guidance: Guidance
@@ -219,7 +219,7 @@ class GuidedRun:
         step = bisect.bisect_right(reached, sigma * (1 + SLACK) if rising else -sigma * (1 - SLACK)) - 1
         step = min(max(step, 0), max(self.num_steps - 1, 0))
         guidance = self.guidance
-        first = max(guidance.skip_first_steps, guidance.zero_init_steps)  # that computes uncond; every second one does
+        first = max(guidance.skip_first_steps, guidance.zero_init_steps)  # first step with uncond
         alone = (
             guidance.skip_first_steps == -1
             or step < first
@@ -239,7 +239,7 @@ class GuidedRun:
         self.known, self.average = [], None
 
     def expected(self, cond: Tensor, sigma: float) -> Tensor:
-        """uncond as it is expected to be: denoised, extrapolated from what was computed before."""
+        """The uncond to expect: denoised, extrapolated from earlier steps."""
         return cond + sigma * extrapolate(self.known, sigma).to(cond)
 
     def learn(self, evaluation: Evaluation, cond: Tensor, uncond: Tensor, x: Tensor, sigma: float) -> None:
@@ -251,13 +251,13 @@ class GuidedRun:
         if threshold is not None and float(cosine.min()) > threshold:  # waits for the device; only where asked for
             self.record.stopped = evaluation.step
         if self.guidance.alternate:
-            if self.known and self.known_step == evaluation.step:  # stages of one step lie too near for a line
+            if self.known and self.known_step == evaluation.step:  # one step's stages are too close for a line
                 self.known.pop()
             self.known_step = evaluation.step
             self.known = [*self.known[-1:], (sigma, velocities[0] - velocities[1])]
 
     def combine(self, cond: Tensor, uncond: Tensor, scale: float, x: Tensor, sigma: float) -> Tensor:
-        """One denoised prediction of two, in the form of the Guidance."""
+        """Joins two denoised predictions in the Guidance's form."""
         guidance = self.guidance
         if not guidance.changes:
             return cfg(cond, uncond, scale)

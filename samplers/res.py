@@ -6,7 +6,7 @@ exactly. Over a step of length h on which D changes linearly, by `slope` in all,
 
     x_next = exp(-h) x + h phi_1(-h) D + h phi_2(-h) slope.
 
-sigma = 1 is an ordinary point of it; for a step to sigma = 0 (h infinite) its limit is x_next = D, of first order.
+sigma = 1 needs no special case. For a step to sigma = 0 (h infinite) the limit is x_next = D, of first order.
 
 Sources: Hochbruck and Ostermann, Explicit exponential Runge-Kutta methods for semilinear parabolic problems (2005) and
 Exponential integrators (Acta Numerica 2010) for phi_k and their order conditions; Zhang et al., Improved Order Analysis
@@ -61,10 +61,10 @@ class Step:
 
 
 def ancestral(sigma: float, to: float, eta: float, flow: bool) -> tuple[float, float, float]:
-    """(down, keep, noise) of a step that goes lower than asked and is noised up again to the right distribution.
+    """(down, keep, noise) of a step that goes below `to` and adds the noise that is then missing.
 
-    eta:    0 the ODE; 1 the level below is to^2 / sigma; more goes lower still, to 0 at the least.
-    flow:   x = (1 - sigma) x0 + sigma noise, so noising up also scales by (1 - to) / (1 - down); else x0 + sigma noise.
+    eta:    0: the ODE. 1: down is to^2 / sigma. More goes lower, down to 0.
+    flow:   x = (1 - sigma) x0 + sigma noise, so adding noise scales x by (1 - to) / (1 - down); else x0 + sigma noise.
     source: follows from keep * alpha(down) = alpha(to) and (keep * down)^2 + noise^2 = to^2; eta as in the ancestral
             steps of Karras et al. (2022), and for flow as the host's own samplers count it.
     """
@@ -79,10 +79,10 @@ def ancestral(sigma: float, to: float, eta: float, flow: bool) -> tuple[float, f
 
 
 def plan(sigmas: Tensor, eta: float = 0.0, flow: bool = True) -> list[Step]:
-    """The steps of a schedule. One between equal levels is none: nothing would move.
+    """The steps of a schedule. Two equal levels make no step.
 
     sigmas: (n + 1,), above 0 but for the last, in any order for eta = 0 (rising ones turn an image into noise).
-    raises: ValueError if they are not numbers, reach 0 before the end, or, for eta > 0, rise or start again at noise.
+    raises: ValueError if they are not numbers, reach 0 before the end, or, for eta > 0, rise or (flow) step to 1.
     """
     if not eta >= 0:
         raise ValueError(f"eta is {eta}; it has to be 0 (no fresh noise) or more, 1 is usual")
@@ -111,8 +111,8 @@ def plan(sigmas: Tensor, eta: float = 0.0, flow: bool = True) -> list[Step]:
 def seeded_noise(x: Tensor, seed: int | None) -> NoiseSampler:
     """Standard noise like x, (sigma, sigma_next) -> (B, ...), from a generator of its own.
 
-    seed: None draws from torch's global generator. On the CPU the next seed is used, because the run's first noise was
-    drawn there from the same one; the host's samplers do so too and get the same numbers. After the greatest comes 0.
+    seed: None draws from torch's global generator. On the CPU seed + 1 is used, because the run's first noise was
+    drawn there from seed; the host's samplers do the same and get the same numbers. After the greatest comes 0.
     """
     generator = None
     if seed is not None:
@@ -136,13 +136,13 @@ def silent(steps: list[Step], disable: bool | None = None) -> Iterable[Step]:
 
 @dataclass(frozen=True)
 class Options:
-    """What a sampler can be told beside the schedule. The defaults follow the ODE and draw nothing.
+    """What a sampler can be told beside the schedule. The defaults follow the ODE without noise.
 
     eta:           above 0 each step is an `ancestral` one.
     s_noise:       strength of the fresh noise.
     noise_sampler: (sigma, sigma_next) -> like x; without it noise is seeded by extra_args["seed"].
-    flow:          which noising the model was trained on; matters for eta > 0 only.
-    c2:            of `res_2s`: where the second stage is, as a part of the step in log(sigma), above 0 to 1.
+    flow:          whether it is a flow model; matters for eta > 0 only.
+    c2:            of `res_2s`: place of the second stage, as a part of the step in log(sigma), in (0, 1].
     progress:      a bar: called with the steps and `disable`, gives the steps.
     """
 
@@ -215,8 +215,8 @@ def res_2m(
     sigmas:  (n + 1,), see `plan`.
     disable: hides the bar of `options.progress`.
     raises:  ValueError on a schedule it can not follow.
-    source:  arXiv:2308.02157, multistep; with noise, the change is taken over the levels that the schedule names,
-             not over the longer way down, which keeps the variance to second order.
+    source:  arXiv:2308.02157, multistep; with noise, the change is taken over the schedule's levels, not down to
+             `down`; this keeps the variance to second order.
     """
     solve = Solve(model, x, sigmas, extra_args, callback, options)
     x = x.to(solve.work)

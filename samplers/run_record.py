@@ -17,9 +17,9 @@ class RunRecord:
 
     prompts: conditionings that went through the network, those for uncond included.
     calls:   of the network; several prompts may share one.
-    plain:   prompts that plain CFG computes; None where several conditionings share a side.
+    plain:   prompts that plain CFG computes; None if a side has several conditionings.
     stopped: the step at which cond and uncond were found alike.
-    cosines: of cond and uncond, with the step; scalars, which `close` makes numbers.
+    cosines: (step, cosine of cond and uncond); `close` makes numbers of tensors.
     """
 
     cfg: float
@@ -39,7 +39,7 @@ class RunRecord:
     notes: list[str] = field(default_factory=list)
 
     def close(self) -> None:
-        """Ends the record: it holds no tensor any more."""
+        """Ends the record; it then holds no tensor."""
         self.cosines = [(step, float(value)) for step, value in self.cosines]
 
     def facts(self) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Schedules: (steps, parameters) -> sigmas, (steps + 1,) float32, strictly falling, the last 0.
 
-Flow matching's time: sigma 1 is noise, 0 the picture. n steps, u = i / n for i in 0 .. n-1, T = last index of the model's
-table of sigmas. A curve with `from_table` gives places in that table, so the model's shift acts on it; the others give
-sigmas and do not look at the model.
+Flow matching's time: sigma 1 is noise, 0 the picture. n steps, u = i / n for i in 0 .. n-1. A curve with `from_table`
+gives places in the model's table of sigmas, so its shift acts on them; the others give sigmas and ignore the model.
 
-`CURVES` is the list of all of them with their parameters; `schedule` is the way in for whoever has a curve's name.
+`CURVES` lists all of them with their parameters; `schedule` makes one by its curve's name.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ import torch
 from torch import Tensor
 
 MAX_STEPS = 10_000  # as in the host's nodes
-MAX_TOTAL_STEPS = 1_000_000  # of the longer schedule that denoise takes its end from
+MAX_TOTAL_STEPS = 1_000_000  # of the whole schedule, for denoise below 1
 PIXELS_PER_TOKEN = 16 * 16  # Chroma: 8 x 8 of the VAE, 2 x 2 of the patch; Radiance: its patch
 FLUX_TOKENS = (256, 4096)  # where FLUX's shift is base_shift and max_shift
-MAX_MU = 16.0  # from here on half of all times are so near to 1 that float32 can not tell them from it
-BONG_STEPS = 40  # bong_tangent's slopes are for so many
+MAX_MU = 16.0  # from here on float32 can not tell half of all sigmas from 1
+BONG_STEPS = 40  # steps that bong_tangent's slopes are for
 
 Table = Tensor | Sequence[float] | None
 
@@ -39,7 +38,7 @@ def flow_table() -> Tensor:
 def beta(steps: int, table: Table = None, *, alpha: float = 0.6, beta: float = 0.6, keep_steps: bool = False) -> Tensor:
     """Quantiles of a Beta distribution: small alpha and beta put the steps at both ends.
 
-    Drops repeats, as the original does: at the ends of long schedules steps get lost, unless keep_steps.
+    Drops repeats, as the original does: long schedules lose steps at their ends, unless keep_steps.
     returns:   (n + 1,) with n <= steps.
     source:    arXiv 2407.12173; the host's beta_scheduler, equal to it.
     """
@@ -52,7 +51,7 @@ def beta(steps: int, table: Table = None, *, alpha: float = 0.6, beta: float = 0
 def sigmoid_offset(
     steps: int, table: Table = None, *, square_k: float = 1.0, base_c: float = 0.5, keep_steps: bool = False
 ) -> Tensor:
-    """A falling logistic curve of slope square_k; base_c moves its middle, and more of it gives MORE steps at low sigma.
+    """A falling logistic curve of slope square_k; base_c moves its middle: larger gives MORE steps at low sigma.
 
     Its first sigma is below the model's maximum (0.982 with the defaults at shift 1); see pin_first of `schedule`.
     Drops repeats, as the original does, unless keep_steps.
@@ -83,13 +82,13 @@ def bong_tangent(
 ) -> Tensor:
     """Two arctangents over N = steps + 2 points, one from 1 to 0.5, the other from 0.5 to 0.
 
-    At point x each is f(x) = 1/2 + atan(-slope (x - pivot)) / pi, stretched to its half. The upper one ends with the 0.5
-    that the lower one begins with; that and the 0 are the two points more.
+    At point x each is f(x) = 1/2 + atan(-slope (x - pivot)) / pi, scaled to its half. The upper one ends at the 0.5
+    where the lower one begins; that 0.5 and the 0 are the two extra points.
 
     slope_1, slope_2: steepness of each at 40 steps.
     pivot_1, pivot_2: where each is steepest, as a part of the steps; their mean is where 0.5 lies.
-    Each half has at least one step, where the original fails or loses its start. One step goes from 1 to 0.
-    source:    RES4LYF's published formula, and equal to it wherever that has two halves.
+    Each half has at least one step; without it the original fails or loses its start. steps 1 gives (1, 0).
+    source:    RES4LYF's published formula; equal to it where both halves have steps.
     """
     _check("bong_tangent", steps, slope_1=slope_1, slope_2=slope_2, pivot_1=pivot_1, pivot_2=pivot_2)
     if steps == 1:
@@ -112,7 +111,7 @@ def linear(steps: int) -> Tensor:
 
 
 def fixed_shift(steps: int, *, shift: float = 3.0) -> Tensor:
-    """The linear schedule with a shift: sigma = s t / (1 + (s - 1) t). More of it gives more steps at high sigma."""
+    """The linear schedule with a shift: sigma = s t / (1 + (s - 1) t). Larger gives more steps at high sigma."""
     _check("fixed_shift", steps, shift=shift)
     return _falling("fixed_shift", _shifted(1 - _times(steps), shift))
 
@@ -297,8 +296,8 @@ def schedule(
     params:    its parameters; those left out have their defaults.
     table:     the model's sigmas, rising; `flow_table()` if None.
     denoise:   below 1, the last steps of a schedule of int(steps / denoise), as the host's BasicScheduler; 0 gives ().
-    pin_first: the whole schedule's first sigma is at least the table's last.
-    keep_steps: a curve that drops repeats takes their neighbours instead, see `distinct`. The others never lose steps.
+    pin_first: the first sigma, before denoise, is at least the table's last.
+    keep_steps: replaces repeats by neighbouring sigmas, see `distinct`. Curves without repeats never lose steps.
     returns:   (steps + 1,) or less where repeats were dropped.
     raises:    ValueError naming the input, what was found and what is allowed.
     """
@@ -314,8 +313,8 @@ def schedule(
         return torch.empty(0)
     if steps / denoise > MAX_TOTAL_STEPS:
         raise ValueError(
-            f"{name}: denoise is {denoise!r}, and {steps} steps would be the end of {steps / denoise:.0f}; "
-            f"allowed are {MAX_TOTAL_STEPS}, so use at least {steps / MAX_TOTAL_STEPS:g}"
+            f"{name}: denoise is {denoise!r}, which makes a schedule of {steps / denoise:.0f} steps; "
+            f"allowed are {MAX_TOTAL_STEPS}, so set it to {steps / MAX_TOTAL_STEPS:g} or more"
         )
     total = steps if denoise == 1 else int(steps / denoise)
     if curve.from_table:
@@ -343,7 +342,7 @@ def curve_points(
 
 
 def flux_mu(tokens: float, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
-    """FLUX's shift exponent, linear in the number of image tokens; goes on beyond both ends. The shift is e^mu.
+    """FLUX's shift exponent, linear in the number of image tokens, also beyond both ends. The shift is e^mu.
 
     raises:    ValueError beyond MAX_MU.
     """
@@ -368,11 +367,11 @@ def check_parameters(name: str, values: Mapping[str, Any]) -> None:
 
 
 def distinct(places: np.ndarray, last: int) -> np.ndarray:
-    """Strictly falling integers in [0, last], as near to falling ones as can be.
+    """Strictly falling integers in [0, last], as near to `places` as can be.
 
     places:    (n,) integers in [0, last], none above the one before.
-    returns:   (n,); the greatest distance from places is the least possible. Without repeats: places.
-    raises:    ValueError if there are no n integers.
+    returns:   (n,); the greatest distance from places is minimal. Without repeats: places.
+    raises:    ValueError if n is above last + 1.
     """
     n = len(places)
     if n > last + 1:
@@ -380,8 +379,8 @@ def distinct(places: np.ndarray, last: int) -> np.ndarray:
             f"keep_steps: a schedule of {n} steps needs as many sigmas, and the model has {last + 1}. Use fewer steps, "
             "more denoise, or switch keep_steps off"
         )
-    # Strictly falling q is falling q + i. The nearest falling numbers lie half-way between the least before each place
-    # and the greatest after it.
+    # q falls strictly where q + i falls. The nearest falling numbers lie half-way between the minimum up to each place
+    # and the maximum from it on.
     ahead = np.arange(n)
     raised = places + ahead
     after = np.maximum.accumulate(raised[::-1])[::-1]
@@ -419,7 +418,7 @@ def _look_up(places: np.ndarray, table: Table, keep_steps: bool) -> Tensor:
 
 
 def _falling(name: str, sigmas: Any) -> Tensor:
-    """Sigmas above 0 as float32, and a 0 behind them."""
+    """Sigmas above 0 as float32, then a 0."""
     out = torch.tensor([*sigmas, 0.0], dtype=torch.float32)
     if not bool((out[1:] < out[:-1]).all()):
         raise ValueError(

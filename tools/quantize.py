@@ -3,7 +3,7 @@
     python -m tools quantize IN OUT --format FORMAT
 
 IN is a file of any kind that Load Chroma Model takes: safetensors (one file, or the index of a sharded one), GGUF, .pth;
-BFL's or diffusers' names; in 16, 8 or 4 bits. The file appears under its name OUT when it is whole.
+BFL's or diffusers' names; in 16, 8 or 4 bits. OUT appears only when it is whole.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from ..recognise_preset import telling_name
 
 SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
 SIZE_STEP = 16
-FEW_STEPS = 12  # of which a cache saves nothing
+FEW_STEPS = 12  # a cache saves nothing in so few
 
 
 def picture_size(graph: Graph, run: QueuedRun) -> tuple[int, int, str] | None:
@@ -79,7 +79,7 @@ def size_in_steps_of_16(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
 
 @rule
 def denoise_without_a_picture(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """Below 1 a run starts from a picture with some noise; an empty latent is a grey one.
+    """Below denoise 1 a run starts from a picture with noise; an empty latent is grey.
 
     source: the host's denoise.
     """
@@ -101,7 +101,7 @@ def vae_of_the_other_kind(graph: Graph, run: QueuedRun, facts: Facts) -> Iterato
     """
     radiance = run.variant == "Radiance" or (run.variant is None and "radiance" in telling_name(run.file).lower())
     if not radiance and run.variant is None and run.found.name == RADIANCE:
-        return  # an x0 checkpoint, of which there are both kinds
+        return  # an x0 checkpoint may be of either kind
     for node in graph.nodes:
         links = graph.links(node)
         if "vae" not in links or not ("samples" in links or "pixels" in links):
@@ -166,8 +166,8 @@ def caches(graph: Graph, run: QueuedRun) -> list[tuple[str, str]]:
 
 @rule
 def cache_with_a_two_stage_sampler(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """A cache takes each call of the model for a step and compares it with the one before. Such samplers call it at two
-    noise levels in turn, so that it reuses what belongs to the other one.
+    """A cache takes each call of the model for a step and compares it with the call before. Such samplers alternate
+    between two noise levels, so the cache reuses results of the wrong one.
 
     source: the host's nodes_easycache.py.
     """
@@ -184,7 +184,7 @@ def cache_with_a_two_stage_sampler(graph: Graph, run: QueuedRun, facts: Facts) -
 
 @rule
 def cache_with_few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """A cache skips a step that is like the one before. Of few steps none is; it needs three calls to learn that.
+    """A cache skips a step that is like the one before. With few steps none is; it takes three calls to see that.
 
     source: the host's nodes_easycache.py, and its default start at 15 % and end at 95 % of the run.
     """
@@ -194,14 +194,14 @@ def cache_with_few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator
                 HINT,
                 node,
                 f"{kind} with {run.steps} steps",
-                "With so few steps each changes the picture much; a step that is skipped is seen, and little is saved.",
+                "With so few steps each one changes the picture much: a skipped step shows, and little is saved.",
                 "Remove the cache.",
             )
 
 
 @rule
 def cache_that_does_not_know_chroma(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """These caches have tables or code for each model, and none for Chroma; MagCache's table for it is for 26 steps.
+    """These caches have tables or code per model and none for Chroma; MagCache has a Chroma table, for 26 steps.
 
     source: the packs' own lists of models, as read for this pack in November 2026. MagCache with our models: below.
     """
@@ -251,9 +251,9 @@ def patch_of_the_hosts_own_chroma(graph: Graph, run: QueuedRun, facts: Facts) ->
 
 @rule
 def host_nag(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """The host's NAG acts where cond and uncond share a forward, which its own Chroma does only for equally long prompts.
+    """The host's NAG needs cond and uncond in one forward; the host's Chroma joins them only if equally long.
 
-    source: the host's nodes_nag.py and conds.py; tried for this pack. Models of Load Chroma Model share it.
+    source: the host's nodes_nag.py and conds.py; tried for this pack. Load Chroma Model's models join all lengths.
     """
     for node, kind in run.kinds(graph):
         if kind == "NAGuidance" and run.is_native:
@@ -266,7 +266,7 @@ def host_nag(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
             )
 
 
-# Class -> what becomes of it with Chroma, and whether only with ComfyUI's own.
+# Class -> severity, text, and whether only for ComfyUI's own Chroma.
 WITHOUT_EFFECT: dict[str, tuple[str, str, bool]] = {
     "PerturbedAttentionGuidance": (IDLE, "It acts on a U-Net's middle block, which Chroma lacks.", False),
     "UNetSelfAttentionMultiply": (IDLE, "It acts on a U-Net's attention.", False),

@@ -53,7 +53,7 @@ def flash_with_high_cfg(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
             HARM,
             run.guider,
             f"cfg {run.cfg:g} with a model for few steps",
-            f"{run.found.name} ({run.found.reason}) has guidance built in. With more of it pictures burn, at twice the time.",
+            f"{run.found.name} ({run.found.reason}) has guidance built in. A higher cfg burns pictures, at twice the time.",
             "Set cfg to 1, at most 1.5.",
         )
 
@@ -72,7 +72,7 @@ def undistilled_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator
             HINT,
             run.guider,
             f"cfg 1 with {run.found.name}",
-            "It has no guidance built in, and follows prompts weakly without.",
+            "It has no guidance built in, so it follows prompts weakly.",
             f"Set cfg to {preset.cfg:g}, or use a Flash checkpoint or LoRA at cfg 1.",
         )
 
@@ -89,7 +89,7 @@ def same_prompt_twice(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Fi
             IDLE,
             run.guider,
             "the positive prompt is the negative one too",
-            f"cfg {run.cfg:g} multiplies their difference, which is nothing, at twice the time.",
+            f"cfg {run.cfg:g} multiplies their difference, which is 0, at twice the time.",
             "Connect another negative prompt, an empty one if need be.",
         )
 
@@ -175,10 +175,10 @@ def flux_guidance(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Findin
 
 @rule
 def padded_text_encoder(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """These types of CLIP pad short prompts with up to 256 tokens, all visible; Chroma was trained with one.
+    """These types of CLIP pad short prompts to up to 256 tokens, all visible; Chroma was trained with one pad.
 
-    On the same weights the forward is then off by 6e-2 (relative L2). Removed by Chroma Padding, T5TokenizerOptions, and
-    Chroma Text Encode.
+    On the same weights the forward is then off by 6e-2 (relative L2). Chroma Padding, T5TokenizerOptions and Chroma
+    Text Encode remove the pads.
     source: the host's sd3_clip.py (77) and flux.py (256), min_length; 6e-2 was measured for this pack.
     """
     for chain in () if run.found.name in FLUXES else (run.positive, run.negative):
@@ -199,7 +199,7 @@ def padded_text_encoder(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
                 HARM,
                 clips[-1],
                 f"a text encoder of the type {type_}",
-                "It fills short prompts up with pad tokens, and the model sees them all. It was trained with one.",
+                "It fills short prompts up with pad tokens, and the model, trained with one pad, sees all.",
                 "Set the type to chroma, or use Chroma Text Encode or Chroma Padding.",
             )
             return

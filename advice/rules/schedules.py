@@ -17,7 +17,7 @@ FEW_STEPS = 12
 
 @rule
 def few_steps_of_a_shifted_schedule(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """n equal steps under a shift s leave s / (n - 1 + s) to the last: 0.311 for 8 steps of ComfyUI's default, 3.16.
+    """Of n equal steps under a shift s the last starts at sigma s / (n - 1 + s): 0.311 for 8 steps at ComfyUI's 3.16.
 
     source: the formula of the shift; users report soft pictures of Flash models. A hint only: the demo model, which has
     no fine detail, shows no difference (benchmarks/presets).
@@ -89,9 +89,9 @@ def shift_the_schedule_does_not_see(graph: Graph, run: QueuedRun, facts: Facts) 
 
 @rule
 def two_shifts(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """A model has one shift; the later node's takes the place of the earlier one's.
+    """A model has one shift; a later node's replaces an earlier one's.
 
-    Chroma Preset is told of only where a person has set another number in it: it is there for more than its shift.
+    Chroma Preset is reported only if a person set another shift in it: it gives more than a shift.
     source: the host's add_object_patch("model_sampling").
     """
     setters = shift_setters(graph, run)

@@ -1,4 +1,4 @@
-"""Attention in the host: its kernel and patches, and text of differing lengths told apart by rows.
+"""Attention in the host: its kernel and patches, and rows with text of different lengths.
 
 Written for ComfyUI 0.30. Shapes: B batch, H heads, L tokens, D width, K head size.
 """
@@ -22,7 +22,7 @@ from .joined_texts import Segments
 from .nag import AttentionGuidance
 
 TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
-OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options with one entry for each B / len rows
+OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options; an entry stands for B / len rows
 
 
 def host_attention(
@@ -41,7 +41,7 @@ def host_attention(
         q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
         pe, mask = out.get("pe", pe), out.get("attn_mask", mask)
         by_rows = by_rows and mask is given
-    # The fused kernel has no backward, and none at all on a CPU.
+    # The fused kernel has no backward pass and no CPU version.
     if comfy.model_management.in_training or q.device.type == "cpu":
         q, k = apply_rope(q, pe), apply_rope(k, pe)
     else:
@@ -68,9 +68,9 @@ def optimized_attention(
 class TextRows:
     """How much text each row of a batch has, so that attention leaves the padding out instead of masking it.
 
-    mask:      the key mask that says the same; a patch that replaces it is obeyed.
-    lengths:   of each row's text. Of the tokens [length, num_txt) of the joint sequence, all but the segments are padding.
-    segments:  (start, length) of each row's negative texts, which only they and the image see; see `attention_by_rows`.
+    mask:      an equal key mask; if a patch replaces it, the new one counts.
+    lengths:   of each row's text. Tokens [length, num_txt) of the joint sequence are padding, except the segments.
+    segments:  (start, length) of each row's negative texts, seen by themselves and the image only: `attention_by_rows`.
     """
 
     mask: Tensor
@@ -81,7 +81,7 @@ class TextRows:
     bias: Tensor | None = None  # (B, ..., L, L) of a style model, over each row's own text and the image
 
     def groups(self) -> Iterator[tuple[slice, int, tuple[tuple[int, int], ...]]]:
-        """Neighbouring rows of one length and the same segments, that length, and those."""
+        """(rows, length, segments) of neighbouring rows that share length and segments."""
         start = 0
         for (length, segments), rows in itertools.groupby(
             zip(self.lengths, self.segments or ((),) * len(self.lengths))
@@ -94,12 +94,12 @@ class TextRows:
 def attention_by_rows(
     attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rows: TextRows, options: Mapping[str, Any]
 ) -> Tensor:
-    """Attention for each length on its own tokens: every kernel that takes no mask stays in use, and no pad is computed.
+    """Attention for each length on its own tokens: kernels that take no mask can be used, and no pad is computed.
 
-    A negative text of normalized attention guidance stands behind the prompt in the same sequence: it is seen by itself
-    and by the image's queries a second time, so that the linear layers see the image once.
+    A negative text of normalized attention guidance follows the prompt in the same sequence. Its own queries and, in a
+    second attention, the image's see it, so the linear layers compute the image once.
 
-    attention: (q, k, v, options, mask=None) -> (B, L, H*K); called with what it would get if those rows ran alone.
+    attention: (q, k, v, options, mask=None) -> (B, L, H*K); called as if those rows ran alone.
     q, k, v:   (B, H, L, K), rotary embedding applied.
     returns:   (B, L, H*K); zeros at padding.
     """

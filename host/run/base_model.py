@@ -21,7 +21,7 @@ from .forward import HostTransformer
 from .kept_modulations import OPTION
 from .nag import NAG, NegativeText, acts_at
 
-# What the Approximator is told where a conditioning says nothing. Chroma was trained with 0, FLUX's own with 3.5.
+# The Approximator's guidance if a conditioning has none. Chroma was trained with 0, FLUX's own with 3.5.
 GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": 3.5}
 
 
@@ -60,7 +60,7 @@ class ChromaModel(comfy.model_base.Chroma):
             return comfy.conds.CONDRegular(text)  # a ControlNet is given the joined text without its lengths
         patcher = self.current_patcher
         patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
-        # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing where they run apart.
+        # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing if those run apart.
         rule = sharing(options["device"], bool(patches.get("attn1_output_patch")), options.get(PAIRING))
         return TextCond(text, options["noise"].shape[2:], self.diffusion_model.patch_size, rule)
 
@@ -72,7 +72,7 @@ class ChromaModel(comfy.model_base.Chroma):
             guidance = torch.zeros_like(timesteps) if guidance is None else guidance.to(timesteps)
             kwargs["modulations"] = run.get(self, timesteps, guidance, self.get_dtype_inference())
         lengths = kwargs.pop("context_lengths", None)
-        if lengths is not None:  # numbers, read here while they are on the CPU: a GPU would have to be waited for
+        if lengths is not None:  # numbers, read here on the CPU, so that nothing waits for a GPU
             lengths = tuple(lengths.flatten().tolist())
             kwargs["context_lengths"] = lengths if min(lengths) < c_crossattn.shape[1] else None
         negative, segments = kwargs.pop("nag_context", None), kwargs.pop("nag_segments", None)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sharing:
-    """When prompts share a forward. It saves reading, unpacking or streaming the weights twice; it costs the padding,
-    which goes through every linear layer, and caches that two pictures do not fit into where one does.
+    """When prompts share a forward. It saves reading, unpacking or streaming the weights twice. It costs the padding,
+    which goes through every linear layer, and cache misses where one picture fits and two do not.
 
     max_pad_share:    the largest share of padding in a batch of two; below 0 nothing is shared.
     max_image_tokens: the most image tokens of one conditioning, all pictures of its batch together.
@@ -82,6 +82,6 @@ def sharing(device: Any, compared: bool, pairing: str | None = None) -> Sharing:
 
 
 def pad_share(lengths: tuple[int, ...], num_img: int) -> float:
-    """How many of a batch's tokens are padding, as a share; lengths of its rows' text, num_img image tokens each."""
+    """The share of padding in a batch's tokens; lengths: of its rows' text; num_img: image tokens of a row."""
     longest = max(lengths)
     return sum(longest - n for n in lengths) / (len(lengths) * (longest + num_img))

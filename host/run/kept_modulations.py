@@ -1,7 +1,7 @@
 """Keeps the Approximator's results: one per distinct timestep, shared by cond, uncond, batch rows and the next run.
 
 The store belongs to the loaded model's patcher and is reached through a wrapper around each sampling run, never
-through the module: a key names the weights by the patcher's `patches_uuid`, which every LoRA renews.
+through the module. A key has the patcher's `patches_uuid` for the weights, which every LoRA renews.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class RunModulations:
     def __init__(self, store: ModulationStore, patcher: Any):
         self._patcher = patcher
         self._model = weakref.ref(patcher.model)
-        # What changes weights without renewing patches_uuid is the same within one run only: such a run keeps a store
-        # of its own, which ends with it.
+        # Some patches change weights without a new patches_uuid, and are constant only within a run. Such a run has its
+        # own store, which ends with it.
         self._own = bool(patcher.injections or patcher.hook_patches) or any(
             key.startswith("diffusion_model") for key in patcher.object_patches
         )

@@ -25,7 +25,7 @@ _BLOCKS = re.compile(r"(double|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?")
 
 @dataclass(frozen=True)
 class NegativeText:
-    """What normalized attention guidance moves away from; of an entry without it, all widths are 0.
+    """What normalized attention guidance moves away from; N and K are 0 for an entry without.
 
     text:     (1 or B, N, D), several texts one behind the other.
     segments: (1 or B, K, 2) integers, where in N each text starts and how many tokens of it count.
@@ -63,7 +63,7 @@ def acts_at(guidance: AttentionGuidance | None, sigma: Tensor) -> bool:
 
 
 def negative_text(conditioning: list[Any]) -> NegativeText:
-    """All entries of a CONDITIONING, one behind the other; their areas, masks and steps do not count.
+    """All entries of a CONDITIONING, one behind the other; their areas, masks and steps are ignored.
 
     raises: ValueError if there is no text, or batches differ.
     """
@@ -79,8 +79,8 @@ def negative_text(conditioning: list[Any]) -> NegativeText:
             lengths = (kinds != HIDDEN).sum(dim=1).cpu()
         if text.shape[0] not in (1, batch):
             raise ValueError(
-                f"the negative conditioning joins batches of {text.shape[0]} and {batch} prompts; use one prompt, or as "
-                "many as pictures in each"
+                f"the negative conditioning joins batches of {text.shape[0]} and {batch} prompts; use one prompt in "
+                "each, or one per picture"
             )
         texts.append(text.expand(batch, -1, -1))
         segments.append(torch.stack((torch.full((batch,), start), lengths.expand(batch)), dim=1))
@@ -91,7 +91,7 @@ def negative_text(conditioning: list[Any]) -> NegativeText:
 
 
 def no_text(like: NegativeText) -> NegativeText:
-    """Of conditionings that are not guided: the same keys, so that they may share a batch."""
+    """For conditionings without guidance: the same keys, so that they may share a batch."""
     return NegativeText(like.text[:1, :0], like.segments[:1, :0])
 
 
@@ -99,7 +99,7 @@ def parse_blocks(text: str, num_double: int, num_single: int) -> frozenset[tuple
     """Blocks from "all", or from a list such as "double, single 0-9, single 12".
 
     returns: ("double" or "single", index) of each, None for all.
-    raises:  ValueError for a part that is none, or an index that the model does not have.
+    raises:  ValueError for a part that names no blocks, or for an unknown index.
     """
     counts = {"double": num_double, "single": num_single}
     if text.strip().lower() in ("", ALL):
@@ -109,7 +109,7 @@ def parse_blocks(text: str, num_double: int, num_single: int) -> frozenset[tuple
         found = _BLOCKS.fullmatch(part.strip())
         if found is None:
             raise ValueError(
-                f"{part.strip()!r} in the list of blocks is none; write all, or e.g. double, single 0-9, single 12"
+                f"{part.strip()!r} in the list names no block; write all, or e.g. double, single 0-9, single 12"
             )
         kind, first, last = found.groups()
         count = counts[kind]
@@ -134,7 +134,7 @@ def network_of(model: Any) -> Any:
 
 
 class AttentionGuided:
-    """Attention guidance on a MODEL. Its wrapper tells every sampling run, whose options and conditionings are its own."""
+    """Attention guidance on a MODEL. Its wrapper writes it into each run's own options and conditionings."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The type that a run computes in, whatever type its model was loaded to compute in. Written for ComfyUI 0.30.
 
 The host gives a network its inputs in the model's `manual_cast_dtype`, and layers with `comfy_cast_weights` bring their
-weights into the type of their input. Both are set while a run lasts: no weight is loaded again, other runs of the model
-are as ever, and quantised layers keep their fast multiplication. (The host's own `set_model_compute_dtype` loads the
+weights into the type of their input. Both are set while a run lasts: no weight is loaded again, the model's other runs
+are unchanged, and quantised layers keep their fast multiplication. (The host's own `set_model_compute_dtype` loads the
 whole model anew and has quantised weights unpacked.)
 """
 

@@ -25,7 +25,7 @@ SAMPLERS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {  # name 
 
 
 def on_host(name: str) -> Callable[..., Tensor]:
-    """A sampler as the host calls it: knows from the model whether it is a flow model, and shows the host's bar."""
+    """A sampler as the host calls it: asks the model whether it is a flow model, and shows a progress bar."""
     function, defaults = SAMPLERS[name]
 
     def sample(
@@ -75,7 +75,7 @@ def sampler(name: str, **options: float) -> comfy.samplers.KSAMPLER:
     raises: ValueError on a name or an option that is not there.
     """
     if name not in SAMPLERS:
-        raise ValueError(f"sampler {name}: there is no such one here; there are {', '.join(SAMPLERS)}")
+        raise ValueError(f"sampler {name}: not known; choose one of {', '.join(SAMPLERS)}")
     known = SAMPLERS[name][1]
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -26,7 +26,7 @@ def model_schedule(model_sampling: Any, steps: int, curve: str, params: Mapping[
 
 
 def register() -> list[str]:
-    """Puts the names of MENU into the host's registry and its menus, and gives those that were put.
+    """Puts the names of MENU into the host's registry and its menus, and returns those added.
 
     A name that is there already, in the registry or in a menu, is left to whoever brought it (RES4LYF has bong_tangent,
     other packs sigmoid_offset and power_shift). Lists are extended in place, since every node's menu is one of them; some

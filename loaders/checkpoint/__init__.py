@@ -1,1 +1,1 @@
-"""What a file is, checked against the model, and written again."""
+"""Tells what a file is, checks it against the model, writes it."""

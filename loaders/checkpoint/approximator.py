@@ -1,4 +1,4 @@
-"""Puts a checkpoint's Approximator where the model has left an identity."""
+"""Replaces the model's placeholder by a checkpoint's Approximator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...chroma_model import Approximator, ChromaConfig, ChromaTransformer
 def fill_approximator(model: ChromaTransformer, config: ChromaConfig, layers: Any = nn, **factory: Any) -> None:
     """Builds an Approximator of the sizes that the checkpoint implies and fills `distilled_guidance_layer` with it.
 
-    layers:  classes of its layers; they must take float32 inputs over weights of any storage type.
+    layers:  classes of its layers; they must take float32 inputs with weights of any dtype.
     factory: dtype and device of its parameters. The weights come with the rest of the state dict.
     raises:  ValueError if one is there already.
     """

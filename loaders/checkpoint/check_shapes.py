@@ -27,7 +27,7 @@ def expected_shapes(config: ChromaConfig) -> dict[str, tuple[int, ...]]:
 
 
 class Words(NamedTuple):
-    """What an error says of a family of models: of tensors that are not its own, and of others' shapes."""
+    """The words of errors on one family of models: for unknown tensors, and for wrong shapes."""
 
     unknown: str
     misshapen: str
@@ -41,7 +41,7 @@ CHROMA = Words(
 
 
 def check(header: Header, detection: Detection) -> None:
-    """Raises ValueError naming every kind of mismatch between the file and the model that its sizes imply."""
+    """Raises ValueError for the first kind of mismatch between a file and the model that its sizes imply."""
     check_shapes(header.name, expected_shapes(detection.config), detection, CHROMA)
 
 
@@ -78,7 +78,7 @@ def non_finite(tensors: Mapping[str, Tensor], sample: bool) -> list[str]:
             part = tensor[[0, tensor.shape[0] // 2, -1]]
         if not part.is_floating_point():
             continue
-        part = part.float()  # not every type can be asked
+        part = part.float()  # isfinite lacks some types
         if not torch.isfinite(part.sum()) and not torch.isfinite(part).all():
             bad.append(name)
     return bad

@@ -80,7 +80,7 @@ def config_of(file: str, shapes: Mapping[str, tuple[int, ...]], flags: set[str])
 def _radiance(
     file: str, shape: Callable[[str, int], tuple[int, ...]], count: Callable[[str], int], final: str, half_size: bool
 ) -> tuple[NerfConfig, dict[str, int]]:
-    """(sizes of the head, sizes of the picture's side) of a model that works on pixels."""
+    """(sizes of the head, channels and patch size) of a model that works on pixels."""
     _, channels, kernel, across = shape("img_in_patch.weight", 4)
     width, features = shape("nerf_image_embedder.embedder.0.weight", 2)
     num_weights = shape("nerf_blocks.0.param_generator.weight", 2)[0]

@@ -1,4 +1,4 @@
-"""What a written file says of itself: the source's metadata that still hold, and the record of how it was made."""
+"""What a written file says of itself: the source's still valid metadata, and the record of how it was made."""
 
 from __future__ import annotations
 

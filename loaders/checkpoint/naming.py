@@ -1,4 +1,4 @@
-"""Which names of a file are the transformer's: layout and prefix; and an Approximator out of another file."""
+"""Finds the transformer's names in a file by layout and prefix; adds an Approximator from another file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .keys import APPROXIMATOR, FLAGS, FLUX, OLD_MARKER, OTHER_COMPONENTS, SIGNA
 
 
 def layout_of(header: Header) -> tuple[str, str]:
-    """(layout, prefix), read off the place of a layer that every such transformer has."""
+    """(layout, prefix), from the name of a layer that every such transformer has."""
     for layout, signature in SIGNATURES.items():
         ends = [n for n in header.tensors if n == signature or n.endswith("." + signature)]
         # `single_transformer_blocks` and other components must not pass for a prefix.

@@ -1,4 +1,4 @@
-"""Each tensor of a model that is written: under which name, in which format, and its values so packed.
+"""For each tensor of a model to write: its name, its format and its packed values.
 
 Shapes: N output rows, K inputs.
 """
@@ -57,8 +57,8 @@ class Item:
 def items_of(detection: Detection, choice: ExportFormat, full_precision: bool = True) -> list[Item]:
     """What each tensor becomes, in the source's order.
 
-    The linears of the blocks take the format; other matrices 16 bits (fp16 if the source's are), `FLOAT32_PARTS` and,
-    in a GGUF, vectors and kernels 32: other readers take the sizes of 4-D tensors from bytes unless they are F32 or F16.
+    Linears of the blocks take the format, other matrices 16 bits (fp16 if the source's are). `FLOAT32_PARTS` and, in a
+    GGUF, vectors and kernels take 32: other readers get the sizes of 4-D tensors from bytes unless F32 or F16.
     """
     half = "F16" if detection.dtype == torch.float16 else "BF16"
     half = choice.type if choice.type in ("F16", "BF16") else half

@@ -28,9 +28,9 @@ class Collected:
     """The weights of a file.
 
     dtype:   of most of the plain weights.
-    tensors: the model's own name -> the stored tensors whose rows make it up, in their order; one, but for layers that
-             diffusers splits.
-    shapes:  of each of them, whole and unpacked.
+    tensors: the model's own name -> the stored tensors whose rows make it up, in their order; one, except for layers
+             that diffusers splits.
+    shapes:  of each whole, unpacked weight.
     formats: format -> number of stored tensors, without plain ones.
     """
 
@@ -45,7 +45,7 @@ class Collected:
 
 
 class Names:
-    """A file's names, told apart: weights from what stands beside them.
+    """A file's names, split into weights, scales and markers.
 
     plain:   weight's name without prefix -> name in the file.
     scales:  stem -> role -> name in the file.
@@ -77,7 +77,7 @@ def collect(
     old_marker: what the header says of the file's `scaled_fp8` tensor; None without one.
     place:      where a stored tensor belongs.
     split:      a weight's own name -> the stored names of all its parts, in the order of rows.
-    raises:     ValueError for a storage that is not known, two tensors for one place, a part or a weight that lacks.
+    raises:     ValueError for an unknown storage, two tensors for one place, or a missing part or weight.
     """
     scales = dict(names.scales)
     found: dict[str, dict[int | None, Part]] = {}

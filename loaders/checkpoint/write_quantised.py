@@ -68,7 +68,7 @@ class Written:
 
     num_linears: linear layers of the blocks that are in the format.
     error:   relative Frobenius error of the blocks' linears, all together.
-    skipped: inputs of linears that the format does not fit -> how many; they are in 16 bits.
+    skipped: input width that the format does not fit -> number of linears, in 16 bits.
     """
 
     path: Path
@@ -111,12 +111,12 @@ def write_model(
     metadata: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Written:
-    """Writes a model; the file appears under its name when it is whole, and nothing stays if it does not get there.
+    """Writes a model. The file gets its name when it is whole; if the writing fails, nothing stays.
 
     format_name: a key of EXPORTS.
     full_precision: mark fp8 layers so that the host unpacks them for multiplication. Without the mark it multiplies in
                  fp8 where the device can, and then casts the inputs with a bare scale of 1.
-    metadata:    more of it, beside the source's and this pack's own `chroma.*`.
+    metadata:    added to the source's and this pack's own `chroma.*`.
     progress:    called before each tensor; what it raises ends the writing.
     raises:      ValueError for an unknown format, a name of another ending, a file that exists already, too little
                  space, NaN or infinite weights, or weights that do not fit the format.
@@ -125,7 +125,7 @@ def write_model(
     detection = source.detection
     items = items_of(detection, format, full_precision)
     stored = [s for item in items for s in item.stored.values()]
-    # The empty tensors are what other programs look for; in a GGUF, where some drop them, the metadata tells it too.
+    # Other programs look for these empty tensors. Some drop them from a GGUF, so the metadata says it too.
     stored += [Stored(name, "F32", (0,)) for name in detection.config.markers]
     record = {
         **kept_metadata(source.metadata, format.container),

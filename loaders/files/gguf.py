@@ -57,7 +57,7 @@ NUMBERS: dict[int, tuple[struct.Struct, str]] = {
 }
 UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
 
-# What is mapped as itself; all else is bytes.
+# Types mapped as they are; all others as bytes.
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -127,8 +127,8 @@ def read_gguf_header(path: str | os.PathLike[str]) -> tuple[dict[str, GGUFTensor
 def map_gguf(path: str | os.PathLike[str], tensors: Mapping[str, GGUFTensor]) -> dict[str, Tensor]:
     """Tensors that `read_gguf_header` named, on the CPU, mapped from the file and read when touched.
 
-    Writing into one never reaches the file; on Windows, where a writable view of a file takes as much of the page file,
-    it ends the process, so clone first. A tensor that the file places too oddly for its dtype is copied.
+    Writing into a tensor never reaches the file. On Windows, where views are read-only (writable ones take page file),
+    it ends the process: clone first. A tensor whose offset is not aligned to its dtype is copied.
 
     returns: F64, F32, F16, BF16, I64, I32, I16 and I8 as that dtype in the tensor's shape; all else as uint8
              (..., K // block_size * type_size).
@@ -171,7 +171,7 @@ def _map(file: int) -> mmap.mmap:
 
 
 class _Cursor:
-    """A place in the header that cannot leave it."""
+    """A position that cannot leave the header."""
 
     def __init__(self, buffer: mmap.mmap, file_name: str):
         self.buffer, self.file_name, self.at = buffer, file_name, 0
@@ -299,9 +299,9 @@ def _tensor(cursor: _Cursor, name: str, metadata: Mapping[str, object]) -> GGUFT
 
 
 def _check_places(tensors: Mapping[str, GGUFTensor], start: int, size: int, alignment: int, file_name: str) -> None:
-    """Tensors follow each other in the header's order, none in another, and fill the file up to padding.
+    """Tensors follow each other in the header's order, do not overlap, and fill the file up to padding.
 
-    ggml asks the same of a file. It is what shows a wrong size, type or place, and bytes that were lost or came to.
+    ggml demands the same. This check finds a wrong size, type or place, and bytes that were lost or added.
     """
     end, last = start, "the header"  # end None: unknown, after a tensor of unknown type
     for name, t in tensors.items():

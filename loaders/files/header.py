@@ -1,4 +1,4 @@
-"""What every reader of weight files gives: the header. And the markers in it, small tensors that hold JSON."""
+"""The header that every reader of weight files gives, and the markers in it: small tensors that hold JSON."""
 
 from __future__ import annotations
 

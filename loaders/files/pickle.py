@@ -42,7 +42,7 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
             else:
                 with _Limited(path) as f:
                     loaded = torch.load(f, map_location="cpu", weights_only=True)
-                    if f.read(1):  # that format has no checksums; bytes that came in show at its end only
+                    if f.read(1):  # that format has no checksums; added bytes show only at its end
                         raise ValueError("bytes are left over at its end")
     except Exception as error:  # a damaged pickle ends in any of two dozen kinds
         wanted = CLASS.search(str(error))

@@ -1,6 +1,6 @@
 """Opens weight files: first the header alone, then the tensors, mapped and not copied. Renames nothing.
 
-Read are safetensors (one file, or shards with their index), GGUF and torch's own files.
+Reads safetensors (one file, or shards with their index), GGUF and torch's own files.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def whole(path: str | os.PathLike[str]) -> Path:
-    """The index beside a shard, where the path is a shard's; else the path itself.
+    """The index beside it if the path is a shard; else the path itself.
 
     raises: ValueError for a shard without its index.
     """

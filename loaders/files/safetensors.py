@@ -22,7 +22,7 @@ MAX_LISTS = 8 * MAX_TENSORS  # brackets: three tell of a tensor; texts of metada
 
 
 def safetensors_header(path: Path) -> Header:
-    """Of 8 bytes of length, that much JSON, then the tensors' bytes.
+    """Layout: 8 bytes of length, that much JSON, the tensors' bytes.
 
     raises: ValueError if the file is cut short, damaged or something else.
     """
@@ -87,7 +87,7 @@ def _check_counts(file: str, raw: bytes) -> None:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names all differ; where they do not, readers disagree on which counts."""
+    """A JSON object without repeated names, since readers disagree on which one counts."""
     out = dict(pairs)
     if len(out) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
@@ -116,5 +116,5 @@ def _span(name: str, entry: dict, info: TensorInfo) -> tuple[int, int, str]:
     if type(first) is not int or type(last) is not int or not 0 <= first <= last < MAX_NUMBER:
         raise ValueError(f"{name} has offsets {short(entry['data_offsets'])}")
     if isinstance(info.dtype, torch.dtype) and last - first != info.numel * info.dtype.itemsize:
-        raise ValueError(f"{name} takes {last - first:,} bytes, its shape {short(info.shape)} needs others")
+        raise ValueError(f"{name} takes {last - first:,} bytes, not what its shape {short(info.shape)} needs")
     return first, last, name

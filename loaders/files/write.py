@@ -1,4 +1,4 @@
-"""Weight files written tensor by tensor: safetensors and GGUF. The memory taken is that of one tensor.
+"""Writes weight files tensor by tensor: safetensors and GGUF. It needs the memory of one tensor.
 
 A file is written under a temporary name beside its place, and gets its own name when it is whole.
 """
@@ -47,7 +47,7 @@ class Stored:
     """One tensor of a file to be written.
 
     type:  safetensors' name of a dtype, or ggml's of a type.
-    shape: of its weights, also where they are packed.
+    shape: of its weights before packing.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Stored:
 
 @contextlib.contextmanager
 def whole_file(path: Path, needed: int, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary name to write to; it becomes `path` at the end, or is removed if anything ends the writing before.
+    """A temporary name to write to; it becomes `path` at the end, or is removed if the writing fails.
 
     needed: bytes that the file will take.
     raises: ValueError if path exists and may not be overwritten, its folder is missing or not writable, the name is too
@@ -178,7 +178,7 @@ class GGUFFile:
 
     @contextlib.contextmanager
     def open(self, path: Path) -> Iterator["GGUFFile"]:
-        # No program has an architecture "chroma"; all that read Chroma know it by its tensors, under FLUX's.
+        # No program knows an architecture "chroma"; readers of Chroma want "flux" and look at the tensors.
         self.writer = gguf.GGUFWriter(path, arch="flux")
         self.writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         self.writer.add_file_type(self.file_type)
@@ -188,7 +188,7 @@ class GGUFFile:
             add.get(type(value), self.writer.add_string)(key, value)
         for t in self.tensors:
             kind = gguf.GGMLQuantizationType[t.type]
-            # As bytes, which the package turns back into weights; numpy has no bfloat16.
+            # Shapes in bytes, which the package converts back; numpy has no bfloat16.
             self.writer.add_tensor_info(t.name, packed_shape(t.shape, t.type), np.dtype(np.uint8), t.nbytes, kind)
         self.left = iter(self.tensors)
         try:

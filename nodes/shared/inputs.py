@@ -11,7 +11,7 @@ from torch import Tensor
 from ...samplers.schedules import CURVES, MAX_STEPS, Parameter
 
 CATEGORY = "sampling/chroma"
-TOKEN_SIDE = 16  # pixels of a side that one image token stands for
+TOKEN_SIDE = 16  # an image token is 16 x 16 pixels
 MAX_SEED = 2**64 - 1
 SHARE = "Share of the run, 0 to 1."
 NOISE = "Chooses the noise: the same seed and settings give the same picture."
@@ -33,7 +33,7 @@ MADE_ANEW = "Below 1: how much of the picture in the latent is made anew."
 def number(
     name: str, default: float, low: float, high: float, step: float | None, tooltip: str, **more: Any
 ) -> io.Input:
-    """A number's widget: of whole numbers where the default is one."""
+    """A number's widget; for whole numbers if the default is one."""
     kind = io.Int if isinstance(default, int) else io.Float
     return kind.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
 
@@ -49,7 +49,7 @@ def parameters(curve: str) -> list[io.Input]:
 
 
 def choice(name: str, tooltip: str, options: Mapping[str, list[io.Input]], **more: Any) -> io.Input:
-    """A menu, each of whose choices brings inputs of its own."""
+    """A menu whose choices have their own inputs."""
     made = [io.DynamicCombo.Option(key, inputs) for key, inputs in options.items()]
     return io.DynamicCombo.Input(name, options=made, tooltip=tooltip, **more)
 
@@ -96,7 +96,7 @@ def skip_first_steps_input(**more: Any) -> io.Input:
 
 
 def switches() -> list[io.Input]:
-    """What the schedulers have behind their steps."""
+    """The schedulers' inputs after their steps."""
     return [
         denoise_input(LAST_STEPS, optional=True),
         io.Boolean.Input(
@@ -126,14 +126,14 @@ def sigmas_output() -> io.Output:
 
 
 def latent_size(model: Any, latent: Mapping[str, Any]) -> dict[str, int]:
-    """Width and height in pixels of the picture that a LATENT stands for, whole tokens."""
+    """Width and height in pixels of a LATENT's picture, rounded up to whole tokens."""
     ratio = latent.get("downscale_ratio_spacial") or model.get_model_object("latent_format").spacial_downscale_ratio
     height, width = (math.ceil(n * ratio / TOKEN_SIDE) * TOKEN_SIDE for n in latent["samples"].shape[-2:])
     return {"width": width, "height": height}
 
 
 def summary(sigmas: Tensor, steps: int) -> str:
-    """A line on a schedule, for whoever asked for so many steps."""
+    """A line on a schedule for which `steps` were asked."""
     if len(sigmas) < 2:
         return "no steps (denoise 0)"
     num = len(sigmas) - 1

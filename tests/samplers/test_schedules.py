@@ -344,7 +344,7 @@ def test_bad_parameters_are_refused_with_their_name_and_range(name, value):
         "denoise is nan; allowed is a number from 0 to 1": lambda: schedule("linear", 20, denoise=float("nan")),
         "denoise is -0.1; allowed": lambda: schedule("linear", 20, denoise=-0.1),
         "denoise is 1.5; allowed": lambda: schedule("linear", 20, denoise=1.5),
-        "denoise is 1e-09.*use at least 2e-05": lambda: schedule("linear", 20, denoise=1e-9),
+        "denoise is 1e-09.*set it to 2e-05 or more": lambda: schedule("linear", 20, denoise=1e-9),
         "steps is 10001; allowed is a whole number from 1 to 10000": lambda: sigmas.curve_points("linear", 10001),
         "model_sigmas are 0, 0.5, 1 ...": lambda: schedule("power_shift", 20, table=[0, 0.5, 1]),
         "model_sigmas are nan": lambda: schedule("power_shift", 20, table=[math.nan, 1]),

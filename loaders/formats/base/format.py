@@ -71,9 +71,9 @@ class Weight:
 
 @dataclass(frozen=True)
 class Held:
-    """A packed weight (N, K) as what a quantised tensor of its layout is made of.
+    """A packed weight (N, K): the parts of a quantised tensor of its layout.
 
-    fields: of the layout's Params, beside the shape and the type that it unpacks in.
+    fields: of the layout's Params, except the shape and the type to unpack to.
     """
 
     format: str
@@ -84,14 +84,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Matmul:
-    """How a device multiplies a format as it is stored; whether it can is tried once.
+    """How a device multiplies a format as it is stored. Each device is tried once.
 
     name:      in reports.
     options:   of the layout's quantiser, for the trial.
     inputs:    the layout that inputs are given in; None where the operation rounds them itself.
-    limit:     of the relative error of a product of Gaussian matrices, above which the operation is taken for broken.
+    limit:     largest relative error of a product of Gaussian matrices; above it the operation counts as broken.
     supported: name of the host's own check in `comfy.model_management`, if it has one; needs: what is said if it fails.
-    scaled_here: this pack scales the inputs to their own largest value; the host's default is a bare 1.
+    scaled_here: this pack scales the inputs by their own largest value; the host's default is 1.
     """
 
     name: str
@@ -140,19 +140,19 @@ class Format:
     """One way to store a weight.
 
     name:      in reports; markers call it `host_name`, the same unless said.
-    bits:      of a weight of a matrix of 3072 inputs, with its scales.
-    error:     of its values, relative (Frobenius), where weights are Gaussian, of 12288 inputs; None if not measured.
-               Source: benchmarks/precision.py; of GGML's K types ggml's own quantisers (`ggml.ERRORS`).
+    bits:      per weight, with scales, for 3072 inputs.
+    error:     relative (Frobenius), of Gaussian weights with 12288 inputs; None if not measured. Source:
+               benchmarks/precision.py; for GGML's K types ggml's own quantisers (`ggml.ERRORS`).
     recognise: what a header shows -> how it is stored; None where it is another format, ValueError where it is this one
                and does not fit.
     unpack:    (stored, beside, settings, dtype) -> (N, K) in dtype.
     hold:      (stored, beside, storage) -> `Held`; beside without what concerns the inputs.
-    fuse:      several, joined by rows without unpacking; None where that cannot be.
+    fuse:      joins several by rows without unpacking; None where it cannot.
     beside:    the roles that may stand beside the weight.
-    marked:    beginning of a marker's format -> what the weight may then be stored as.
+    marked:    beginning of a marker's format -> dtypes that the weight may have.
     layout:    the host's, or OWN_LAYOUT.
     has_rows:  rows can be unpacked on their own; others' scales lie in tiles.
-    unpacked_here: where it is not multiplied as it is, our layers unpack it: the host's would round the inputs as well.
+    unpacked_here: our layers unpack it where it is not multiplied as stored; the host's would round the inputs too.
     pack:      (rows float32, the tensor's largest number, seed or None for rounding to nearest) -> stored, scale; rows
                may be some of a tensor's. None where it is only read.
     fits:      whether rows of K inputs make whole blocks.
@@ -208,7 +208,7 @@ def is_changed(held: Held) -> bool:
 
 
 def joined_rows(parts: Sequence[Held], **fields: Any) -> Held:
-    """The parts' stored values one below the other, with the first one's fields but for those given."""
+    """The parts' stored values joined by rows, with the first part's fields except those given."""
     first = parts[0]
     shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
     return Held(first.format, torch.cat([part.data for part in parts]), shape, {**first.fields, **fields})

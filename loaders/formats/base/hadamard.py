@@ -1,4 +1,4 @@
-"""Hadamard rotations of a weight's inputs, which bring its numbers to about one size. Source: ConvRot."""
+"""Hadamard rotations of a weight's inputs, which make its numbers similar in size. Source: ConvRot."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def rotates(columns: int, group: Any) -> bool:
 def rotate(weight: Tensor, group: int) -> Tensor:
     """(N, K) times a Hadamard matrix on every `group` of columns. Twice gives the weight back.
 
-    group: 4, 16, 64 or 256. The matrix is the regular one, the product of 4 by 4 ones, so that a column's largest
-           number goes to all columns alike.
+    group: 4, 16, 64 or 256. The matrix is regular, a Kronecker product of 4 x 4 matrices, so that a large number
+           spreads evenly over all columns.
     """
     h4 = torch.tensor(
         [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=weight.dtype, device=weight.device

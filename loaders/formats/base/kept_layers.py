@@ -9,7 +9,7 @@ KEPT_PARTS = {
     "Radiance": ("img_in_patch.", "txt_in.", "nerf_", "distilled_guidance_layer.", "__"),
 }
 KEPT_PARTS["Chroma lite"] = KEPT_PARTS["FLUX"] = KEPT_PARTS["Chroma"]
-FLOAT32_PARTS = ("nerf_image_embedder.",)  # so trained, stored and computed
+FLOAT32_PARTS = ("nerf_image_embedder.",)  # float32 in training and files
 
 
 def is_quantised(name: str, ndim: int, variant: str = "Chroma") -> bool:

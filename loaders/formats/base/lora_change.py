@@ -1,4 +1,4 @@
-"""What a LoRA adds to a packed weight, kept beside it where it is not packed anew.
+"""What a LoRA adds to a packed weight, kept beside it if it is not packed again.
 
 Shapes: N output rows, K inputs, R rank.
 """

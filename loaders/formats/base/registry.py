@@ -30,7 +30,7 @@ FORMATS: Mapping[str, Format] = {f.name: f for f in ALL if f.dtype is None}
 BY_HOST_NAME: Mapping[str, Format] = {f.host_name: f for f in FORMATS.values()}
 MARKED: Mapping[str, tuple[torch.dtype, ...]] = {start: dtypes for f in ALL for start, dtypes in f.marked.items()}
 
-# What may stand in a scale's place, by role: beside these types only numbers.
+# Role -> dtypes that a scale may have; other roles have FLOAT_DTYPES.
 _BITS = (torch.uint8, torch.float8_e4m3fn, getattr(torch, "float8_e8m0fnu", torch.uint8), "F8_E8M0")
 ROLE_DTYPES: Mapping[str, tuple[Any, ...]] = {"weight_scale": (*FLOAT_DTYPES, *_BITS), "weight_delta": (torch.int8,)}
 FAMILIES = ("float8", "int8")  # other writers' names begin with these; the stored types tell what they are
@@ -83,7 +83,7 @@ def is_needed(role: str, scale: TensorInfo, storage: Storage) -> bool:
 
 
 def _check_marker(weight: Weight) -> None:
-    """A matrix that is marked must be so stored; of plain numbers and other shapes the marker says nothing."""
+    """A marked matrix must be stored as marked; for plain numbers and other shapes the marker is ignored."""
     named = weight.named
     if named is None or isinstance(weight.dtype, str) or weight.dtype in FLOAT_DTYPES or len(weight.shape) != 2:
         return
@@ -112,7 +112,7 @@ def _unknown(weight: Weight) -> ValueError:
 
 
 def dense(part: Part, tensors: Mapping[str, Tensor]) -> Tensor:
-    """One stored tensor, unpacked; a plain one as it is stored, all else in float32.
+    """One stored tensor, unpacked to float32; a plain one keeps its type.
 
     tensors: the file's tensors by their names in it; only read.
     raises:  ValueError for a plain weight with a scale beside it that is not 1.

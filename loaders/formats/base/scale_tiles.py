@@ -11,11 +11,11 @@ from torch import Tensor
 from .format import round_up
 
 TILE_ROWS, TILE_COLUMNS = 128, 4
-CHUNK = 1 << 20  # weights at a time, so that what is in between stays small
+CHUNK = 1 << 20  # weights at a time, to keep intermediate tensors small
 
 
 def tiled_shape(rows: int, columns: int, block: int) -> tuple[int, int]:
-    """Of the scales of (rows, columns) weights, blocks of `block` columns, filled up to whole tiles."""
+    """Shape of the scales of (rows, columns) weights in blocks of `block` columns, in whole tiles."""
     return round_up(rows, TILE_ROWS), round_up(math.ceil(columns / block), TILE_COLUMNS)
 
 
@@ -27,7 +27,7 @@ def untiled(scales: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def by_rows(function: Callable[..., Tensor], columns: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
-    """function of tensors' rows, a few at a time -> (N, columns) in dtype."""
+    """Applies function to the tensors' rows, a few at a time -> (N, columns)."""
     out = torch.empty(len(tensors[0]), columns, dtype=dtype, device=tensors[0].device)
     rows = max(1, CHUNK // columns)
     for start in range(0, len(out), rows):

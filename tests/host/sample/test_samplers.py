@@ -238,8 +238,8 @@ def test_sampler_object_carries_its_options(comfy, ours, model):
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("chroma_res_3m", {}, "chroma_res_3m: there is no such one here; there are chroma_res_2m"),
-        ("euler", {}, "euler: there is no such one"),
+        ("chroma_res_3m", {}, "chroma_res_3m: not known; choose one of chroma_res_2m"),
+        ("euler", {}, "euler: not known"),
         ("chroma_res_2m", {"c2": 0.5}, "unknown option c2; it has eta, s_noise"),
     ],
 )
