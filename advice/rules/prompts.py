@@ -6,6 +6,7 @@ import re
 from typing import Iterator
 
 from ...constants import MAX_TOKENS, SHORT_NEGATIVE
+from ...samplers.guided_run import CURVES
 from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
 from ..presets import FLUXES
 from ..queued_graph import Graph
@@ -22,10 +23,14 @@ def negative_prompt_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iter
     source: the host's comfy/samplers.py, sampling_function.
     """
     text = graph.text(run.negative)
-    by_step = [n for n in (run.guider, *run.models) if graph.value(n, "curve") == "list"]
     if run.is_part or run.is_open:  # it may act in the other part, or through what the graph hides
         return
-    if run.cfg == 1 and text and text.strip() and not (has_nag(graph, run) or by_step or "cfg_pp" in run.sampler):
+    if (
+        run.cfg == 1
+        and text
+        and text.strip()
+        and not (has_nag(graph, run) or changes_cfg(graph, run) or "cfg_pp" in run.sampler)
+    ):
         yield Finding(
             IDLE,
             run.guider,
@@ -34,6 +39,12 @@ def negative_prompt_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iter
             "Empty the negative prompt, or use Chroma NAG, which works at cfg 1"
             + ("." if run.found.preset.few_steps else ", or a cfg of 3 to 4, at twice the time."),
         )
+
+
+def changes_cfg(graph: Graph, run: QueuedRun) -> bool:
+    """Whether a guidance node changes cfg over the run; then both prompts are computed, whatever it begins with."""
+    changing = set(CURVES) - {"constant"}
+    return any(graph.value(node, "curve") in changing for node in (run.guider, *run.models))
 
 
 def has_nag(graph: Graph, run: QueuedRun) -> bool:
@@ -67,7 +78,7 @@ def undistilled_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator
     preset = run.found.preset
     if run.is_part or len(run.latent) > 1 or run.denoise != 1:  # it finishes what another run has composed
         return
-    if run.found.sure and preset.cfg > 2 and run.cfg == 1 and not has_nag(graph, run):
+    if run.found.sure and preset.cfg > 2 and run.cfg == 1 and not (has_nag(graph, run) or changes_cfg(graph, run)):
         yield Finding(
             HINT,
             run.guider,

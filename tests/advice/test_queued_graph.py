@@ -128,3 +128,10 @@ def test_of_two_names_of_a_role_the_better_one_counts():
     graph = {"1": node("A"), "2": node("B"), "3": node("Passes", conditioning=["1", 0], positive=["2", 0])}
     assert queued.Graph(graph).source("3", "positive") == ("2", 0)
     assert queued.Graph(graph).source("3", "negative") == ("1", 0)
+
+
+@pytest.mark.parametrize("curve, told", [("constant", True), ("linear", False), ("cosine", False), ("list", False)])
+def test_cfg_1_is_told_only_where_it_stays_1(curve, told):
+    graph = between(change(clean(cfg=1.0), "6", text=LONG * 2), "ChromaGuidance", curve=curve, **{"curve.end": 5.0})
+    titles = {title for _, _, title in found(graph)}
+    assert titles == ({"the negative prompt does nothing at cfg 1", "cfg 1 with Chroma1-HD"} if told else set())
