@@ -15,16 +15,10 @@ from .modulation import RMS_NORM_EPS, Modulation
 from .ops import Ops
 
 LAYER_NORM_EPS = 1e-6
-FP16_MAX = 65504.0
 
 
 def modulate(x: Tensor, mod: Modulation) -> Tensor:
     return torch.addcmul(mod.shift, x, 1 + mod.scale)
-
-
-def clamp_fp16(x: Tensor) -> Tensor:
-    """Clamps float16, which overflows in deep residual streams; other dtypes pass unchanged."""
-    return torch.nan_to_num(x, nan=0.0, posinf=FP16_MAX, neginf=-FP16_MAX) if x.dtype == torch.float16 else x
 
 
 class QKNorm(nn.Module):
@@ -75,7 +69,7 @@ class DoubleStreamBlock(nn.Module):
     def __init__(self, config: ChromaConfig, ops: Ops, **factory: Any):
         super().__init__()
         layers = ops.layers
-        self.attention = ops.attention
+        self.attention, self.clamp = ops.attention, ops.clamp
         self.img_norm1 = layer_norm(config, layers, **factory)
         self.img_attn = SelfAttention(config, layers, **factory)
         self.img_norm2 = layer_norm(config, layers, **factory)
@@ -112,7 +106,7 @@ class DoubleStreamBlock(nn.Module):
         img = torch.addcmul(img, self.img_mlp(modulate(self.img_norm2(img), img_mod2)), img_mod2.gate)
         txt = torch.addcmul(txt, self.txt_attn.proj(txt_attn), txt_mod1.gate)
         txt = torch.addcmul(txt, self.txt_mlp(modulate(self.txt_norm2(txt), txt_mod2)), txt_mod2.gate)
-        return clamp_fp16(img), clamp_fp16(txt)
+        return self.clamp(img, options), self.clamp(txt, options)
 
 
 class SingleStreamBlock(nn.Module):
@@ -121,7 +115,7 @@ class SingleStreamBlock(nn.Module):
     def __init__(self, config: ChromaConfig, ops: Ops, **factory: Any):
         super().__init__()
         layers = ops.layers
-        self.attention = ops.attention
+        self.attention, self.clamp = ops.attention, ops.clamp
         self.num_heads = config.num_heads
         self.split = [3 * config.hidden_size, config.mlp_hidden_dim]
         self.linear1 = layers.Linear(config.hidden_size, sum(self.split), bias=True, **factory)
@@ -150,7 +144,7 @@ class SingleStreamBlock(nn.Module):
         mlp = self.mlp_act(mlp)
         attn = torch.cat((attn, mlp), dim=-1)
         del mlp
-        return clamp_fp16(torch.addcmul(x, self.linear2(attn), vec.gate))
+        return self.clamp(torch.addcmul(x, self.linear2(attn), vec.gate), options)
 
 
 class FinalLayer(nn.Module):

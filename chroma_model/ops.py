@@ -10,12 +10,19 @@ from __future__ import annotations
 
 from typing import Any, Callable, Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import apply_rope
 
 AttentionFn = Callable[..., Tensor]
+FP16_MAX = 65504.0
+
+
+def clamp_fp16(x: Tensor, options: Mapping[str, Any] | None = None) -> Tensor:
+    """Clamps float16, which overflows in deep residual streams; other dtypes pass unchanged. options: see below."""
+    return torch.nan_to_num(x, nan=0.0, posinf=FP16_MAX, neginf=-FP16_MAX) if x.dtype == torch.float16 else x
 
 
 def torch_attention(
@@ -35,14 +42,21 @@ def torch_attention(
 
 
 class Ops:
-    """Layer classes and attention for one model.
+    """Layer classes, attention and the clamp of a block's result for one model.
 
     `layers` needs Linear, LayerNorm and RMSNorm with torch.nn's signatures. The Approximator always gets
     `approximator_layers`: it runs in float32 whatever the blocks run in, so its layers must take a float32 input
     over weights of any storage type.
     """
 
-    def __init__(self, layers: Any = nn, approximator_layers: Any = None, attention: AttentionFn = torch_attention):
+    def __init__(
+        self,
+        layers: Any = nn,
+        approximator_layers: Any = None,
+        attention: AttentionFn = torch_attention,
+        clamp: Callable[..., Tensor] = clamp_fp16,
+    ):
         self.layers = layers
         self.approximator_layers = layers if approximator_layers is None else approximator_layers
         self.attention = attention
+        self.clamp = clamp

@@ -22,12 +22,21 @@ ADDED_MASK = "attention_mask"  # added to logits, so that -inf is a number of it
 INPUT_REMEDY = "Look at the node that gives it; the model is not to blame"
 
 
-def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:
+def warn_of_damage(header: Header, weights: Mapping[str, Tensor], stored: torch.dtype | None = None) -> None:
     """Warns of NaN in small tensors, in the scales of packed ones and in a sample of large ones; the rest is looked at when a
-    run ends in NaN."""
+    run ends in NaN. stored: the file's dtype, from which a cast to float16 may overflow."""
     plain = {name: t for name, t in weights.items() if not isinstance(t, QuantizedTensor)}
     packed = {name: part for name, t in weights.items() if name not in plain for part in samples(t)}
     bad = [*non_finite(plain, sample=True), *non_finite(packed, sample=False)]
+    cast = [n for n in bad if stored != torch.float16 and is_overflow(plain.get(n))]
+    if cast:
+        logging.warning(
+            "%s: weights beyond float16's range have become infinite (%s): pictures will be black or noise. Choose bf16 or fp32 "
+            "as precision",
+            header.name,
+            ", ".join(cast[:3]),
+        )
+    bad = [name for name in bad if name not in cast]
     if bad:
         logging.warning(
             "%s: %d tensors hold NaN or infinite weights (%s ...): pictures will be black or noise. "
@@ -36,6 +45,11 @@ def warn_of_damage(header: Header, weights: Mapping[str, Tensor]) -> None:
             len(bad),
             ", ".join(bad[:3]),
         )
+
+
+def is_overflow(weight: Tensor | None) -> bool:
+    """Whether a tensor in float16 holds infinity and no NaN."""
+    return weight is not None and weight.dtype == torch.float16 and not bool(torch.isnan(weight).any())
 
 
 def samples(weight: QuantizedTensor) -> Iterator[Tensor]:

@@ -28,6 +28,7 @@ from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
 from ..run.base_model import model_config
 from ..run.kept_modulations import ModulationStore
+from ..run.overflow import tell_overflow
 from .damage import warn_of_damage, warn_of_nan
 from .file_stamp import FileStamp, stamps_of, unchanged_files
 from .layers import operations
@@ -90,7 +91,7 @@ def load_chroma(
     weights = StateBuilder(
         detection, source.tensors(), mode, plain, compute or storage, load_device, full_precision
     ).build()
-    warn_of_damage(header, weights)
+    warn_of_damage(header, weights, detection.dtype)
     weights.update({name: torch.empty(0) for name in detection.config.markers})
     # Mapped tensors become the parameters, so that nothing is copied; except where the host's own reader has mapped
     # them read-only and the patcher writes into its parameters.
@@ -178,6 +179,7 @@ def attach(patcher: Any, header: Header, stamps: tuple[FileStamp, ...]) -> None:
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, store.sample_wrapper)
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, unchanged_files(stamps))
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, warn_of_nan(header.name))
+    patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, tell_overflow(header.name))
     patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, WRAPPERS, forget)
 
 

@@ -20,6 +20,7 @@ from ...loaders.checkpoint.approximator import fill_approximator
 from .attention import TEXT_ROWS, TextRows, host_attention
 from .joined_texts import Segments, Texts, joined_texts
 from .nag import NAG
+from .overflow import clamp
 
 # What a wrong number of channels calls for.
 LATENT_REMEDY = (
@@ -147,7 +148,7 @@ class HostTransformer(ChromaTransformer):
         **_: Any,
     ):
         float32_layers = operations if getattr(operations, "takes_float32", False) else comfy.ops.manual_cast
-        ops = Ops(operations, float32_layers, host_attention)
+        ops = Ops(operations, float32_layers, host_attention, clamp)
         super().__init__(chroma_config, ops, dtype=dtype, device=device)
         fill_approximator(self, chroma_config, ops.approximator_layers, dtype=dtype, device=device)
         self.dtype = dtype
