@@ -13,6 +13,7 @@ from ..advice.queued_graph import OUR_LOADER, Graph
 from ..host.model import matmul
 from ..host.model.report import packed_formats
 from ..host.text.encode_prompt import find_t5, tokenize
+from ..loaders.files.error_text import encodable
 from ..loaders.formats.base.format import Format
 from ..loaders.formats.base.registry import FORMATS, QUANT_MODES
 from .preset import known
@@ -39,7 +40,7 @@ def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | No
             t5 = find_t5(clip)
             record["tokens"] = {text: len(tokenize(clip, t5, text, whole=True)) + 1 for text in prompts(graph)}
         except Exception as error:  # another pack's text encoder: tokens are estimated, as without one
-            logging.info("%s: tokens are not counted: %s: %a", TITLE, type(error).__name__, str(error))
+            logging.info("%s: tokens are not counted: %s: %s", TITLE, type(error).__name__, encodable(str(error)))
     return record
 
 

@@ -49,13 +49,13 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise ValueError(f"{path.name}: there is no such file. Refresh the page to renew the list of models")
     if path.stat().st_size == 0:
         raise ValueError(f"{path.name}: the file is empty. Download it again")
-    refuse_other_kinds(path)
     suffix = path.suffix.lower()
     if suffix != GGUF_SUFFIX and encodable(str(path), "utf-8") != str(path):
         raise ValueError(
             f"{encodable(path.name)}: its name or folder has bytes that are not UTF-8, with which neither safetensors' nor "
             "torch's reader opens a file. Rename it"
         )
+    refuse_other_kinds(path)
     if path.name.endswith(INDEX_SUFFIX):
         return _sharded_header(path)
     if suffix in SAFETENSORS_SUFFIXES:

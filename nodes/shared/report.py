@@ -16,6 +16,7 @@ from ...loaders.files.error_text import encodable
 EVENT = "chroma.report"
 CELLS = re.compile(r"[█░]+ ")
 FAILED = "This report has failed ({}); nothing is known of what it tells. The run goes on."
+IS_ENCODABLE = "errors_are_encodable"  # marks a function
 T = TypeVar("T")
 BAR = re.compile(r"[█░]+ ([\d,]+) of ([\d,]+)\b")  # what a text may begin with
 
@@ -36,7 +37,7 @@ def only_tell(title: str, tell: Callable[[], T], failed: str = FAILED) -> T | st
     try:
         return tell()
     except Exception as error:
-        logging.warning("%s: failed to tell of this run: %s: %a", title, type(error).__name__, str(error))
+        logging.warning("%s: failed to tell of this run: %s: %s", title, type(error).__name__, encodable(str(error)))
         return failed.format(type(error).__name__)
 
 
@@ -85,7 +86,7 @@ def message(text: str, bar: Bar | None = None, level: str | None = None) -> dict
 
 def with_encodable_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
     """A node's work, whose errors the host can log whatever is quoted in them."""
-    if hasattr(execute, "__wrapped__"):  # asked for again
+    if hasattr(execute, IS_ENCODABLE):  # asked for again
         return execute
 
     @functools.wraps(execute)
@@ -96,6 +97,7 @@ def with_encodable_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
             make_encodable(error)
             raise
 
+    setattr(run, IS_ENCODABLE, True)
     return run
 
 
