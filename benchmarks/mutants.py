@@ -32,10 +32,17 @@ AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("samplers/test_guidance.py", "samplers/test_run_record.py"),
     ),
     "advice": (("advice/*.py", "advice/rules/*.py"), ("advice",)),
-    "formats": (("loaders/formats/*.py", "loaders/formats/base/*.py"), ("loaders/formats", "loaders")),
+    "formats": (
+        ("loaders/formats/*.py", "loaders/formats/base/*.py"),
+        ("loaders/formats", "loaders/checkpoint/test_write_quantised.py", "loaders/checkpoint/test_headers.py"),
+    ),
     "keys": (
         ("loaders/checkpoint/keys.py",),
-        ("loaders/checkpoint/test_keys.py", "loaders/checkpoint/test_detect_variant.py", "loaders/checkpoint"),
+        (
+            "loaders/checkpoint/test_keys.py",
+            "loaders/checkpoint/test_detect_variant.py",
+            "loaders/checkpoint/test_headers.py",
+        ),
     ),
 }
 KILLED, ALIVE, SLOW = "killed", "alive", "timed out"

@@ -407,14 +407,14 @@ def main(rounds: int = 0, paths: dict[str, Path] | None = None) -> None:
         f"19 + 38 blocks of width {WIDTH}, seeded random weights, float32, on a CPU; relative distance (L2), the worst of the "
         f"cases. Forwards: times {', '.join(map(str, TIMES))}, pictures and prompts of several sizes.",
         "",
-        "| reference | what | cases | worst | |",
-        "|---|---|---|---|---|",
+        "| reference | cases | worst | |",
+        "|---|---|---|---|",
     ]
     for name, (compare, option) in REFERENCES.items():
         if option and option not in paths:
             continue
         for r in compare(case, paths.get(option)):
-            lines.append(f"| {name} | {r.what} | {r.count} | {r.worst:.1e} | {r.note} |")
+            lines.append(f"| {name}: {r.what} | {r.count} | {r.worst:.1e} | {r.note} |")
     write("parity", "Parity with other implementations", lines)
 
 

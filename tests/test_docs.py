@@ -21,7 +21,7 @@ GUIDES = sorted((DOCS / "guides").glob("*.md"))
 LAST_LINE = "Guides: [Which file, which settings?](guides/which_settings.md) | [Something looks wrong](guides/something_looks_wrong.md)"
 PARTS = (("Inputs",), ("Pitfalls", "If it fails"), ("Source", "Sources"))
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-FIGURE = re.compile(r"(-?\d+(?:\.\d+)?)?(?: ?%)?<!--(.*?)-->")
+FIGURE = re.compile(r"(-?\d+(?:\.\d+)?(?:e-\d+)?)?(?: ?%)?<!--(.*?)-->")
 SOURCES = ("advice", "chroma_model", "host", "loaders", "nodes", "prompts", "samplers")
 ERRORS = "Texts of errors"
 
@@ -116,8 +116,9 @@ def test_figures_are_those_of_the_tables(path):
         name, _, place = where.partition(": ")
         row, _, column = place.partition(" @ ")
         cell = measured(name)[row, column]
-        digits = len(told.partition(".")[2])
-        assert told == f"{float(cell.rstrip('%')):.{digits}f}", f"{path.name}: {told} is not {cell}, {where}"
+        mantissa, _, exponent = told.partition("e")
+        form = f".{len(mantissa.partition('.')[2])}{'e' if exponent else 'f'}"
+        assert told == f"{float(cell.rstrip('%')):{form}}", f"{path.name}: {told} is not {cell}, {where}"
 
 
 @pytest.mark.parametrize("title", ["Which precision?", "Measured"])
