@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import tempfile
@@ -199,14 +200,25 @@ def package(name: str, folder: Path) -> types.ModuleType:
     return module
 
 
+class Without(importlib.machinery.SourceFileLoader):
+    """Loads a module without the statement that binds `target`."""
+
+    target = ""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Without looking for one that is compiled already."""
+        tree = ast.parse(self.get_data(self.path))
+        targets = [getattr(s.targets[0], "id", "") if isinstance(s, ast.Assign) else "" for s in tree.body]
+        tree.body = [s for s, name in zip(tree.body, targets) if name != self.target]
+        return compile(tree, self.path, "exec")
+
+
 def without(path: Path, name: str, target: str) -> types.ModuleType:
-    """A module without the statement that binds `target`."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    tree.body = [s for s in tree.body if not (isinstance(s, ast.Assign) and getattr(s.targets[0], "id", "") == target)]
-    module = types.ModuleType(name)
-    module.__package__ = name.rpartition(".")[0]
+    loader = Without(name, str(path))
+    loader.target = target
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     sys.modules[name] = module
-    exec(compile(tree, str(path), "exec"), module.__dict__)
+    loader.exec_module(module)
     return module
 
 
