@@ -46,7 +46,7 @@ class Of(str):
 
 
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {  # what an input of a type may be connected to
-    "MODEL": ("ChromaDiffusionLoader", {"unet_name": "chroma-demo.safetensors"}),
+    "MODEL": ("ChromaDiffusionLoader", {"unet_name": "chroma-demo.safetensors", "quant_mode": "auto"}),
     "CLIP": ("CLIPLoader", {"clip_name": "chroma-demo-t5.safetensors", "type": "chroma", "device": "default"}),
     "VAE": ("VAELoader", {"vae_name": "chroma-demo-vae.safetensors"}),
     "CONDITIONING": ("ChromaTextEncode", {"clip": Of("CLIP"), "text": "a red circle"}),

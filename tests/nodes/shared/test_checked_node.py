@@ -184,3 +184,12 @@ def test_menu_is_the_hosts_as_it_is_now(checks, comfy, monkeypatch):
     assert refused(checks, node, {"scheduler": "later"}).startswith("scheduler is 'later'; it must be one of ")
     monkeypatch.setattr(comfy.samplers.KSampler, "SCHEDULERS", [*comfy.samplers.KSampler.SCHEDULERS, "later"])
     assert checks.check_inputs(node, {"scheduler": "later"}) == {"scheduler": "later"}
+
+
+def test_an_input_that_is_unknown_or_missing_is_named(nodes):
+    """A link to an input of another node's, as in a workflow of another version."""
+    encode = next(n for n in nodes if n.__name__ == "ChromaTextEncode")
+    with pytest.raises(ValueError, match="'no such input' is no input of this node .*clip, text, mode.*Remove it"):
+        prepared(encode).execute(clip=None, text="", **{"no such input": 1})
+    with pytest.raises(ValueError, match="clip is missing"):
+        prepared(encode).execute(text="")
