@@ -222,24 +222,22 @@ def without(path: Path, name: str, target: str) -> types.ModuleType:
     return module
 
 
+def params_of(kind: Any, case: Case, **more: Any) -> Any:
+    """The sizes as another implementation's record of them. more: fields that the host's has not, or has otherwise."""
+    known = {**case.n.host_models.native_params(case.cfg), **more}
+    return kind(**{name: known[name] for name in kind.__dataclass_fields__})
+
+
 def flow(case: Case, path: Path) -> list[Row]:
     folder = path / "src" / "models" / "chroma"
     package("flow_chroma", folder)
     package("flow_chroma.module", folder / "module")
     model = without(folder / "model.py", "flow_chroma.model", "chroma_params")
     sampling = importlib.import_module("flow_chroma.sampling")
-    cfg, a = case.cfg, case.cfg.approximator
-    params = model.ChromaParams(
-        in_channels=cfg.in_channels,
-        context_in_dim=cfg.context_dim,
-        hidden_size=cfg.hidden_size,
-        mlp_ratio=cfg.mlp_hidden_dim / cfg.hidden_size,
-        num_heads=cfg.num_heads,
-        depth=cfg.num_double_blocks,
-        depth_single_blocks=cfg.num_single_blocks,
-        axes_dim=list(cfg.axes_dim),
-        theta=cfg.theta,
-        qkv_bias=True,
+    a = case.cfg.approximator
+    params = params_of(
+        model.ChromaParams,
+        case,
         guidance_embed=True,
         approximator_in_dim=a.in_dim,
         approximator_depth=a.num_layers,
@@ -347,20 +345,7 @@ def fluxmod(case: Case, path: Path) -> list[Row]:
         model, layers = importlib.import_module("fluxmod.model"), importlib.import_module("fluxmod.layers")
         cfg, a = case.cfg, case.cfg.approximator
         ops = case.n.comfy.ops.disable_weight_init
-        params = model.FluxParams(
-            in_channels=cfg.in_channels,
-            vec_in_dim=768,
-            context_in_dim=cfg.context_dim,
-            hidden_size=cfg.hidden_size,
-            mlp_ratio=cfg.mlp_hidden_dim / cfg.hidden_size,
-            num_heads=cfg.num_heads,
-            depth=cfg.num_double_blocks,
-            depth_single_blocks=cfg.num_single_blocks,
-            axes_dim=list(cfg.axes_dim),
-            theta=cfg.theta,
-            qkv_bias=True,
-            guidance_embed=True,
-        )
+        params = params_of(model.FluxParams, case, vec_in_dim=768, guidance_embed=True)
         net = model.FluxMod(params, dtype=torch.float32, operations=ops)
         net.distilled_guidance_layer = layers.Approximator(a.in_dim, cfg.hidden_size, a.hidden_dim, a.num_layers, ops)
         names = set(net.state_dict())
@@ -382,9 +367,7 @@ def mlx_chroma(case: Case, path: Path) -> list[Row]:
 
     package("mlx_chroma", path / "chroma")
     model = importlib.import_module("mlx_chroma.chromamodel")
-    n = case.n.host_models.native_params(case.cfg)
-    params = model.ChromaParams(**{k: n[k] for k in model.ChromaParams.__dataclass_fields__})
-    net = model.Chroma(params)
+    net = model.Chroma(params_of(model.ChromaParams, case))
     state = {k: mx.array(v.numpy()) for k, v in case.n.support.published(case.weights).items()}
     state = net.sanitize(state) if hasattr(net, "sanitize") else state
     net.load_weights(list(state.items()))
