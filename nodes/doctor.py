@@ -95,7 +95,7 @@ class ChromaDoctor(io.ComfyNode):
         return float("nan")  # looks again whenever something is queued: what it is about is not among its inputs
 
     @classmethod
-    def execute(cls, model: Any = None, clip: Any = None) -> io.NodeOutput:
+    def execute(cls, model: Any = None, clip: Any = None, **_: Any) -> io.NodeOutput:  # inputs of other versions too
         text = doctor_report(model, clip, cls.hidden.prompt or {}, cls.hidden.unique_id)
         report(cls, text)
         return io.NodeOutput(ui=ui.PreviewText(text))

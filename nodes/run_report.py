@@ -71,7 +71,9 @@ class ChromaRunReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict[str, Any], guidance: Any) -> io.NodeOutput:
+    def execute(
+        cls, latent: Any = None, guidance: Any = None, **_: Any
+    ) -> io.NodeOutput:  # inputs of other versions too
         text = only_tell(title(cls), lambda: run_text(cls.hidden, guidance))
         report(cls, text)
         return io.NodeOutput(latent, str(text))

@@ -193,3 +193,12 @@ def test_an_input_that_is_unknown_or_missing_is_named(nodes):
         prepared(encode).execute(clip=None, text="", **{"no such input": 1})
     with pytest.raises(ValueError, match="clip is missing"):
         prepared(encode).execute(text="")
+
+
+@pytest.mark.parametrize("name", sorted(TELLING))
+def test_nodes_that_only_tell_take_inputs_that_they_do_not_have(nodes, name):
+    node = next(n for n in nodes if n.define_schema().node_id == name)
+    assert (
+        prepared(node, prompt={}, unique_id="1", extra_pnginfo={}, dynprompt=None).execute(**{"no such input": 1})
+        is not None
+    )
