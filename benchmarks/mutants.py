@@ -37,7 +37,13 @@ AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "formats": (
         ("loaders/formats/*.py", "loaders/formats/base/*.py"),
-        ("loaders/formats", "loaders/checkpoint/test_write_quantised.py", "loaders/checkpoint/test_headers.py"),
+        (
+            "loaders/formats/test_every_packed.py",
+            "loaders/formats/base",
+            "loaders/formats/test_ggml.py",
+            "loaders/checkpoint/test_write_quantised.py",
+            "loaders/checkpoint/test_headers.py",
+        ),
     ),
     "keys": (
         ("loaders/checkpoint/keys.py",),

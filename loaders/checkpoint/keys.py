@@ -144,7 +144,7 @@ def published_name(name: str) -> tuple[str, int | None]:
     """
     stem, _, last = name.rpartition(".")
     found = _INDEX.search(stem)
-    rename = _BY_THEIRS.get(_INDEX.sub("{i}", stem, count=1) if found else stem)
+    rename = _BY_THEIRS.get(_INDEX.sub("{i}", stem))
     if rename is None:
         return name, None
     return f"{rename.ours.replace('{i}', found.group() if found else '')}.{last}", rename.part
@@ -154,7 +154,7 @@ def diffusers_names(name: str) -> list[str]:
     """The names of one of our tensors in diffusers' layout; several, in the order of rows, where a layer is fused."""
     stem, _, last = name.rpartition(".")
     found = _INDEX.search(stem)
-    renames = _BY_OURS.get(_INDEX.sub("{i}", stem, count=1) if found else stem, [])
+    renames = _BY_OURS.get(_INDEX.sub("{i}", stem), [])
     return [f"{rename.theirs.replace('{i}', found.group() if found else '')}.{last}" for rename in renames]
 
 

@@ -47,7 +47,7 @@ def recognise(weight: Weight) -> Storage | None:
     fitting = (rows,) if rotated and word == QUAROT else (1, rows)
     if scale.dtype not in FLOAT_DTYPES or (rotated and scale.numel not in fitting):
         raise weight.misfit(scale)
-    if scale.numel not in (1, rows):
+    if not is_scaled_by_row(weight):
         return None  # scales of blocks
     if not weight.named and weight.setting(word) is None:
         raise ValueError(
@@ -62,6 +62,12 @@ def recognise(weight: Weight) -> Storage | None:
             "power of 4 that divides them. Download the file again"
         )
     return Storage(NAME, weight.shape, {"convrot": True, "convrot_groupsize": group})
+
+
+def is_scaled_by_row(weight: Weight) -> bool:
+    """One scale, or one a row. A grid of blocks may have as many numbers as the weight has rows, but not in that shape."""
+    scale, rows = weight.scale, weight.shape[0]
+    return scale.numel == 1 or (scale.numel == rows and scale.shape[0] in (1, rows))
 
 
 def rotation_word(weight: Weight) -> str:

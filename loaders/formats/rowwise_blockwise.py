@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..tensor_info import Storage
-from . import fp8
+from . import fp8, int8
 from .base.format import (
     FLOAT_DTYPES,
     Format,
@@ -49,12 +49,8 @@ def _element(weight: Weight) -> torch.dtype | None:
     scale = weight.scale
     if scale is None:
         return None
-    if (
-        weight.dtype == torch.int8
-    ):  # with one scale or one a row it is the host's kind, and so it is where rows are rotated
-        other = (
-            scale.numel in (1, weight.shape[0]) or weight.named == "convrot_w4a4" or weight.setting("convrot", False)
-        )
+    if weight.dtype == torch.int8:  # with one scale, with one a row, and where rows are rotated it is the host's kind
+        other = int8.is_scaled_by_row(weight) or weight.named == "convrot_w4a4" or weight.setting("convrot", False)
         return None if other or scale.dtype not in FLOAT_DTYPES else torch.int8
     element = fp8.element(weight)
     if scale.numel == 1 and scale.dtype in FLOAT_DTYPES:
