@@ -10,7 +10,9 @@ import pytest
 import support
 import torch
 
-registry, base, kept = (support.dev.load_pack(f"loaders.formats.base.{n}") for n in ("registry", "format", "kept_layers"))
+registry, base, kept = (
+    support.dev.load_pack(f"loaders.formats.base.{n}") for n in ("registry", "format", "kept_layers")
+)
 info = support.dev.load_pack("loaders.tensor_info")
 
 E4M3, E5M2, INT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.int8
