@@ -2,7 +2,8 @@
 
     python -m benchmarks.fuzz_prompts [--count 1000] [--seed 0]
 
-Every prompt has one of our nodes between sound ones, with one to three of its inputs replaced. What comes back is `run`,
+Every prompt has one of our nodes between sound ones, with one or two of its inputs replaced. Most of the wrong values
+come through a switch: the host checks no value and no type behind its output. What comes back is `run`,
 `refused` by the host's own checks, `told` in one sentence by a node, or `unclear`: another kind of exception than a
 ValueError, or one without words. Nothing may hang for longer than a minute, and the server must live.
 """
@@ -62,6 +63,7 @@ SOURCES: dict[str, tuple[str, dict[str, Any]]] = {  # what an input of a type ma
     "FLOAT": ("PrimitiveFloat", {"value": 0.5}),
     "STRING": ("PrimitiveString", {"value": "text"}),
 }
+BY_SWITCH = 0.8  # share of the wrong values that reach the node past the host's checks
 SMALL = {"steps": 2, "width": 64, "height": 64, "batch_size": 1}
 
 
@@ -120,17 +122,14 @@ class Builder:
 
 
 def hostile(rng: random.Random, builder: Builder) -> Any:
-    kind = rng.randrange(4)
-    if kind == 0:
-        return rng.choice(NUMBERS)
-    if kind == 1:
-        return rng.choice(OTHERS)
-    if kind == 2:
-        return builder.source(rng.choice(list(SOURCES)))  # of whatever type
-    return [
-        rng.choice(["1", 1, "2"]),
-        rng.choice([0, 1]),
-    ]  # the host's own queue dies of a node that is not there
+    """A wrong value, or a connection to something of whatever type."""
+    kinds = (NUMBERS, OTHERS, tuple(Of(type_) for type_ in SOURCES))
+    value = rng.choice(rng.choice(kinds))
+    value = builder.source(value) if isinstance(value, Of) else value
+    if rng.random() < BY_SWITCH:
+        switch = {"switch": True, "on_true": value, "on_false": value}
+        return [builder.add("ComfySwitchNode", switch), 0]
+    return value
 
 
 def prompt(rng: random.Random, info: dict[str, Any], kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,7 +138,7 @@ def prompt(rng: random.Random, info: dict[str, Any], kind: str) -> tuple[dict[st
     key = builder.add(kind, builder.sound(kind))
     inputs = builder.nodes[key]["inputs"]
     names = list(inputs) + ["no such input"]
-    wrong = {name: hostile(rng, builder) for name in rng.sample(names, min(len(names), rng.randint(1, 3)))}
+    wrong = {name: hostile(rng, builder) for name in rng.sample(names, min(len(names), rng.choice((1, 1, 2))))}
     inputs.update(wrong)
     for slot, name in enumerate(info[kind]["output"]):
         if name == "LATENT" and rng.random() < 0.5:

@@ -39,24 +39,24 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
     @functools.wraps(execute)
     def run(cls: type[io.ComfyNode], *args: Any, **given: Any) -> io.NodeOutput:
         given = check_inputs(cls, {**dict(zip(parameters, args)), **given})  # which joins `choice.part` to its choice
-        check_names(given, parameters)
+        check_names(cls, given, parameters)
         return execute(cls, **given)
 
     return run
 
 
-def check_names(given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+def check_names(
+    node: type[io.ComfyNode], given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
     """raises: ValueError for an input that the node does not have, or one that it needs and is not given."""
-    unknown = [name for name in given if name not in parameters]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        raise ValueError(
-            f"{short(unknown[0])} is no input of this node (its inputs: {', '.join(parameters)}). Remove it"
-        )
-    missing = [
-        n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and n not in given
-    ]
-    if missing:
-        raise ValueError(f"{missing[0]} is missing. Connect it or set it, or put the node in anew")
+    plain = {n: p for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+    known = [one.id for one in (node.SCHEMA or node.define_schema()).inputs]
+    unknown = next((name for name in given if name not in known and name not in plain), None)
+    if unknown is not None:
+        raise ValueError(f"{short(unknown)} is no input of this node (its inputs: {', '.join(known)}). Remove it")
+    missing = next((n for n, p in plain.items() if p.default is p.empty and n not in given), None)
+    if missing is not None:
+        raise ValueError(f"{missing} is missing. Connect it or set it, or put the node in anew")
 
 
 def check_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[str, Any]:

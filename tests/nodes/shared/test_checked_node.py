@@ -1,5 +1,6 @@
 """Whatever comes by a link: each node's inputs against its own schema, before anything is computed."""
 
+import inspect
 import types
 
 import pytest
@@ -193,6 +194,15 @@ def test_an_input_that_is_unknown_or_missing_is_named(nodes):
         prepared(encode).execute(clip=None, text="", **{"no such input": 1})
     with pytest.raises(ValueError, match="clip is missing"):
         prepared(encode).execute(text="")
+
+
+def test_every_node_names_an_input_that_it_does_not_have(nodes, checks):
+    """Also those whose `execute` takes what comes by name."""
+    for node in nodes:
+        if node.define_schema().node_id not in TELLING:
+            parameters = dict(list(inspect.signature(node.execute.__func__.__wrapped__).parameters.items())[1:])
+            with pytest.raises(ValueError, match="^'no such input' is no input of this node .its inputs: [a-z]"):
+                checks.check_names(node, {"no such input": 1}, parameters)
 
 
 @pytest.mark.parametrize("name", sorted(TELLING))
