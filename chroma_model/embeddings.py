@@ -87,10 +87,10 @@ def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
     """Rotates neighbouring channel pairs of x.
 
     x:       (B, H, L, K).
-    pe:      (1, 1, L, K/2, 2, 2) from `rotary_matrices`.
+    pe:      (1, 1, L, K/2, 2, 2) from `rotary_matrices`; rows behind the last of x are not used.
     returns: (B, H, L, K) in the dtype of x; computed in float32, as a product of complex numbers: one pass, several
              times faster on a CPU than two products of real ones.
     """
-    turn = torch.view_as_complex(pe[..., 0].contiguous())  # cos + i sin
+    turn = torch.view_as_complex(pe[:, :, : x.shape[2], :, :, 0].contiguous())  # cos + i sin
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, H, L, K/2)
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)

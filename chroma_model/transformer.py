@@ -8,7 +8,8 @@ Shapes: B batch, C channels of the picture or latent, H rows, W columns, L token
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import functools
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from .radiance import (
     patch_conv,
     velocity_from_data,
 )
+from .references import TIMESTEP_ZERO, References, TimestepZeroTable, reference_ids
 
 RunBlock = Callable[..., Any]
 
@@ -95,15 +97,22 @@ class ChromaTransformer(nn.Module):
         rows = approximator_input(timesteps, guidance, config.num_modulations, config.approximator.in_dim)
         return self.distilled_guidance_layer(rows)
 
-    def embed(self, x: Tensor, context: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Picture and text as tokens of width D: img (B, L_img, D), txt (B, L_txt, D), and the ids unchanged."""
-        patch_size = self.config.patch_size
+    def embed(
+        self, x: Tensor, context: Tensor, ids: Tensor, references: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Picture and text as tokens of width D: img (B, L_img, D), txt (B, L_txt, D), and the ids unchanged.
+
+        references: pictures of any size, whose tokens follow those of x.
+        """
+        tokens = [self.embed_picture(picture) for picture in (x, *references)]
+        return torch.cat(tokens, dim=1) if references else tokens[0], self.txt_in(context), ids
+
+    def embed_picture(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, L, D)."""
         if self.config.nerf is None:
-            img = self.img_in(patchify(x, patch_size))
-        else:
-            img = self.img_in_patch(pad_to_patches(x, patch_size))
-            img = img.flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, L, D)
-        return img, self.txt_in(context), ids
+            return self.img_in(patchify(x, self.config.patch_size))
+        rows = self.img_in_patch(pad_to_patches(x, self.config.patch_size))
+        return rows.flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, L, D)
 
     def predict(self, img: Tensor, x: Tensor, modulations: Tensor, nerf_tile: int | None = None) -> Tensor:
         """The prediction from the last block's tokens and x: (B, L_img, D) -> (B, C_out, H, W)."""
@@ -125,6 +134,7 @@ class ChromaTransformer(nn.Module):
         ids: Tensor | None = None,
         run_block: RunBlock = run_block,
         nerf_tile: int | None = None,
+        references: References = References(),
     ) -> Tensor:
         """The velocity of the flow at x.
 
@@ -134,22 +144,33 @@ class ChromaTransformer(nn.Module):
         guidance:     (B,) or None for 0, as Chroma was trained.
         context_mask: (B, L_txt) bool or integer, nonzero where a text token may be seen; None where all may.
         modulations:  (1 or B, M, D) if they are known already; otherwise made from timesteps and guidance.
-        ids:          (L_txt + L_img, 3) position ids, if not the usual grid.
+        ids:          (L_txt + L_img + L_ref, 3) position ids, if not the usual grid.
         nerf_tile:    on pixels, how many patches the head paints at a time; see `radiance.paint`.
+        references:   pictures that are shown to the model (Kontext).
         returns:      (B, C_out, H, W) in the dtype of x: noise - data, so x_next = x + (t_next - t) * velocity.
         """
-        config, table = self.config, self.table
+        config: ChromaConfig = self.config
+        table: ModulationTable | TimestepZeroTable = self.table
         grid = grid_size(*x.shape[2:], config.patch_size)
 
+        guidance = torch.zeros_like(timesteps) if guidance is None else guidance
         if modulations is None:
-            modulations = self.modulations(timesteps, torch.zeros_like(timesteps) if guidance is None else guidance)
+            modulations = self.modulations(timesteps, guidance)
         modulations = modulations.to(x.dtype)
 
         if ids is None:
             ids = position_ids(context.shape[1], *grid, device=x.device)
             ids = number_text(ids, context.shape[1]) if config.text_ids == "sequential" else ids
-        img, txt, ids = run_block("input", 0, self.embed, x=x, context=context, ids=ids)
-        num_txt = txt.shape[1]
+            shown = reference_ids(references.sizes, references.method, grid, config.patch_size, x.device)
+            ids = torch.cat((ids, shown))
+        embed = functools.partial(self.embed, references=references.latents)
+        img, txt, ids = run_block("input", 0, embed, x=x, context=context, ids=ids)
+        num_txt, num_img = txt.shape[1], grid[0] * grid[1]
+        num_ref = img.shape[1] - num_img  # a host's patch may have left them out
+        if references.latents and references.method == TIMESTEP_ZERO and num_ref:
+            at_zero = references.modulations
+            at_zero = self.modulations(torch.zeros_like(timesteps), guidance) if at_zero is None else at_zero
+            table = TimestepZeroTable(table, at_zero.to(x.dtype), num_txt, num_img, num_ref)
         pe = self.pe_embedder(ids[None]).float()
         mask = None if context_mask is None else key_mask(context_mask, img.shape[1])
 
@@ -164,7 +185,7 @@ class ChromaTransformer(nn.Module):
                 "single", i, block, x=joint, vec=table.single(modulations, i), pe=pe, mask=mask, num_txt=num_txt
             )
 
-        img = joint[:, num_txt : num_txt + grid[0] * grid[1]]
+        img = joint[:, num_txt : num_txt + num_img]
         predicted = self.predict(img, x, modulations, nerf_tile)
         return velocity_from_data(predicted, x, timesteps) if config.prediction == "x0" else predicted
 

@@ -44,6 +44,8 @@ def host_attention(
     # The fused kernel has no backward pass and no CPU version.
     if comfy.model_management.in_training or q.device.type == "cpu":
         q, k = apply_rope(q, pe), apply_rope(k, pe)
+    elif q.shape[2] != k.shape[2]:  # a patch has put kept keys behind (FluxKVCache)
+        q, k = (comfy.quant_ops.ck.apply_rope1(x, pe[:, :, : x.shape[2]]) for x in (q, k))
     else:
         q, k = comfy.quant_ops.ck.apply_rope(q, k, pe)
     if by_rows:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...chroma_model import ChromaConfig
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
+from ...chroma_model.references import TIMESTEP_ZERO
 from ...constants import STYLE_MASK
 from ...loaders.checkpoint.detect_variant import Detection
 from .conds import PAIRING, TextCond, sharing
@@ -71,6 +72,10 @@ class ChromaModel(comfy.model_base.Chroma):
             guidance = kwargs.get("guidance")
             guidance = torch.zeros_like(timesteps) if guidance is None else guidance.to(timesteps)
             kwargs["modulations"] = run.get(self, timesteps, guidance, self.get_dtype_inference())
+            method = kwargs.get("ref_latents_method", self.diffusion_model.default_ref_method)
+            if kwargs.get("ref_latents") and method == TIMESTEP_ZERO:
+                zero = torch.zeros_like(timesteps)
+                kwargs["reference_modulations"] = run.get(self, zero, guidance, self.get_dtype_inference())
         lengths = kwargs.pop("context_lengths", None)
         if lengths is not None:  # numbers, read here on the CPU, so that nothing waits for a GPU
             lengths = tuple(lengths.flatten().tolist())

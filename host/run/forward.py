@@ -5,7 +5,7 @@ Written for ComfyUI 0.30. Shapes: B batch, H heads, L tokens, K head size.
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import comfy.ops
 import comfy.patcher_extension
@@ -16,6 +16,7 @@ from ...chroma_model import ChromaConfig, ChromaTransformer, Ops
 from ...chroma_model.embeddings import position_ids
 from ...chroma_model.latents import grid_size
 from ...chroma_model.radiance import number_text
+from ...chroma_model.references import OFFSET, References, reference_ids
 from ...loaders.checkpoint.approximator import fill_approximator
 from .attention import TEXT_ROWS, TextRows, host_attention
 from .joined_texts import Segments, Texts, joined_texts
@@ -153,6 +154,7 @@ class HostTransformer(ChromaTransformer):
         fill_approximator(self, chroma_config, ops.approximator_layers, dtype=dtype, device=device)
         self.dtype = dtype
         self.patch_size = chroma_config.patch_size
+        self.default_ref_method = OFFSET  # FluxKVCache puts another here
 
     def forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
         wrappers = comfy.patcher_extension.get_all_wrappers(
@@ -173,6 +175,19 @@ class HostTransformer(ChromaTransformer):
             negative=kwargs.get("nag_context"),
             segments=kwargs.get("nag_segments"),
         )
+        references = References(
+            latents=tuple(kwargs.get("ref_latents") or ()),
+            method=kwargs.get("ref_latents_method", self.default_ref_method),
+            modulations=kwargs.get("reference_modulations"),
+        )
+        for latent in references.latents:
+            check_channels(self.config, latent, "a reference")
+        sizes = [grid_size(*size, self.patch_size) for size in references.sizes]
+        if sizes:
+            options["reference_image_num_tokens"] = [rows * columns for rows, columns in sizes]
+        bias, num_ref = kwargs.get("attention_mask"), sum(rows * columns for rows, columns in sizes)
+        if bias is not None and num_ref:  # a style's, made for text and image
+            bias = torch.nn.functional.pad(bias, (0, num_ref, 0, num_ref))
         is_numbered = radiance.get("use_sequential_txt_ids", self.config.text_ids == "sequential")
         return super().forward(
             x,
@@ -181,16 +196,17 @@ class HostTransformer(ChromaTransformer):
             guidance,
             context_mask=texts.mask,
             modulations=kwargs.get("modulations"),
-            ids=ids_of(texts, grid_size(*x.shape[2:], self.patch_size), is_numbered, options.get("rope_options") or {}),
+            ids=ids_of(texts, x.shape[2:], references, self.patch_size, is_numbered, options.get("rope_options") or {}),
             run_block=HostBlocks(
                 options,
                 control,
                 totals={"double": len(self.double_blocks), "single": len(self.single_blocks)},
-                attention_mask=kwargs.get("attention_mask"),
+                attention_mask=bias,
                 lengths=texts.lengths,
                 segments=texts.segments,
             ),
             nerf_tile=radiance.get("nerf_tile_size"),
+            references=references,
         )
 
 
@@ -203,33 +219,45 @@ def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None) -> Non
             f"the text encoder gave vectors of width {context.shape[-1]}, this model takes {config.context_dim}. Load the "
             "T5 encoder that belongs to it (CLIPLoader, type chroma)"
         )
+    check_channels(config, x, "the latent")
+
+
+def check_channels(config: ChromaConfig, x: Tensor, what: str) -> None:
+    """raises: ValueError for a latent that is not (B, C, H, W), with the model's own C."""
     remedy = LATENT_REMEDY if config.nerf is None else PIXEL_REMEDY
     if x.ndim != 4:
         raise ValueError(
-            f"the latent has the shape {tuple(x.shape)}, this model takes four dimensions (batch, channels, height, "
+            f"{what} has the shape {tuple(x.shape)}, this model takes four dimensions (batch, channels, height, "
             f"width); five are a video's. {remedy}"
         )
     if x.shape[1] != config.channels:
-        raise ValueError(f"the latent has {x.shape[1]} channels, this model takes {config.channels}. {remedy}")
+        raise ValueError(f"{what} has {x.shape[1]} channels, this model takes {config.channels}. {remedy}")
 
 
-def ids_of(texts: Texts, grid: tuple[int, int], is_numbered: bool, rope: Mapping[str, float]) -> Tensor:
-    """Position ids (L_txt + L_img, 3).
+def ids_of(
+    texts: Texts,
+    size: Sequence[int],
+    references: References,
+    patch_size: int,
+    is_numbered: bool,
+    rope: Mapping[str, float],
+) -> Tensor:
+    """Position ids (L_txt + L_img + L_ref, 3).
 
-    grid: rows and columns of image tokens. is_numbered: each text's tokens are numbered from 0, else all are 0.
-    rope: the host's `rope_options`, which stretch and move the image's ids.
+    size: (H, W) of the latent. is_numbered: each text's tokens are numbered from 0, else all are 0.
+    rope: the host's `rope_options`, which stretch and move the ids of the image and of references.
     """
-    num_txt = texts.context.shape[1]
-    ids = position_ids(
-        num_txt,
-        *grid,
-        device=texts.context.device,
-        scale=(rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)),
-        shift=(rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)),
-    )
+    num_txt, device = texts.context.shape[1], texts.context.device
+    grid = grid_size(*size, patch_size)
+    scale = rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)
+    shift = rope.get("shift_y", 0.0), rope.get("shift_x", 0.0)
+    ids = position_ids(num_txt, *grid, device=device, scale=scale, shift=shift)
     if is_numbered:
         for start in texts.starts:
             ids[start:] = number_text(ids[start:], num_txt - start)
+    if references.latents:
+        shown = reference_ids(references.sizes, references.method, grid, patch_size, device, scale, shift)
+        ids = torch.cat((ids, shown))
     ids[num_txt:, 0] += rope.get("shift_t", 0.0)
     return ids
 

@@ -1,0 +1,108 @@
+"""The host's own FLUX class beside ours: an Approximator that gives its modulation vectors, solved for at some points."""
+
+from __future__ import annotations
+
+import support
+import torch
+
+modulation = support.dev.load_pack("chroma_model.modulation")
+keys = support.dev.load_pack("loaders.checkpoint.keys")
+
+VECTOR = 16  # width of the pooled text, which the published models have as 768
+APPROXIMATOR = (64, 1024, 1)  # more hidden numbers than rows, so that a solution exists and is well conditioned
+
+
+def config(**more):
+    return support.config(approximator=APPROXIMATOR, **more)
+
+
+def flux_net(comfy, cfg, guidance_embed=True, seed=0):
+    """The host's Flux with seeded weights, float32."""
+    import comfy.ldm.flux.model
+
+    net = comfy.ldm.flux.model.Flux(
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+        in_channels=cfg.in_channels // cfg.patch_size**2,
+        out_channels=cfg.out_channels // cfg.patch_size**2,
+        vec_in_dim=VECTOR,
+        context_in_dim=cfg.context_dim,
+        hidden_size=cfg.hidden_size,
+        mlp_ratio=cfg.mlp_hidden_dim / cfg.hidden_size,
+        num_heads=cfg.num_heads,
+        depth=cfg.num_double_blocks,
+        depth_single_blocks=cfg.num_single_blocks,
+        axes_dim=list(cfg.axes_dim),
+        theta=cfg.theta,
+        patch_size=cfg.patch_size,
+        qkv_bias=cfg.qkv_bias,
+        guidance_embed=guidance_embed,
+        txt_ids_dims=[],
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in net.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in name:
+            noise = 1 + 0.1 * noise
+        else:
+            noise = noise * (parameter.shape[-1] ** -0.5 if parameter.ndim == 2 else 0.02)
+        parameter.data.copy_(noise)
+    return net.eval().requires_grad_(False)
+
+
+def modulations(net, timestep, guidance, pooled):
+    """(M, D) float64: what FLUX's own modulation layers give, in the order of the Approximator's rows."""
+    from comfy.ldm.flux.layers import timestep_embedding
+
+    vec = net.time_in(timestep_embedding(torch.tensor([timestep]), 256))
+    if net.params.guidance_embed:
+        vec = vec + net.guidance_in(timestep_embedding(torch.tensor([guidance]), 256))
+    vec = torch.nn.functional.silu(vec + net.vector_in(pooled))
+    layers = [block.modulation.lin for block in net.single_blocks]
+    layers += [block.img_mod.lin for block in net.double_blocks] + [block.txt_mod.lin for block in net.double_blocks]
+    layers.append(net.final_layer.adaLN_modulation[1])
+    width = vec.shape[1]
+    return torch.cat([layer(vec).view(-1, width) for layer in layers]).double()
+
+
+@torch.no_grad()
+def approximator(net, cfg, points, pooled=None):
+    """Weights of an Approximator that gives FLUX's own vectors at these (timestep, guidance).
+
+    One residual layer over random features: h = in_proj(x) is zero where the result stands, so that
+    out = out_layer(silu(in_layer(norm(h)))), whose rows are solved for.
+    """
+    pooled = torch.zeros(1, VECTOR) if pooled is None else pooled
+    width, (in_dim, hidden, _) = cfg.hidden_size, APPROXIMATOR
+    generator = torch.Generator().manual_seed(1)
+    enter = torch.randn(hidden, in_dim, generator=generator)
+    enter[:width] = 0
+    inner = torch.randn(hidden, hidden, generator=generator) * (3 / hidden**0.5)
+    bias = torch.randn(hidden, generator=generator)
+    times, guidances = (torch.tensor(values) for values in zip(*points))
+    rows = modulation.approximator_input(times, guidances, cfg.num_modulations, in_dim).flatten(0, 1).double()
+    h = rows @ enter.T.double()
+    h = h / (h.square().mean(1, keepdim=True) + modulation.RMS_NORM_EPS).sqrt()
+    features = torch.nn.functional.silu(h @ inner.T.double() + bias)
+    wanted = torch.cat([modulations(net, t, g, pooled) for t, g in points])
+    solved = torch.linalg.lstsq(features, wanted).solution.T  # (width, hidden)
+    leave = torch.zeros(hidden, hidden)
+    leave[:width] = solved.float()
+    out = torch.eye(width, hidden)
+    start = keys.APPROXIMATOR
+    return {
+        f"{start}in_proj.weight": enter,
+        f"{start}in_proj.bias": torch.zeros(hidden),
+        f"{start}layers.0.in_layer.weight": inner,
+        f"{start}layers.0.in_layer.bias": bias,
+        f"{start}layers.0.out_layer.weight": leave,
+        f"{start}layers.0.out_layer.bias": torch.zeros(hidden),
+        f"{start}norms.0.weight": torch.ones(hidden),
+        f"{start}out_proj.weight": out,
+        f"{start}out_proj.bias": torch.zeros(width),
+    }
+
+
+def blocks_of(net):
+    """Its weights without its own modulation and embedders, under the published names."""
+    return {name: t for name, t in net.state_dict().items() if not keys.FLUX_MODULATION.match(name)}
