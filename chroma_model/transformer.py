@@ -30,7 +30,7 @@ from .radiance import (
     patch_conv,
     velocity_from_data,
 )
-from .references import TIMESTEP_ZERO, References, TimestepZeroTable, reference_ids
+from .references import NO_REFERENCES, TIMESTEP_ZERO, References, TimestepZeroTable, reference_ids
 
 RunBlock = Callable[..., Any]
 
@@ -134,7 +134,7 @@ class ChromaTransformer(nn.Module):
         ids: Tensor | None = None,
         run_block: RunBlock = run_block,
         nerf_tile: int | None = None,
-        references: References = References(),
+        references: References = NO_REFERENCES,
     ) -> Tensor:
         """The velocity of the flow at x.
 

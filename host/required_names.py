@@ -46,6 +46,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.quant_ops.QuantizedLayout",
         "comfy.quant_ops.QuantizedTensor.from_float",
         "comfy.quant_ops.ck.apply_rope",
+        "comfy.quant_ops.ck.apply_rope1",
         "comfy.quant_ops.register_layout_op",
         "comfy.supported_models.Chroma",
         "comfy.supported_models.ChromaRadiance.memory_usage_factor",
@@ -56,6 +57,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy_kitchen.tensor.base.get_layout_class",
         "comfy_kitchen.tensor.base.register_layout_class",
     ),
+    "pictures": ("comfy.utils.common_upscale",),
     "LoRAs": (
         "comfy.lora.load_lora",
         "comfy.lora.model_lora_keys_unet",

@@ -44,6 +44,7 @@ FEATURES = (
     Feature("guidance", ("ChromaCFGGuider", "ChromaGuidance"), ("guidance",)),
     Feature("clip", ("ChromaCLIPLoader",), ("models", "text encoders")),
     Feature("doctor", ("ChromaDoctor",), ("models", "prompts", "samplers", "schedules", "advice")),
+    Feature("kontext", ("ChromaKontextSize",), ("pictures",)),
     Feature("ksampler", ("ChromaKSampler",), ("guidance", "schedules", "sampling")),
     Feature("lora", ("ChromaLoraLoader",), ("LoRAs",)),
     Feature("nag", ("ChromaNAG",), ("models", "NAG")),

@@ -96,8 +96,8 @@ def test_kept_keys_of_references_act_on_our_model(comfy, inference, case):
     """FluxKVCache: the first step is exact, later ones take the references' keys and values from it. The host's own
     FLUX.1 fails under it, so that its error is measured against ours without it."""
     from comfy_extras.nodes_edit_model import ReferenceLatent
-    from comfy_extras.nodes_flux import FluxKVCache
     from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod as Method
+    from comfy_extras.nodes_flux import FluxKVCache
 
     cfg, _, ours = case
     latent = {"samples": torch.randn(1, cfg.channels, 12, 24, generator=torch.Generator().manual_seed(4))}
