@@ -26,7 +26,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Registration:
-    """What is put into the host's lists and routes beside nodes. module: with a function `register`."""
+    """What the pack adds to the host's lists or routes beside nodes. module: has a function `register`."""
 
     module: str
     what: str
@@ -67,9 +67,9 @@ REGISTRATIONS = (
 
 
 def lacks_of(needs: tuple[str, ...], load: Callable[[], None]) -> str:
-    """What the host lacks for a feature; empty where it could be loaded.
+    """Names what the host lacks for a feature; empty if the feature was loaded.
 
-    raises: ModuleNotFoundError for a package that is not the host's: then nothing of this pack works.
+    raises: ModuleNotFoundError for a package that is not the host's; without it nothing of this pack works.
     """
     lacks = required_names.lacking((*SHARED, *needs))
     if lacks:
@@ -86,7 +86,8 @@ def lacks_of(needs: tuple[str, ...], load: Callable[[], None]) -> str:
 
 def tell(what: str, lacks: str) -> None:
     logging.warning(
-        "Chroma Pack: %s not available, since this ComfyUI lacks something (%s). Update ComfyUI and this pack, and restart",
+        "Chroma Pack: %s not available, since this ComfyUI lacks something (%s). Update ComfyUI and this pack, and "
+        "restart",
         what,
         lacks,
     )
@@ -94,7 +95,7 @@ def tell(what: str, lacks: str) -> None:
 
 class ChromaExtension(ComfyExtension):
     def __init__(self) -> None:
-        self.nodes: list[type[io.ComfyNode]] | None = None  # once they have been asked for
+        self.nodes: list[type[io.ComfyNode]] | None = None  # set by the first get_node_list
 
     async def on_load(self) -> None:
         for r in REGISTRATIONS:
@@ -112,16 +113,16 @@ class ChromaExtension(ComfyExtension):
         nodes: list[type[io.ComfyNode]] = []
 
         def load(feature: Feature) -> None:
-            from .shared.report import with_encodable_errors  # here: it needs what an old host may lack
+            from .shared.report import with_encodable_errors  # not at the top: an old host may lack what it needs
 
             module = importlib.import_module(f".{feature.module}", __name__)
             found = [getattr(module, name) for name in feature.nodes]
             for node in found:
                 node.execute = classmethod(with_encodable_errors(node.execute.__func__))
-                node.GET_SCHEMA()  # the host asks one by one, and would keep the nodes before one that fails
+                node.GET_SCHEMA()  # now, so that a feature whose schema fails is left out whole
             nodes.extend(found)
 
-        lost: dict[str, list[str]] = {}  # what is lacking -> the nodes that need it: one line for all of them
+        lost: dict[str, list[str]] = {}  # what is lacking -> the nodes that need it, for one line in the log
         for feature in FEATURES:
             lacks = lacks_of(feature.needs, lambda feature=feature: load(feature))
             if lacks:

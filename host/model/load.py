@@ -1,4 +1,4 @@
-"""The one builder of MODEL: our transformer inside the host's own Chroma model, held by the host's own patcher.
+"""Builds every MODEL: our transformer inside the host's own Chroma model, held by the host's own patcher.
 
 Written for ComfyUI 0.30.
 """
@@ -52,7 +52,7 @@ def load_chroma(
 
     mode_name: a name of `formats/base/registry.QUANT_MODES` or one of its aliases.
     approximator: a file to take the Approximator from, in place of the checkpoint's own; needed for FLUX.
-    prediction, text_ids: see `detect.detect`.
+    prediction, text_ids: see `detect_variant.detect`.
     full_precision: unpack 8- and 4-bit weights for multiplication also where the device can multiply them as they are.
     disable_dynamic: asked for by the host where it needs a patcher without dynamic VRAM.
     returns:   a ModelPatcher.
@@ -93,8 +93,8 @@ def load_chroma(
     ).build()
     warn_of_damage(header, weights, detection.dtype)
     weights.update({name: torch.empty(0) for name in detection.config.markers})
-    # Mapped tensors become the parameters, so that nothing is copied; except where the host's own reader has mapped
-    # them read-only and the patcher writes into its parameters.
+    # Mapped tensors become the parameters, so that nothing is copied. They are copied where the host's own reader has
+    # mapped them read-only and the patcher writes into its parameters.
     assign = patcher.is_dynamic() or not comfy.memory_management.aimdo_enabled
     model.load_model_weights(weights, "", assign=assign)
     attach(patcher, header, stamps)
@@ -106,7 +106,7 @@ def load_chroma(
 
 
 class ModelFile:
-    """A file, and where one was given, the file that its Approximator comes from."""
+    """A model's file, and, if given, the file that its Approximator comes from."""
 
     def __init__(self, path: str, approximator: str | None = None):
         self.path = path
@@ -130,7 +130,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a model was made from; `reason` says why auto chose what it did, or is empty."""
+    """What a model was made from. reason: why auto chose its precision; empty if it did not choose."""
 
     file: str
     num_bytes: int
@@ -139,9 +139,9 @@ class Loaded:
 
 
 def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[str, str]:
-    """The name of the mode to load with, and why, where the name given leaves the choice to us.
+    """The name of the mode to load with; and the reason, if `auto` leaves the choice to us, else "".
 
-    raises: ValueError for a mode that this ComfyUI lacks.
+    raises: ValueError for a mode that this ComfyUI lacks, or whose name another extension has registered.
     """
     format = quant_mode(name).format
     if format is not None and FORMATS[format].host_name not in QUANT_ALGOS:
@@ -150,8 +150,8 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
         )
     if format in TAKEN:
         raise ValueError(
-            f"{name}: something else has registered {FORMATS[format].host_name} with ComfyUI. Remove that extension, or choose "
-            "another precision"
+            f"{name}: something else has registered {FORMATS[format].host_name} with ComfyUI. Remove that extension, "
+            "or choose another precision"
         )
     if name != "auto" or detection.formats:
         return name, ""
@@ -162,13 +162,15 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     int8 = FORMATS["int8_tensorwise"]
     problem = fast_matmul(int8, device)
     chosen = "q8_0" if problem else "int8_convrot"
-    reason = f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
+    reason = (
+        f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of "
+        "weights"
+    )
     return chosen, f"{reason}. Not int8_convrot: {int8.matmul.name} {problem}" if problem else reason
 
 
 def attach(patcher: Any, header: Header, stamps: tuple[FileStamp, ...]) -> None:
-    """What accompanies a model's runs: a look at its files, the store of modulations, and the search for NaN after a run that ends in
-    it."""
+    """Adds wrappers around a model's runs: check of its files, store of modulations, warnings of NaN and overflow."""
     store = ModulationStore()
 
     def forget(_: Any, unpatch_all: bool) -> None:
@@ -193,7 +195,7 @@ def _host_tensors(path: str) -> dict[str, Tensor]:
         unknown = any(isinstance(t.dtype, str) or t.dtype == getattr(torch, "float8_e8m0fnu", None) for t in infos)
         if infos and not unknown:
             tensors.update(comfy.utils.load_torch_file(file))
-        else:  # the host's reader does not know that type, or has none for such files
+        else:  # the host's reader does not know that type, or cannot read such files
             read = read_tensors(file)
             tensors.update({n: t.clone() for n, t in read.items()} if comfy.utils.DISABLE_MMAP else read)
     return tensors
@@ -207,10 +209,10 @@ def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.
         model_params=detection.num_parameters, supported_dtypes=supported, weight_dtype=detection.dtype
     )
     if chosen == torch.float32 and detection.dtype != torch.float32 and not args.fp32_unet:
-        return detection.dtype  # where only float32 is fast, cast at use: twice the memory would buy nothing
+        return detection.dtype  # where only float32 is fast, cast at use: keeping float32 would only double the memory
     if chosen not in (*FLOAT_DTYPES, torch.float64):
         logging.warning(
-            "the option for %s weights is not followed: a plain cast harms Chroma. Choose fp8_scaled as "
+            "ComfyUI's option for %s weights is ignored: a plain cast harms Chroma. Choose fp8_scaled as "
             "precision in the loader",
             chosen,
         )

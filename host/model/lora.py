@@ -1,4 +1,4 @@
-"""A LoRA file onto the host's MODEL, through the host's own adapters and patcher. Written for ComfyUI 0.30."""
+"""Puts a LoRA file on the host's MODEL, through the host's own adapters and patcher. Written for ComfyUI 0.30."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tup
     shapes = parameter_shapes(model.model.diffusion_model)
     if not any(name.startswith(APPROXIMATOR) for name in shapes):
         raise ValueError(
-            "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use the host's "
+            "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use ComfyUI's "
             "own LoRA node"
         )
     header = read_header(path)
@@ -45,8 +45,8 @@ def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tup
     refused = adapters.keys() - set(clone.add_patches(adapters, strength))
     if refused or len(adapters) != len(found.targets):
         raise ValueError(
-            f"{header.name}: ComfyUI took {len(adapters) - len(refused)} of {len(found.targets)} adapters of this LoRA. "
-            "Please report this with the versions of ComfyUI and of this pack"
+            f"{header.name}: ComfyUI took {len(adapters) - len(refused)} of {len(found.targets)} adapters of this "
+            "LoRA. Please report this with the versions of ComfyUI and of this pack"
         )
     return clone, summary(found, tensors)
 
@@ -60,7 +60,7 @@ def key_map(found: Plan) -> dict[str, Any]:
 
 
 def parameter_shapes(network: torch.nn.Module) -> dict[str, Shape]:
-    """Parameter's name -> shape. Linear layers' by their sizes, since a quantised weight may be stored packed."""
+    """Parameter's name -> shape. A linear layer's is read off its sizes, since its weight may be stored packed."""
     shapes = {}
     for name, module in network.named_modules():
         for kind, parameter in module.named_parameters(name, recurse=False):
@@ -72,7 +72,7 @@ def parameter_shapes(network: torch.nn.Module) -> dict[str, Shape]:
 
 
 def host_layers(model: Any) -> dict[str, tuple[str, Rows | None]]:
-    """What the host itself has names for: name in LoRAs -> parameter, rows."""
+    """The layers that the host has names for: name in LoRAs -> parameter, rows."""
     layers = {}
     for name, key in comfy.lora.model_lora_keys_unet(model, {}).items():
         parameter, offset, *function = (key, None) if isinstance(key, str) else key

@@ -1,4 +1,4 @@
-"""Our transformer behind the call that the host makes: its attention, its patches and control residuals, its wrappers.
+"""Our transformer behind the host's interface: with its attention, patches, control residuals and wrappers.
 
 Written for ComfyUI 0.30. Shapes: B batch, H heads, L tokens, K head size.
 """
@@ -23,7 +23,7 @@ from .joined_texts import Segments, Texts, joined_texts
 from .nag import NAG
 from .overflow import clamp
 
-# What a wrong number of channels calls for.
+# Remedies for a latent of a wrong shape.
 LATENT_REMEDY = (
     "Use EmptySD3LatentImage, or encode the image with the VAE that belongs to the model (for Chroma: "
     "FLUX's ae.safetensors)"
@@ -47,7 +47,7 @@ class HostBlocks:
         lengths: tuple[int, ...] | None = None,
         segments: Segments | None = None,
     ):
-        """lengths, segments: of `TextRows`, where text is of different lengths; the mask of the streams says the same."""
+        """lengths, segments: of `TextRows`, if texts differ in length; the mask in a block's streams says the same."""
         self.options = options
         self.replace = options.get("patches_replace", {}).get("dit", {})
         self.control = control or {}
@@ -55,7 +55,7 @@ class HostBlocks:
         self.attention_mask = attention_mask
         self.lengths = lengths
         self.segments = segments
-        self.num_txt = 0  # as the text came in; patches may append tokens
+        self.num_txt = 0  # text tokens as given; patches may append more
 
     def __call__(self, kind: str, index: int, block: Any, **streams: Any) -> Any:
         if kind == "input":
@@ -132,13 +132,13 @@ def add_residual(x: Tensor, residuals: list[Tensor | None] | None, index: int, s
     residual = residuals[index] if residuals and index < len(residuals) else None
     if residual is None:
         return x
-    x = x.clone()  # what a block gave may be held by somebody else
+    x = x.clone()  # a patch may still hold the block's output
     x[:, start : start + residual.shape[1]] += residual
     return x
 
 
 class HostTransformer(ChromaTransformer):
-    """Our transformer behind the call that the host makes."""
+    """Our transformer behind the host's interface of a diffusion model."""
 
     def __init__(
         self,
@@ -211,13 +211,13 @@ class HostTransformer(ChromaTransformer):
 
 
 def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None) -> None:
-    """raises: ValueError with the remedy for a latent or text that this model does not take."""
+    """raises: ValueError with the remedy if the model does not take such a latent or text."""
     if context is None:
         raise ValueError("there is no text conditioning. Connect a prompt, an empty one if need be")
     if context.ndim != 3 or context.shape[2] != config.context_dim:
         raise ValueError(
-            f"the text encoder gave vectors of width {context.shape[-1]}, this model takes {config.context_dim}. Load the "
-            "T5 encoder that belongs to it (CLIPLoader, type chroma)"
+            f"the text encoder gave vectors of width {context.shape[-1]}, this model takes {config.context_dim}. Load "
+            "the T5 encoder that belongs to it (CLIPLoader, type chroma)"
         )
     check_channels(config, x, "the latent")
 

@@ -1,4 +1,4 @@
-"""mxfp8: e4m3 with a power of two for every 32 inputs. The host's layout."""
+"""mxfp8: e4m3 with a power of two as scale for every 32 inputs. The host's layout."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .base.format import Format, Held, Matmul, Mode, Roles, Settings, Weight, jo
 from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, untiled
 
 NAME = "mxfp8"
-HYBRID = "hybrid_mxfp8"  # convert_to_quant's: the same, and a `weight_scalar` for devices that multiply fp8 only
+HYBRID = "hybrid_mxfp8"  # of convert_to_quant: mxfp8, and a `weight_scalar` for devices that multiply fp8 only
 LAYOUT = "TensorCoreMXFP8Layout"
 BLOCK = 32
-BIAS = 127  # of a power's stored number
+BIAS = 127  # of a stored exponent
 
 
 def recognise(weight: Weight) -> Storage | None:
@@ -53,7 +53,7 @@ def hold(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:
 
 
 def fuse(parts: Sequence[Held]) -> Held | None:
-    """Parts of whole tiles."""
+    """Joins parts of whole tiles."""
     if any(part.shape[0] % TILE_ROWS for part in parts):
         return None
     bits = torch.cat([part.fields["scale"].view(torch.uint8) for part in parts])

@@ -1,4 +1,4 @@
-"""What people are told of a LoRA: what was applied and what was not, or what the file is if it is none for this model."""
+"""Reports and errors on a LoRA: what was applied and what was not, or what the file is if nothing of it fits."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def nothing_matched(file: str, plan: Plan, names: Iterable[str]) -> str:
     if layers[TEXT_ENCODER] and not layers[UNKNOWN]:
         return (
             f"{file}: it changes only text encoders ({some(layers[TEXT_ENCODER], 2)}), nothing of the diffusion model. "
-            f"{remedy}, or load it on the CLIP with the host's own LoRA node"
+            f"{remedy}, or load it on the CLIP with ComfyUI's own LoRA node"
         )
     return f"{file}: not a LoRA for Chroma (it begins with {some(names, 3) or 'no tensors'}). {remedy}"

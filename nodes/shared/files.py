@@ -1,4 +1,4 @@
-"""Which files the loaders offer, and where they lie."""
+"""Which files the loaders offer, and their paths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def listed(folders: tuple[str, ...]) -> dict[str, str]:
 
 
 def modified(folder: str) -> float | None:
-    """When a folder changed last, None if it is gone."""
+    """A folder's modification time; None if it is gone."""
     try:
         return os.path.getmtime(folder)
     except OSError:
@@ -44,8 +44,11 @@ def modified(folder: str) -> float | None:
 
 
 class Walks:
-    """Files that the host does not list, by folder. A folder is read again when its time or that of one below changes,
-    as the host does it: lists are asked for at every queued prompt, and model folders may lie on a network."""
+    """Finds the files that the host does not list, and keeps them by folder.
+
+    A folder is read again when its modification time, or that of a folder below it, has changed, as in the host: lists
+    are asked for at every queued prompt, and model folders may be on a network.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[dict[str, float], dict[str, str]]] = {}
@@ -86,7 +89,7 @@ def model_path(name: str) -> str:
 
 
 def holds_chroma(path: str) -> bool:
-    """Whether a safetensors file has an Approximator in it; told from its header, once per version of the file."""
+    """Whether a safetensors file holds an Approximator. The header is read once for each version of the file."""
     if not path.lower().endswith(SAFETENSORS_SUFFIXES):
         return False
     try:
@@ -100,5 +103,5 @@ def holds_chroma(path: str) -> bool:
 def _holds_chroma(path: str, mtime: int, size: int) -> bool:
     try:
         return any(APPROXIMATOR in name for name in read_header(Path(path)).tensors)
-    except (ValueError, OSError):  # a damaged checkpoint of somebody else's is not for this list to complain about
+    except (ValueError, OSError):  # damaged; it may be of any model, so it is just not listed
         return False

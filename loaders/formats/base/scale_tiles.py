@@ -1,4 +1,4 @@
-"""Scales of blocks as tensor cores read them, in tiles; and unpacking a few rows at a time."""
+"""Block scales in the tiles that tensor cores read; and unpacking a few rows at a time."""
 
 from __future__ import annotations
 
