@@ -16,6 +16,7 @@ from .shared.files import model_files, model_path
 from .shared.report import report
 
 OWN_APPROXIMATOR = "from the model file"
+NO_PATCH = "none"
 
 
 class ChromaDiffusionLoader(CheckedNode):
@@ -92,6 +93,16 @@ class ChromaDiffusionLoader(CheckedNode):
                     "them as they are. Slower, but the output error falls: fp8 from 3.8 to 2.7 %, int8_convrot from "
                     "1.3 to 1 %.",
                 ),
+                io.Combo.Input(
+                    "lite_patch",
+                    options=[NO_PATCH, *files],
+                    default=NO_PATCH,
+                    optional=True,
+                    advanced=True,
+                    display_name="lite patch",
+                    tooltip="FluxMod's lite patch: the one double block that makes FLUX.1 lite, with eight, of FLUX.1, with "
+                    "nineteen. Only with FLUX as model and an Approximator of FLUX lite.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model, for any sampler or model node.")],
             hidden=[io.Hidden.unique_id],
@@ -105,11 +116,12 @@ class ChromaDiffusionLoader(CheckedNode):
         return f"precision {quant_mode!r} is not known. Choose one of: {', '.join(QUANT_MODES)}"
 
     @classmethod
-    def fingerprint_inputs(cls, unet_name: Any = None, approximator: Any = OWN_APPROXIMATOR, **_: Any) -> str:
+    def fingerprint_inputs(
+        cls, unet_name: Any = None, approximator: Any = OWN_APPROXIMATOR, lite_patch: Any = NO_PATCH, **_: Any
+    ) -> str:
         """Differs when a file has changed on disk, so that the model is loaded anew."""
         try:
-            other = None if approximator == OWN_APPROXIMATOR else model_path(approximator)
-            return str(stamps_of(model_path(unet_name), other))
+            return str(stamps_of(model_path(unet_name), *paths_of(approximator, lite_patch)))
         except (ValueError, OSError):  # `execute` raises it
             return ""
 
@@ -122,10 +134,19 @@ class ChromaDiffusionLoader(CheckedNode):
         prediction: str = "auto",
         text_ids: str = "auto",
         full_precision_matmul: bool = False,
+        lite_patch: str = NO_PATCH,
     ) -> io.NodeOutput:
-        other = None if approximator == OWN_APPROXIMATOR else model_path(approximator)
+        other, patch = paths_of(approximator, lite_patch)
         model = load_chroma(
-            model_path(unet_name), quant_mode, other, prediction, text_ids, full_precision=full_precision_matmul
+            model_path(unet_name), quant_mode, other, prediction, text_ids, full_precision_matmul, patch
         )
         report(cls, lambda: model_report(model))
         return io.NodeOutput(model)
+
+
+def paths_of(approximator: str, lite_patch: str) -> tuple[str | None, str | None]:
+    """The files that the model is put together with; None where there is none."""
+    return (
+        None if approximator == OWN_APPROXIMATOR else model_path(approximator),
+        None if lite_patch == NO_PATCH else model_path(lite_patch),
+    )

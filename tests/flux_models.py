@@ -9,11 +9,12 @@ modulation = support.dev.load_pack("chroma_model.modulation")
 keys = support.dev.load_pack("loaders.checkpoint.keys")
 
 VECTOR = 16  # width of the pooled text, which the published models have as 768
-APPROXIMATOR = (64, 1024, 1)  # more hidden numbers than rows, so that a solution exists and is well conditioned
+HIDDEN = 1024  # more than the rows of all points, so that a solution exists and is well conditioned
 
 
-def config(**more):
-    return support.config(approximator=APPROXIMATOR, **more)
+def config(in_dim=64, **more):
+    """in_dim: of the Approximator; 32 in FLUX lite."""
+    return support.config(approximator=(in_dim, HIDDEN, 1), **more)
 
 
 def flux_net(comfy, cfg, guidance_embed=True, seed=0):
@@ -73,7 +74,7 @@ def approximator(net, cfg, points, pooled=None):
     out = out_layer(silu(in_layer(norm(h)))), whose rows are solved for.
     """
     pooled = torch.zeros(1, VECTOR) if pooled is None else pooled
-    width, (in_dim, hidden, _) = cfg.hidden_size, APPROXIMATOR
+    width, in_dim, hidden = cfg.hidden_size, cfg.approximator.in_dim, HIDDEN
     generator = torch.Generator().manual_seed(1)
     enter = torch.randn(hidden, in_dim, generator=generator)
     enter[:width] = 0

@@ -23,12 +23,12 @@ class FileStamp:
     modified: int
 
 
-def stamps_of(path: str, approximator: str | None = None) -> tuple[FileStamp, ...]:
-    """Stamps of a model's file or its shards, and of the file that its Approximator is from."""
+def stamps_of(*paths: str | None) -> tuple[FileStamp, ...]:
+    """Stamps of a model's files or their shards; None where there is no such file."""
     files: list[str] = []
-    for one in (path,) if approximator is None else (path, approximator):
-        one = str(whole(one))
-        files += [str(file) for file in shards(Path(one))] if one.endswith(INDEX_SUFFIX) else [one]
+    for path in (path for path in paths if path is not None):
+        path = str(whole(path))
+        files += [str(file) for file in shards(Path(path))] if path.endswith(INDEX_SUFFIX) else [path]
     return tuple(stamp(file) for file in files)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import comfy.memory_management
 import comfy.model_management
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
+from ...loaders.checkpoint.lite import with_lite_patch
 from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from ...loaders.formats.base.format import FLOAT_DTYPES
@@ -46,6 +47,7 @@ def load_chroma(
     prediction: str = "auto",
     text_ids: str = "auto",
     full_precision: bool = False,
+    lite_patch: str | None = None,
     disable_dynamic: bool = False,
 ) -> Any:
     """A Chroma file as the host's MODEL.
@@ -54,6 +56,7 @@ def load_chroma(
     approximator: a file to take the Approximator from, in place of the checkpoint's own; needed for FLUX.
     prediction, text_ids: see `detect_variant.detect`.
     full_precision: unpack 8- and 4-bit weights for multiplication also where the device can multiply them as they are.
+    lite_patch: a file with the block that makes FLUX.1 lite of FLUX.1, see `checkpoint/lite`.
     disable_dynamic: asked for by the host where it needs a patcher without dynamic VRAM.
     returns:   a ModelPatcher.
     raises:    ValueError naming the file, what was found and the remedy.
@@ -61,8 +64,8 @@ def load_chroma(
     quant_mode(mode_name)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    source = ModelFile(path, approximator)
-    stamps = stamps_of(path, approximator)  # before any weight is read
+    source = ModelFile(path, approximator, lite_patch)
+    stamps = stamps_of(path, approximator, lite_patch)  # before any weight is read
     header = source.header
     detection = detect(header, prediction, text_ids)
     check(header, detection)
@@ -100,31 +103,38 @@ def load_chroma(
     attach(patcher, header, stamps)
     patcher.cached_patcher_init = (
         load_chroma,
-        (path, mode_name, approximator, prediction, text_ids, full_precision),
+        (path, mode_name, approximator, prediction, text_ids, full_precision, lite_patch),
     )
     return patcher
 
 
 class ModelFile:
-    """A model's file, and, if given, the file that its Approximator comes from."""
+    """A model's file, and, if given, the files that its Approximator and one of its blocks come from."""
 
-    def __init__(self, path: str, approximator: str | None = None):
-        self.path = path
-        self.approximator = approximator
+    def __init__(self, path: str, approximator: str | None = None, lite_patch: str | None = None):
         self.header = read_header(path)
-        self._names: dict[str, str] = {}
+        self._path = path
+        self._own: Mapping[str, str] | None = (
+            None  # name in `header` -> name in the file; None where all stay as they are
+        )
+        self._others: list[tuple[str, Mapping[str, str]]] = []  # the same of other files
+        if lite_patch is not None:
+            self.header, self._own, theirs = with_lite_patch(self.header, read_header(lite_patch))
+            self._others.append((lite_patch, theirs))
         if approximator is not None:
             other = read_header(approximator)
             self.header = with_approximator(self.header, other)
             prefix = layout_of(self.header)[1]
-            self._names = {prefix + name: n for name, n in source_names(other).items()}
+            self._others.append((approximator, {prefix + name: n for name, n in source_names(other).items()}))
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under the names of `header`, mapped."""
-        tensors = _host_tensors(self.path)
-        if self.approximator is not None:
-            theirs = _host_tensors(self.approximator)
-            tensors.update({name: theirs[n] for name, n in self._names.items()})
+        tensors = _host_tensors(self._path)
+        if self._own is not None:
+            tensors = {name: tensors[n] for name, n in self._own.items()}
+        for path, names in self._others:
+            theirs = _host_tensors(path)
+            tensors.update({name: theirs[n] for name, n in names.items()})
         return tensors
 
 

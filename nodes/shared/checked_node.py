@@ -19,7 +19,7 @@ from ...loaders.files.error_text import short
 from ...samplers.schedules import MAX_STEPS
 
 # Menus that are checked elsewhere, with remedies of their own: files, and quant_mode with its names of other packs.
-OPEN_MENUS = ("unet_name", "clip_name", "lora_name", "approximator", "quant_mode")
+OPEN_MENUS = ("unet_name", "clip_name", "lora_name", "approximator", "lite_patch", "quant_mode")
 MAX_WHOLE = 100 * MAX_STEPS  # limit of steps / denoise, the length of the whole schedule
 PLAIN = (bool, int, float, str, type(None))
 

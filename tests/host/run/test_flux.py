@@ -44,18 +44,26 @@ def sigmas_of(patcher):
     return comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", STEPS)
 
 
+def modulator(net, cfg, native, path):
+    """A file of an Approximator alone, without a prefix, as FluxMod's are."""
+    points = [(t.item(), GUIDANCE) for t in (*sigmas_of(native)[:-1], torch.tensor(0.0))]
+    solved = flux_models.approximator(net, cfg, points)
+    names = {name.removeprefix(flux_models.keys.APPROXIMATOR): t for name, t in support.published(solved).items()}
+    return str(support.write(path, names))
+
+
+def load(*args, **kwargs):
+    return support.dev.load_pack("host.model.load").load_chroma(*args, **kwargs)
+
+
 @pytest.fixture(scope="module")
 def case(comfy, tmp_path_factory):
     """(config, the host's MODEL, ours): a FLUX file with its own modulation, and a file of an Approximator alone."""
     cfg, folder = flux_models.config(), tmp_path_factory.mktemp("flux")
     net = flux_models.flux_net(comfy, cfg)
     native = native_patcher(net, cfg)
-    points = [(t.item(), GUIDANCE) for t in (*sigmas_of(native)[:-1], torch.tensor(0.0))]
-    solved = flux_models.approximator(net, cfg, points)
     blocks = support.write(folder / "flux.safetensors", support.published(net.state_dict()))
-    modulator = support.write(folder / "modulator.safetensors", support.published(solved))
-    load = support.dev.load_pack("host.model.load").load_chroma
-    return cfg, native, load(str(blocks), approximator=str(modulator))
+    return cfg, native, load(str(blocks), approximator=modulator(net, cfg, native, folder / "modulator.safetensors"))
 
 
 def prompts(cfg, **values):
@@ -112,3 +120,44 @@ def test_kept_keys_of_references_act_on_our_model(comfy, inference, case):
     distance = support.relative(run(kept, positive, STEPS), run(ours, at_zero, STEPS))
     assert 0 < distance < 0.3
     assert ours.model.diffusion_model.default_ref_method == "offset"
+
+
+def as_whole(state):
+    """FLUX of nineteen double blocks, of which the lite one is made: blocks 5 to 15, and the old 4, are others."""
+    out = {}
+    for name, tensor in state.items():
+        number = int(name.split(".")[1]) if name.startswith("double_blocks.") else None
+        if number is not None and number > 4:
+            name = name.replace(f"double_blocks.{number}.", f"double_blocks.{number + 11}.", 1)
+        out[name] = tensor
+    block = {
+        name.removeprefix("double_blocks.4."): t for name, t in state.items() if name.startswith("double_blocks.4.")
+    }
+    for number in range(4, 16):
+        out.update({f"double_blocks.{number}.{name}": torch.randn_like(t) for name, t in block.items()})
+    return out, block
+
+
+@pytest.mark.slow
+def test_flux_with_a_lite_patch_equals_the_hosts_flux_of_eight_blocks(comfy, inference, tmp_path):
+    cfg = flux_models.config(in_dim=32, double=8, single=2)
+    net = flux_models.flux_net(comfy, cfg)
+    native = native_patcher(net, cfg)
+    whole, block = as_whole(net.state_dict())
+    path = str(support.write(tmp_path / "flux.safetensors", support.published(whole)))
+    patch = str(support.write(tmp_path / "lite.safetensors", support.published(block)))
+    ours = load(path, approximator=modulator(net, cfg, native, tmp_path / "m.safetensors"), lite_patch=patch)
+    loaded = ours.model.model_config.loaded
+    assert (
+        loaded.detection.config.num_double_blocks == 8
+        and loaded.file == "flux.safetensors with lite.safetensors with m.safetensors"
+    )
+    theirs, mine = runs(comfy, (cfg, native, ours), prompts(cfg))
+    assert support.relative(mine, theirs) <= RUN_LIMIT
+    init, given = ours.cached_patcher_init
+    again = init(*given, disable_dynamic=True)
+    assert support.relative(sample_of(comfy, again, cfg), sample_of(comfy, ours, cfg)) == 0
+
+
+def sample_of(comfy, patcher, cfg):
+    return sample(comfy, patcher, cfg, steps=2, scale=1.0, positive=prompts(cfg), negative=prompts(cfg))
