@@ -91,7 +91,7 @@ def model_path(name: str) -> str:
 
 
 def kind_of(path: str) -> str | None:
-    """"Chroma" for a safetensors file that holds an Approximator in a model, "Approximator" for one alone, "FLUX" for a model of
+    """ "Chroma" for a safetensors file that holds an Approximator in a model, "Approximator" for one alone, "FLUX" for a model of
     this kind without one; else None. The header is read once for each version of the file."""
     if not path.lower().endswith(SAFETENSORS_SUFFIXES):
         return None
