@@ -31,8 +31,8 @@ def register() -> None:
             ComfyAPISync().node_replacement.register(node_replace(row))
     except Exception as error:
         logging.warning(
-            "Chroma Pack: FluxMod's old nodes are not replaced by themselves (%s: %s); replace them by hand, by their "
-            "list in web/docs/guides/something_looks_wrong.md",
+            "Chroma Pack: FluxMod's old nodes are not replaced by themselves (%s: %s). Replace them by hand; the help of Load "
+            "Chroma Model lists what by what",
             type(error).__name__,
             error,
         )
