@@ -14,8 +14,8 @@ from typing import Any, Mapping
 class Replacement:
     """One old node. Each has one output, which is the first of ours.
 
-    connected, typed: name of an input there -> here. `typed` are those with a widget, all of them and in their order: a saved
-               page holds their values by place, without names.
+    connected, typed: name of an input there -> here, None for one that did nothing. `typed` are those with a widget, all of
+               them and in their order: a saved page holds their values by place, without names.
     added:     inputs that our node needs and the old one had not, with the values that do the same.
     early:     inputs that the first versions of the old node had not, with the values that do what those did.
     """
@@ -23,13 +23,13 @@ class Replacement:
     old: str
     new: str
     connected: Mapping[str, str] = field(default_factory=dict)
-    typed: Mapping[str, str] = field(default_factory=dict)
+    typed: Mapping[str, str | None] = field(default_factory=dict)
     added: Mapping[str, Any] = field(default_factory=dict)
     early: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, str]:
-        return {**self.connected, **self.typed}
+        return {old: new for old, new in {**self.connected, **self.typed}.items() if new is not None}
 
 
 LOADER = "ChromaDiffusionLoader"
@@ -70,7 +70,7 @@ TABLE = (
             "unet_name": "unet_name",
             "guidance_name": "approximator",
             **QUANT_MODE,
-            "lite_patch_unet_name": "lite_patch",
+            "lite_patch_unet_name": None,  # its file was not read: the model had the eight blocks of FLUX lite itself
         },
     ),
     Replacement(
@@ -89,4 +89,4 @@ TABLE = (
 # Our node -> optional inputs that FluxMod's NO_FILE may stand in: in queued graphs, and in menus that the page has filled from
 # an old node. Left out, they are at their default, which is no other file too.
 NO_FILE = "None"
-MAY_BE_NO_FILE: Mapping[str, tuple[str, ...]] = {LOADER: ("approximator", "lite_patch")}
+MAY_BE_NO_FILE: Mapping[str, tuple[str, ...]] = {LOADER: ("approximator",)}
