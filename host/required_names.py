@@ -158,6 +158,11 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.model_sampling.ModelSamplingDiscreteFlow",
         "comfy.model_sampling.ModelSamplingFlux",
     ),
+    "old graphs": (
+        "comfy_api.latest.ComfyAPISync",
+        "nodes.NODE_CLASS_MAPPINGS",
+        "server.PromptServer.add_on_prompt_handler",
+    ),
     "nodes": (
         "comfy_api.latest.ComfyExtension",
         "folder_paths.folder_names_and_paths",

@@ -63,6 +63,7 @@ REGISTRATIONS = (
     Registration("..host.sample.scheduler_menu", "schedules in KSampler's menus", ("schedules",)),
     Registration("..host.sample.samplers", "samplers in KSampler's menus", ("samplers",)),
     Registration(".shared.scheduler_curve", "the curve on scheduler nodes", ("curve",)),
+    Registration(".old_graphs.registration", "nodes in the place of FluxMod's old ones", ("old graphs",)),
 )
 
 

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 from ..files.read import Header
 from .foreign import refuse_foreign
-from .keys import APPROXIMATOR, FLAGS, FLUX, OLD_MARKER, OTHER_COMPONENTS, SIGNATURES, VARIANT, other_model
+from .keys import (
+    APPROXIMATOR,
+    APPROXIMATOR_ALONE,
+    FLAGS,
+    FLUX,
+    OLD_MARKER,
+    OTHER_COMPONENTS,
+    SIGNATURES,
+    VARIANT,
+    other_model,
+)
 
 
 def layout_of(header: Header) -> tuple[str, str]:
@@ -24,7 +34,7 @@ def layout_of(header: Header) -> tuple[str, str]:
             f"{header.name}: block double_blocks.0 is missing (no tensor ends in {SIGNATURES['BFL']}). "
             "The file is incomplete; download it again"
         )
-    if {"in_proj.weight", "out_proj.weight"} <= header.tensors.keys():
+    if APPROXIMATOR_ALONE <= header.tensors.keys():
         raise ValueError(
             f"{header.name}: holds an Approximator alone. Choose it as approximator in the loader, and FLUX as model"
         )

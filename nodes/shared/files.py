@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...loaders.checkpoint.keys import APPROXIMATOR
+from ...loaders.checkpoint.keys import APPROXIMATOR, APPROXIMATOR_ALONE, SIGNATURES
 from ...loaders.files.read import GGUF_SUFFIX, INDEX_SUFFIX, SAFETENSORS_SUFFIXES, SHARD, read_header
 
 DIFFUSION_FOLDERS = ("diffusion_models", "unet_gguf")  # the second exists where a GGUF pack has registered it
@@ -74,9 +74,11 @@ WALKS = Walks()
 
 
 def model_files() -> list[str]:
-    """Names of diffusion models, and of all-in-one checkpoints that hold a Chroma."""
-    names = set(listed(DIFFUSION_FOLDERS))
-    names |= {name for name, path in listed((CHECKPOINTS,)).items() if holds_chroma(path)}
+    """Names of diffusion models, and of those checkpoints that are of use here: with a Chroma in them; and, as FluxMod had them
+    there at first, an Approximator alone, and FLUX where there is one."""
+    kinds = {name: kind_of(path) for name, path in listed((CHECKPOINTS,)).items()}
+    wanted = {"Chroma", "Approximator", *(("FLUX",) if "Approximator" in kinds.values() else ())}
+    names = {*listed(DIFFUSION_FOLDERS), *(name for name, kind in kinds.items() if kind in wanted)}
     return sorted(names, key=str.lower)
 
 
@@ -88,20 +90,26 @@ def model_path(name: str) -> str:
     return path
 
 
-def holds_chroma(path: str) -> bool:
-    """Whether a safetensors file holds an Approximator. The header is read once for each version of the file."""
+def kind_of(path: str) -> str | None:
+    """ "Chroma" for a safetensors file that holds an Approximator in a model, "Approximator" for one alone, "FLUX" for a model of
+    this kind without one; else None. The header is read once for each version of the file."""
     if not path.lower().endswith(SAFETENSORS_SUFFIXES):
-        return False
+        return None
     try:
         stat = os.stat(path)
     except OSError:
-        return False
-    return _holds_chroma(path, stat.st_mtime_ns, stat.st_size)
+        return None
+    return _kind_of(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=4096)
-def _holds_chroma(path: str, mtime: int, size: int) -> bool:
+def _kind_of(path: str, mtime: int, size: int) -> str | None:
     try:
-        return any(APPROXIMATOR in name for name in read_header(Path(path)).tensors)
+        names = read_header(Path(path)).tensors
     except (ValueError, OSError):  # damaged; it may be of any model, so it is just not listed
-        return False
+        return None
+    if any(APPROXIMATOR in name for name in names):
+        return "Chroma"
+    if APPROXIMATOR_ALONE <= names.keys():
+        return "Approximator"
+    return "FLUX" if any(name.endswith(SIGNATURES["BFL"]) for name in names) else None
