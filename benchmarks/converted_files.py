@@ -1,6 +1,6 @@
 """Files of the package convert_to_quant, written by its own command, beside the weights that its own code unpacks from them.
 
-Without its learned rounding, which changes values and not how they are stored.
+`pip install --no-deps convert_to_quant`. Without its learned rounding, which changes values and not how they are stored.
 """
 
 from __future__ import annotations
