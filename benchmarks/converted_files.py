@@ -9,6 +9,7 @@ import contextlib
 import gc
 import io
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -71,6 +72,7 @@ def convert(source: Path, target: Path, options: str) -> None:
     usual = "--simple --optimizer original --calib_samples 8 --manual_seed 1 --device cpu --verbose MINIMAL"
     arguments = get_parser().parse_args(["-i", str(source), "-o", str(target), *usual.split(), *options.split()])
     said = io.StringIO()
+    logging.getLogger("convert_to_quant").propagate = False  # into the host's own log
     gc.freeze()  # it collects after every layer, which takes long where as much is loaded as here
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
