@@ -231,6 +231,25 @@ def test_fp8_parts_of_one_scale_keep_it_and_others_get_one_a_row(dtype, name):
     assert rows.format == f"{name}_rowwise" and rows.fields["scale"].shape == (16, 1)
 
 
+@pytest.mark.parametrize("name, columns", [("mxfp8", 96), ("nvfp4", 80)])
+def test_inputs_that_fill_the_last_block_are_left_out_where_the_marker_says_so(name, columns):
+    """convert_to_quant writes Radiance's embedder of 67 inputs so, where nothing is kept out of the format."""
+    found = MADE[name](torch.nn.functional.pad(gaussian(64, 67), (0, columns - 67)))
+    found = found._replace(marker={"format": name, "orig_shape": [64, 67]})
+    storage = recognised(name, found)
+    assert storage.shape == (64, 67)
+    dense = registry.FORMATS[name].unpack(found.data, found.beside, storage.settings, torch.float32)
+    torch.testing.assert_close(dense, found.dense[:, :67], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [[64, 64], [64, 97], [64, 96, 1], "64, 67", [64.0, 67.0], [0, 67]])
+def test_shape_in_a_marker_that_does_not_round_up_to_what_is_stored_is_ignored(shape):
+    found = mxfp8(gaussian(64, 96))
+    found = found._replace(marker={"format": "mxfp8", "orig_shape": shape})
+    storage = recognised("mxfp8", found)
+    assert (storage.shape, dict(storage.settings)) == ((64, 96), {})
+
+
 @pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
 def test_parts_whose_scales_do_not_fill_their_tiles_are_not_joined(name):
     format = registry.FORMATS[name]
