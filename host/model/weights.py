@@ -88,8 +88,9 @@ class StateBuilder:
                 return self._keep(name, parts, in_block)
             return self._quantise(name, self._dense(parts, torch.float32))
         linear = len(parts[0].storage.shape) == 2 and name.endswith(".weight")
-        taken = any(part.storage.format in packed_layout.TAKEN for part in parts)
-        if packed and linear and self.mode.keeps and not taken:
+        # The host writes a weight that was filled up to whole blocks without saying so, and reads it back as a larger one.
+        unpacks = any(p.storage.format in packed_layout.TAKEN or "orig_shape" in p.storage.settings for p in parts)
+        if packed and linear and self.mode.keeps and not unpacks:
             return self._keep(name, parts, in_block)
         if packed:
             dtype = torch.float32 if name.startswith(FLOAT32_PARTS) else self.mode.dtype
@@ -115,8 +116,9 @@ class StateBuilder:
         return joined([dense(part, self._take(part, device)).to(dtype) for part in parts])
 
     def _is_target(self, part: Part) -> bool:
-        rotated = bool(part.storage.settings.get("convrot")) == bool(self.mode.quantise.get("convrot"))
-        return part.storage.format == self.mode.format and rotated
+        settings = part.storage.settings
+        rotated = bool(settings.get("convrot")) == bool(self.mode.quantise.get("convrot"))
+        return part.storage.format == self.mode.format and rotated and "orig_shape" not in settings
 
     def _quantise(self, name: str, weight: Tensor) -> dict[str, Tensor]:
         made = pack(weight, self.mode)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..tensor_info import Storage
 from .base.format import Format, Held, Matmul, Mode, Roles, Settings, Weight, joined_rows
-from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, untiled
+from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, unpadded, untiled
 
 NAME = "nvfp4"
 LAYOUT = "TensorCoreNVFP4Layout"
@@ -34,7 +34,8 @@ def recognise(weight: Weight) -> Storage | None:
         raise weight.misfit(scale)
     if whole.numel != 1:
         raise weight.misfit(whole)
-    return Storage(NAME, (rows, columns))
+    shape = weight.unpadded(rows, columns, BLOCK)
+    return Storage(NAME, shape, {"orig_shape": list(shape)} if shape != (rows, columns) else {})
 
 
 def unpack(data: Tensor, beside: Roles, settings: Settings, dtype: torch.dtype) -> Tensor:
@@ -49,7 +50,7 @@ def unpack(data: Tensor, beside: Roles, settings: Settings, dtype: torch.dtype) 
         codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten(-2).int()
         return values[codes] * blocks.repeat_interleave(BLOCK, 1)[:, :columns] * inputs
 
-    return by_rows(rows, columns, dtype, data.view(torch.uint8), blocks)
+    return unpadded(by_rows(rows, columns, dtype, data.view(torch.uint8), blocks), settings)
 
 
 def hold(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:

@@ -59,6 +59,17 @@ class Weight:
         params = self.marker.get("params")
         return self.marker.get(name, params.get(name, default) if isinstance(params, Mapping) else default)
 
+    def unpadded(self, rows: int, columns: int, multiple: int) -> tuple[int, int]:
+        """The weight's own shape by its marker, where a writer filled rows and columns up to whole blocks.
+
+        convert_to_quant does so, as the host's quantisers do: Radiance's embedder of pixels has 67 inputs.
+        """
+        shape = self.setting("orig_shape")
+        stored = [rows, columns]
+        if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+            return rows, columns
+        return tuple(shape) if [round_up(n, multiple) for n in shape] == stored else (rows, columns)  # type: ignore[return-value]
+
     def misfit(self, beside: TensorInfo) -> ValueError:
         return ValueError(
             f"{self.label} of shape {self.shape}, {dtype_text(self.dtype)}, has scales of shape {beside.shape}, "
