@@ -10,7 +10,7 @@ Shapes: B points (timestep, guidance), R rows of one layer, M rows of all, D wid
 from __future__ import annotations
 
 import math
-from typing import Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, Mapping, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,21 @@ class Fit:
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam(approximator.parameters(), rate, betas=(0.9, 0.99))
         self.done = 0
+
+    def state(self) -> dict[str, Any]:
+        """Of the fit, to go on from by `load_state`."""
+        return {
+            "approximator": self.approximator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "done": self.done,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.approximator.load_state_dict(state["approximator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.done = state["done"]
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """Timesteps over [0, 1], both ends among them, and guidance, (count,) each."""
