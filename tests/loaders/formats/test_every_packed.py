@@ -489,3 +489,10 @@ def test_records_do_not_change(format):
         format.bits = 1.0
     with pytest.raises(AttributeError):
         base.Weight("w", info.TensorInfo(INT8, (1,)), {}, {}).label = "x"
+
+
+@pytest.mark.parametrize("dtype, shape", [(torch.uint8, (64,)), (torch.uint8, (2, 3, 4)), (torch.int16, (8, 32))])
+def test_what_is_no_matrix_of_bytes_is_no_nvfp4(dtype, shape):
+    beside = {"weight_scale": torch.ones(128, 4).to(E4M3), "weight_scale_2": torch.ones(())}
+    with pytest.raises(ValueError, match="which no known format|but stored as int16"):
+        recognised("", Case(torch.zeros(shape, dtype=dtype), beside, {"format": "nvfp4"}, torch.zeros(1), 0.0))
