@@ -74,6 +74,13 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "folder_paths.get_output_directory",
         "folder_paths.get_save_image_path",
     ),
+    "ControlNets": (
+        "comfy.controlnet.ControlNet.copy_to",
+        "comfy.ldm.flux.controlnet.ControlNetFlux",
+        "comfy.utils.common_upscale",
+        "comfy.utils.repeat_to_batch_size",
+        "nodes.ControlNetApplyAdvanced",
+    ),
     "NAG": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
     "text encoders": (
         "comfy.ldm.modules.attention.optimized_attention_for_device",

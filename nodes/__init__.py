@@ -43,6 +43,7 @@ FEATURES = (
     ),
     Feature("guidance", ("ChromaCFGGuider", "ChromaGuidance"), ("guidance",)),
     Feature("clip", ("ChromaCLIPLoader",), ("models", "text encoders")),
+    Feature("controlnet", ("ChromaControlNetApply",), ("ControlNets",)),
     Feature("doctor", ("ChromaDoctor",), ("models", "prompts", "samplers", "schedules", "advice")),
     Feature("ksampler", ("ChromaKSampler",), ("guidance", "schedules", "sampling")),
     Feature("lora", ("ChromaLoraLoader",), ("LoRAs",)),
