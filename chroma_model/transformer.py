@@ -138,7 +138,8 @@ class ChromaTransformer(nn.Module):
     ) -> Tensor:
         """The velocity of the flow at x.
 
-        x:            (B, C, H, W) noisy latent or picture; any size, odd ones are padded and cropped back.
+        x:            (B, C, H, W) noisy latent or picture; any size, odd ones are padded and cropped back. What stands
+                      beside the latent (a picture, a mask) is in the channels behind it.
         timesteps:    (B,) in [0, 1], 1 = noise.
         context:      (B, L_txt, context_dim) from the text encoder.
         guidance:     (B,) or None for 0, as Chroma was trained.
@@ -187,7 +188,9 @@ class ChromaTransformer(nn.Module):
 
         img = joint[:, num_txt : num_txt + num_img]
         predicted = self.predict(img, x, modulations, nerf_tile)
-        return velocity_from_data(predicted, x, timesteps) if config.prediction == "x0" else predicted
+        if config.prediction == "x0":
+            return velocity_from_data(predicted, x[:, : predicted.shape[1]], timesteps)
+        return predicted
 
 
 def key_mask(context_mask: Tensor, num_img: int) -> Tensor:

@@ -16,9 +16,11 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "models": (
         "comfy.conds.CONDRegular",
         "comfy.latent_formats.ChromaRadiance",
+        "comfy.lora.calculate_shape",
         "comfy.ldm.modules.attention.optimized_attention",
         "comfy.memory_management.aimdo_enabled",
         "comfy.model_base.Chroma",
+        "comfy.model_base.Flux.concat_cond",
         "comfy.model_management.cast_to_device",
         "comfy.model_management.free_memory",
         "comfy.model_management.get_torch_device",
