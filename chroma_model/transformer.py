@@ -31,6 +31,7 @@ from .radiance import (
     velocity_from_data,
 )
 from .references import TIMESTEP_ZERO, References, TimestepZeroTable, reference_ids
+from .rope_scaling import ScaledPositionEmbedder
 
 RunBlock = Callable[..., Any]
 
@@ -107,6 +108,11 @@ class ChromaTransformer(nn.Module):
         tokens = [self.embed_picture(picture) for picture in (x, *references)]
         return torch.cat(tokens, dim=1) if references else tokens[0], self.txt_in(context), ids
 
+    def embed_positions(self, ids: Tensor, timesteps: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Rotary matrices (1 or B, 1, L, K/2, 2, 2) float32 of ids (L, A)."""
+        of_run = (timesteps, grid) if isinstance(self.pe_embedder, ScaledPositionEmbedder) else ()
+        return self.pe_embedder(ids[None], *of_run).float()
+
     def embed_picture(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, L, D)."""
         if self.config.nerf is None:
@@ -172,7 +178,7 @@ class ChromaTransformer(nn.Module):
             at_zero = references.modulations
             at_zero = self.modulations(torch.zeros_like(timesteps), guidance) if at_zero is None else at_zero
             table = TimestepZeroTable(table, at_zero.to(x.dtype), num_txt, num_img, num_ref)
-        pe = self.pe_embedder(ids[None]).float()
+        pe = self.embed_positions(ids, timesteps, grid)
         mask = None if context_mask is None else key_mask(context_mask, img.shape[1])
 
         for i, block in enumerate(self.double_blocks):

@@ -51,6 +51,7 @@ FEATURES = (
     Feature("padding", ("ChromaPadMask",), ("prompts",)),
     Feature("preset", ("ChromaPreset",), ("samplers", "schedules", "advice")),
     Feature("prompt", ("ChromaPrompt",), ("prompts",)),
+    Feature("rope_scaling", ("ChromaRoPEScaling",), ("models",)),
     Feature("run_report", ("ChromaRunReport",), ("guidance",)),
     Feature("save", ("ChromaSaveQuantized",), ("LoRAs", "saving")),
     Feature("plot", ("ChromaSigmasPlot",), ("schedules",)),
