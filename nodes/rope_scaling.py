@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Mapping
 
 from comfy_api.latest import io
 
@@ -24,6 +24,18 @@ PE_EMBEDDER = "diffusion_model.pe_embedder"
 DYNAMIC, FIXED = "follows the noise (DyPE)", "fixed"
 
 
+def yarns_inputs() -> list[io.Input]:
+    return [
+        number("alpha", YARN_ALPHA, 0.0, 64.0, 0.05, "Pairs with fewer turns over the base are stretched."),
+        number("beta", YARN_BETA, 0.1, 128.0, 0.1, "Pairs with more turns over the base are kept."),
+        io.Boolean.Input(
+            "temperature",
+            default=False,
+            tooltip="Sharpen attention as YaRN does, by 0.1 ln s + 1. It acts on text too.",
+        ),
+    ]
+
+
 class ChromaRoPEScaling(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -40,27 +52,7 @@ class ChromaRoPEScaling(CheckedNode):
                     "method",
                     "yarn: slow rotations are stretched, fast ones kept. ntk: stretched the more, the slower they are. "
                     "linear: all alike.",
-                    {
-                        name: [
-                            number(
-                                "alpha",
-                                YARN_ALPHA,
-                                0.0,
-                                64.0,
-                                0.05,
-                                "Pairs with fewer turns over the base are stretched.",
-                            ),
-                            number("beta", YARN_BETA, 0.1, 128.0, 0.1, "Pairs with more turns over the base are kept."),
-                            io.Boolean.Input(
-                                "temperature",
-                                default=False,
-                                tooltip="Sharpen attention as YaRN does, by 0.1 ln s + 1. It acts on text too.",
-                            ),
-                        ]
-                        if name == "yarn"
-                        else []
-                        for name in METHODS
-                    },
+                    {name: yarns_inputs() if name == "yarn" else [] for name in METHODS},
                 ),
                 choice(
                     "over_time",
@@ -92,21 +84,18 @@ class ChromaRoPEScaling(CheckedNode):
     def execute(
         cls,
         model: Any,
-        method: dict[str, Any] | None = None,
-        over_time: dict[str, Any] | None = None,
-        base_size: int = 1024,
+        method: Mapping[str, Any],
+        over_time: Mapping[str, Any],
+        base_size: int,
     ) -> io.NodeOutput:
         config = network_of(model).config
-        chosen, time = dict(method or {}), dict(over_time or {})
-        dype = None
-        if time.get("over_time", DYNAMIC) == DYNAMIC:
-            dype = time.get("dype_scale", DYPE_SCALE), time.get("dype_exponent", DYPE_EXPONENT)
+        is_dynamic = over_time["over_time"] == DYNAMIC
         scaling = RopeScaling(
-            method=chosen.get("method", "yarn"),
-            base_tokens=base_size / TOKEN_SIDE,
-            dype=dype,
-            turns=(chosen.get("alpha", YARN_ALPHA), chosen.get("beta", YARN_BETA)),
-            temperature=chosen.get("temperature", False),
+            method["method"],
+            base_size / TOKEN_SIDE,
+            dype=(over_time["dype_scale"], over_time["dype_exponent"]) if is_dynamic else None,
+            turns=(method.get("alpha", YARN_ALPHA), method.get("beta", YARN_BETA)),
+            temperature=method.get("temperature", False),
         )
         clone = model.clone()
         clone.add_object_patch(PE_EMBEDDER, ScaledPositionEmbedder(config.axes_dim, config.theta, scaling))

@@ -30,7 +30,8 @@ def case(comfy, request, tmp_path_factory):
 
 
 def scaled(module, model, base_size=64, method=None, over_time=None):
-    return module.ChromaRoPEScaling.execute(model, method or {"method": "yarn"}, over_time or {}, base_size).args[0]
+    over_time = {"dype_scale": 2.0, "dype_exponent": 2.0, "over_time": module.DYNAMIC, **(over_time or {})}
+    return module.ChromaRoPEScaling.execute(model, method or {"method": "yarn"}, over_time, base_size).args[0]
 
 
 def run(comfy, case, model, tokens):
