@@ -16,9 +16,11 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "models": (
         "comfy.conds.CONDRegular",
         "comfy.latent_formats.ChromaRadiance",
+        "comfy.lora.calculate_shape",
         "comfy.ldm.modules.attention.optimized_attention",
         "comfy.memory_management.aimdo_enabled",
         "comfy.model_base.Chroma",
+        "comfy.model_base.Flux.concat_cond",
         "comfy.model_management.cast_to_device",
         "comfy.model_management.free_memory",
         "comfy.model_management.get_torch_device",
@@ -75,6 +77,13 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.utils.get_attr",
         "folder_paths.get_output_directory",
         "folder_paths.get_save_image_path",
+    ),
+    "ControlNets": (
+        "comfy.controlnet.ControlNet.copy_to",
+        "comfy.ldm.flux.controlnet.ControlNetFlux",
+        "comfy.utils.common_upscale",
+        "comfy.utils.repeat_to_batch_size",
+        "nodes.ControlNetApplyAdvanced",
     ),
     "NAG": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
     "text encoders": (

@@ -35,7 +35,7 @@ class PatchedWeights:
         """raises: ValueError if the model is not Chroma. `dense` raises it for a weight in a type of another pack."""
         self.patcher = patcher
         network = patcher.model.diffusion_model
-        shapes = parameter_shapes(network)
+        shapes = parameter_shapes(network, patcher.patches)
         if not any(name.startswith(APPROXIMATOR) for name in shapes):
             raise ValueError(
                 "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use "

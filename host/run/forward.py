@@ -165,7 +165,7 @@ class HostTransformer(ChromaTransformer):
         return executor.execute(x, timestep, context, guidance, control, transformer_options, **kwargs)
 
     def _forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
-        check_inputs(self.config, x, context)
+        check_inputs(self.config, x, context, kwargs.get("input_channels"))
         options = transformer_options.copy()
         radiance = {} if self.config.nerf is None else radiance_options(options)
         texts = joined_texts(
@@ -182,6 +182,11 @@ class HostTransformer(ChromaTransformer):
         )
         for latent in references.latents:
             check_channels(self.config, latent, "a reference")
+        if references.latents and x.shape[1] != self.config.latent_channels:
+            raise ValueError(
+                f"references cannot be shown to this model, since it takes {x.shape[1] - self.config.latent_channels} channels "
+                "beside those of the latent (Fill, control LoRA), which they do not have. Take the references off"
+            )
         sizes = [grid_size(*size, self.patch_size) for size in references.sizes]
         if sizes:
             options["reference_image_num_tokens"] = [rows * columns for rows, columns in sizes]
@@ -210,8 +215,11 @@ class HostTransformer(ChromaTransformer):
         )
 
 
-def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None) -> None:
-    """raises: ValueError with the remedy if the model does not take such a latent or text."""
+def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None, channels: int | None = None) -> None:
+    """raises: ValueError with the remedy if the model does not take such a latent or text.
+
+    channels: that img_in takes, where a LoRA has widened it.
+    """
     if context is None:
         raise ValueError("there is no text conditioning. Connect a prompt, an empty one if need be")
     if context.ndim != 3 or context.shape[2] != config.context_dim:
@@ -219,19 +227,26 @@ def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None) -> Non
             f"the text encoder gave vectors of width {context.shape[-1]}, this model takes {config.context_dim}. Load "
             "the T5 encoder that belongs to it (CLIPLoader, type chroma)"
         )
-    check_channels(config, x, "the latent")
+    channels = config.channels if channels is None else channels
+    if channels == config.latent_channels:
+        check_channels(config, x, "the latent")
+    elif x.shape[1] != channels:
+        raise ValueError(
+            f"the latent and what stands beside it have {x.shape[1]} channels, this model takes {channels}. It was made for "
+            "other inputs than a picture, or a picture and a mask (Fill), or for another program"
+        )
 
 
 def check_channels(config: ChromaConfig, x: Tensor, what: str) -> None:
-    """raises: ValueError for a latent that is not (B, C, H, W), with the model's own C."""
+    """raises: ValueError for a latent that is not (B, C, H, W), with the C of the model's own latents."""
     remedy = LATENT_REMEDY if config.nerf is None else PIXEL_REMEDY
     if x.ndim != 4:
         raise ValueError(
             f"{what} has the shape {tuple(x.shape)}, this model takes four dimensions (batch, channels, height, "
             f"width); five are a video's. {remedy}"
         )
-    if x.shape[1] != config.channels:
-        raise ValueError(f"{what} has {x.shape[1]} channels, this model takes {config.channels}. {remedy}")
+    if x.shape[1] != config.latent_channels:
+        raise ValueError(f"{what} has {x.shape[1]} channels, this model takes {config.latent_channels}. {remedy}")
 
 
 def ids_of(

@@ -15,6 +15,7 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor
 
+from ...constants import MASK_CHANNELS
 from ..checkpoint.keys import APPROXIMATOR
 from .adapters import ADAPTERS, LORA, OFT, SHARED, Adapter, Shape, column, misfit, text
 from .layer_names import (
@@ -35,7 +36,9 @@ from .peft_alpha import AlphaOf, metadata_alpha
 
 HOST_PARTS = {"diff_b": "diff", UP_BIAS: "diff"}  # a bias is a target of its own: otherwise the host cannot slice it
 ALPHA_ROUNDING = 0.01  # relative; of an alpha in 16 bits
-UNUSED = {"reshape_weight"}  # would widen the model's layer; whether the shapes agree is checked instead
+WIDER = "reshape_weight"  # the shape that the host gives a weight first; ours is of the plan, not of the file
+IMG_IN, FINAL = "img_in", "final_layer.linear.weight"
+PATCH_AREA = 4  # pixels of a latent in one token
 
 STACK = re.compile(r"(.+?\.)\d+(?:\.|$)")  # start of the name of a module that is one of several alike
 
@@ -71,6 +74,7 @@ class Target:
     tensors:   tensor's name in the file -> the host's name of that part.
     alpha:     if no tensor of the file holds it.
     scaled_as: for the bias of a LoRA: the target of that LoRA's weight, and its rank.
+    widened:   the shape that the weight gets first, where the LoRA has more inputs for it (a control LoRA).
     """
 
     layer: str
@@ -79,6 +83,7 @@ class Target:
     tensors: Mapping[str, str]
     alpha: float | None = None
     scaled_as: tuple[str, int] | None = None
+    widened: Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,11 @@ class Plan:
     def renamed(self) -> dict[str, str]:
         """Tensor's name in the file -> the host's name for it, "<target>.<part>"."""
         return {name: f"{key}.{part}" for key, target in self.targets.items() for name, part in target.tensors.items()}
+
+    @property
+    def input_width(self) -> int | None:
+        """Inputs that img_in gets, if they become more."""
+        return next((t.widened[1] for t in self.targets.values() if t.widened is not None), None)
 
     @property
     def num_layers(self) -> int:
@@ -207,16 +217,27 @@ def _targets(
             return Misfit(layer.name, "no such parameter", "has none")
         if layer.rows is not None:
             shape = (min(layer.rows[1], shape[0] - layer.rows[0]), *shape[1:])
-        wrong = misfit(adapter, layer.shapes, shape)
+        wider = _widened(layer, adapter, shape, model)
+        wrong = misfit(adapter, layer.shapes, wider or shape)
         if wrong is None and (key in out or key in taken):
             wrong = f"a second adapter ({adapter.name}) for the same weight"
         if wrong is not None:
             return Misfit(layer.name, wrong, text(shape))
-        out[key] = _target(layer, adapter, alpha_of)
+        out[key] = _target(layer, adapter, alpha_of, wider)
     return out
 
 
-def _target(layer: _Layer, adapter: Adapter, alpha_of: AlphaOf) -> Target:
+def _widened(layer: _Layer, adapter: Adapter, shape: Shape, model: Mapping[str, Shape]) -> Shape | None:
+    """The shape of img_in's weight with a picture, or a picture and a mask, beside the latent, if this LoRA is made for it."""
+    if layer.module != IMG_IN or adapter is not LORA or FINAL not in model or not set(LORA.needs) <= layer.parts.keys():
+        return None
+    latent = model[FINAL][0]
+    wider = LORA.change(layer.shapes, shape)
+    fits = wider in ((shape[0], width) for width in (2 * latent, 2 * latent + PATCH_AREA * MASK_CHANNELS))
+    return wider if fits and wider[1] > shape[1] else None
+
+
+def _target(layer: _Layer, adapter: Adapter, alpha_of: AlphaOf, widened: Shape | None) -> Target:
     takes = adapter.needs + adapter.takes + (() if adapter.of_bias else tuple(SHARED))
     alpha = None
     if adapter is LORA and ALPHA not in layer.parts:
@@ -228,9 +249,10 @@ def _target(layer: _Layer, adapter: Adapter, alpha_of: AlphaOf) -> Target:
         layer=layer.name,
         parameter=layer.parameter(adapter),
         rows=layer.rows,
-        tensors={layer.parts[p]: HOST_PARTS.get(p, p) for p in takes if p in layer.parts and p not in UNUSED},
+        tensors={layer.parts[p]: HOST_PARTS.get(p, p) for p in takes if p in layer.parts and p != WIDER},
         alpha=alpha,
         scaled_as=(layer.target(LORA), layer.shapes[DOWN][0]) if is_lora_bias else None,
+        widened=widened,
     )
 
 
@@ -276,6 +298,7 @@ def prepare(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
         if host.endswith("." + DORA):
             out[host] = tensor.reshape(column(tuple(tensor.shape)))
     out |= {f"{key}.{ALPHA}": torch.tensor(t.alpha) for key, t in plan.targets.items() if t.alpha is not None}
+    out |= {f"{key}.{WIDER}": torch.tensor(t.widened) for key, t in plan.targets.items() if t.widened is not None}
     for key, target in plan.targets.items():
         if plan.network is not None:
             _scale_direct(out, key, *plan.network)

@@ -34,6 +34,11 @@ def summary(plan: Plan, names: Iterable[str]) -> Lines:
     if layers[TEXT_ENCODER]:
         first += f", {len(layers[TEXT_ENCODER])} text-encoder layers left out"
     lines = [first]
+    if plan.input_width is not None:
+        lines.append(
+            f"a control LoRA: the model now takes {plan.input_width} inputs, for a picture beside the latent. Connect the "
+            "prompts through InstructPixToPixConditioning, or, with a mask, InpaintModelConditioning"
+        )
     if layers[UNKNOWN]:
         lines.append(Line("unmatched: ", WARNING, some(layers[UNKNOWN])))
     if layers[MISSING_BLOCK]:

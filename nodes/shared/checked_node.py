@@ -169,6 +169,10 @@ def is_sigmas(value: Any) -> bool:
     return torch.is_tensor(value) and value.ndim == 1
 
 
+def is_tensor_of(*dimensions: int) -> Callable[[Any], bool]:
+    return lambda value: torch.is_tensor(value) and value.ndim in dimensions
+
+
 # Type of an input -> check of a value, and what is allowed in words.
 KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "BOOLEAN": (lambda value: isinstance(value, int), "true or false"),
@@ -181,4 +185,8 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "SIGMAS": (is_sigmas, "SIGMAS, from a scheduler"),
     "STYLE_MODEL": (has("get_cond"), "a STYLE_MODEL, from Load Style Model"),
     "CLIP_VISION_OUTPUT": (has("last_hidden_state"), "a CLIP_VISION_OUTPUT, from CLIP Vision Encode"),
+    "CONTROL_NET": (has("copy", "get_control"), "a CONTROL_NET, from Load ControlNet Model"),
+    "IMAGE": (is_tensor_of(4), "an IMAGE, such as Load Image's"),
+    "MASK": (is_tensor_of(2, 3), "a MASK, such as Load Image's"),
+    "VAE": (has("encode", "decode"), "a VAE, from Load VAE"),
 }

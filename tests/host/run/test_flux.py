@@ -4,44 +4,10 @@ import flux_models
 import pytest
 import support
 import torch
+from flux_models import GUIDANCE, RUN_LIMIT, STEPS, native_patcher, prompts, sigmas_of
 from host_models import sample
 
 pytestmark = pytest.mark.host
-
-GUIDANCE, STEPS = 2.5, 4
-RUN_LIMIT = 1e-5  # four steps carry the 2e-6 of one forward on
-
-
-def native_patcher(net, cfg, schnell=False):
-    """The host's own MODEL of FLUX, float32."""
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    names = ("depth", "depth_single_blocks", "axes_dim", "theta", "patch_size", "qkv_bias", "guidance_embed")
-    sizes = {name: getattr(net.params, name) for name in (*names, "mlp_ratio", "num_heads", "hidden_size")}
-    kind = comfy.supported_models.FluxSchnell if schnell else comfy.supported_models.Flux
-    config = kind(
-        {
-            "image_model": "flux",
-            **sizes,
-            "in_channels": net.params.in_channels,
-            "out_channels": net.params.out_channels,
-            "vec_in_dim": flux_models.VECTOR,
-            "context_in_dim": cfg.context_dim,
-            "txt_ids_dims": [],
-        }
-    )
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({})
-    model.load_model_weights(dict(net.state_dict()), "")
-    device = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
-
-
-def sigmas_of(patcher):
-    import comfy.samplers
-
-    return comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", STEPS)
 
 
 def modulator(net, cfg, native, path):
@@ -64,12 +30,6 @@ def case(comfy, tmp_path_factory):
     native = native_patcher(net, cfg)
     blocks = support.write(folder / "flux.safetensors", support.published(net.state_dict()))
     return cfg, native, load(str(blocks), approximator=modulator(net, cfg, native, folder / "modulator.safetensors"))
-
-
-def prompts(cfg, **values):
-    generator = torch.Generator().manual_seed(3)
-    more = {"pooled_output": torch.zeros(1, flux_models.VECTOR), "guidance": GUIDANCE, **values}
-    return [[torch.randn(1, 11, cfg.context_dim, generator=generator), more]]
 
 
 def runs(comfy, case, positive):
