@@ -216,7 +216,7 @@ def test_given_objects_stay_as_they_are(node, inference, model, vae):
 
 def test_our_network_adds_residuals_as_the_hosts_flux_does(comfy, inference, model, node, vae):
     """Its vectors are FLUX's own, so that the two can be held against each other; sizes as the ControlNet's."""
-    cfg = support.config(heads=1, approximator=flux_models.APPROXIMATOR)
+    cfg = support.config(heads=1, approximator=(64, flux_models.HIDDEN, 1))
     flux = flux_models.flux_net(comfy, cfg)
     solved = flux_models.approximator(flux, cfg, [(0.7, GUIDANCE)])
     ours = our_net(comfy, cfg, {**flux_models.blocks_of(flux), **solved})
