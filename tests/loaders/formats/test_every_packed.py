@@ -268,9 +268,12 @@ def test_nvfp4_parts_of_two_scales_and_int8_parts_of_two_rotations_are_not_joine
 
 def test_blocks_of_two_heights_are_not_joined():
     format = registry.FORMATS["int8_blockwise"]
-    found = [by_block(INT8, size)(gaussian(32, 64)) for size in (8, 16)]
+    found = [by_block(INT8, size)(gaussian(32, 128)) for size in (8, 16)]  # grids of 4 x 16 and 2 x 8
     held = [format.hold(f.data, dict(f.beside), recognised("int8_blockwise", f)) for f in found]
     assert format.fuse(held) is None and format.fuse(held[:1] * 2) is not None
+    taller = by_block(INT8, 16)(gaussian(64, 128))  # of the same heights, whatever its rows
+    held[0] = format.hold(taller.data, dict(taller.beside), recognised("int8_blockwise", taller))
+    assert format.fuse(held) is not None
 
 
 @pytest.mark.parametrize("name", [n for n, f in registry.FORMATS.items() if f.layout == base.OWN_LAYOUT])
