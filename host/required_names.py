@@ -74,6 +74,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "folder_paths.get_output_directory",
         "folder_paths.get_save_image_path",
     ),
+    "blocks": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
     "NAG": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
     "text encoders": (
         "comfy.ldm.modules.attention.optimized_attention_for_device",

@@ -53,6 +53,7 @@ FEATURES = (
     Feature("run_report", ("ChromaRunReport",), ("guidance",)),
     Feature("save", ("ChromaSaveQuantized",), ("LoRAs", "saving")),
     Feature("plot", ("ChromaSigmasPlot",), ("schedules",)),
+    Feature("skip_blocks", ("ChromaSkipBlocks",), ("models", "blocks")),
     Feature("style", ("ChromaStyleModelApply",), ("prompts",)),
     Feature("text", ("ChromaTextEncode",), ("prompts",)),
     Feature("shift", ("ChromaTimestepShift",), ("schedules",)),

@@ -48,6 +48,12 @@ def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
     p.add_argument(
         "--text-ids", choices=("auto", "zeros", "sequential"), default="auto", help="if the file has lost its marker"
     )
+    p.add_argument(
+        "--leave-out",
+        default="",
+        metavar="BLOCKS",
+        help='write a pruned model without these blocks, e.g. "double 3, single 20-22, single 30"',
+    )
     p.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, cuda:1")
     return p
 
@@ -94,7 +100,7 @@ def main(arguments: list[str]) -> int:
     if not args.target.parent.is_dir():
         p.error(f"there is no folder {args.target.parent}")
     try:
-        source = export.FileWeights(args.source, args.prediction, args.text_ids, device(p, args.device))
+        source = export.FileWeights(args.source, args.prediction, args.text_ids, device(p, args.device), args.leave_out)
         written = export.write_model(
             source,
             args.target,

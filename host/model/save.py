@@ -15,14 +15,17 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
+from ...chroma_model.block_lists import blocks_text
 from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
-from ...loaders.checkpoint.keys import APPROXIMATOR, FLAGS, VARIANT
+from ...loaders.checkpoint.keys import APPROXIMATOR, VARIANT, is_marker
+from ...loaders.checkpoint.prune import pruned
 from ...loaders.checkpoint.write_quantised import Written, write_model
 from ...loaders.files.error_text import encodable
 from ...loaders.files.read import Header, read_header
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.tensor_info import TensorInfo
+from ..run.skip_blocks import skipped_on
 from .lora import PREFIX, parameter_shapes
 
 WORKSPACE = 4  # float32 copies of the largest weight that quantising takes on the device
@@ -51,6 +54,8 @@ class PatchedWeights:
         check(header, self.detection)
         if loaded is not None:  # an Approximator may be from elsewhere, which no metadata says
             self.detection = replace(self.detection, variant=loaded.detection.variant)
+        skipped, self.skipped_in_part = skipped_on(patcher)
+        self.detection = pruned(self.detection, skipped - self.detection.config.left_out)
         device = comfy.model_management.get_torch_device()
         self.device = device if device.type in ("cuda", "xpu") else torch.device("cpu")
         if self.device.type != "cpu":
@@ -100,6 +105,10 @@ def export_model(
         lines.append(f"with the LoRAs and merges on {len(patcher.patches)} of its weights")
     if patcher.injections:
         lines.append("without LoRAs in bypass mode, which are no part of the weights")
+    if source.skipped_in_part:
+        lines.append(
+            f"with the blocks {blocks_text(source.skipped_in_part)}, which are left out for a part of the run only"
+        )
     return written, "\n".join(lines)
 
 
@@ -120,7 +129,7 @@ def _infos(network: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
         for name, shape in shapes.items()
         if not name.endswith((".input_scale", ".pre_quant_scale"))
     }
-    infos.update({name: TensorInfo(torch.float32, (0,)) for name, _ in network.named_buffers() if name in FLAGS})
+    infos.update({name: TensorInfo(torch.float32, (0,)) for name, _ in network.named_buffers() if is_marker(name)})
     return infos
 
 

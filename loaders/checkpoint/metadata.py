@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Mapping
 
+from ...chroma_model.block_lists import blocks_text
 from ..files.gguf import ORIGINAL_SHAPE
 from ..formats.base.format import GGUF
 from ..formats.base.kept_layers import KEPT_PARTS
@@ -43,6 +44,8 @@ def own_metadata(source_name: str, detection: Detection, format_name: str, full_
         "prediction": config.prediction,
         "text_ids": config.text_ids,
     }
+    if config.left_out:
+        entries["left_out"] = blocks_text(config.left_out)
     matmul = EXPORTS[format_name].format.matmul
     if matmul is not None and matmul.scaled_here:
         entries["full_precision_matrix_mult"] = str(full_precision).lower()

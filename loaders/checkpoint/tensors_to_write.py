@@ -12,6 +12,7 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor
 
+from ...chroma_model import ChromaConfig
 from ..files.write import Stored
 from ..formats.base.format import GGUF, SAFETENSORS
 from ..formats.base.kept_layers import FLOAT32_PARTS, is_quantised
@@ -19,7 +20,7 @@ from ..formats.base.registry import BY_TYPE, ExportFormat
 from ..formats.base.scale_tiles import CHUNK
 from .check_shapes import expected_shapes
 from .detect_variant import Detection
-from .keys import NORMS, QUANT_MARKER
+from .keys import NORMS, PRUNED_PREFIX, QUANT_MARKER
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Item:
     type: str
     in_block: bool
     marker: Mapping[str, Any] | None
+    prefix: str = ""
 
     @property
     def marker_bytes(self) -> Tensor:
@@ -42,8 +44,8 @@ class Item:
     @property
     def stored(self) -> dict[str, Stored]:
         """Role -> tensor of the file: the weight, and in safetensors what stands beside a quantised one."""
-        stem = self.name.removesuffix(".weight")
-        weight = Stored(file_name(self.name), self.type, self.shape)
+        stem = self.prefix + self.name.removesuffix(".weight")
+        weight = Stored(self.prefix + file_name(self.name), self.type, self.shape)
         if self.marker is None:
             return {"weight": weight}
         scale = (self.shape[0], 1) if BY_TYPE[self.type].has_row_scales else ()
@@ -72,7 +74,7 @@ def items_of(detection: Detection, choice: ExportFormat, full_precision: bool = 
         else:
             kind = choice.type if in_block and BY_TYPE[choice.type].fits(shape[1]) else half
         marker = BY_TYPE[kind].marker(shape, full_precision) if choice.container == SAFETENSORS else None
-        items.append(Item(name, shape, kind, in_block, marker))
+        items.append(Item(name, shape, kind, in_block, marker, prefix_of(detection.config)))
     return items
 
 
@@ -111,6 +113,11 @@ def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Te
                 roles[role] = torch.empty(len(rows), values.shape[1], dtype=values.dtype)
             roles[role][start : start + height] = values.cpu()
     return roles, squares
+
+
+def prefix_of(config: ChromaConfig) -> str:
+    """What stands before every name in a file of a model of these sizes."""
+    return PRUNED_PREFIX if config.left_out else ""
 
 
 def file_name(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Mapping, Protocol
 import torch
 from torch import Tensor
 
+from ...chroma_model.block_lists import Block, blocks_text, parse_blocks
 from ..files.error_text import encodable
 from ..files.read import read_header, read_tensors
 from ..files.write import GGUFFile, SafetensorsFile, Stored, whole_file
@@ -23,7 +24,8 @@ from ..formats.base.registry import EXPORTS, SUFFIXES, ExportFormat, dense, join
 from .check_shapes import check
 from .detect_variant import Detection, detect
 from .metadata import kept_metadata, own_metadata
-from .tensors_to_write import coded, items_of
+from .prune import pruned
+from .tensors_to_write import coded, items_of, prefix_of
 
 Progress = Callable[[int, int, str], None]  # weights written, weights in all, name of the tensor that comes next
 
@@ -46,12 +48,24 @@ class Weights(Protocol):
 class FileWeights:
     """A file of any layout that loads here."""
 
-    def __init__(self, path: Path, prediction: str = "auto", text_ids: str = "auto", device: str = "cpu"):
-        """raises: ValueError naming the file, what was found and the remedy."""
+    def __init__(
+        self,
+        path: Path,
+        prediction: str = "auto",
+        text_ids: str = "auto",
+        device: str = "cpu",
+        left_out: str = "",
+    ):
+        """left_out: blocks to leave out, as "double 3, single 0-9".
+
+        raises: ValueError naming the file, what was found and the remedy.
+        """
         header = read_header(path)
         self.name, self.metadata = header.name, header.metadata
         self.detection = detect(header, prediction, text_ids)
         check(header, self.detection)
+        blocks = parse_blocks(left_out, self.detection.config.num_blocks)
+        self.detection = pruned(self.detection, blocks)
         self.tensors = read_tensors(path)
         self.device = device
 
@@ -69,6 +83,7 @@ class Written:
     num_linears: linear layers of the blocks that are in the format.
     error:   relative Frobenius error of the blocks' linears, all together.
     skipped: input width that the format does not fit -> number of linears, in 16 bits.
+    left_out: blocks that the file does not have.
     """
 
     path: Path
@@ -79,6 +94,7 @@ class Written:
     error: float
     skipped: Mapping[int, int]
     variant: str
+    left_out: frozenset[Block] = frozenset()
 
     def text(self) -> str:
         """For people."""
@@ -89,6 +105,10 @@ class Written:
             f"{self.num_linears} linear layers in {self.format}, error of their weights {self.error:.3%}",
             f"in 16 or 32 bits: {', '.join(kept)}, norms, biases",
         ]
+        if self.left_out:
+            lines.append(
+                f"pruned: without the blocks {blocks_text(self.left_out)}; Load Chroma Model reads it, other loaders refuse it"
+            )
         lines += [
             f"{count} layers of input width {width} are in 16 bits too: no block of this format fits that width"
             for width, count in self.skipped.items()
@@ -126,7 +146,8 @@ def write_model(
     items = items_of(detection, format, full_precision)
     stored = [s for item in items for s in item.stored.values()]
     # Other programs look for these empty tensors. Some drop them from a GGUF, so the metadata says it too.
-    stored += [Stored(name, "F32", (0,)) for name in detection.config.markers]
+    markers = [prefix_of(detection.config) + name for name in detection.config.markers]
+    stored += [Stored(name, "F32", (0,)) for name in markers]
     record = {
         **kept_metadata(source.metadata, format.container),
         **(metadata or {}),
@@ -150,7 +171,7 @@ def write_model(
             for role, s in item.stored.items():
                 file.write(s.name, roles[role])
             done += math.prod(item.shape)
-        for name in detection.config.markers:
+        for name in markers:
             file.write(name, torch.empty(0))
     linears = [item for item in items if item.in_block]
     skipped = [item for item in linears if item.type != format.type]
@@ -163,6 +184,7 @@ def write_model(
         float((squares[0] / squares[1]).sqrt()) if squares[1] else 0.0,
         Counter(item.shape[1] for item in skipped),
         detection.variant,
+        detection.config.left_out,
     )
 
 

@@ -64,7 +64,9 @@ def both(case, sizes, method=None, batch=1, height=16, width=20, **options):
     guidance = torch.full((batch,), GUIDANCE)
     args = data["x"], data["timesteps"], data["context"]
     with torch.inference_mode():
-        theirs = flux(*args, torch.zeros(batch, flux_models.VECTOR), guidance, transformer_options=dict(options), **given)
+        theirs = flux(
+            *args, torch.zeros(batch, flux_models.VECTOR), guidance, transformer_options=dict(options), **given
+        )
         return ours(*args, guidance, transformer_options=dict(options), **given), theirs
 
 
