@@ -74,7 +74,17 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "folder_paths.get_output_directory",
         "folder_paths.get_save_image_path",
     ),
-    "blocks": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
+    "blocks": (
+        "comfy.model_patcher.create_model_options_clone",
+        "comfy.model_patcher.set_model_options_patch_replace",
+        "comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",
+        "comfy.sample.fix_empty_latent_channels",
+        "comfy.sample.prepare_noise",
+        "comfy.samplers.CFGGuider",
+        "comfy.samplers.KSAMPLER",
+        "comfy.samplers.calculate_sigmas",
+        "comfy_api.latest.ui.PreviewImage",
+    ),
     "NAG": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
     "text encoders": (
         "comfy.ldm.modules.attention.optimized_attention_for_device",

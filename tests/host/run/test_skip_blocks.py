@@ -26,7 +26,8 @@ def load(comfy, inference, case):
 
 
 def skip(model, double=DOUBLE, single=SINGLE, **more):
-    return load_pack("nodes.skip_blocks").ChromaSkipBlocks.execute(model, double, single, **more).args[0]
+    node = load_pack("nodes.skip_blocks").ChromaSkipBlocks.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    return node.execute(model, double, single, **more).args[0]
 
 
 def run(comfy, model, cfg, **more):
@@ -40,7 +41,7 @@ def spy(model, name="single_block", index=2):
     def replacement(args, extra):
         out = extra["original_block"](args)
         seen.append(float((out["img"] - args["img"]).norm()))
-        return {**out, "img": out["img"] + 0.01}
+        return {**out, "img": out["img"] + torch.linspace(-0.1, 0.1, out["img"].shape[-1])}
 
     clone.set_model_patch_replace(replacement, "dit", name, index)
     return clone, seen
@@ -84,7 +85,7 @@ def test_the_model_itself_is_not_changed_and_nothing_is_left_behind(comfy, load,
 @pytest.mark.parametrize("shift_after", [False, True])
 def test_range_is_that_of_the_run(comfy, load, case, percent, steps, shift_after):
     """simple with shift 1 starts steps at 0, 0.25, 0.5 and 0.75 of the run."""
-    load_shift = load_pack("nodes.shift").ChromaTimestepShift
+    load_shift = load_pack("nodes.shift").ChromaTimestepShift.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
     model, seen = spy(load())
     shift = lambda m: load_shift.execute(m, "shift 1").args[0]  # noqa: E731
     model = shift(skip(model, "", "2", start_percent=percent[0], end_percent=percent[1])) if shift_after else skip(
