@@ -83,7 +83,9 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.samplers.CFGGuider",
         "comfy.samplers.KSAMPLER",
         "comfy.samplers.calculate_sigmas",
+        "comfy.utils.ProgressBar",
         "comfy_api.latest.ui.PreviewImage",
+        "folder_paths.get_input_directory",
     ),
     "NAG": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
     "text encoders": (

@@ -46,6 +46,7 @@ FEATURES = (
     Feature("doctor", ("ChromaDoctor",), ("models", "prompts", "samplers", "schedules", "advice")),
     Feature("ksampler", ("ChromaKSampler",), ("guidance", "schedules", "sampling")),
     Feature("lora", ("ChromaLoraLoader",), ("LoRAs",)),
+    Feature("compare_models", ("ChromaCompareModels",), ("models", "blocks", "saving")),
     Feature("measure_blocks", ("ChromaMeasureBlocks",), ("models", "blocks")),
     Feature("nag", ("ChromaNAG",), ("models", "NAG")),
     Feature("padding", ("ChromaPadMask",), ("prompts",)),

@@ -22,7 +22,7 @@ REPORT_SECONDS = 10  # between lines of progress where there is no terminal
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        print(f"quantize: {message}. See python -m tools quantize --help", file=sys.stderr)
+        print(f"{self.prog.split()[-1]}: {message}. See {self.prog} --help", file=sys.stderr)
         sys.exit(WRONG_ARGUMENTS)
 
 
@@ -75,13 +75,7 @@ def progress() -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    try:
-        export = load_pack("loaders.checkpoint.write_quantised")
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            f"quantize: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
-            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
-        ) from None
+    export = loaded("quantize", "loaders.checkpoint.write_quantised")
     p = parser(export.EXPORTS)
     args = p.parse_args(arguments)
     try:
@@ -118,6 +112,17 @@ def main(arguments: list[str]) -> int:
     print(clear(), end="", file=sys.stderr)
     print(written.text())
     return 0
+
+
+def loaded(command: str, module: str) -> Any:
+    """A module of the pack, or the end with what it lacks."""
+    try:
+        return load_pack(module)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"{command}: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
+            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
+        ) from None
 
 
 def device(p: argparse.ArgumentParser, name: str) -> str:

@@ -21,7 +21,9 @@ Replacement = Callable[[Any], Any]  # what stands in for a block already, or Non
 Predict = Callable[..., Tensor]
 
 
-def in_run(model: Any, positive: list[Any], latent: Mapping[str, Any], seed: int, work: Callable[[Predict, Tensor], Any]) -> Any:
+def in_run(
+    model: Any, positive: list[Any], latent: Mapping[str, Any], seed: int, work: Callable[[Predict, Tensor], Any]
+) -> Any:
     """What `work` gives, which is called once inside of a run at cfg 1, with a `Predict` and noise (B, C, H, W).
 
     latent: a LATENT, of which the size counts alone.

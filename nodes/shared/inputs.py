@@ -66,16 +66,16 @@ def model_input(tooltip: str = "Its own sigmas, with its shift, are what the sch
     return io.Model.Input("model", tooltip=tooltip)
 
 
-def positive_input() -> io.Input:
-    return io.Conditioning.Input("positive", tooltip="What the picture shall show.")
+def positive_input(**more: Any) -> io.Input:
+    return io.Conditioning.Input("positive", tooltip="What the picture shall show.", **more)
 
 
 def negative_input() -> io.Input:
     return io.Conditioning.Input("negative", optional=True, tooltip="What it shall not show; may be left out at cfg 1.")
 
 
-def seed_input(tooltip: str = NOISE) -> io.Input:
-    return number("seed", 0, 0, MAX_SEED, None, tooltip, control_after_generate=True)
+def seed_input(tooltip: str = NOISE, **more: Any) -> io.Input:
+    return number("seed", 0, 0, MAX_SEED, None, tooltip, control_after_generate=True, **more)
 
 
 def steps_input(default: int = 26, tooltip: str = STEPS) -> io.Input:
