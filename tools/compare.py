@@ -45,19 +45,6 @@ def parser(names: str) -> argparse.ArgumentParser:
     return p
 
 
-def made_up(config: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Gaussian noise as picture and text."""
-    import torch
-
-    generator = torch.Generator().manual_seed(args.seed)
-    side = args.size // 8 if config.nerf is None else args.size
-    return {
-        "input.x": torch.randn(1, config.channels, side, side, generator=generator),
-        "input.timestep": torch.tensor([args.timestep]),
-        "input.context": torch.randn(1, args.tokens, config.context_dim, generator=generator),
-    }
-
-
 def table(differences: Any) -> str:
     """A line for each block: errors of both streams, and a bar for what the block adds."""
     added = differences.added()
@@ -98,12 +85,17 @@ def main(arguments: list[str]) -> int:
 def compared(args: argparse.Namespace, device: str) -> Any:
     activations = load_pack("loaders.checkpoint.activations")
     source = load_pack("loaders.checkpoint.write_quantised").FileWeights
+    made_up = load_pack("loaders.checkpoint.mixed").made_up
     network = load_pack("loaders.checkpoint.run_weights").WeightsNetwork
     model = source(args.model, device=device)
     if activations.is_dump(args.reference):
         wanted = activations.read_dump(args.reference)
     else:
-        given = activations.read_dump(args.inputs) if args.inputs else made_up(model.detection.config, args)
+        given = (
+            activations.read_dump(args.inputs)
+            if args.inputs
+            else made_up(model.detection.config, args.timestep, args.size, args.tokens, args.seed)
+        )
         wanted = {name: given[name] for name in activations.INPUTS}
         reference = network(source(args.reference, device=device), device)
         reference.forward(*wanted.values(), lambda name, value: wanted.update({name: value.cpu()}))

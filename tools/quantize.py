@@ -54,6 +54,19 @@ def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
         metavar="BLOCKS",
         help='write a pruned model without these blocks, e.g. "double 3, single 20-22, single 30"',
     )
+    p.add_argument(
+        "--max-error",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="write the blocks that are harmed most in more bits until the output errs by no more, e.g. 0.03 for 3 %%",
+    )
+    p.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="measure that error on the inputs of this file of activations (python -m tools compare --help), not on made-up ones",
+    )
     p.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, cuda:1")
     return p
 
@@ -82,6 +95,8 @@ def main(arguments: list[str]) -> int:
         export.export_format(args.format, args.target)
     except ValueError as error:
         p.error(str(error))
+    if not 0 <= args.max_error < 1:
+        p.error(f"--max-error is {args.max_error:g}, expected a share from 0 to 1")
     if args.source.is_dir():
         p.error(f"{args.source} is a folder. Give the .safetensors or .index.json file in it")
     if not args.source.is_file():
@@ -101,6 +116,8 @@ def main(arguments: list[str]) -> int:
             args.format,
             full_precision=not args.fast_matmul,
             overwrite=args.overwrite,
+            max_error=args.max_error,
+            inputs=load_pack("loaders.checkpoint.activations").read_dump(args.inputs) if args.inputs else None,
             progress=progress(),
         )
     except ValueError as error:

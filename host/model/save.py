@@ -82,7 +82,12 @@ class PatchedWeights:
 
 
 def export_model(
-    patcher: Any, path: Path, format_name: str, full_precision: bool = True, metadata: Mapping[str, str] | None = None
+    patcher: Any,
+    path: Path,
+    format_name: str,
+    full_precision: bool = True,
+    metadata: Mapping[str, str] | None = None,
+    max_error: float = 0.0,
 ) -> tuple[Written, str]:
     """Writes a MODEL with what patches it, with the host's progress bar, until done or the host is interrupted.
 
@@ -97,7 +102,13 @@ def export_model(
         bar.update_absolute(done, total)
 
     written = write_model(
-        source, path, format_name, full_precision=full_precision, metadata=metadata, progress=progress
+        source,
+        path,
+        format_name,
+        full_precision=full_precision,
+        metadata=metadata,
+        max_error=max_error,
+        progress=progress,
     )
     bar.update_absolute(source.detection.num_parameters)
     lines = [written.text()]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ...chroma_model.block_lists import Block
+from ...chroma_model.padding import is_text_mask, padding_mask, pull_together
+from ...constants import STYLE_MASK
 from ...loaders.checkpoint.activations import OUTPUT, Differences, block_name
 from ...loaders.checkpoint.run_weights import Sink
 from .probe import Predict, Replacement, in_run, sigmas_of, trajectory
@@ -45,6 +47,14 @@ def recording(model: Any, sink: Sink) -> dict[Block, Replacement]:
     return {b: lambda before, b=b: RecordedBlock(b, b[1] == 0, before, sink) for b in blocks}
 
 
+def shown_text(text: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """The first prompt's tokens that its mask lets the network see, (1, L, K)."""
+    text, mask = text[:1], options.get("attention_mask")
+    if mask is None or STYLE_MASK in options or not is_text_mask(mask, text):
+        return text
+    return pull_together(text, padding_mask(text, mask[:1] if mask.ndim > 1 else mask))[0]
+
+
 def record(
     model: Any, positive: list[Any], latent: Mapping[str, Any], steps: int, seed: int
 ) -> list[dict[str, Tensor]]:
@@ -53,11 +63,13 @@ def record(
     The text of the inputs is what the first entry of the conditioning holds.
     """
 
+    text = shown_text(*positive[0]).float().cpu()
+
     def work(predict: Predict, x: Tensor) -> list[dict[str, Tensor]]:
         bar, out = comfy.utils.ProgressBar(steps), []
         for at, sigma, _ in trajectory(predict, x, sigmas_of(model, steps)):
             point = {"input.x": at.cpu(), "input.timestep": torch.tensor([sigma])}
-            point["input.context"] = positive[0][0][:1].float().cpu()
+            point["input.context"] = text
 
             def keep(name: str, value: Tensor, point: dict[str, Tensor] = point) -> None:
                 point[name] = value.detach().to("cpu", copy=True)

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from ...chroma_model import ChromaTransformer
+from ...chroma_model.block_lists import Block
 from .activations import OUTPUT, block_name
 from .approximator import fill_approximator
 from .detect_variant import Detection
 from .keys import block_of
 
+Change = Callable[[str, Tensor], Tensor]  # (the model's own name of a weight, its values) -> new values
 Sink = Callable[[str, Tensor], None]  # name of an activation, and its values
+Trial = tuple[Change, Callable[[Block, tuple[Tensor, ...], tuple[Tensor, ...]], None]]
 
 
 class Source(Protocol):
@@ -30,10 +33,8 @@ class Source(Protocol):
 class WeightsNetwork:
     """The network of a `Weights`, run block by block."""
 
-    def __init__(
-        self, source: Source, device: str | torch.device = "cpu", change: Callable[[str, Tensor], Tensor] | None = None
-    ):
-        """change: of each weight of a block as it is read, such as rounding it."""
+    def __init__(self, source: Source, device: str | torch.device = "cpu", change: Change | None = None):
+        """change: of each weight as it is read, such as rounding it."""
         self.source, self.device, self.change = source, device, change
         with torch.device("meta"):
             self.network = ChromaTransformer(source.detection.config)
@@ -43,25 +44,31 @@ class WeightsNetwork:
         self.network.load_state_dict(
             {n: self._read(n) for n in names if block_of(n) is None}, strict=False, assign=True
         )
-        self.names: dict[Any, list[str]] = {}
+        self.names: dict[Block, list[str]] = {}
         for name in names:
             if (block := block_of(name)) is not None:
                 self.names.setdefault(block, []).append(name)
 
-    def _read(self, name: str) -> Tensor:
-        return self.source.dense(name).to(self.device, torch.float32)
+    def _read(self, name: str, change: Change | None = None) -> Tensor:
+        weight, change = self.source.dense(name).to(self.device, torch.float32), change or self.change
+        return weight if change is None else change(name, weight)
 
-    def block(self, kind: str, index: int, change: Callable[[str, Tensor], Tensor] | None = None) -> dict[str, Tensor]:
-        """The weights of a block by their names in it."""
+    def _run(self, kind: str, index: int, block: Any, streams: dict[str, Any], change: Change | None = None) -> Any:
         start = len(f"{kind}_blocks.{index}.")
-        weights = {name: self._read(name) for name in self.names.get((kind, index), ())}
-        return {n[start:]: w if change is None else change(n, w) for n, w in weights.items()}
+        weights = {name[start:]: self._read(name, change) for name in self.names.get((kind, index), ())}
+        block.load_state_dict(weights, strict=False, assign=True)
+        out = block(**streams)
+        block.to("meta")
+        return out
 
     @torch.no_grad()
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, sink: Sink | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timestep: Tensor, context: Tensor, sink: Sink | None = None, trial: Trial | None = None
+    ) -> Tensor:
         """The velocity (B, C, H, W), float32; shapes as in `activations`.
 
         sink:   is given every activation.
+        trial:  a change of weights, and what is told of each block: its streams without it and with it.
         raises: ValueError if picture or text are those of another kind of model.
         """
         config = self.source.detection.config
@@ -77,9 +84,11 @@ class WeightsNetwork:
                 if sink is not None:
                     sink("embed.img", img), sink("embed.txt", txt)
                 return img, txt, ids
-            block.load_state_dict(self.block(kind, index, self.change), strict=False, assign=True)
-            out = block(**streams)
-            block.to("meta")
+            out = self._run(kind, index, block, streams)
+            if trial is not None and (kind, index) in self.names:
+                change, judge = trial
+                tried = self._run(kind, index, block, streams, change)
+                judge((kind, index), *((o if kind == "double" else (o,)) for o in (out, tried)))
             if sink is not None:
                 img, txt = out if kind == "double" else (out[:, num_txt:], out[:, :num_txt])
                 sink(block_name(kind, index, "img"), img), sink(block_name(kind, index, "txt"), txt)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...chroma_model import ChromaConfig
+from ...chroma_model.block_lists import Block
 from ..files.write import Stored
 from ..formats.base.format import GGUF, SAFETENSORS
 from ..formats.base.kept_layers import FLOAT32_PARTS, is_quantised
@@ -20,7 +21,7 @@ from ..formats.base.registry import BY_TYPE, ExportFormat
 from ..formats.base.scale_tiles import CHUNK
 from .check_shapes import expected_shapes
 from .detect_variant import Detection
-from .keys import NORMS, PRUNED_PREFIX, QUANT_MARKER
+from .keys import NORMS, PRUNED_PREFIX, QUANT_MARKER, block_of
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,18 @@ class Item:
         }
 
 
-def items_of(detection: Detection, choice: ExportFormat, full_precision: bool = True) -> list[Item]:
+def items_of(
+    detection: Detection,
+    choice: ExportFormat,
+    full_precision: bool = True,
+    more_bits: tuple[frozenset[Block], ExportFormat] | None = None,
+) -> list[Item]:
     """What each tensor becomes, in the source's order.
 
     Linears of the blocks take the format, other matrices 16 bits (fp16 if the source's are). `FLOAT32_PARTS` and, in a
     GGUF, vectors and kernels take 32: other readers get the sizes of 4-D tensors from bytes unless F32 or F16.
+
+    more_bits: blocks whose linears take another format.
     """
     half = "F16" if detection.dtype == torch.float16 else "BF16"
     half = choice.type if choice.type in ("F16", "BF16") else half
@@ -72,7 +80,9 @@ def items_of(detection: Detection, choice: ExportFormat, full_precision: bool = 
         if name.startswith(FLOAT32_PARTS) or (choice.container == GGUF and len(shape) != 2):
             kind = "F32"
         else:
-            kind = choice.type if in_block and BY_TYPE[choice.type].fits(shape[1]) else half
+            wanted = more_bits[1].type if more_bits and block_of(name) in more_bits[0] else choice.type
+            wanted = half if wanted in ("F16", "BF16") else wanted
+            kind = wanted if in_block and BY_TYPE[wanted].fits(shape[1]) else half
         marker = BY_TYPE[kind].marker(shape, full_precision) if choice.container == SAFETENSORS else None
         items.append(Item(name, shape, kind, in_block, marker, prefix_of(detection.config)))
     return items

@@ -23,7 +23,9 @@ from ..formats.base.kept_layers import KEPT_PARTS
 from ..formats.base.registry import EXPORTS, SUFFIXES, ExportFormat, dense, joined
 from .check_shapes import check
 from .detect_variant import Detection, detect
+from .keys import block_of
 from .metadata import kept_metadata, own_metadata
+from .mixed import Mixture, mixture
 from .prune import pruned
 from .tensors_to_write import coded, items_of, prefix_of
 
@@ -35,11 +37,13 @@ class Weights(Protocol):
 
     name:     of its file, for messages and for the record.
     metadata: of that file.
+    device:   where to compute.
     """
 
     name: str
     detection: Detection
     metadata: Mapping[str, Any]
+    device: Any
 
     def dense(self, name: str) -> Tensor:
         """A tensor by the model's own name, unpacked, of any floating dtype, on any device. Never written to."""
@@ -84,6 +88,7 @@ class Written:
     error:   relative Frobenius error of the blocks' linears, all together.
     skipped: input width that the format does not fit -> number of linears, in 16 bits.
     left_out: blocks that the file does not have.
+    mixture: of formats, where a largest error was asked for.
     """
 
     path: Path
@@ -95,6 +100,7 @@ class Written:
     skipped: Mapping[int, int]
     variant: str
     left_out: frozenset[Block] = frozenset()
+    mixture: Mixture | None = None
 
     def text(self) -> str:
         """For people."""
@@ -105,6 +111,14 @@ class Written:
             f"{self.num_linears} linear layers in {self.format}, error of their weights {self.error:.3%}",
             f"in 16 or 32 bits: {', '.join(kept)}, norms, biases",
         ]
+        if self.mixture is not None:
+            blocks, of = self.mixture.blocks, self.mixture.format.format.shown
+            told = (
+                f"{len(blocks)} block{'s' * (len(blocks) > 1)} in {of}: {blocks_text(blocks)}"
+                if blocks
+                else "no block needs more bits"
+            )
+            lines.append(f"{told}; the output errs by {self.mixture.error:.2%}, {self.mixture.plain:.2%} without")
         if self.left_out:
             lines.append(
                 f"pruned: without the blocks {blocks_text(self.left_out)}; Load Chroma Model reads it, other loaders refuse it"
@@ -129,6 +143,8 @@ def write_model(
     full_precision: bool = True,
     overwrite: bool = False,
     metadata: Mapping[str, str] | None = None,
+    max_error: float = 0.0,
+    inputs: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
 ) -> Written:
     """Writes a model. The file gets its name when it is whole; if the writing fails, nothing stays.
@@ -136,6 +152,7 @@ def write_model(
     format_name: a key of EXPORTS.
     full_precision: mark fp8 layers so that the host unpacks them for multiplication. Without the mark it multiplies in
                  fp8 where the device can, and then casts the inputs with a bare scale of 1.
+    max_error:   of the output, relative: blocks take more bits until it is met. 0: no matter. inputs: see `mixture`.
     metadata:    added to the source's and this pack's own `chroma.*`.
     progress:    called before each tensor; what it raises ends the writing.
     raises:      ValueError for an unknown format, a name of another ending, a file that exists already, too little
@@ -143,7 +160,11 @@ def write_model(
     """
     format = export_format(format_name, path)
     detection = source.detection
-    items = items_of(detection, format, full_precision)
+    mixed = None
+    if max_error:
+        tell = (lambda name: progress(0, detection.num_parameters, name)) if progress else (lambda name: None)
+        mixed = mixture(source, format, max_error, inputs, tell)
+    items = items_of(detection, format, full_precision, mixed and (mixed.blocks, mixed.format))
     stored = [s for item in items for s in item.stored.values()]
     # Other programs look for these empty tensors. Some drop them from a GGUF, so the metadata says it too.
     markers = [prefix_of(detection.config) + name for name in detection.config.markers]
@@ -151,7 +172,7 @@ def write_model(
     record = {
         **kept_metadata(source.metadata, format.container),
         **(metadata or {}),
-        **own_metadata(source.name, detection, format_name, full_precision),
+        **own_metadata(source.name, detection, format_name, full_precision, mixed.blocks if mixed else ()),
     }
     record = {key: encodable(value, "utf-8") if isinstance(value, str) else value for key, value in record.items()}
     if format.container == GGUF:
@@ -173,7 +194,8 @@ def write_model(
             done += math.prod(item.shape)
         for name in markers:
             file.write(name, torch.empty(0))
-    linears = [item for item in items if item.in_block]
+    more_bits = mixed.blocks if mixed else frozenset()
+    linears = [item for item in items if item.in_block and block_of(item.name) not in more_bits]
     skipped = [item for item in linears if item.type != format.type]
     return Written(
         path,
@@ -185,6 +207,7 @@ def write_model(
         Counter(item.shape[1] for item in skipped),
         detection.variant,
         detection.config.left_out,
+        mixed,
     )
 
 
