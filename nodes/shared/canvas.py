@@ -186,6 +186,8 @@ class Chart(Canvas):
         self.low, self.high = math.floor(math.log10(min(there))), math.ceil(math.log10(max(there)))
         self.high = max(self.high, self.low + 1)
         self.steps = max(len(names) - 1, 1) + 1
+        while size > 8 * OVERSAMPLING and max(map(self._font(size).getlength, lines)) > self.image.width - 60 * u:
+            size -= u
         top = 16 * u
         for line in lines:
             self.pen.text((30 * u, top), line, fill=self.theme.text, font=self._font(size))
