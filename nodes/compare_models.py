@@ -39,7 +39,7 @@ class ChromaCompareModels(CheckedNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="Its size is the picture's. 256 x 256 needs 0.1 GB of memory a step.",
+                    tooltip="Its size is the picture's. 256 x 256 is enough; activations of all steps are kept in memory.",
                 ),
                 io.String.Input(
                     "reference_file",

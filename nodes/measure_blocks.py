@@ -30,11 +30,12 @@ class ChromaMeasureBlocks(CheckedNode):
                 model_input("A Chroma or FLUX model, with its LoRAs. It is not changed."),
                 positive_input(),
                 io.Latent.Input(
-                    "latent", tooltip="Its size is the picture's; 512 x 512 is enough and takes a quarter of 1024."
+                    "latent", tooltip="Its size is the picture's; 512 x 512 has a quarter of the tokens of 1024 x 1024."
                 ),
                 number(
                     "count", 4, 1, MAX_COUNT, None, "How many of the blocks that matter least are named in the outputs."
                 ),
+                seed_input("Chooses the noise."),
                 number(
                     "steps",
                     3,
@@ -44,7 +45,6 @@ class ChromaMeasureBlocks(CheckedNode):
                     "At how many noise levels to measure: those of a run of so many steps. Each takes a forward per block.",
                     optional=True,
                 ),
-                seed_input("Chooses the noise."),
             ],
             outputs=[
                 io.String.Output(display_name="double blocks", tooltip="For Chroma Skip Blocks."),
