@@ -19,6 +19,7 @@ from ...chroma_model.block_lists import blocks_text
 from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
 from ...loaders.checkpoint.keys import APPROXIMATOR, VARIANT, is_marker
+from ...loaders.checkpoint.mixed import workspace
 from ...loaders.checkpoint.prune import pruned
 from ...loaders.checkpoint.write_quantised import Written, write_model
 from ...loaders.files.error_text import encodable
@@ -95,6 +96,8 @@ def export_model(
     returns: what was written, and a text on it for people.
     """
     source = PatchedWeights(patcher)
+    if max_error and source.device.type != "cpu":
+        comfy.model_management.free_memory(workspace(source.detection), source.device)
     bar = comfy.utils.ProgressBar(source.detection.num_parameters)
 
     def progress(done: int, total: int, name: str) -> None:

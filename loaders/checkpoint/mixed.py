@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
@@ -13,7 +14,8 @@ from ...chroma_model import ChromaConfig
 from ...chroma_model.block_lists import Block
 from ..formats.base.registry import BY_TYPE, EXPORTS, ExportFormat
 from .activations import INPUTS, relative
-from .keys import QUANT_MARKER
+from .detect_variant import Detection
+from .keys import QUANT_MARKER, block_of
 from .run_weights import WeightsNetwork
 from .tensors_to_write import Item, coded, items_of
 
@@ -58,6 +60,15 @@ def made_up(
         "input.timestep": torch.tensor([timestep]),
         "input.context": torch.randn(1, tokens, config.context_dim, generator=generator),
     }
+
+
+def workspace(detection: Detection) -> int:
+    """Bytes that `mixture` takes on a device, activations aside: what lies outside of the blocks, and two blocks, in float32."""
+    sizes = Counter[Block | None]()
+    for name, shape in detection.shapes.items():
+        sizes[block_of(name)] += math.prod(shape)
+    outside = sizes.pop(None, 0)
+    return torch.float32.itemsize * (outside + 2 * max(sizes.values(), default=0))
 
 
 def rounded(weight: Tensor, item: Item) -> Tensor:

@@ -30,7 +30,7 @@ KEYS = ("curve", "params", *OPTIONS, "shift")
 MODELS = ("fixed_shift", "flux_shift")  # a model's own sigmas are one of these curves
 # Nodes that give the model they get with its own sigmas, and nodes whose one number is what they are connected to.
 PASSING = (
-    *("ChromaGuidance", "ChromaLoraLoader", "ChromaNAG"),
+    *("ChromaGuidance", "ChromaLoraLoader", "ChromaNAG", "ChromaSkipBlocks"),
     *("LoraLoader", "LoraLoaderModelOnly", "TorchCompileModel"),
 )
 CONSTANTS = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean")
