@@ -3,6 +3,8 @@
 MAX_TOKENS = 512  # in a prompt, `</s>` included; Chroma's training
 SHORT_NEGATIVE = 70  # tokens; a shorter negative prompt does harm; levzzz's guide to Chroma
 
+MASK_CHANNELS = 64  # beside a latent (Fill): the 8 x 8 pixels of a mask that belong to one of its pixels
+
 # Menu texts, saved in workflows: never renamed.
 TRAINED, FIXED, BY_RESOLUTION = "shift 1", "fixed", "by resolution"  # Chroma Timestep Shift, Chroma Preset
 AS_TRAINED, FROM_MODEL = "1 (as trained)", "from the model"  # Chroma KSampler, beside FIXED and BY_RESOLUTION

@@ -19,6 +19,7 @@ NAMES = (
     "batching",
     "guidance",
     "savings",
+    "large",
     "presets",
     "start",
 )

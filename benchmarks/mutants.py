@@ -26,7 +26,8 @@ UNCHANGED_LIMIT = 600.0  # seconds of a test file without a change
 SAMPLE = 200  # changes of an area; all where it has fewer
 # Area -> its files, and the tests that answer for it, the quicker first.
 AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "schedules": (("samplers/schedules.py", "samplers/res.py"), ("samplers/test_schedules.py", "samplers/test_res.py")),
+    "schedules": (("samplers/schedules.py",), ("samplers/test_schedules.py",)),
+    "samplers": (("samplers/res.py",), ("samplers/test_res.py",)),
     "guidance": (
         ("samplers/guidance.py", "samplers/guided_run.py", "samplers/run_record.py"),
         ("samplers/test_guidance.py", "samplers/test_run_record.py"),

@@ -1,10 +1,11 @@
 """How far are we from every other implementation of Chroma that can be run? Seeded weights, full depth, float32.
 
-    python -m benchmarks.parity [--flow PATH] [--fluxmod PATH] [--mlx-chroma PATH]
+    python -m benchmarks.parity [--flow PATH] [--fluxmod PATH] [--mlx-chroma PATH] [--only NAME ...]
 
 ComfyUI, diffusers and gguf are in the environment of `dev.py setup`. The paths are checkouts of lodestone-rock/flow (the
-trainer), lodestone-rock/ComfyUI_FluxMod and jack813/mlx-chroma, whose `mlx` and `mlx-cpu` pip installs. Without a path
-its rows are left out.
+trainer), lodestone-rock/ComfyUI_FluxMod and jack813/mlx-chroma. Without a path its rows are left out. What else pip must
+install, the row says: it can be in a folder on PYTHONPATH. --only: references whose names hold one of these, for a look;
+the table of all stays as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import types
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -189,6 +190,79 @@ def gguf(case: Case, path: None) -> list[Row]:
     return [row("weights of each type, unpacked", iter(found))]
 
 
+def convert_to_quant(case: Case, path: None) -> list[Row]:
+    """Files of each of its formats: our reader's weights and ours run packed, beside its own unpacked ones."""
+    from . import converted_files as files
+
+    support, models, load = case.n.support, case.n.host_models, dev.load_pack
+    cfg = support.config(width=WIDTH, heads=WIDTH // 64, double=2, single=3, context=512, approximator=(64, 512, 5))
+    t5 = load("loaders.t5.sizes").T5Config(
+        vocab_size=32_128, width=256, num_layers=2, num_heads=4, head_dim=64, mlp_dim=512, gated=True
+    )
+
+    def forwards(pairs: dict[str, files.Pair]) -> Iterator[float]:
+        given = support.inputs(cfg)
+        data = (given["x"], given["timesteps"], given["context"], torch.zeros(1))
+        for found in pairs.values():
+            dense = models.our_net(case.n.comfy, cfg, found.theirs)
+            model = load("host.model.load").load_chroma(str(found.path), "keep", full_precision=True)
+            yield case.off(model.model.diffusion_model(*data), dense(*data))
+
+    def encodings(pairs: dict[str, files.Pair]) -> Iterator[float]:
+        encode = load("host.text.encode_prompt").encode
+        for found in pairs.values():
+            dense = t5_clip(case, t5, found.theirs)
+            packed = load("host.text.t5_clip").load_encoder(str(found.path), "keep")
+            mine, theirs = (encode(clip, PROMPTS[2])[0][0][0] for clip in (packed, dense))
+            yield case.off(mine, theirs)
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = support.published(support.random_weights(cfg), dtype=torch.bfloat16)
+        source = support.write(Path(folder) / "chroma.safetensors", weights)
+        chroma = files.Compared(source, load("loaders.checkpoint.detect_variant").detect)
+        source = support.write(Path(folder) / "t5.safetensors", models.random_t5_weights(t5))
+        encoders = files.Compared(source, load("loaders.t5.detect_t5").detect_t5, "--t5xxl")
+        return [
+            row("files of its formats, unpacked", chroma.weights(case.off)),
+            row("forward, weights of its formats unpacked at use", forwards(chroma.pairs), "2 + 3 blocks"),
+            row("text encoders of its formats (`--t5xxl`), unpacked", encoders.weights(case.off)),
+            row("T5, weights of its formats unpacked at use", encodings(encoders.pairs)),
+        ]
+
+
+def stable_diffusion_cpp(case: Case, path: None) -> list[Row]:
+    """ggml's C code, files in both directions, and a picture of Radiance, which needs neither VAE nor text encoder."""
+    from . import ggml_library as ggml
+
+    support, models, library = case.n.support, case.n.host_models, ggml.Library()
+
+    def worst(files: Iterator[list[tuple[Tensor, Tensor]]]) -> Iterator[float]:
+        return (max(case.off(*pair) for pair in found) for found in files)
+
+    def pictures(folder: str) -> Iterator[float]:
+        nerf, sizes = support.nerf(**ggml.NERF), ((64, 96), (80, 48))
+        cfg = support.config(width=WIDTH, heads=WIDTH // 128, nerf=nerf, **ggml.FIXED)
+        weights = support.random_weights(cfg)
+        kernels = {name: w.half().float() for name, w in weights.items() if w.ndim == 4}  # as it keeps them
+        path = support.write(Path(folder) / "radiance.safetensors", support.published({**weights, **kernels}))
+        net = models.our_net(case.n.comfy, cfg, {**weights, **kernels})
+        for size, theirs in zip(sizes, ggml.its_pictures(library, path, sizes)):
+            yield case.off(ggml.our_picture(net, *size), theirs)
+
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = support.config(width=WIDTH, heads=WIDTH // 64, double=2, single=3, context=512, approximator=(64, 512, 5))
+        source = support.write(Path(folder) / "chroma.safetensors", support.published(support.random_weights(cfg)))
+        steps = len(ggml.SIGMAS) - 1
+        return [
+            row("weights of each type, unpacked by ggml's C code", (case.off(*p) for p in ggml.weights(library))),
+            row("its files of each type, unpacked", worst(ggml.written_by_it(library, source))),
+            row("our files of each type, as it reads them", worst(ggml.written_by_us(library, source))),
+            row(
+                f"Radiance, a picture in {steps} steps", pictures(folder), "8 bits a colour: one step of one is 7.8e-3"
+            ),
+        ]
+
+
 # --- checkouts ---------------------------------------------------------------------------------------------------------
 
 
@@ -299,11 +373,20 @@ def flow(case: Case, path: Path) -> list[Row]:
     ]
 
 
+def t5_clip(case: Case, config: Any, weights: dict[str, Tensor]) -> Any:
+    """The host's CLIP of dense weights, in float32."""
+    clips = dev.load_pack("host.text.t5_clip")
+    encoder = clips.HOST_ENCODERS[True]
+    options = {"dtype": torch.float32, "t5xxl_model_config": clips.host_config(config)}
+    target = clips.Target(encoder.model, encoder.tokenizer)
+    return case.n.comfy.sd.CLIP(target, state_dict=[dict(weights)], model_options=options)
+
+
 def t5_distances(case: Case) -> Iterator[float]:
     """Our encoding against the trainer's T5 on 512 rows, prompt rows and the one pad."""
     module = importlib.import_module("flow_chroma.module.t5")
     load = dev.load_pack
-    detect, clips, encode = load("loaders.t5.sizes"), load("host.text.t5_clip"), load("host.text.encode_prompt")
+    detect, encode = load("loaders.t5.sizes"), load("host.text.encode_prompt")
     config = detect.T5Config(
         vocab_size=32_128, width=64, num_layers=4, num_heads=2, head_dim=32, mlp_dim=128, gated=True
     )
@@ -322,11 +405,7 @@ def t5_distances(case: Case) -> Iterator[float]:
         )
     ).eval()
     theirs.load_state_dict(module.replace_keys(dict(weights)))
-    encoder = clips.HOST_ENCODERS[True]
-    options = {"dtype": torch.float32, "t5xxl_model_config": clips.host_config(config)}
-    clip = case.n.comfy.sd.CLIP(
-        clips.Target(encoder.model, encoder.tokenizer), state_dict=[dict(weights)], model_options=options
-    )
+    clip = t5_clip(case, config, weights)
     tokenizer = encode.find_t5(clip).tokenizer.tokenizer
     for prompt in PROMPTS:
         ids = tokenizer(prompt, padding="max_length", max_length=512, truncation=True, return_tensors="pt")
@@ -383,18 +462,37 @@ def mlx_chroma(case: Case, path: Path) -> list[Row]:
     return [row("forward", case.forwards(forward), "rounds q, k and times to bf16 by itself")]
 
 
-REFERENCES: dict[str, tuple[Callable[..., list[Row]], str]] = {
-    "ComfyUI": (comfyui, ""),
-    "diffusers": (diffusers, ""),
-    "gguf": (gguf, ""),
-    "flow, the trainer": (flow, "flow"),
-    "FluxMod": (fluxmod, "fluxmod"),
-    "mlx-chroma": (mlx_chroma, "mlx_chroma"),
+class Reference(NamedTuple):
+    """compare: (case, path or None) -> rows. option: that gives the path. module, packages: what pip must install for it."""
+
+    compare: Callable[..., list[Row]]
+    option: str = ""
+    module: str = ""
+    packages: str = ""
+
+
+REFERENCES = {
+    "ComfyUI": Reference(comfyui),
+    "diffusers": Reference(diffusers),
+    "gguf": Reference(gguf),
+    "stable-diffusion.cpp": Reference(
+        stable_diffusion_cpp, module="stable_diffusion_cpp", packages="stable-diffusion-cpp-python==0.4.7"
+    ),
+    "convert_to_quant": Reference(convert_to_quant, module="convert_to_quant", packages="convert_to_quant==1.3.4"),
+    "flow, the trainer": Reference(flow, "flow"),
+    "FluxMod": Reference(fluxmod, "fluxmod"),
+    "mlx-chroma": Reference(mlx_chroma, "mlx_chroma", "mlx", "mlx mlx-cpu"),
 }
 
 
+def rows_of(case: Case, reference: Reference, path: Path | None) -> list[Row]:
+    if reference.module and importlib.util.find_spec(reference.module) is None:
+        return [Row("not compared", 0, float("nan"), f"`pip install --no-deps {reference.packages}` was not done")]
+    return reference.compare(case, path)
+
+
 @torch.inference_mode()
-def main(rounds: int = 0, paths: dict[str, Path] | None = None) -> None:
+def main(rounds: int = 0, paths: dict[str, Path] | None = None, only: Sequence[str] = ()) -> None:
     from . import networks as n
 
     case, paths = Case(n), paths or {}
@@ -405,18 +503,24 @@ def main(rounds: int = 0, paths: dict[str, Path] | None = None) -> None:
         "| reference | cases | worst | |",
         "|---|---|---|---|",
     ]
-    for name, (compare, option) in REFERENCES.items():
-        if option and option not in paths:
+    for name, reference in REFERENCES.items():
+        left_out = only and not any(text.lower() in name.lower() for text in only)
+        if left_out or (reference.option and reference.option not in paths):
             continue
-        for r in compare(case, paths.get(option)):
+        for r in rows_of(case, reference, paths.get(reference.option)):
             lines.append(f"| {name}: {r.what} | {r.count} | {r.worst:.1e} | {r.note} |")
-    write("parity", "Parity with other implementations", lines)
+    if only:
+        print("\n".join(lines))
+    else:
+        write("parity", "Parity with other implementations", lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for option in ("flow", "fluxmod", "mlx-chroma"):
         parser.add_argument(f"--{option}", type=Path)
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=())
     given = {k: v for k, v in vars(parser.parse_args()).items() if v}
+    only = given.pop("only", ())
     sys.argv[1:] = []  # ComfyUI reads it too
-    main(paths=given)
+    main(paths=given, only=only)

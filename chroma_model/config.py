@@ -43,7 +43,9 @@ class NerfConfig:
 class ChromaConfig:
     """Sizes of the transformer. The defaults are the published 8.9B model; loaders read them from the file."""
 
-    in_channels: int = 64  # latent channels * patch_size^2; with `nerf` the picture's own channels
+    # Latent channels * patch_size^2; with `nerf` the picture's own channels. More come in than go out where a picture, or a
+    # picture and a mask, stand beside the latent (Fill, depth, canny).
+    in_channels: int = 64
     out_channels: int = 64
     context_dim: int = 4096  # width of the text encoder
     hidden_size: int = 3072
@@ -94,8 +96,13 @@ class ChromaConfig:
 
     @property
     def channels(self) -> int:
-        """Channels of the model's input: the latent's, or the picture's."""
+        """Channels of the model's input: the latent's and of what stands beside it, or the picture's."""
         return self.in_channels // self.patch_size**2 if self.nerf is None else self.in_channels
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent or picture alone, which are those of the prediction."""
+        return self.out_channels // self.patch_size**2 if self.nerf is None else self.in_channels
 
     @property
     def num_modulations(self) -> int:

@@ -58,11 +58,24 @@ def rotary_matrices(ids: Tensor, axes_dim: Sequence[int], theta: int) -> Tensor:
     returns: (1, 1, L, sum(axes_dim)/2, 2, 2) float32, [[cos, -sin], [sin, cos]].
     source:  FLUX; angles are computed in float64, on the CPU if the device lacks it.
     """
-    device = ids.device if ids.device.type in ("cpu", "cuda") else torch.device("cpu")
-    angles = []
-    for axis, dim in enumerate(axes_dim):
-        exponent = torch.linspace(0, (dim - 2) / dim, steps=dim // 2, dtype=torch.float64, device=device)
-        angles.append(ids[:, axis].to(device, torch.float64)[:, None] * theta**-exponent)
+    device = float64_device(ids)
+    return rotations(ids, [rotary_frequencies(dim, theta, device) for dim in axes_dim])
+
+
+def float64_device(ids: Tensor) -> torch.device:
+    """Where angles are computed: MPS and some others have no float64."""
+    return ids.device if ids.device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
+def rotary_frequencies(dim: int, theta: int, device: torch.device) -> Tensor:
+    """theta^(-2i / dim) of the pairs i of an axis, (dim/2,) float64."""
+    exponent = torch.linspace(0, (dim - 2) / dim, steps=dim // 2, dtype=torch.float64, device=device)
+    return theta**-exponent
+
+
+def rotations(ids: Tensor, frequencies: Sequence[Tensor]) -> Tensor:
+    """The rotary matrices of ids (L, A) for these frequencies of each axis, as `rotary_matrices` gives them."""
+    angles = [ids[:, axis].to(f.device, torch.float64)[:, None] * f for axis, f in enumerate(frequencies)]
     angle = torch.cat(angles, dim=-1)  # (L, K/2)
     cos, sin = torch.cos(angle), torch.sin(angle)
     pe = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))

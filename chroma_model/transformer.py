@@ -30,7 +30,8 @@ from .radiance import (
     patch_conv,
     velocity_from_data,
 )
-from .references import TIMESTEP_ZERO, References, TimestepZeroTable, reference_ids
+from .references import NO_REFERENCES, TIMESTEP_ZERO, References, TimestepZeroTable, reference_ids
+from .rope_scaling import ScaledPositionEmbedder
 
 RunBlock = Callable[..., Any]
 
@@ -110,6 +111,11 @@ class ChromaTransformer(nn.Module):
         tokens = [self.embed_picture(picture) for picture in (x, *references)]
         return torch.cat(tokens, dim=1) if references else tokens[0], self.txt_in(context), ids
 
+    def embed_positions(self, ids: Tensor, timesteps: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Rotary matrices (1 or B, 1, L, K/2, 2, 2) float32 of ids (L, A)."""
+        of_run = (timesteps, grid) if isinstance(self.pe_embedder, ScaledPositionEmbedder) else ()
+        return self.pe_embedder(ids[None], *of_run).float()
+
     def embed_picture(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, L, D)."""
         if self.config.nerf is None:
@@ -137,11 +143,12 @@ class ChromaTransformer(nn.Module):
         ids: Tensor | None = None,
         run_block: RunBlock = run_block,
         nerf_tile: int | None = None,
-        references: References = References(),
+        references: References = NO_REFERENCES,
     ) -> Tensor:
         """The velocity of the flow at x.
 
-        x:            (B, C, H, W) noisy latent or picture; any size, odd ones are padded and cropped back.
+        x:            (B, C, H, W) noisy latent or picture; any size, odd ones are padded and cropped back. What stands
+                      beside the latent (a picture, a mask) is in the channels behind it.
         timesteps:    (B,) in [0, 1], 1 = noise.
         context:      (B, L_txt, context_dim) from the text encoder.
         guidance:     (B,) or None for 0, as Chroma was trained.
@@ -174,7 +181,7 @@ class ChromaTransformer(nn.Module):
             at_zero = references.modulations
             at_zero = self.modulations(torch.zeros_like(timesteps), guidance) if at_zero is None else at_zero
             table = TimestepZeroTable(table, at_zero.to(x.dtype), num_txt, num_img, num_ref)
-        pe = self.pe_embedder(ids[None]).float()
+        pe = self.embed_positions(ids, timesteps, grid)
         mask = None if context_mask is None else key_mask(context_mask, img.shape[1])
 
         for i, block in enumerate(self.double_blocks):
@@ -190,7 +197,9 @@ class ChromaTransformer(nn.Module):
 
         img = joint[:, num_txt : num_txt + num_img]
         predicted = self.predict(img, x, modulations, nerf_tile)
-        return velocity_from_data(predicted, x, timesteps) if config.prediction == "x0" else predicted
+        if config.prediction == "x0":
+            return velocity_from_data(predicted, x[:, : predicted.shape[1]], timesteps)
+        return predicted
 
 
 def key_mask(context_mask: Tensor, num_img: int) -> Tensor:

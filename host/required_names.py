@@ -16,9 +16,11 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "models": (
         "comfy.conds.CONDRegular",
         "comfy.latent_formats.ChromaRadiance",
+        "comfy.lora.calculate_shape",
         "comfy.ldm.modules.attention.optimized_attention",
         "comfy.memory_management.aimdo_enabled",
         "comfy.model_base.Chroma",
+        "comfy.model_base.Flux.concat_cond",
         "comfy.model_management.cast_to_device",
         "comfy.model_management.free_memory",
         "comfy.model_management.get_torch_device",
@@ -46,6 +48,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.quant_ops.QuantizedLayout",
         "comfy.quant_ops.QuantizedTensor.from_float",
         "comfy.quant_ops.ck.apply_rope",
+        "comfy.quant_ops.ck.apply_rope1",
         "comfy.quant_ops.register_layout_op",
         "comfy.supported_models.Chroma",
         "comfy.supported_models.ChromaRadiance.memory_usage_factor",
@@ -56,6 +59,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy_kitchen.tensor.base.get_layout_class",
         "comfy_kitchen.tensor.base.register_layout_class",
     ),
+    "pictures": ("comfy.utils.common_upscale",),
     "LoRAs": (
         "comfy.lora.load_lora",
         "comfy.lora.model_lora_keys_unet",
@@ -86,6 +90,13 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.utils.ProgressBar",
         "comfy_api.latest.ui.PreviewImage",
         "folder_paths.get_input_directory",
+    ),
+    "ControlNets": (
+        "comfy.controlnet.ControlNet.copy_to",
+        "comfy.ldm.flux.controlnet.ControlNetFlux",
+        "comfy.utils.common_upscale",
+        "comfy.utils.repeat_to_batch_size",
+        "nodes.ControlNetApplyAdvanced",
     ),
     "NAG": ("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",),
     "text encoders": (
@@ -168,6 +179,11 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "curve": (
         "comfy.model_sampling.ModelSamplingDiscreteFlow",
         "comfy.model_sampling.ModelSamplingFlux",
+    ),
+    "old graphs": (
+        "comfy_api.latest.ComfyAPISync",
+        "nodes.NODE_CLASS_MAPPINGS",
+        "server.PromptServer.add_on_prompt_handler",
     ),
     "nodes": (
         "comfy_api.latest.ComfyExtension",

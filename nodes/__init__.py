@@ -26,7 +26,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Registration:
-    """What is put into the host's lists and routes beside nodes. module: with a function `register`."""
+    """What the pack adds to the host's lists or routes beside nodes. module: has a function `register`."""
 
     module: str
     what: str
@@ -43,7 +43,9 @@ FEATURES = (
     ),
     Feature("guidance", ("ChromaCFGGuider", "ChromaGuidance"), ("guidance",)),
     Feature("clip", ("ChromaCLIPLoader",), ("models", "text encoders")),
+    Feature("controlnet", ("ChromaControlNetApply",), ("ControlNets",)),
     Feature("doctor", ("ChromaDoctor",), ("models", "prompts", "samplers", "schedules", "advice")),
+    Feature("kontext", ("ChromaKontextSize",), ("pictures",)),
     Feature("ksampler", ("ChromaKSampler",), ("guidance", "schedules", "sampling")),
     Feature("lora", ("ChromaLoraLoader",), ("LoRAs",)),
     Feature("compare_models", ("ChromaCompareModels",), ("models", "blocks", "saving")),
@@ -52,6 +54,7 @@ FEATURES = (
     Feature("padding", ("ChromaPadMask",), ("prompts",)),
     Feature("preset", ("ChromaPreset",), ("samplers", "schedules", "advice")),
     Feature("prompt", ("ChromaPrompt",), ("prompts",)),
+    Feature("rope_scaling", ("ChromaRoPEScaling",), ("models",)),
     Feature("run_report", ("ChromaRunReport",), ("guidance",)),
     Feature("save", ("ChromaSaveQuantized",), ("LoRAs", "saving")),
     Feature("plot", ("ChromaSigmasPlot",), ("schedules",)),
@@ -65,13 +68,14 @@ REGISTRATIONS = (
     Registration("..host.sample.scheduler_menu", "schedules in KSampler's menus", ("schedules",)),
     Registration("..host.sample.samplers", "samplers in KSampler's menus", ("samplers",)),
     Registration(".shared.scheduler_curve", "the curve on scheduler nodes", ("curve",)),
+    Registration(".old_graphs.registration", "nodes in the place of FluxMod's old ones", ("old graphs",)),
 )
 
 
 def lacks_of(needs: tuple[str, ...], load: Callable[[], None]) -> str:
-    """What the host lacks for a feature; empty where it could be loaded.
+    """Names what the host lacks for a feature; empty if the feature was loaded.
 
-    raises: ModuleNotFoundError for a package that is not the host's: then nothing of this pack works.
+    raises: ModuleNotFoundError for a package that is not the host's; without it nothing of this pack works.
     """
     lacks = required_names.lacking((*SHARED, *needs))
     if lacks:
@@ -88,7 +92,8 @@ def lacks_of(needs: tuple[str, ...], load: Callable[[], None]) -> str:
 
 def tell(what: str, lacks: str) -> None:
     logging.warning(
-        "Chroma Pack: %s not available, since this ComfyUI lacks something (%s). Update ComfyUI and this pack, and restart",
+        "Chroma Pack: %s not available, since this ComfyUI lacks something (%s). Update ComfyUI and this pack, and "
+        "restart",
         what,
         lacks,
     )
@@ -96,7 +101,7 @@ def tell(what: str, lacks: str) -> None:
 
 class ChromaExtension(ComfyExtension):
     def __init__(self) -> None:
-        self.nodes: list[type[io.ComfyNode]] | None = None  # once they have been asked for
+        self.nodes: list[type[io.ComfyNode]] | None = None  # set by the first get_node_list
 
     async def on_load(self) -> None:
         for r in REGISTRATIONS:
@@ -114,16 +119,16 @@ class ChromaExtension(ComfyExtension):
         nodes: list[type[io.ComfyNode]] = []
 
         def load(feature: Feature) -> None:
-            from .shared.report import with_encodable_errors  # here: it needs what an old host may lack
+            from .shared.report import with_encodable_errors  # not at the top: an old host may lack what it needs
 
             module = importlib.import_module(f".{feature.module}", __name__)
             found = [getattr(module, name) for name in feature.nodes]
             for node in found:
                 node.execute = classmethod(with_encodable_errors(node.execute.__func__))
-                node.GET_SCHEMA()  # the host asks one by one, and would keep the nodes before one that fails
+                node.GET_SCHEMA()  # now, so that a feature whose schema fails is left out whole
             nodes.extend(found)
 
-        lost: dict[str, list[str]] = {}  # what is lacking -> the nodes that need it: one line for all of them
+        lost: dict[str, list[str]] = {}  # what is lacking -> the nodes that need it, for one line in the log
         for feature in FEATURES:
             lacks = lacks_of(feature.needs, lambda feature=feature: load(feature))
             if lacks:

@@ -36,8 +36,8 @@ class ChromaCLIPLoader(CheckedNode):
                     "clip_name",
                     options=sorted(listed(FOLDERS), key=str.lower),
                     display_name="text encoder",
-                    tooltip="A file with T5's weights from models/text_encoders (.safetensors, .gguf; the .index.json of "
-                    "a sharded one). Chroma needs T5-XXL v1.1 (t5xxl) or flan-T5-xxl.",
+                    tooltip="A file with T5's weights from models/text_encoders (.safetensors, .gguf; the "
+                    ".index.json of a sharded one). Chroma needs T5-XXL v1.1 (t5xxl) or flan-T5-xxl.",
                 ),
                 io.Combo.Input(
                     "device",
@@ -45,7 +45,7 @@ class ChromaCLIPLoader(CheckedNode):
                     default="default",
                     optional=True,
                     advanced=True,
-                    tooltip="Where the encoder runs. default: the host decides. cpu: slower, and leaves the GPU to the "
+                    tooltip="Where the encoder runs. default: ComfyUI decides. cpu: slower, but leaves the GPU to the "
                     "model.",
                 ),
                 io.Combo.Input(
@@ -54,9 +54,10 @@ class ChromaCLIPLoader(CheckedNode):
                     default="auto",
                     optional=True,
                     advanced=True,
-                    tooltip="How the weights are kept. auto: as in the file, 32 bits as 16. keep: as in the file. bf16, "
-                    "fp16, fp32: unpacked. Error of the weights and bits for each: q8_0 0.5 to 0.7 %, 8.5; fp8_scaled "
-                    "2.7 %, 8. These two change the linear layers only. It computes in float32 in any case.",
+                    tooltip="How the weights are kept. auto: as in the file, but 32 bits as 16. keep: as in the file. "
+                    "bf16, fp16, fp32: unpacked. Error of the weights and bits per weight: q8_0 0.5 to 0.7 %, 8.5; "
+                    "fp8_scaled 2.7 %, 8. These two change the linear layers only. The encoder always computes in "
+                    "float32.",
                 ),
             ],
             outputs=[io.Clip.Output(tooltip="The text encoder, for any node that takes a CLIP.")],

@@ -20,11 +20,12 @@ from .preset import known
 from .shared.report import only_tell, report
 
 TITLE = "Chroma Doctor"
-FAILED = "The Doctor itself has failed ({}); nothing can be said of this graph. The run goes on."
+FAILED = "The Doctor itself has failed ({}); this graph was not checked. The run goes on."
 
 
 def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, Any]:
-    """What is known beside the graph: the model's variant and file, what is slow on this device, tokens of its prompts."""
+    """What is known beside the graph: the model's variant and file, the loaders whose weights this device multiplies
+    slowly, and the number of tokens of each prompt."""
     record: dict[str, Any] = {"node": node_id}
 
     def add_model() -> None:
@@ -39,13 +40,13 @@ def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | No
         try:
             t5 = find_t5(clip)
             record["tokens"] = {text: len(tokenize(clip, t5, text, whole=True)) + 1 for text in prompts(graph)}
-        except Exception as error:  # another pack's text encoder: tokens are estimated, as without one
+        except Exception as error:  # another pack's text encoder: tokens are estimated, as without a clip
             logging.info("%s: tokens are not counted: %s: %s", TITLE, type(error).__name__, encodable(str(error)))
     return record
 
 
 def slow_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, str]:
-    """Node of a loader -> how much slower than floats this device multiplies what it loads, where it does."""
+    """Loader's node id -> by how much this device multiplies its packed weights slower than floats; slow ones only."""
     read, formats = Graph(graph), dict[str, list[Format]]()
     for node in read.nodes:
         mode = QUANT_MODES.get(str(read.value(node, "quant_mode"))) if read.kind(node) == OUR_LOADER else None
@@ -59,7 +60,7 @@ def slow_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> d
 
 
 def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> str:
-    """The report. Never raises, whatever is connected and whatever other packs queue."""
+    """The report. It never raises, whatever is connected and whatever other packs put into the graph."""
     return only_tell(
         TITLE, lambda: findings_text(examine(graph, record_of(model, clip, graph, node_id)), graph), FAILED
     )
@@ -72,14 +73,15 @@ class ChromaDoctor(io.ComfyNode):
             node_id="ChromaDoctor",
             display_name=TITLE,
             category="sampling/chroma",
-            description="Looks at the queued workflow and tells which settings do nothing or do harm with Chroma, and what to "
-            "do instead. Changes nothing and never stops a run.",
+            description="Looks at the queued workflow and tells which settings do nothing or do harm with Chroma, "
+            "and what to do instead. Changes nothing and never stops a run.",
             search_aliases=["check", "lint", "warnings", "debug", "validate", "diagnose"],
             inputs=[
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The model from its loader, so that its kind is known. Without it files' names have to tell.",
+                    tooltip="The model from its loader, so that its kind is known. Without it the Doctor goes by "
+                    "file names.",
                 ),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="The text encoder, so that tokens are counted instead of estimated."
@@ -92,10 +94,10 @@ class ChromaDoctor(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> float:
-        return float("nan")  # looks again whenever something is queued: what it is about is not among its inputs
+        return float("nan")  # runs for every queued prompt: the graph that it checks is not among its inputs
 
     @classmethod
-    def execute(cls, model: Any = None, clip: Any = None, **_: Any) -> io.NodeOutput:  # inputs of other versions too
+    def execute(cls, model: Any = None, clip: Any = None, **_: Any) -> io.NodeOutput:  # _: other versions' inputs
         text = doctor_report(model, clip, cls.hidden.prompt or {}, cls.hidden.unique_id)
         report(cls, text)
         return io.NodeOutput(ui=ui.PreviewText(text))

@@ -21,7 +21,8 @@ def casting_input() -> io.Input:
         "activation_casting",
         options=list(DTYPES),
         default="bf16",
-        tooltip="The type that the model computes in during this run. bf16, unless the device does not compute in it.",
+        tooltip="The type that the model computes in during this run. Keep bf16, unless the device cannot compute in "
+        "it.",
     )
 
 
@@ -32,16 +33,17 @@ class KSamplerMod(CheckedNode):
             node_id="KSamplerMod",
             display_name="FluxMod KSampler",
             category=CATEGORY,
-            description="For workflows made with FluxMod: ComfyUI's KSampler, with the type to compute in. In new ones use "
-            "Chroma KSampler or KSampler; models compute in the type that they were loaded for.",
+            description="For workflows made with FluxMod: ComfyUI's KSampler with a choice of the type to compute "
+            "in. In new workflows use Chroma KSampler or KSampler; models compute in the type that they were loaded "
+            "for.",
             inputs=[
                 model_input("The model to sample with. It is not changed."),
                 seed_input("Chooses the noise."),
                 steps_input(20, "Number of steps."),
                 cfg_input(
                     8.0,
-                    "How strongly the picture is moved from the negative prompt to the positive one. Chroma1-HD: 3 to 4; "
-                    "Flash: 1.",
+                    "How strongly the picture is moved from the negative prompt to the positive one. Chroma1-HD: 3 "
+                    "to 4; Flash: 1.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
@@ -54,7 +56,7 @@ class KSamplerMod(CheckedNode):
                     tooltip="How the noise falls over the steps, as in KSampler.",
                 ),
                 positive_input(),
-                io.Conditioning.Input("negative", tooltip="What it shall not show."),
+                io.Conditioning.Input("negative", tooltip="What the picture should not show."),
                 io.Latent.Input("latent_image", tooltip="An empty latent, or a picture to start from."),
                 denoise_input(),
                 casting_input(),
@@ -92,8 +94,8 @@ class FluxModSamplerWrapperNode(CheckedNode):
             node_id="FluxModSamplerWrapperNode",
             display_name="FluxMod Sampler Wrapper",
             category=CATEGORY,
-            description="For workflows made with FluxMod: a sampler whose runs compute in a type of your choice. In new ones "
-            "leave it out; models of any precision compute in the type that they were loaded for.",
+            description="For workflows made with FluxMod: a sampler whose runs compute in a type of your choice. In "
+            "new workflows leave it out; models of any precision compute in the type that they were loaded for.",
             inputs=[
                 io.Sampler.Input("sampler", tooltip="From KSamplerSelect, for instance. It is not changed."),
                 casting_input(),

@@ -35,7 +35,7 @@ ADVANCED = {"optional": True, "advanced": True}
 
 
 def settings(cfg: str) -> list[io.Input]:
-    """The inputs that both nodes have behind cfg; cfg: what that is called there, in a sentence."""
+    """The inputs that both nodes have after cfg. cfg: what tooltips call the cfg that acts there."""
     return [
         skip_first_steps_input(**OPTIONAL),
         interval_input(),
@@ -44,14 +44,14 @@ def settings(cfg: str) -> list[io.Input]:
         share(
             "rescale",
             0.0,
-            "Brings the contrast back to that of the positive prompt alone: 0 not, 1 wholly. Against burnt pictures at high "
-            "cfg.",
+            "Brings the contrast back to that of the positive prompt alone: 0 not at all, 1 fully. Helps against burnt "
+            "pictures at high cfg.",
             **ADVANCED,
         ),
         io.Boolean.Input(
             "normalise",
             default=False,
-            tooltip="Shortens the result where it is longer than the positive prompt's, place by place.",
+            tooltip="Limits the result's norm at each position to that of the positive prompt's prediction.",
             **ADVANCED,
         ),
         zero_init_input(),
@@ -59,26 +59,27 @@ def settings(cfg: str) -> list[io.Input]:
         io.Boolean.Input(
             "alternate",
             default=False,
-            tooltip="Computes the negative prompt in every second step, and extrapolates its difference in the others: "
-            "nearly the same picture for 0.8 of the cost.",
+            tooltip="Computes the negative prompt in every second step, and extrapolates the difference of the two "
+            "predictions in the others: nearly the same picture for 0.8 of the cost.",
             **OPTIONAL,
         ),
         io.Combo.Input(
             "pairing",
             options=list(PAIRINGS),
             default="auto",
-            tooltip="Both prompts in one forward, or apart: the same picture. auto: paired where that is faster.",
+            tooltip="paired: both prompts in one forward. apart: each in its own. The picture is the same. auto: "
+            "paired where that is faster.",
             **ADVANCED,
         ),
     ]
 
 
 def interval_input() -> io.Input:
-    high = number("high", 1.0, 0.0, 1.0, 0.001, "Noise level from which on cfg acts, 1 = noise.", round=False)
-    low = number("low", 0.3, 0.0, 1.0, 0.001, "Noise level down to which cfg acts.", round=False)
+    high = number("high", 1.0, 0.0, 1.0, 0.001, "cfg acts from this noise level on, 1 = noise.", round=False)
+    low = number("low", 0.3, 0.0, 1.0, 0.001, "cfg acts down to this noise level.", round=False)
     return choice(
         "interval",
-        "Where cfg acts; outside only the positive prompt is computed, at half the cost.",
+        "Where in the run cfg acts; elsewhere only the positive prompt is computed, at half the cost.",
         {WHOLE: [], PERCENT: [share("start", 0.0), share("end", 0.7)], SIGMA: [high, low]},
         **OPTIONAL,
     )
@@ -89,7 +90,7 @@ def curve_input(cfg: str) -> io.Input:
         return number("end", 1.0, 0.0, 100.0, 0.1, tooltip, round=0.01)
 
     at_end = "The cfg of the last step."
-    by_step = f"cfg by step, with commas; stretched over the run. {cfg} is not used."
+    by_step = f"cfg for each step, separated by commas; stretched over the run. {cfg} is not used."
     return choice(
         "curve",
         "How cfg changes from the first step to the last.",
@@ -104,9 +105,9 @@ def curve_input(cfg: str) -> io.Input:
 
 
 def form_input() -> io.Input:
-    eta = "Share of the difference along the picture that stays; 1 is plain."
-    norm = "Largest norm of the difference, 0: no limit. Twice as large for a picture of twice the width and height."
-    momentum = "Of the running average of differences; the paper uses values below 0."
+    eta = "How much stays of the difference's part along the positive prediction; 1: all, as in plain CFG."
+    norm = "Largest norm of the difference; 0: no limit. For a picture of twice the width and height, double it."
+    momentum = "Momentum of the running average of differences; the paper uses values below 0."
     apg = [
         number("eta", 0.0, -10.0, 10.0, 0.01, eta),
         number("norm_threshold", 0.0, 0.0, 10_000.0, 0.1, norm),
@@ -114,20 +115,20 @@ def form_input() -> io.Input:
     ]
     return choice(
         "form",
-        "How the two predictions are combined. plain: as ever. CFG-Zero*: the negative one scaled to fit. APG: weakens what "
-        "oversaturates.",
+        "How the two predictions are combined. plain: standard CFG. CFG-Zero*: scales the negative one to fit the "
+        "positive one. APG: weakens the part that oversaturates.",
         {"plain": [], "CFG-Zero*": [], "APG": apg},
         **OPTIONAL,
     )
 
 
 def zero_init_input() -> io.Input:
-    tooltip = "So many steps at the start do nothing, at no cost. CFG-Zero* uses 1 of 25. Exact with euler only."
+    tooltip = "This many steps at the start do nothing, at no cost. CFG-Zero* uses 1 of 25. Exact with euler only."
     return number("zero_init_steps", 0, 0, MAX_STEPS, None, tooltip, display_name="zero-init steps", **ADVANCED)
 
 
 def adaptive_input() -> io.Input:
-    above = "Cosine of the two predictions above which it stops."
+    above = "Stops once the cosine of the two predictions is above this."
     return choice(
         "adaptive",
         "Stops computing the negative prompt once both predictions point the same way.",
@@ -136,7 +137,7 @@ def adaptive_input() -> io.Input:
     )
 
 
-# --- what they mean --------------------------------------------------------------------------------------------------
+# --- inputs as a Guidance --------------------------------------------------------------------------------------------
 
 
 def guidance_of(
@@ -182,7 +183,7 @@ def guidance_of(
 
 
 def patch_of(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> GuidancePatch:
-    """Guidance that shows each run's record on the node that it was set on."""
+    """The node's guidance, which shows each run's record on that node."""
 
     def told(name: str, node_id: str | None, record: RunRecord) -> None:
         show(name, node_id, record.text)
@@ -200,8 +201,8 @@ class ChromaCFGGuider(CheckedNode):
             node_id="ChromaCFGGuider",
             display_name="Chroma CFG Guider",
             category=CATEGORY,
-            description="Guides a run by a positive and a negative prompt, and leaves the negative one out where it is not "
-            "needed. For SamplerCustomAdvanced. Shows what the run cost.",
+            description="Guides a run by a positive and a negative prompt, and leaves the negative one out where it "
+            "is not needed. For SamplerCustomAdvanced. Shows what the run cost.",
             search_aliases=[
                 "cfg",
                 "guidance",
@@ -242,8 +243,8 @@ class ChromaGuidance(CheckedNode):
             node_id="ChromaGuidance",
             display_name="Chroma Guidance",
             category=CATEGORY,
-            description="The settings of Chroma CFG Guider for a KSampler: connect it between the model and the sampler, which "
-            "keeps its cfg and prompts. Shows what the run cost.",
+            description="The settings of Chroma CFG Guider for a KSampler. Connect it between the model and the "
+            "sampler; the sampler keeps its own cfg and prompts. Shows what the run cost.",
             search_aliases=["cfg", "adaptive guidance", "APG", "CFG-Zero*", "skip_first_steps", "rescale cfg"],
             inputs=[model_input("The model to sample with."), *settings("The sampler's cfg")],
             outputs=[io.Model.Output(tooltip="The same model, guided by these settings.")],

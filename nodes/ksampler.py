@@ -38,17 +38,17 @@ from .shared.report import only_tell, report, show, title
 
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
-OWN_SHIFT = ("flux_shift", "fixed_shift")  # curves that would set a second shift beside the node's
+OWN_SHIFT = ("flux_shift", "fixed_shift")  # curves with a shift of their own, beside the node's
 
 
 def schedules() -> list[str]:
-    """Names for the menu: our curves, then what the host has under other names."""
+    """Names for the menu: our curves, then the host's schedules of other names."""
     ours = [name for name in CURVES if name not in OWN_SHIFT]
     return [*ours, *(name for name in comfy.samplers.KSampler.SCHEDULERS if name not in CURVES)]
 
 
 def sigmas_of(model: Any, name: str, steps: int, denoise: float) -> Tensor:
-    """The schedule of a name of the menu on the model's own sigmas, as Chroma Scheduler or Basic Scheduler give it."""
+    """The schedule of this name on the model's own sigmas, as Chroma Scheduler or Basic Scheduler makes it."""
     sampling = model.get_model_object("model_sampling")
     if name in CURVES:
         return schedule(name, steps, {}, sampling.sigmas, denoise=denoise)
@@ -59,7 +59,7 @@ def sigmas_of(model: Any, name: str, steps: int, denoise: float) -> Tensor:
 
 
 def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) -> tuple[Any, str]:
-    """The model with the shift of a label of SHIFTS, and a line on it."""
+    """A clone with the shift that a label of SHIFTS means, or the model itself; and a line about the shift."""
     mode = SHIFTS[label]
     if mode is None:
         return model, "the model's own shift"
@@ -69,12 +69,15 @@ def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) 
     if "model_sampling" in model.object_patches:
         before, after = (m.get_model_object("model_sampling").sigmas for m in (model, clone))
         if not torch.equal(before, after):
-            line += f", in place of that of a node before this one; to keep that, choose {FROM_MODEL!r}"
+            line += f", in place of the shift of a node before this one; to keep that one, choose {FROM_MODEL!r}"
     return clone, line
 
 
 def with_guidance(model: Any, skip_first_steps: int, told: Callable[[RunRecord], None]) -> tuple[Any, GuidancePatch]:
-    """The model guided as it was, with more steps without the negative prompt if wanted; `told` gets the record."""
+    """A clone with the model's own guidance, and that guidance. told: is called with each run's record.
+
+    skip_first_steps: replaces that of the guidance, unless it is 0.
+    """
     found = patch_on(model)
     guidance = Guidance() if found is None else found.guidance
     if skip_first_steps:
@@ -82,7 +85,7 @@ def with_guidance(model: Any, skip_first_steps: int, told: Callable[[RunRecord],
 
     def tell(record: RunRecord) -> None:
         told(record)
-        if found is not None:  # set on a node before this one, which shows the run as well
+        if found is not None:  # from a node before this one, which shows the run as well
             found.last = record
             if found.report is not None:
                 found.report(record)
@@ -98,8 +101,8 @@ class ChromaKSampler(CheckedNode):
             node_id="ChromaKSampler",
             display_name="Chroma KSampler",
             category=CATEGORY,
-            description="Makes a picture with settings that suit Chroma: timestep shift, schedule, guidance and sampler in one "
-            "node. Shows what the run cost, and writes it into the saved picture.",
+            description="Makes a picture with settings that suit Chroma: timestep shift, schedule, guidance and "
+            "sampler in one node. Shows what the run cost, and writes it into the saved picture.",
             search_aliases=["KSampler", "sample", "txt2img", "img2img", "skip_first_steps", "shift"],
             inputs=[
                 model_input("A Chroma model. It is not changed."),
@@ -115,14 +118,15 @@ class ChromaKSampler(CheckedNode):
                     "sampler",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default="res_multistep",
-                    tooltip="How the steps are computed. Chroma1-HD: res_multistep or euler; Flash: heun, with 8 steps.",
+                    tooltip="How the steps are computed. Chroma1-HD: res_multistep or euler; Flash: heun, with 8 "
+                    "steps.",
                 ),
                 io.Combo.Input(
                     "schedule",
                     options=schedules(),
                     default="beta",
-                    tooltip="How the noise falls over the steps. beta is the usual; sigmoid_offset, bong_tangent and linear "
-                    "are good too.",
+                    tooltip="How the noise falls over the steps. beta is the usual one; sigmoid_offset, bong_tangent "
+                    "and linear are good too.",
                 ),
                 choice(
                     "shift",
@@ -148,7 +152,7 @@ class ChromaKSampler(CheckedNode):
         cfg: float,
         sampler: str,
         schedule: str,
-        shift: Mapping[str, Any] | str | None = None,  # no dict where the key is not known to the host
+        shift: Mapping[str, Any] | str | None = None,  # no mapping if the host does not know the key
         denoise: float = 1.0,
         skip_first_steps: int = 0,
         negative: list[Any] | None = None,
@@ -159,7 +163,7 @@ class ChromaKSampler(CheckedNode):
         sigmas = sigmas_of(model, schedule, steps, denoise)
         head = f"{schedule}: {summary(sigmas, steps)}; {shift_line}"
         if schedule in CURVES and not CURVES[schedule].from_table and label not in (AS_TRAINED, FROM_MODEL):
-            head += f". {schedule} does not look at it; simple and beta do"
+            head += f". {schedule} does not use the shift; simple and beta do"
         node, node_id = title(cls), cls.hidden.unique_id
 
         def told(record: RunRecord) -> None:

@@ -16,6 +16,7 @@ from .shared.files import model_files, model_path
 from .shared.report import report
 
 OWN_APPROXIMATOR = "from the model file"
+NO_PATCH = "none"
 
 
 class ChromaDiffusionLoader(CheckedNode):
@@ -49,10 +50,10 @@ class ChromaDiffusionLoader(CheckedNode):
                     options=list(QUANT_MODES),
                     default="auto",
                     display_name="precision",
-                    tooltip="How the weights are kept. auto: as in the file, in 8 bits where 16 do not fit. keep: as in "
-                    "the file. bf16, fp16, fp32: unpacked. Error of the weights and bits for each: q8_0 0.5 to 0.7 %, "
-                    "8.5; int8_convrot 1 %, 8; fp8_scaled and mxfp8 2.7 %, 8; q5_1 3.8 %, 6; q4_1 7.8 %, 5; nvfp4 9.5 %, "
-                    "4.5. They change the linear layers of the blocks only.",
+                    tooltip="How the weights are kept. auto: as in the file, but in 8 bits where 16 do not fit. "
+                    "keep: as in the file. bf16, fp16, fp32: unpacked. Error of the weights and bits per weight: "
+                    "q8_0 0.5 to 0.7 %, 8.5; int8_convrot 1 %, 8; fp8_scaled and mxfp8 2.7 %, 8; q5_1 3.8 %, 6; q4_1 "
+                    "7.8 %, 5; nvfp4 9.5 %, 4.5. These change the linear layers of the blocks only.",
                 ),
                 io.Combo.Input(
                     "approximator",
@@ -60,7 +61,7 @@ class ChromaDiffusionLoader(CheckedNode):
                     default=OWN_APPROXIMATOR,
                     optional=True,
                     advanced=True,
-                    tooltip="Another file to take the Approximator (distilled_guidance_layer) from. Needed to run FLUX "
+                    tooltip="Takes the Approximator (distilled_guidance_layer) from another file. Needed to run FLUX "
                     "as FluxMod does.",
                 ),
                 io.Combo.Input(
@@ -88,8 +89,19 @@ class ChromaDiffusionLoader(CheckedNode):
                     optional=True,
                     advanced=True,
                     display_name="full precision matmul",
-                    tooltip="Unpack 8- and 4-bit weights for multiplication even where the device could multiply them "
-                    "as they are. Slower; output error of fp8 falls from 3.8 to 2.7 %, of int8_convrot from 1.3 to 1 %.",
+                    tooltip="Unpacks 8- and 4-bit weights for multiplication even where the device could multiply "
+                    "them as they are. Slower, but the output error falls: fp8 from 3.8 to 2.7 %, int8_convrot from "
+                    "1.3 to 1 %.",
+                ),
+                io.Combo.Input(
+                    "lite_patch",
+                    options=[NO_PATCH, *files],
+                    default=NO_PATCH,
+                    optional=True,
+                    advanced=True,
+                    display_name="lite patch",
+                    tooltip="FluxMod's lite patch: the one double block that makes FLUX.1 lite, with eight, of FLUX.1, with "
+                    "nineteen. Only with FLUX as model and an Approximator of FLUX lite.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, for any sampler or model node.")],
@@ -98,18 +110,19 @@ class ChromaDiffusionLoader(CheckedNode):
 
     @classmethod
     def validate_inputs(cls, quant_mode: str) -> bool | str:
-        # Named here so that texts of other packs' workflows pass, which are not in the list.
+        # The host does not check an input that is named here, so names of other packs (ALIASES) pass too.
         if quant_mode in QUANT_MODES or quant_mode in ALIASES:
             return True
         return f"precision {quant_mode!r} is not known. Choose one of: {', '.join(QUANT_MODES)}"
 
     @classmethod
-    def fingerprint_inputs(cls, unet_name: Any = None, approximator: Any = OWN_APPROXIMATOR, **_: Any) -> str:
-        """Loaded anew when a file has changed on disk."""
+    def fingerprint_inputs(
+        cls, unet_name: Any = None, approximator: Any = OWN_APPROXIMATOR, lite_patch: Any = NO_PATCH, **_: Any
+    ) -> str:
+        """Differs when a file has changed on disk, so that the model is loaded anew."""
         try:
-            other = None if approximator == OWN_APPROXIMATOR else model_path(approximator)
-            return str(stamps_of(model_path(unet_name), other))
-        except (ValueError, OSError):  # told by `execute`
+            return str(stamps_of(model_path(unet_name), *paths_of(approximator, lite_patch)))
+        except (ValueError, OSError):  # `execute` raises it
             return ""
 
     @classmethod
@@ -121,10 +134,19 @@ class ChromaDiffusionLoader(CheckedNode):
         prediction: str = "auto",
         text_ids: str = "auto",
         full_precision_matmul: bool = False,
+        lite_patch: str = NO_PATCH,
     ) -> io.NodeOutput:
-        other = None if approximator == OWN_APPROXIMATOR else model_path(approximator)
+        other, patch = paths_of(approximator, lite_patch)
         model = load_chroma(
-            model_path(unet_name), quant_mode, other, prediction, text_ids, full_precision=full_precision_matmul
+            model_path(unet_name), quant_mode, other, prediction, text_ids, full_precision_matmul, patch
         )
         report(cls, lambda: model_report(model))
         return io.NodeOutput(model)
+
+
+def paths_of(approximator: str, lite_patch: str) -> tuple[str | None, str | None]:
+    """The files that the model is put together with; None where there is none."""
+    return (
+        None if approximator == OWN_APPROXIMATOR else model_path(approximator),
+        None if lite_patch == NO_PATCH else model_path(lite_patch),
+    )

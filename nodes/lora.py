@@ -27,11 +27,11 @@ class ChromaLoraLoader(CheckedNode):
             node_id="ChromaLoraLoader",
             display_name="Load Chroma LoRA",
             category="loaders/chroma",
-            description="Puts a LoRA from models/loras on a Chroma model, made for Chroma or for FLUX.1 and in any "
-            "trainer's layout, and tells which of its layers fit.",
+            description="Applies a LoRA from models/loras to a Chroma model and tells which of its layers fit. The "
+            "LoRA may be made for Chroma or FLUX.1, in any trainer's layout.",
             search_aliases=["LoraLoaderModelOnly", "LoRA", "load lora", "LyCORIS", "LoKr", "LoHa", "DoRA"],
             inputs=[
-                io.Model.Input("model", tooltip="A Chroma model, also one that has LoRAs already."),
+                io.Model.Input("model", tooltip="A Chroma model; it may have LoRAs already."),
                 io.Combo.Input(
                     "lora_name",
                     options=folder_paths.get_filename_list("loras"),

@@ -1,4 +1,4 @@
-"""Chroma NAG: a negative prompt inside of attention, also at cfg 1."""
+"""Chroma NAG: a negative prompt inside attention, which also acts at cfg 1."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class ChromaNAG(CheckedNode):
             node_id="ChromaNAG",
             display_name="Chroma NAG",
             category=CATEGORY,
-            description="Normalized attention guidance: the picture keeps away from a negative prompt inside of attention. Works "
-            "at cfg 1, where a sampler's own negative prompt does nothing, and beside cfg. For models from Load Chroma "
+            description="Normalized attention guidance: moves attention away from a negative prompt. Works at cfg 1, "
+            "where a sampler's own negative prompt does nothing, and together with cfg. For models from Load Chroma "
             "Model.",
             search_aliases=["NAG", "normalized attention guidance", "negative prompt", "NAGuidance"],
             inputs=[
                 model_input("From Load Chroma Model."),
-                io.Conditioning.Input("negative", tooltip="What the picture shall not show."),
+                io.Conditioning.Input("negative", tooltip="What the picture should not show."),
                 number(
                     "scale",
                     2.0,
                     1.0,
                     50.0,
                     0.1,
-                    "How far attention is moved away from the negative prompt; 1 is not at all.",
+                    "How far attention is moved away from the negative prompt; 1: not at all.",
                 ),
                 number(
                     "tau",
@@ -40,20 +40,20 @@ class ChromaNAG(CheckedNode):
                     1.0,
                     10.0,
                     0.01,
-                    "How much longer than before attention's output may get, as a factor.",
+                    "How long attention's output may become, as a multiple of its length before.",
                     optional=True,
                 ),
                 share(
                     "alpha",
                     0.25,
-                    "How much of the moved output replaces the former; 0 is nothing, 1 all of it.",
+                    "How much of the moved output replaces the original one; 0: none, 1: all of it.",
                     optional=True,
                 ),
-                share("start", 0.0, "From which share of the run on, 0 to 1.", optional=True, advanced=True),
+                share("start", 0.0, "Starts at this share of the run, 0 to 1.", optional=True, advanced=True),
                 share(
                     "end",
                     1.0,
-                    "Up to which share of the run, 0 to 1. Behind it the negative prompt costs nothing.",
+                    "Ends at this share of the run, 0 to 1. After it the negative prompt costs nothing.",
                     optional=True,
                 ),
                 io.String.Input(
@@ -61,7 +61,7 @@ class ChromaNAG(CheckedNode):
                     default=ALL,
                     optional=True,
                     advanced=True,
-                    tooltip="Which blocks' attention is guided: all, or e.g. double, single 0-9.",
+                    tooltip="The blocks whose attention is guided: all, or a list such as double, single 0-9.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model with attention guidance.")],
@@ -81,7 +81,7 @@ class ChromaNAG(CheckedNode):
         blocks: str = ALL,
     ) -> io.NodeOutput:
         if start > end:
-            raise ValueError(f"start is {start:g} and end is {end:g}; start must not lie behind end")
+            raise ValueError(f"start is {start:g} and end is {end:g}; start must not be above end. Change one of them")
         text, config = negative_text(negative), network_of(model).config
         counts = config.num_double_blocks, config.num_single_blocks
         chosen = parse_blocks(blocks, *counts)
@@ -91,8 +91,8 @@ class ChromaNAG(CheckedNode):
         report(
             cls,
             lambda: (
-                f"{int(text.segments[..., 1].sum(dim=1).max())} tokens away from, in {num_blocks} of {sum(counts)} blocks"
-                + ("; at this scale or alpha it does nothing" if idle else "")
+                f"away from {int(text.segments[..., 1].sum(dim=1).max())} tokens, in {num_blocks} of {sum(counts)} "
+                "blocks" + ("; with this scale or alpha it has no effect" if idle else "")
             ),
         )
         return io.NodeOutput(out)

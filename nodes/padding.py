@@ -13,10 +13,10 @@ from .shared.report import report
 
 
 def trim_conditioning(conditioning: list[Any], num_pads: int) -> tuple[list[Any], list[str]]:
-    """Every entry with its valid tokens and num_pads pads, guidance 0; and a line on each. The input is not changed.
+    """Every entry with its valid tokens, num_pads pads and guidance 0; and a line about each. The input is not changed.
 
     Areas, masks, ranges of steps, hooks and whatever else an entry has stay as they are.
-    raises: ValueError if an entry's text is no (B, L, D) or its mask does not fit.
+    raises: ValueError if an entry's text is not (B, L, D) or its mask does not fit.
     """
     out, lines = [], []
     for tokens, options in conditioning:
@@ -48,10 +48,10 @@ def _trim(tokens: Any, options: dict[str, Any], num_pads: int) -> tuple[Any, str
     line = f"{before} tokens -> {tokens.shape[1]}"
     counts = (kinds != HIDDEN).sum(dim=1)
     if int(counts.min()) < tokens.shape[1]:
-        options["attention_mask"] = kinds  # integers, since the host makes floats of everything else
+        options["attention_mask"] = kinds  # int64, since the host casts all but int32 and int64 to float
         line += f" (prompts of {int(counts.min())} to {int(counts.max())} tokens in one batch)"
     if mask is not None and mask.shape[-1] != before:
-        beyond = "its start counts" if mask.shape[-1] > before else "text beyond it counts unless it is zero"
+        beyond = "only its start counts" if mask.shape[-1] > before else "text beyond it counts unless it is zero"
         line += f" (the mask is for {mask.shape[-1]}: {beyond})"
     return tokens, line
 
@@ -67,7 +67,7 @@ class ChromaPadMask(CheckedNode):
             "Same picture as masking them, at less cost. Also sets guidance to 0.",
             search_aliases=["ChromaPaddingRemoval", "padding", "attention mask"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="From a text encoder's node; padded or not."),
+                io.Conditioning.Input("conditioning", tooltip="From a text encode node; padded or not."),
                 io.Int.Input(
                     "pad_tokens",
                     default=1,
@@ -75,7 +75,7 @@ class ChromaPadMask(CheckedNode):
                     max=512,
                     display_name="pad tokens",
                     advanced=True,
-                    tooltip="How many pad tokens stay, in tokens. Chroma was trained with 1.",
+                    tooltip="Number of pad tokens that stay. Chroma was trained with 1.",
                 ),
             ],
             outputs=[io.Conditioning.Output(tooltip="The same conditioning without superfluous pad tokens.")],

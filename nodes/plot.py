@@ -38,7 +38,8 @@ class ChromaSigmasPlot(CheckedNode):
             node_id="ChromaSigmasPlot",
             display_name="Chroma Sigmas Plot",
             category="sampling/chroma",
-            description="Draws up to four schedules over their steps, with their figures, to compare and to save.",
+            description="Draws up to four schedules over their steps, with a legend of their figures, to compare and "
+            "to save.",
             search_aliases=["sigmas graph", "show sigmas", "preview sigmas", "schedule"],
             inputs=[
                 *sigmas,
@@ -51,7 +52,7 @@ class ChromaSigmasPlot(CheckedNode):
                     default="dark",
                     optional=True,
                     advanced=True,
-                    tooltip="Dark or light ground.",
+                    tooltip="Dark or light background.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The picture, for Save Image.")],

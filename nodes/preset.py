@@ -23,13 +23,13 @@ from .shared.inputs import CATEGORY, number_input, summary
 from .shared.report import report
 
 AUTO = "auto"
-SIZE = ("width", "height")  # parameters of curves that the preset's size is put in for
-VALUE = "value"  # a shift's number in the menu `shift`, where `shift` itself is what was chosen
+SIZE = ("width", "height")  # parameters of curves that get the picture's size
+VALUE = "value"  # key of a shift's number in the menu `shift`, where the key `shift` has the choice
 MAX_SIDE = 16384
 
 
 def own_parameters(curve: str) -> list[io.Input]:
-    """The widgets of a curve, without its size."""
+    """The widgets of a curve's parameters, without the picture's size."""
     return [
         number_input(dataclasses.replace(p, name=VALUE) if p.name == "shift" else p)
         for p in CURVES[curve].parameters
@@ -38,13 +38,13 @@ def own_parameters(curve: str) -> list[io.Input]:
 
 
 def with_size(curve: str | None, params: Mapping[str, float], width: int, height: int) -> dict[str, float]:
-    """The parameters of a curve with the picture's size in them, where it asks for one."""
+    """A curve's parameters, with the picture's size added if the curve has one."""
     names = {p.name for p in CURVES[curve].parameters} if curve else set()
     return {**params, **{k: v for k, v in zip(SIZE, (width, height)) if k in names}}
 
 
 def known(model: Any) -> tuple[str | None, str]:
-    """A MODEL's variant, as our loader calls it, and its file's name; None and "" where the host does not keep them."""
+    """A MODEL's variant, as our loader calls it, and its file's name; None and "" if they are not known."""
     loaded = vars(model.model.model_config).get("loaded")
     if loaded is not None:
         return loaded.detection.variant, loaded.file
@@ -57,7 +57,7 @@ def known(model: Any) -> tuple[str | None, str]:
 
 
 def recognised(model: Any, prompt: Mapping[str, Any] | None, node_id: str | None) -> Recognition:
-    """The preset for a MODEL. A LoRA's name is kept by nothing but the graph, and so is a host model's file."""
+    """The preset for a MODEL. Only the graph has the names of LoRAs, and the file of a model from the host's loader."""
     variant, file = known(model)
     graph, node = Graph(prompt or {}), str(node_id)
     chain = graph.model_chain(node) if node in graph.nodes else []
@@ -68,7 +68,7 @@ def recognised(model: Any, prompt: Mapping[str, Any] | None, node_id: str | None
 def sampler_of(name: str) -> Any:
     """A SAMPLER by its name in the host's menus, ours included.
 
-    raises: ValueError for a name that is not there.
+    raises: ValueError for an unknown name.
     """
     if name in comfy_samplers.SAMPLERS:
         return comfy_samplers.sampler(name)
@@ -78,7 +78,7 @@ def sampler_of(name: str) -> Any:
 
 
 def choice(value: Mapping[str, Any] | str | None, name: str) -> tuple[str | None, dict[str, Any]]:
-    """A DynamicCombo's choice and its values; None for the preset's."""
+    """A DynamicCombo's choice and its values; the choice is None for FROM_PRESET."""
     values = dict(value) if isinstance(value, Mapping) else {name: value}
     chosen = values.pop(name, None)
     if VALUE in values:
@@ -94,7 +94,7 @@ class ChromaPreset(CheckedNode):
             node_id="ChromaPreset",
             display_name="Chroma Preset",
             category=CATEGORY,
-            description="Recognises the checkpoint and gives settings that fit it, each with where it is from: steps, cfg, "
+            description="Recognises the checkpoint and gives settings that fit it, each with its source: steps, cfg, "
             "sampler, schedule, shift and size. Change any of them here.",
             search_aliases=["settings", "recommended", "defaults", "flash", "steps", "sampler", "sigmas", "resolution"],
             inputs=[
@@ -103,8 +103,8 @@ class ChromaPreset(CheckedNode):
                     "preset",
                     options=[AUTO, *PRESETS],
                     default=AUTO,
-                    tooltip="auto: recognised by the loader's report, the LoRAs and the file's name; the node shows which "
-                    "and from what. Or choose one.",
+                    tooltip="auto: recognised by the loader's report, the LoRAs and the file's name; the node shows "
+                    "which preset and why. Or choose one.",
                 ),
                 io.Int.Input(
                     "steps", default=0, min=0, max=MAX_STEPS, optional=True, tooltip="Number of steps. 0: the preset's."
@@ -117,7 +117,7 @@ class ChromaPreset(CheckedNode):
                     step=0.1,
                     round=0.01,
                     optional=True,
-                    tooltip="How strongly the picture follows the prompt; 1 is no guidance at half the time. 0: the "
+                    tooltip="How strongly the picture follows the prompt; 1: no guidance, in half the time. 0: the "
                     "preset's.",
                 ),
                 io.Combo.Input(
@@ -125,7 +125,7 @@ class ChromaPreset(CheckedNode):
                     options=list(samplers),
                     default=FROM_PRESET,
                     optional=True,
-                    tooltip="What solves the steps. chroma_res_2m and chroma_res_2s are of second order.",
+                    tooltip="How the steps are computed. chroma_res_2m and chroma_res_2s are of second order.",
                 ),
                 io.DynamicCombo.Input(
                     "schedule",
@@ -143,7 +143,8 @@ class ChromaPreset(CheckedNode):
                         io.DynamicCombo.Option(FROM_PRESET, []),
                         *(io.DynamicCombo.Option(m, own_parameters(c) if c else []) for m, c in CURVE.items()),
                     ],
-                    tooltip="The model's timestep shift; see Chroma Timestep Shift. shift 1: none, as Chroma was trained.",
+                    tooltip="The model's timestep shift; see Chroma Timestep Shift. shift 1: none, as Chroma was "
+                    "trained.",
                 ),
                 io.Int.Input(
                     "width",
@@ -152,7 +153,7 @@ class ChromaPreset(CheckedNode):
                     max=MAX_SIDE,
                     step=16,
                     optional=True,
-                    tooltip="Of the picture in pixels, in steps of 16. 0: the preset's.",
+                    tooltip="Width of the picture in pixels, in steps of 16. 0: the preset's.",
                 ),
                 io.Int.Input(
                     "height",
@@ -161,7 +162,7 @@ class ChromaPreset(CheckedNode):
                     max=MAX_SIDE,
                     step=16,
                     optional=True,
-                    tooltip="Of the picture in pixels, in steps of 16. 0: the preset's.",
+                    tooltip="Height of the picture in pixels, in steps of 16. 0: the preset's.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -170,7 +171,8 @@ class ChromaPreset(CheckedNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="Below 1: the last steps of a longer schedule of steps / denoise, for a picture to start from.",
+                    tooltip="Below 1: only the last steps of a longer schedule (steps / denoise), to start from a "
+                    "picture.",
                 ),
             ],
             outputs=[
@@ -229,9 +231,9 @@ def schedule_line(sigmas: Any, steps: int) -> str:
 
 
 def sigmas_of(model: Any, settings: Any, denoise: float) -> Any:
-    """The schedule of some settings on a MODEL that has their shift.
+    """The settings' schedule on a MODEL that has their shift.
 
-    Exactly as many steps as they say, unless the model has too few noise levels for that.
+    It has exactly their number of steps, unless the model has too few noise levels for that.
     """
     curve = settings.curve if settings.curve in CURVES else None
     params = with_size(curve, settings.params, settings.width, settings.height)

@@ -16,8 +16,8 @@ class ChromaPrompt(CheckedNode):
             node_id="ChromaPrompt",
             display_name="Chroma Prompt",
             category="conditioning/chroma",
-            description="Adds quality and aesthetic tags to a prompt in the form that Chroma's captions have: sentences "
-            "first, tags at the end. Adds only what you choose.",
+            description="Adds quality and aesthetic tags to a prompt in the form that Chroma's captions have: "
+            "sentences first, tags at the end. Adds only what you choose.",
             search_aliases=["prompt builder", "aesthetic", "quality tags", "masterpiece", "text", "tags"],
             inputs=[
                 io.String.Input(
@@ -35,21 +35,21 @@ class ChromaPrompt(CheckedNode):
                     options=list(AESTHETICS),
                     default=NONE,
                     optional=True,
-                    tooltip="A score for looks from the captions, 0 to 10. 11 marks choice pictures made by AI; with it "
-                    "words may bleed into each other.",
+                    tooltip="The captions' score for looks, 0 to 10. 11 marks selected pictures made by AI; with it "
+                    "the prompt's words may bleed into each other.",
                 ),
                 io.Combo.Input(
                     "quality",
                     options=list(QUALITIES),
                     default=NONE,
                     optional=True,
-                    tooltip="A usual quality tag. It may work or not.",
+                    tooltip="A common quality tag. It may have no effect.",
                 ),
                 io.String.Input(
                     "tags",
                     default="",
                     optional=True,
-                    tooltip="Tags of your own, separated by commas here; they are joined as the style asks.",
+                    tooltip="Tags of your own, separated by commas; the style decides how they are joined.",
                 ),
                 io.Combo.Input(
                     "opening",
@@ -57,7 +57,8 @@ class ChromaPrompt(CheckedNode):
                     default=NONE,
                     optional=True,
                     advanced=True,
-                    tooltip="Words before the text. A casual snapshot of: an amateur's or phone's photo.",
+                    tooltip="Words before the text. A casual snapshot of: for the look of an amateur's or phone's "
+                    "photo.",
                 ),
                 io.Int.Input(
                     "photo_sentences",
@@ -67,11 +68,11 @@ class ChromaPrompt(CheckedNode):
                     optional=True,
                     advanced=True,
                     display_name="photo sentences",
-                    tooltip="How often 'The photograph is a .' follows at the end, 0 to 10. A slip in the captions; said to "
-                    "make photos more real. Each costs 7 tokens.",
+                    tooltip="How many times 'The photograph is a .' is added at the end, 0 to 10. The sentence is a "
+                    "mistake in the captions, said to make photos more realistic. Each costs 7 tokens.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="prompt", tooltip="The prompt, for a text encoder's node.")],
+            outputs=[io.String.Output(display_name="prompt", tooltip="The prompt, for a text encode node.")],
             hidden=[io.Hidden.unique_id],
         )
 

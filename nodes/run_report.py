@@ -13,19 +13,19 @@ from .shared.inputs import CATEGORY
 from .shared.report import only_tell, report, title
 
 NO_GUIDANCE = Line(
-    "there is no Chroma guidance in what is connected. ",
+    "there is no Chroma guidance on the connected input. ",
     WARNING,
     "Connect the output of Chroma CFG Guider, or the model from Chroma Guidance",
 )
 NO_RUN = Line("nothing has been sampled with this guidance. ", WARNING, "Give the sampler the same guider or model")
-NO_METADATA = "not in the picture's metadata: this prompt was queued without any"
-METADATA = "chroma_run"  # its name in a picture's metadata
+NO_METADATA = "not written into the picture: this prompt was queued without metadata"
+METADATA = "chroma_run"  # key in a picture's metadata
 
 
 def write(hidden: Any, record: RunRecord) -> bool:
-    """Puts a record into the metadata of this prompt's pictures, under the node's id: several runs may share a prompt.
+    """Puts a record into the metadata of this prompt's pictures, under the node's id: a prompt may have several runs.
 
-    returns: whether it could; what a page has queued it with may be of any form.
+    returns: False if the client sent no metadata, or metadata of another form.
     """
     info = hidden.extra_pnginfo
     if not isinstance(info, dict) or not isinstance(info.setdefault(METADATA, {}), dict):
@@ -35,7 +35,7 @@ def write(hidden: Any, record: RunRecord) -> bool:
 
 
 def run_text(hidden: Any, guidance: Any) -> str:
-    """What to show of the last run with a GUIDER's or MODEL's guidance, which is written into the metadata as well."""
+    """The report on the last run with a GUIDER's or MODEL's guidance. Its record is written into the metadata too."""
     patch = patch_on(guidance)
     if patch is None:
         return Lines([NO_GUIDANCE])
@@ -52,15 +52,16 @@ class ChromaRunReport(io.ComfyNode):
             node_id="ChromaRunReport",
             display_name="Chroma Run Report",
             category=CATEGORY,
-            description="Shows what the last run with this guidance computed, skipped and took, and writes it into the pictures "
-            "saved behind it. Connect it between the sampler and VAE Decode.",
+            description="Shows what the last run with this guidance computed and skipped and how long it took, and "
+            "writes this into the pictures saved after it. Connect it between the sampler and VAE Decode.",
             search_aliases=["guidance report", "metadata", "forwards", "seconds per step"],
             inputs=[
-                io.Latent.Input("latent", tooltip="From the sampler; goes on unchanged."),
+                io.Latent.Input("latent", tooltip="From the sampler; passed on unchanged."),
                 io.MultiType.Input(
                     "guidance",
                     types=[io.Guider, io.Model],
-                    tooltip="What the sampler was given: from Chroma CFG Guider, or the model from Chroma Guidance.",
+                    tooltip="The sampler's own input: the guider from Chroma CFG Guider, or the model from Chroma "
+                    "Guidance.",
                 ),
             ],
             outputs=[
@@ -71,9 +72,7 @@ class ChromaRunReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, latent: Any = None, guidance: Any = None, **_: Any
-    ) -> io.NodeOutput:  # inputs of other versions too
+    def execute(cls, latent: Any = None, guidance: Any = None, **_: Any) -> io.NodeOutput:  # _: other versions' inputs
         text = only_tell(title(cls), lambda: run_text(cls.hidden, guidance))
         report(cls, text)
         return io.NodeOutput(latent, str(text))

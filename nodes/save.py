@@ -25,8 +25,8 @@ class ChromaSaveQuantized(CheckedNode):
             node_id="ChromaSaveQuantized",
             display_name="Save Chroma Quantized",
             category="advanced/chroma",
-            description="Writes a Chroma model with its LoRAs and merges as a safetensors or GGUF file in a precision of "
-            "choice, into the output folder.",
+            description="Writes a Chroma model with its LoRAs and merges into the output folder, as a safetensors or "
+            "GGUF file in a precision of your choice.",
             search_aliases=["ModelSave", "save model", "quantize", "quantise", "GGUF", "fp8", "int8", "convert"],
             inputs=[
                 io.Model.Input("model", tooltip="A Chroma model. LoRAs and merges on it go into the file's weights."),
@@ -34,15 +34,16 @@ class ChromaSaveQuantized(CheckedNode):
                     "format",
                     options=list(EXPORTS),
                     default="int8_convrot",
-                    tooltip="Of the blocks' linear layers; the rest stays in 16 or 32 bits. Error of the weights and "
-                    "bits for each. safetensors: int8_convrot 1 %, 8; fp8_scaled 2.7 %, 8; bf16, fp16. GGUF: q8_0 0.5 to "
-                    "0.7 %, 8.5; q5_1 3.8 %, 6; q5_0 4.3 %, 5.5; q4_1 7.8 %, 5; q4_0 8.6 %, 4.5; gguf_bf16, gguf_f16.",
+                    tooltip="Precision of the blocks' linear layers; the rest stays in 16 or 32 bits. Error of the "
+                    "weights and bits per weight: safetensors: int8_convrot 1 %, 8; fp8_scaled 2.7 %, 8; bf16, fp16. "
+                    "GGUF: q8_0 0.5 to 0.7 %, 8.5; q5_1 3.8 %, 6; q5_0 4.3 %, 5.5; q4_1 7.8 %, 5; q4_0 8.6 %, 4.5; "
+                    "gguf_bf16, gguf_f16.",
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="diffusion_models/chroma",
                     display_name="filename prefix",
-                    tooltip="Place and beginning of the name in the output folder; a number is added to it. The host "
+                    tooltip="Folder below the output folder, and start of the file's name; a number is added. ComfyUI "
                     "finds models in output/diffusion_models.",
                 ),
                 io.Boolean.Input(
@@ -51,8 +52,8 @@ class ChromaSaveQuantized(CheckedNode):
                     optional=True,
                     advanced=True,
                     display_name="full precision matmul",
-                    tooltip="fp8_scaled: mark the layers to be unpacked for multiplication. Off: the host's own loader "
-                    "multiplies in fp8 on GPUs that can, with inputs cast without a scale of their own.",
+                    tooltip="fp8_scaled: marks the layers to be unpacked for multiplication. Off: ComfyUI's own loader "
+                    "multiplies in fp8 on GPUs that can, and casts the inputs without a scale of their own.",
                 ),
                 io.Float.Input(
                     "max_error",
@@ -90,7 +91,7 @@ class ChromaSaveQuantized(CheckedNode):
 
 
 def next_path(prefix: str, suffix: str) -> Path:
-    """Where the host's save nodes would put the next file of this name. raises: ValueError if there can be none."""
+    """The path that the host's save nodes would give the next file. raises: ValueError if its folder is unusable."""
     try:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     except OSError as error:  # a folder that cannot be made or read
@@ -99,7 +100,7 @@ def next_path(prefix: str, suffix: str) -> Path:
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
-    """The graph that made the file, under the names that the host's save nodes use; nothing if the host is told so."""
+    """The graph that made the file, under the names of the host's save nodes; empty with --disable-metadata."""
     if args.disable_metadata:
         return {}
     entries = {"prompt": prompt, **(extra_pnginfo if isinstance(extra_pnginfo, Mapping) else {})}

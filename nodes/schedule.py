@@ -30,7 +30,7 @@ def make(
     params: Mapping[str, float],
     **options: Any,
 ) -> io.NodeOutput:
-    """The node's output, with a line on it shown on the node."""
+    """The node's output. Shows a line about the schedule on the node."""
     table = model.get_model_object("model_sampling").sigmas
     sigmas = schedule(curve, steps, params, table, **options)
     report(node, lambda: summary(sigmas, steps))
@@ -74,7 +74,7 @@ class ChromaBetaScheduler(CheckedNode):
             node_id="ChromaBetaScheduler",
             display_name="Chroma Beta Scheduler",
             category=CATEGORY,
-            description="ComfyUI's beta schedule with alpha, beta and denoise, and the number of steps kept if wanted.",
+            description="ComfyUI's beta schedule with alpha, beta and denoise; it can keep the exact number of steps.",
             search_aliases=["BetaSamplingScheduler", "beta57", "sigmas"],
             inputs=[model_input(), steps_input(), *parameters("beta"), *switches()],
             outputs=[sigmas_output()],
@@ -101,7 +101,7 @@ class ChromaScheduler(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         size = io.Latent.Input(
-            "latent", optional=True, tooltip="Where connected, the size of its picture replaces width and height."
+            "latent", optional=True, tooltip="If connected, the size of its picture replaces width and height."
         )
         return io.Schema(
             node_id="ChromaScheduler",
@@ -127,7 +127,7 @@ class ChromaScheduler(CheckedNode):
     def execute(
         cls,
         model: Any,
-        curve: Mapping[str, Any] | str | None = None,  # no dict where the key is not known to the host
+        curve: Mapping[str, Any] | str | None = None,  # no mapping if the host does not know the key
         steps: int = 26,
         denoise: float = 1.0,
         pin_first: bool = False,

@@ -1,4 +1,4 @@
-"""Chroma Style Model: the tokens of a Redux-type style model behind those of the text."""
+"""Apply Style Model (Chroma): appends the tokens of a Redux-type style model to those of the text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .shared.report import report
 
 
 def style_tokens(style_model: Any, clip_vision_output: Any, strength: float, part: float) -> Tensor:
-    """What the style model says of the picture, (1, n, D); pictures of a batch one behind the other.
+    """The style model's tokens for the picture, (1, n, D); a batch's pictures follow one another.
 
     strength: factor on the tokens.
-    part:     in [-1, 1]: the first (or, below 0, the last) share of the tokens, scaled up so that their norm is that of
-              all of them.
-    source:   the host's StyleModelApply (multiply); the part is FluxMod's. Kept apart from it: a negative part too
-              small for one token took all there (Python's tokens[-0:]); here it takes none, as a positive one does,
-              so that the style does not leap from nearly nothing to everything as the part nears 0.
+    part:     share of the tokens that is used, in [-1, 1]: the first ones, or the last ones below 0. They are scaled up
+              to the norm of all tokens.
+    source:   the host's StyleModelApply (multiply); the part is FluxMod's. Differs from FluxMod: a negative part too
+              small for one token took all tokens there (Python's tokens[-0:]); here it takes none, as a positive one
+              does. So the style does not jump from nearly nothing to everything as the part nears 0.
     """
     tokens = style_model.get_cond(clip_vision_output).flatten(0, 1)  # (pictures * n, D)
     kept = int(tokens.shape[0] * abs(part))
@@ -34,9 +34,9 @@ def style_tokens(style_model: Any, clip_vision_output: Any, strength: float, par
 
 
 def append_style(conditioning: list[Any], style: Tensor) -> list[Any]:
-    """Every entry with the style's tokens (1, n, D) behind its text, seen by all and seeing all. The input stays as is.
+    """Every entry with the style's tokens (1, n, D) after its text; no mask hides them. The input is not changed.
 
-    raises: ValueError if the style model belongs to another text width.
+    raises: ValueError if style and text differ in width.
     """
     out = []
     for text, options in conditioning:
@@ -57,16 +57,16 @@ def append_style(conditioning: list[Any], style: Tensor) -> list[Any]:
 
 
 def extended_mask(mask: Tensor, text: Tensor, num_style: int, over_image: bool) -> Tensor:
-    """The mask with room for num_style tokens behind the text, which may all be seen.
+    """The mask with room for num_style tokens after the text; it hides none of them, and nothing from them.
 
-    mask: over_image, (B, L_txt + L_img, L_txt + L_img), added to attention's logits, or bool (another style model's
-          mask); otherwise one of text tokens, see `padding_mask`.
+    mask: with over_image another style model's mask, (B, L_txt + L_img, L_txt + L_img), bool or added to attention's
+          logits; otherwise a mask of text tokens, see `padding_mask`.
     """
     if not over_image:
         kinds = padding_mask(text, mask)
         return torch.cat((kinds, kinds.new_ones(kinds.shape[0], num_style)), dim=1)
     num_txt = text.shape[1]
-    seen = mask.dtype == torch.bool  # True where seen; other types are added, so 0
+    seen = mask.dtype == torch.bool  # True in a bool mask; 0 in one that is added
     size = mask.shape[-1] + num_style
     out = mask.new_full((*mask.shape[:-2], size, size), seen)
     old = torch.cat((torch.arange(num_txt), torch.arange(num_txt + num_style, size))).to(mask.device)
@@ -81,11 +81,11 @@ class ChromaStyleModelApply(CheckedNode):
             node_id="ChromaStyleModelApply",
             display_name="Apply Style Model (Chroma)",
             category="conditioning/chroma",
-            description="Puts a picture's style behind the prompt, through a style model of FLUX.1 Redux type.",
+            description="Appends a picture's style to the prompt, through a style model of FLUX.1 Redux type.",
             search_aliases=["StyleModelApply", "redux", "style transfer", "image prompt"],
             inputs=[
                 io.Conditioning.Input(
-                    "conditioning", tooltip="The prompt. With Chroma Padding, that node comes before this one."
+                    "conditioning", tooltip="The prompt. If you use Chroma Padding, connect it before this node."
                 ),
                 io.StyleModel.Input("style_model", display_name="style model", tooltip="From Load Style Model."),
                 io.ClipVisionOutput.Input(
@@ -97,7 +97,8 @@ class ChromaStyleModelApply(CheckedNode):
                     min=-10.0,
                     max=10.0,
                     step=0.001,
-                    tooltip="Factor on the style's tokens: 1 as the style model gives them, 0 leaves them out.",
+                    tooltip="Factor on the style's tokens: 1 keeps them as the style model gives them, 0 leaves them "
+                    "out.",
                 ),
                 io.Float.Input(
                     "truncate_percent",
@@ -106,9 +107,9 @@ class ChromaStyleModelApply(CheckedNode):
                     max=1.0,
                     step=0.001,
                     display_name="part of the tokens",
-                    tooltip="The share of the style's tokens that is used: 0.5 the first half, -0.5 the last half, 1 or "
-                    "-1 all. Those that stay are scaled up to the strength of all of them. Fewer leave the prompt more "
-                    "say.",
+                    tooltip="The share of the style's tokens that is used: 0.5 the first half, -0.5 the last half, 1 "
+                    "or -1 all. The tokens used are scaled up to the strength of all. With fewer tokens the prompt "
+                    "counts more.",
                 ),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt and the style. The input stays as it was.")],
@@ -135,7 +136,7 @@ class ChromaStyleModelApply(CheckedNode):
 
         def text() -> str:
             lengths = ", ".join(str(text.shape[1]) for text, _ in conditioning if text is not None)
-            return f"{style.shape[1]} style tokens behind {lengths} text tokens"
+            return f"{style.shape[1]} style tokens after {lengths} text tokens"
 
         report(cls, text)
         return io.NodeOutput(out)

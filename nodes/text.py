@@ -19,8 +19,8 @@ class ChromaTextEncode(CheckedNode):
             node_id="ChromaTextEncode",
             display_name="Chroma Text Encode",
             category="conditioning/chroma",
-            description="Encodes a prompt exactly as in Chroma's training: T5 with its attention mask, the prompt's tokens "
-            "and one pad. Tells how many of the 512 tokens are used. Also sets guidance to 0.",
+            description="Encodes a prompt exactly as in Chroma's training: T5 with its attention mask, the prompt's "
+            "tokens and one pad. Shows how many of the 512 tokens are used. Also sets guidance to 0.",
             search_aliases=["CLIPTextEncode", "prompt", "text", "T5TokenizerOptions", "padding", "negative prompt"],
             inputs=[
                 io.Clip.Input("clip", tooltip="Any CLIP with a T5 in it. Chroma needs T5-XXL v1.1 or flan-T5-xxl."),
@@ -28,17 +28,18 @@ class ChromaTextEncode(CheckedNode):
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt, up to 512 tokens. (word:1.2) strengthens, (word:0.8) weakens, (word) is 1.1; write "
-                    "\\( and \\) for real parentheses.",
+                    tooltip="The prompt, up to 512 tokens. (word:1.2) strengthens, (word:0.8) weakens, (word) means "
+                    "1.1; write \\( and \\) for real parentheses.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default="exact",
                     optional=True,
-                    tooltip="exact: as trained. as diffusers: the same but for the pad, which sees the prompt. The others are for old seeds. one pad: a pad that T5 sees. no pad: none at "
-                    "all, what ComfyUI does by itself. legacy: ComfyUI's own encoder with T5 Tokenizer Options 1 and 0. The "
-                    "shorter the prompt, the more they differ.",
+                    tooltip="exact: as trained. as diffusers: the same, except that the pad sees the prompt. The "
+                    "other modes are for old seeds. one pad: a pad that T5 sees. no pad: none at all, as ComfyUI "
+                    "does by itself. legacy: ComfyUI's own encoder with T5 Tokenizer Options 1 and 0. The shorter "
+                    "the prompt, the more the modes differ.",
                 ),
                 io.Combo.Input(
                     "over_limit",
@@ -47,8 +48,9 @@ class ChromaTextEncode(CheckedNode):
                     optional=True,
                     advanced=True,
                     display_name="above 512 tokens",
-                    tooltip="truncate: the rest is dropped, and the node names its first words. chunk and concatenate: each "
-                    "512 tokens are encoded alone, and the model sees all; it has not learnt that. error: stop.",
+                    tooltip="truncate: the rest is dropped, and the node names its first words. chunk and "
+                    "concatenate: each 512 tokens are encoded alone, and the model sees all of them, for which it "
+                    "was not trained. error: the run stops.",
                 ),
                 io.Combo.Input(
                     "used_as",
@@ -57,7 +59,7 @@ class ChromaTextEncode(CheckedNode):
                     optional=True,
                     advanced=True,
                     display_name="used as",
-                    tooltip="What the prompt is for. Changes nothing but what the node tells: a negative prompt does best "
+                    tooltip="What the prompt is for. Changes only the node's report: a negative prompt works best "
                     "empty, or with 70 tokens or more.",
                 ),
             ],

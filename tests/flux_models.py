@@ -9,11 +9,14 @@ modulation = support.dev.load_pack("chroma_model.modulation")
 keys = support.dev.load_pack("loaders.checkpoint.keys")
 
 VECTOR = 16  # width of the pooled text, which the published models have as 768
-APPROXIMATOR = (64, 1024, 1)  # more hidden numbers than rows, so that a solution exists and is well conditioned
+GUIDANCE, STEPS = 2.5, 4  # of whole runs
+RUN_LIMIT = 1e-5  # four steps carry the 2e-6 of one forward on
+HIDDEN = 1024  # more than the rows of all points, so that a solution exists and is well conditioned
 
 
-def config(**more):
-    return support.config(approximator=APPROXIMATOR, **more)
+def config(in_dim=64, **more):
+    """in_dim: of the Approximator; 32 in FLUX lite."""
+    return support.config(approximator=(in_dim, HIDDEN, 1), **more)
 
 
 def flux_net(comfy, cfg, guidance_embed=True, seed=0):
@@ -73,7 +76,7 @@ def approximator(net, cfg, points, pooled=None):
     out = out_layer(silu(in_layer(norm(h)))), whose rows are solved for.
     """
     pooled = torch.zeros(1, VECTOR) if pooled is None else pooled
-    width, (in_dim, hidden, _) = cfg.hidden_size, APPROXIMATOR
+    width, in_dim, hidden = cfg.hidden_size, cfg.approximator.in_dim, HIDDEN
     generator = torch.Generator().manual_seed(1)
     enter = torch.randn(hidden, in_dim, generator=generator)
     enter[:width] = 0
@@ -106,3 +109,41 @@ def approximator(net, cfg, points, pooled=None):
 def blocks_of(net):
     """Its weights without its own modulation and embedders, under the published names."""
     return {name: t for name, t in net.state_dict().items() if not keys.FLUX_MODULATION.match(name)}
+
+
+def native_patcher(net, cfg, schnell=False):
+    """The host's own MODEL of FLUX, float32."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    names = ("depth", "depth_single_blocks", "axes_dim", "theta", "patch_size", "qkv_bias", "guidance_embed")
+    sizes = {name: getattr(net.params, name) for name in (*names, "mlp_ratio", "num_heads", "hidden_size")}
+    kind = comfy.supported_models.FluxSchnell if schnell else comfy.supported_models.Flux
+    config = kind(
+        {
+            "image_model": "flux",
+            **sizes,
+            "in_channels": net.params.in_channels,
+            "out_channels": net.params.out_channels,
+            "vec_in_dim": VECTOR,
+            "context_in_dim": cfg.context_dim,
+            "txt_ids_dims": [],
+        }
+    )
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    model.load_model_weights(dict(net.state_dict()), "")
+    device = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+
+
+def sigmas_of(patcher):
+    import comfy.samplers
+
+    return comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", STEPS)
+
+
+def prompts(cfg, **values):
+    generator = torch.Generator().manual_seed(3)
+    more = {"pooled_output": torch.zeros(1, VECTOR), "guidance": GUIDANCE, **values}
+    return [[torch.randn(1, 11, cfg.context_dim, generator=generator), more]]

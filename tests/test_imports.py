@@ -115,7 +115,13 @@ def test_package_imports_without_host_or_torch():
 
 
 SCRIPTS = [p for f in ("benchmarks", "demo", "tools") for p in sorted((support.ROOT / f).glob("*.py"))]
-WITHOUT_INSTALL = {"cosmic_ray", "mlx", "resvg_py"}  # the script says how to get it
+WITHOUT_INSTALL = {
+    "convert_to_quant",
+    "cosmic_ray",
+    "mlx",
+    "resvg_py",
+    "stable_diffusion_cpp",
+}  # the script says how to get it
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: str(p.relative_to(support.ROOT)))

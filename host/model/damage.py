@@ -1,4 +1,4 @@
-"""NaN and infinity: told of a file's weights when it is loaded, and of whatever a run that ends in NaN was given."""
+"""Warns of NaN and infinity: in a file's weights when it is loaded, and in what a run that ends in NaN was given."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from ..run.nag import NAG
 from .packed_layout import unpacked
 
 ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask")  # of the host's outer_sample
-PARTS = {"cross_attn": "text", NAG: "text of Chroma NAG"}  # of a conditioning; others are called as the host calls them
-ADDED_MASK = "attention_mask"  # added to logits, so that -inf is a number of it like any other
+PARTS = {"cross_attn": "text", NAG: "text of Chroma NAG"}  # of a conditioning; other parts keep the host's names
+ADDED_MASK = "attention_mask"  # added to logits, so -inf is a valid value
 INPUT_REMEDY = "Look at the node that gives it; the model is not to blame"
 
 
 def warn_of_damage(header: Header, weights: Mapping[str, Tensor], stored: torch.dtype | None = None) -> None:
-    """Warns of NaN in small tensors, in the scales of packed ones and in a sample of large ones; the rest is looked at when a
-    run ends in NaN. stored: the file's dtype, from which a cast to float16 may overflow."""
+    """Warns of NaN or infinity in small tensors, in the scales of packed ones and in a sample of large ones.
+
+    The rest is looked at when a run ends in NaN. stored: the file's dtype, from which a cast to float16 may overflow.
+    """
     plain = {name: t for name, t in weights.items() if not isinstance(t, QuantizedTensor)}
     packed = {name: part for name, t in weights.items() if name not in plain for part in samples(t)}
     bad = [*non_finite(plain, sample=True), *non_finite(packed, sample=False)]
     cast = [n for n in bad if stored != torch.float16 and is_overflow(plain.get(n))]
     if cast:
         logging.warning(
-            "%s: weights beyond float16's range have become infinite (%s): pictures will be black or noise. Choose bf16 or fp32 "
-            "as precision",
+            "%s: weights beyond float16's range have become infinite (%s): pictures will be black or noise. Choose "
+            "bf16 or fp32 as precision",
             header.name,
             ", ".join(cast[:3]),
         )
@@ -48,13 +50,13 @@ def warn_of_damage(header: Header, weights: Mapping[str, Tensor], stored: torch.
 
 
 def is_overflow(weight: Tensor | None) -> bool:
-    """Whether a tensor in float16 holds infinity and no NaN."""
+    """Whether a tensor with NaN or infinity is in float16 and has no NaN."""
     return weight is not None and weight.dtype == torch.float16 and not bool(torch.isnan(weight).any())
 
 
 def samples(weight: QuantizedTensor) -> Iterator[Tensor]:
-    """What shows damage of a packed weight without unpacking it: its scales, or where they lie between the numbers, its
-    first, middle and last row."""
+    """Tensors that show damage of a packed weight, without unpacking the whole: its scales, or, if they are inside its
+    blocks, its first, middle and last row."""
     scales = [getattr(weight, name) for name in weight.__tensor_flatten__()[0][1:]]
     if scales:
         yield torch.cat([scale.float().flatten() for scale in scales if scale.is_floating_point()])
@@ -64,7 +66,7 @@ def samples(weight: QuantizedTensor) -> Iterator[Tensor]:
 
 
 def warn_of_nan(file: str) -> Callable[..., Any]:
-    """An OUTER_SAMPLE wrapper that, when a run ends in NaN, names the first of its inputs, or the weights, to blame."""
+    """An OUTER_SAMPLE wrapper. When a run ends in NaN, it logs the cause: the first bad input, or the bad weights."""
 
     def wrapper(executor: Any, *a: Any, **k: Any) -> Any:
         guider = executor.class_obj
@@ -81,7 +83,7 @@ def warn_of_nan(file: str) -> Callable[..., Any]:
 
 
 def inputs_of(conds: Mapping[str, Any], given: Mapping[str, Any], cfg: Any) -> Iterator[tuple[str, Any]]:
-    """What a run was given: its name for people, and a tensor or number."""
+    """What a run was given: a name for people, and the value."""
     for kind, entries in conds.items():
         for entry in entries:
             for key, value in entry.items():
@@ -98,16 +100,16 @@ def inputs_of(conds: Mapping[str, Any], given: Mapping[str, Any], cfg: Any) -> I
 
 
 def is_finite(value: Any) -> bool:
-    """Whether no number in it is NaN or infinite; what holds none is."""
+    """Whether a value has no NaN and no infinity; true for a value without numbers."""
     if torch.is_tensor(value) and value.is_floating_point():
         return bool(torch.isfinite(value).all())
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def _blamed(patcher: Any) -> str:
-    """The weights to blame, where all that a run was given is finite."""
+    """The cause and remedy if all that a run was given is finite: bad weights, or the type it computes in."""
     bad = non_finite(dict(patcher.model.diffusion_model.named_parameters()), sample=False)
     if not bad:
-        return "All weights and inputs are finite. If it computes in fp16, choose bf16 or fp32 as precision"
-    source = "Take the LoRAs and merges off one by one; if it stays, download" if patcher.patches else "Download"
+        return "All weights and inputs are finite. If the model computes in fp16, choose bf16 or fp32 as precision"
+    source = "Take the LoRAs and merges off one by one; if NaN stays, download" if patcher.patches else "Download"
     return f"Tensors with NaN or infinite weights: {', '.join(bad[:5])}. {source} the file again"

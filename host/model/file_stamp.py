@@ -1,7 +1,8 @@
-"""Whether a model's file is still what was loaded: weights are mapped, not copied, and a file that is written over is another
-model half-way, or ends the server where it has become shorter.
+"""Checks before each run that a model's file has not changed since it was loaded.
 
-What is not caught: a change during a run, and the host's own touching of weights between runs.
+Weights are memory-mapped, not copied. If the file is overwritten, some of them become another model's; if it becomes
+shorter, reading them crashes the server.
+Not caught: a change during a run, and weights that the host itself reads between runs.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ class FileStamp:
     modified: int
 
 
-def stamps_of(path: str, approximator: str | None = None) -> tuple[FileStamp, ...]:
-    """Of a model's file or its shards, and of the file that its Approximator is from."""
+def stamps_of(*paths: str | None) -> tuple[FileStamp, ...]:
+    """Stamps of a model's files or their shards; None where there is no such file."""
     files: list[str] = []
-    for one in (path,) if approximator is None else (path, approximator):
-        one = str(whole(one))
-        files += [str(file) for file in shards(Path(one))] if one.endswith(INDEX_SUFFIX) else [one]
+    for path in (path for path in paths if path is not None):
+        path = str(whole(path))
+        files += [str(file) for file in shards(Path(path))] if path.endswith(INDEX_SUFFIX) else [path]
     return tuple(stamp(file) for file in files)
 
 
@@ -37,7 +38,7 @@ def stamp(path: str) -> FileStamp:
 
 
 def check_unchanged(stamps: tuple[FileStamp, ...]) -> None:
-    """raises ValueError naming the first file that has changed. One that is gone has not: what is mapped of it stays."""
+    """raises: ValueError naming the first file that has changed. A deleted file has not: what is mapped of it stays."""
     for before in stamps:
         try:
             now = stamp(before.path)
@@ -51,7 +52,7 @@ def check_unchanged(stamps: tuple[FileStamp, ...]) -> None:
 
 
 def unchanged_files(stamps: tuple[FileStamp, ...]) -> Callable[..., Any]:
-    """An OUTER_SAMPLE wrapper that looks before any weight is touched."""
+    """An OUTER_SAMPLE wrapper that runs `check_unchanged` before any weight is read."""
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         check_unchanged(stamps)

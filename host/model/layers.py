@@ -1,4 +1,4 @@
-"""Layers over quantised weights: the host's own mixed-precision layers, taught the layout of `packed_layout`.
+"""Layers for quantised weights: the host's mixed-precision layers, extended by the layout of `packed_layout`.
 
 Written for ComfyUI 0.30.
 """
@@ -19,15 +19,15 @@ from ...loaders.formats.base.registry import BY_HOST_NAME, FORMATS
 from .matmul import fast_matmul
 from .packed_layout import linear
 
-FAST_INPUTS = (torch.bfloat16, torch.float16)  # that fp8 multiplication gives its results in
+FAST_INPUTS = (torch.bfloat16, torch.float16)  # types that fp8 multiplication can give its results in
 INPUT_PARAMETERS = ("input_scale", "pre_quant_scale")
 
 
 class PackedLinear:
-    """What is ours in a linear layer, over the host's `host_linear`: it takes a ready quantised tensor as `weight` in the
-    state dict, and plain weights of any float type.
+    """What this pack changes in the host's linear layer, `host_linear`.
 
-    runs_on: the device; a format that it has no fast multiplication for is unpacked at use.
+    The state dict may have a ready quantised tensor as `weight`, or a plain weight of any float type.
+    runs_on: the device; a format that it cannot multiply fast is unpacked at use.
     """
 
     host_linear: Any
@@ -63,7 +63,7 @@ class PackedLinear:
         return self._scaled(input) if path == "scaled" else self._unpacked(input)
 
     def _path(self, input: Tensor) -> str:
-        """Who multiplies: the host's code, or ours with inputs that it scales, or ours with the weight unpacked."""
+        """Which code multiplies: the host's; ours with inputs that it scales; or ours with the weight unpacked."""
         format = format_of(self)
         if format is None or isinstance(input, QuantizedTensor):
             return "host"
@@ -81,7 +81,7 @@ class PackedLinear:
         rows = input.reshape(-1, input.shape[-1])
         scale = getattr(self, "input_scale", None)
         if scale is None:
-            # From the values at hand: the host's own default is a bare 1, which loses small and large inputs.
+            # Computed from these inputs: the host's default is a scale of 1, which loses small and large inputs.
             scale = fp8_scale(rows)
         else:
             scale = comfy.model_management.cast_to_device(scale, input.device, None)
@@ -98,7 +98,7 @@ class PackedLinear:
             device=input.device,
             bias_dtype=input.dtype,
             offloadable=True,
-            # A LoRA that is added in 16 bits and found again by subtraction would be lost in the rounding.
+            # The layout finds a LoRA's change by subtraction; if it were added in 16 bits, rounding would lose it.
             compute_dtype=torch.float32 if packed else input.dtype,
         )
         if isinstance(weight, QuantizedTensor):
@@ -113,8 +113,8 @@ class PackedLinear:
             format = FORMATS[self.weight._params.format]
             if not format.rewritten:
                 raise ValueError(
-                    f"weights stored as {format.name} can not be saved with a LoRA while they are streamed. Use Save Chroma "
-                    "Quantized"
+                    f"weights stored as {format.name} can not be saved with a LoRA while they are streamed. Use Save "
+                    "Chroma Quantized"
                 )
         return self.host_linear.set_weight(
             self, weight, inplace_update=inplace_update, seed=seed, return_weight=return_weight, **kwargs
@@ -124,18 +124,18 @@ class PackedLinear:
 def operations(compute_dtype: torch.dtype | None, device: torch.device) -> Any:
     """Layer classes for a model with quantised weights, made anew for each model.
 
-    compute_dtype: what unpacked weights come in; None means bfloat16.
-    device: where it will run.
+    compute_dtype: type of unpacked weights; None means bfloat16.
+    device: where the model will run.
     """
     host = comfy.ops.mixed_precision_ops({}, compute_dtype or torch.bfloat16)
     ours = type("Linear", (PackedLinear, host.Linear), {"host_linear": host.Linear, "runs_on": device})
-    return type("Layers", (host,), {"takes_float32": True, "Linear": ours})  # float32 inputs, whatever the weights are
+    return type("Layers", (host,), {"takes_float32": True, "Linear": ours})  # float32 inputs to weights of any type
 
 
 def take_marker(layer: Any, state_dict: dict[str, Tensor], prefix: str, weight: Tensor) -> dict[str, Any] | None:
     """Takes the marker beside a quantised weight out of the state dict and notes its format on the layer.
 
-    returns: what it says; None for plain weights.
+    returns: the marker's settings; None for a plain weight.
     """
     marker = state_dict.pop(prefix + "comfy_quant", None)
     if not isinstance(weight, QuantizedTensor):
@@ -147,14 +147,14 @@ def take_marker(layer: Any, state_dict: dict[str, Tensor], prefix: str, weight: 
 
 
 def format_of(layer: Any) -> Format | None:
-    """The format of a layer's weight; None for plain numbers, and for what only the host knows."""
+    """The format of a layer's weight; None for plain numbers, and for formats that only the host knows."""
     return BY_HOST_NAME.get(getattr(layer, "quant_format", None))
 
 
 def fp8_scale(rows: Tensor) -> Tensor:
-    """What brings the largest input to e4m3's largest value: a power of two, whose inverse no type rounds.
+    """The least power of two that scales all inputs into e4m3's range; no type rounds its inverse.
 
-    rows: (M, K). returns: a float32 scalar, whose inverse the type of rows can hold.
+    rows: (M, K). returns: a float32 scalar, large enough that its inverse does not overflow the type of rows.
     """
     info = torch.finfo(rows.dtype)
     least = max(1 / info.max, torch.finfo(torch.float32).tiny)

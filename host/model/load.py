@@ -1,4 +1,4 @@
-"""The one builder of MODEL: our transformer inside the host's own Chroma model, held by the host's own patcher.
+"""Builds every MODEL: our transformer inside the host's own Chroma model, held by the host's own patcher.
 
 Written for ComfyUI 0.30.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import comfy.memory_management
 import comfy.model_management
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
+from ...loaders.checkpoint.lite import with_lite_patch
 from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from ...loaders.formats.base.format import FLOAT_DTYPES
@@ -46,14 +47,16 @@ def load_chroma(
     prediction: str = "auto",
     text_ids: str = "auto",
     full_precision: bool = False,
+    lite_patch: str | None = None,
     disable_dynamic: bool = False,
 ) -> Any:
     """A Chroma file as the host's MODEL.
 
     mode_name: a name of `formats/base/registry.QUANT_MODES` or one of its aliases.
     approximator: a file to take the Approximator from, in place of the checkpoint's own; needed for FLUX.
-    prediction, text_ids: see `detect.detect`.
+    prediction, text_ids: see `detect_variant.detect`.
     full_precision: unpack 8- and 4-bit weights for multiplication also where the device can multiply them as they are.
+    lite_patch: a file with the block that makes FLUX.1 lite of FLUX.1, see `checkpoint/lite`.
     disable_dynamic: asked for by the host where it needs a patcher without dynamic VRAM.
     returns:   a ModelPatcher.
     raises:    ValueError naming the file, what was found and the remedy.
@@ -61,8 +64,8 @@ def load_chroma(
     quant_mode(mode_name)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    source = ModelFile(path, approximator)
-    stamps = stamps_of(path, approximator)  # before any weight is read
+    source = ModelFile(path, approximator, lite_patch)
+    stamps = stamps_of(path, approximator, lite_patch)  # before any weight is read
     header = source.header
     detection = detect(header, prediction, text_ids)
     check(header, detection)
@@ -93,44 +96,51 @@ def load_chroma(
     ).build()
     warn_of_damage(header, weights, detection.dtype)
     weights.update({name: torch.empty(0) for name in detection.config.markers})
-    # Mapped tensors become the parameters, so that nothing is copied; except where the host's own reader has mapped
-    # them read-only and the patcher writes into its parameters.
+    # Mapped tensors become the parameters, so that nothing is copied. They are copied where the host's own reader has
+    # mapped them read-only and the patcher writes into its parameters.
     assign = patcher.is_dynamic() or not comfy.memory_management.aimdo_enabled
     model.load_model_weights(weights, "", assign=assign)
     attach(patcher, header, stamps)
     patcher.cached_patcher_init = (
         load_chroma,
-        (path, mode_name, approximator, prediction, text_ids, full_precision),
+        (path, mode_name, approximator, prediction, text_ids, full_precision, lite_patch),
     )
     return patcher
 
 
 class ModelFile:
-    """A file, and where one was given, the file that its Approximator comes from."""
+    """A model's file, and, if given, the files that its Approximator and one of its blocks come from."""
 
-    def __init__(self, path: str, approximator: str | None = None):
-        self.path = path
-        self.approximator = approximator
+    def __init__(self, path: str, approximator: str | None = None, lite_patch: str | None = None):
         self.header = read_header(path)
-        self._names: dict[str, str] = {}
+        self._path = path
+        self._own: Mapping[str, str] | None = (
+            None  # name in `header` -> name in the file; None where all stay as they are
+        )
+        self._others: list[tuple[str, Mapping[str, str]]] = []  # the same of other files
+        if lite_patch is not None:
+            self.header, self._own, theirs = with_lite_patch(self.header, read_header(lite_patch))
+            self._others.append((lite_patch, theirs))
         if approximator is not None:
             other = read_header(approximator)
             self.header = with_approximator(self.header, other)
             prefix = layout_of(self.header)[1]
-            self._names = {prefix + name: n for name, n in source_names(other).items()}
+            self._others.append((approximator, {prefix + name: n for name, n in source_names(other).items()}))
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under the names of `header`, mapped."""
-        tensors = _host_tensors(self.path)
-        if self.approximator is not None:
-            theirs = _host_tensors(self.approximator)
-            tensors.update({name: theirs[n] for name, n in self._names.items()})
+        tensors = _host_tensors(self._path)
+        if self._own is not None:
+            tensors = {name: tensors[n] for name, n in self._own.items()}
+        for path, names in self._others:
+            theirs = _host_tensors(path)
+            tensors.update({name: theirs[n] for name, n in names.items()})
         return tensors
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a model was made from; `reason` says why auto chose what it did, or is empty."""
+    """What a model was made from. reason: why auto chose its precision; empty if it did not choose."""
 
     file: str
     num_bytes: int
@@ -139,9 +149,9 @@ class Loaded:
 
 
 def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[str, str]:
-    """The name of the mode to load with, and why, where the name given leaves the choice to us.
+    """The name of the mode to load with; and the reason, if `auto` leaves the choice to us, else "".
 
-    raises: ValueError for a mode that this ComfyUI lacks.
+    raises: ValueError for a mode that this ComfyUI lacks, or whose name another extension has registered.
     """
     format = quant_mode(name).format
     if format is not None and FORMATS[format].host_name not in QUANT_ALGOS:
@@ -150,8 +160,8 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
         )
     if format in TAKEN:
         raise ValueError(
-            f"{name}: something else has registered {FORMATS[format].host_name} with ComfyUI. Remove that extension, or choose "
-            "another precision"
+            f"{name}: something else has registered {FORMATS[format].host_name} with ComfyUI. Remove that extension, "
+            "or choose another precision"
         )
     if name != "auto" or detection.formats:
         return name, ""
@@ -162,13 +172,15 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     int8 = FORMATS["int8_tensorwise"]
     problem = fast_matmul(int8, device)
     chosen = "q8_0" if problem else "int8_convrot"
-    reason = f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of weights"
+    reason = (
+        f"{chosen}, since 16 bits take {needed / 1e9:.1f} GB and there is room for {max(room, 0) / 1e9:.1f} GB of "
+        "weights"
+    )
     return chosen, f"{reason}. Not int8_convrot: {int8.matmul.name} {problem}" if problem else reason
 
 
 def attach(patcher: Any, header: Header, stamps: tuple[FileStamp, ...]) -> None:
-    """What accompanies a model's runs: a look at its files, the store of modulations, and the search for NaN after a run that ends in
-    it."""
+    """Adds wrappers around a model's runs: check of its files, store of modulations, warnings of NaN and overflow."""
     store = ModulationStore()
 
     def forget(_: Any, unpatch_all: bool) -> None:
@@ -193,7 +205,7 @@ def _host_tensors(path: str) -> dict[str, Tensor]:
         unknown = any(isinstance(t.dtype, str) or t.dtype == getattr(torch, "float8_e8m0fnu", None) for t in infos)
         if infos and not unknown:
             tensors.update(comfy.utils.load_torch_file(file))
-        else:  # the host's reader does not know that type, or has none for such files
+        else:  # the host's reader does not know that type, or cannot read such files
             read = read_tensors(file)
             tensors.update({n: t.clone() for n, t in read.items()} if comfy.utils.DISABLE_MMAP else read)
     return tensors
@@ -207,10 +219,10 @@ def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.
         model_params=detection.num_parameters, supported_dtypes=supported, weight_dtype=detection.dtype
     )
     if chosen == torch.float32 and detection.dtype != torch.float32 and not args.fp32_unet:
-        return detection.dtype  # where only float32 is fast, cast at use: twice the memory would buy nothing
+        return detection.dtype  # where only float32 is fast, cast at use: keeping float32 would only double the memory
     if chosen not in (*FLOAT_DTYPES, torch.float64):
         logging.warning(
-            "the option for %s weights is not followed: a plain cast harms Chroma. Choose fp8_scaled as "
+            "ComfyUI's option for %s weights is ignored: a plain cast harms Chroma. Choose fp8_scaled as "
             "precision in the loader",
             chosen,
         )

@@ -1,9 +1,9 @@
-"""A LoRA file onto the host's MODEL, through the host's own adapters and patcher. Written for ComfyUI 0.30."""
+"""Puts a LoRA file on the host's MODEL, through the host's own adapters and patcher. Written for ComfyUI 0.30."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Mapping
 
 import comfy.lora
 import comfy.lora_convert
@@ -15,6 +15,7 @@ from ...loaders.lora.adapters import Shape
 from ...loaders.lora.layer_names import Rows
 from ...loaders.lora.plan import MATCHED, Plan, make_plan, pieces_as_layers, prepare
 from ...loaders.lora.report import nothing_matched, summary
+from ..run.base_model import IMG_IN, input_width
 
 PREFIX = "diffusion_model."  # of the network in the host's names
 
@@ -24,10 +25,10 @@ def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tup
 
     raises: ValueError if the model is not Chroma, the file is damaged, or none of its layers fits the model.
     """
-    shapes = parameter_shapes(model.model.diffusion_model)
+    shapes = parameter_shapes(model.model.diffusion_model, model.patches)
     if not any(name.startswith(APPROXIMATOR) for name in shapes):
         raise ValueError(
-            "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use the host's "
+            "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use ComfyUI's "
             "own LoRA node"
         )
     header = read_header(path)
@@ -45,8 +46,8 @@ def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tup
     refused = adapters.keys() - set(clone.add_patches(adapters, strength))
     if refused or len(adapters) != len(found.targets):
         raise ValueError(
-            f"{header.name}: ComfyUI took {len(adapters) - len(refused)} of {len(found.targets)} adapters of this LoRA. "
-            "Please report this with the versions of ComfyUI and of this pack"
+            f"{header.name}: ComfyUI took {len(adapters) - len(refused)} of {len(found.targets)} adapters of this "
+            "LoRA. Please report this with the versions of ComfyUI and of this pack"
         )
     return clone, summary(found, tensors)
 
@@ -59,8 +60,11 @@ def key_map(found: Plan) -> dict[str, Any]:
     }
 
 
-def parameter_shapes(network: torch.nn.Module) -> dict[str, Shape]:
-    """Parameter's name -> shape. Linear layers' by their sizes, since a quantised weight may be stored packed."""
+def parameter_shapes(network: torch.nn.Module, patches: Mapping[str, Any] = {}) -> dict[str, Shape]:
+    """Parameter's name -> shape. A linear layer's is read off its sizes, since its weight may be stored packed.
+
+    patches: of the MODEL; a control LoRA among them widens img_in.
+    """
     shapes = {}
     for name, module in network.named_modules():
         for kind, parameter in module.named_parameters(name, recurse=False):
@@ -68,11 +72,14 @@ def parameter_shapes(network: torch.nn.Module) -> dict[str, Shape]:
         sizes = (getattr(module, "out_features", None), getattr(module, "in_features", None))
         if f"{name}.weight" in shapes and None not in sizes:
             shapes[f"{name}.weight"] = sizes
+    if IMG_IN in patches:
+        rows = shapes[IMG_IN.removeprefix(PREFIX)][0]
+        shapes[IMG_IN.removeprefix(PREFIX)] = (rows, input_width(network, patches))
     return shapes
 
 
 def host_layers(model: Any) -> dict[str, tuple[str, Rows | None]]:
-    """What the host itself has names for: name in LoRAs -> parameter, rows."""
+    """The layers that the host has names for: name in LoRAs -> parameter, rows."""
     layers = {}
     for name, key in comfy.lora.model_lora_keys_unet(model, {}).items():
         parameter, offset, *function = (key, None) if isinstance(key, str) else key

@@ -1,4 +1,4 @@
-"""Which devices multiply weights as they are stored, in 8 or 4 bits, and gain by it. Tried and timed once, never assumed."""
+"""Whether a device multiplies weights as stored, in 8 or 4 bits, and faster than floats: tried and timed once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from ...loaders.formats.base.format import Format, dtype_text
 from ...loaders.formats.base.registry import FORMATS
 
-ROWS, OUT, IN = 64, 64, 256  # of the product that is tried for its error
-WIDTHS = (256, 512, 1024, 3072)  # of the product that is timed, four times as high: up to the size of a run's
-LONG_ENOUGH = 1e-3  # seconds of a float product beside which what a call costs in itself does not count
+ROWS, OUT, IN = 64, 64, 256  # sizes of the product whose error is measured
+WIDTHS = (256, 512, 1024, 3072)  # of the timed product, which has four times as many rows; up to a real run's size
+LONG_ENOUGH = 1e-3  # seconds; beside a float product of this time the fixed cost of a call does not count
 
 
 def fast_matmul(format: Format, device: torch.device) -> str | None:
@@ -26,7 +26,7 @@ def fast_matmul(format: Format, device: torch.device) -> str | None:
 
 
 def lacking(format: Format, device: torch.device) -> str | None:
-    """Why a device can not multiply weights of this format as they are stored, or None where it can."""
+    """Why a device cannot multiply weights of this format as they are stored, or None where it can."""
     way = format.matmul
     if way is None:
         return "no device multiplies it as it is"
@@ -42,14 +42,14 @@ def lacking(format: Format, device: torch.device) -> str | None:
 
 
 def slowness(format: Format, device: torch.device) -> str | None:
-    """How much slower than a float product theirs is on a device that can multiply them; None where it is faster."""
+    """How much slower than floats a device multiplies this format, in words; None if it is not slower, or cannot."""
     return None if lacking(format, device) else _remembered(_time, format.name, device)
 
 
 def _remembered(trial: Callable[[Format, torch.device], str | None], name: str, device: torch.device) -> str | None:
     try:
         return _tried(trial, name, device)
-    except torch.OutOfMemoryError:  # of the moment; not remembered
+    except torch.OutOfMemoryError:  # may pass, so it is not remembered
         return "could not be tried, the device is out of memory"
 
 
@@ -60,17 +60,17 @@ def _tried(trial: Callable[[Format, torch.device], str | None], name: str, devic
         return trial(format, device)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, AssertionError) as problem:  # what devices and their kernels refuse with
+    except (RuntimeError, ValueError, AssertionError) as problem:  # raised by a device or kernel that cannot
         logging.debug("no %s multiplication on %s", format.matmul.name, device, exc_info=True)
         text = str(problem).splitlines() or [type(problem).__name__]
         return f"this device and PyTorch have no such operation ({text[0][:80]})"
-    except Exception as problem:  # of the host: not what a device lacks, so it is told with its traceback
+    except Exception as problem:  # the host's fault and not the device's, so it is logged with its traceback
         logging.warning("%s multiplication does not work with this ComfyUI", format.matmul.name, exc_info=True)
         return f"does not work with this ComfyUI ({type(problem).__name__}); update it and this pack"
 
 
 def _error(format: Format, device: torch.device) -> str | None:
-    """What is wrong with a product as stored, beside the same one in floats."""
+    """What is wrong with a product as stored, compared with the same in floats; None if its error is small."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     packed, plain = _products(format, ROWS, OUT, IN, device, dtype)
     wanted = plain().float()
@@ -79,12 +79,12 @@ def _error(format: Format, device: torch.device) -> str | None:
 
 
 def _time(format: Format, device: torch.device) -> str | None:
-    """How many times as long a product as stored takes as the same one in floats, where that is more than once."""
+    """How many times as long as in floats a product as stored takes; None if it takes no longer."""
     dtype = comfy.model_management.unet_manual_cast(None, device, [torch.bfloat16, torch.float16, torch.float32])
     for width in WIDTHS:
         packed, plain = _products(format, 4 * width, width, width, device, dtype)
         if width == WIDTHS[0]:
-            seconds(packed)  # kernels that are made at their first call
+            seconds(packed)  # the first call may compile kernels
         float_time = seconds(plain)
         if float_time >= LONG_ENOUGH:
             break
@@ -95,7 +95,7 @@ def _time(format: Format, device: torch.device) -> str | None:
 def _products(
     format: Format, rows: int, out: int, columns: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """The same product of random matrices with the weight as it is stored, and in floats."""
+    """One product of random matrices as two functions: with the weight as stored, and in floats."""
     way, generator = format.matmul, torch.Generator().manual_seed(0)
     x, w = (torch.randn(n, columns, generator=generator).to(device, dtype) for n in (rows, out))
     bias = torch.zeros(out, dtype=dtype, device=device)
@@ -109,7 +109,7 @@ def _products(
 
 
 def seconds(product: Callable[[], Tensor], repeats: int = 2) -> float:
-    """The least time of a product, with its end waited for."""
+    """The least time of a product in seconds, measured until the device has finished."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,6 +1,6 @@
 """The layout that this pack registers with the host: GGML's types, and 8-bit elements with scales per row or block.
 
-A packed weight is one of the host's quantised tensors, so that the host's offload, LoRA and save code handle it like its
+A packed weight is one of the host's quantised tensors, so the host's offload, LoRA and save code handle it like its
 own. Written for ComfyUI 0.30 and comfy-kitchen 0.2. Shapes: N outputs, K inputs, R rank.
 """
 
@@ -27,11 +27,11 @@ ROW_STEP = 256  # a multiple of the heights of all known blocks
 
 
 class PackedLayout(QuantizedLayout):
-    """Unpacked when used, straight into the type that is asked for."""
+    """A packed weight that is unpacked at use, straight into the type that is asked for."""
 
     @dataclass(frozen=True)
     class Params(BaseLayoutParams):
-        """scale: None for GGML's types. up, down, delta, delta_scale: see `packed.Change`."""
+        """scale: None for GGML's types. up, down, delta, delta_scale: see `lora_change.Change`."""
 
         format: str = ""
         up: Tensor | None = None
@@ -43,7 +43,7 @@ class PackedLayout(QuantizedLayout):
             return [f for f in ("scale", *Change._fields) if getattr(self, f) is not None]
 
         def copy_from(self, src: Any, non_blocking: bool = False) -> None:
-            """Into the memory that is there, where it fits: with dynamic VRAM it is a view of the host's buffers."""
+            """Copies into existing tensors where they fit: with dynamic VRAM they are views of the host's buffers."""
             for field in ("scale", *Change._fields):
                 mine, theirs = getattr(self, field), getattr(src, field)
                 if mine is not None and theirs is not None and (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype):
@@ -62,7 +62,8 @@ class PackedLayout(QuantizedLayout):
         stochastic_rounding: int | None = 0,
         **_: Any,
     ) -> tuple[Tensor, Params]:
-        """tensor: (N, K). base: the packed weight that tensor is a change of; its values are kept where possible."""
+        """tensor: (N, K). base: the packed weight that was changed into tensor. A format that is not `rewritten` keeps
+        base's values and puts the change beside them."""
         params = {"orig_dtype": tensor.dtype, "orig_shape": tuple(tensor.shape), "format": format}
         if base is None or FORMATS[format].rewritten:
             data, scale = packed(tensor, FORMATS[format], stochastic_rounding or None)
@@ -97,8 +98,8 @@ class PackedLayout(QuantizedLayout):
 def linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
     """x (..., K) @ weight (N, K).T + bias, the weight unpacked straight into the type of x.
 
-    On a CPU a few rows of it at a time, which stay in the cache and keep the whole weight's copy out of memory. A change
-    of low rank is multiplied on its own, which is cheaper than adding it first.
+    On a CPU a few rows are unpacked at a time: they stay in the cache, and no whole unpacked copy is made. A change of
+    low rank is multiplied on its own, which is cheaper than adding it to the weight first.
     """
     params = weight._params
     low_rank = getattr(params, "up", None) is not None
@@ -106,7 +107,7 @@ def linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
     rows, columns = weight.shape
     step = CPU_CHUNK // columns // ROW_STEP * ROW_STEP
     if x.device.type != "cpu" or not 0 < step < rows or not _has_rows(weight):
-        dense = weight.layout_cls.dequantize(weight._qdata, plain)[:rows, :columns]  # some of the host's are padded
+        dense = weight.layout_cls.dequantize(weight._qdata, plain)[:rows, :columns]  # some of the host's layouts pad
         y = torch.nn.functional.linear(x, dense, bias)
     else:
         y = x.new_empty(*x.shape[:-1], rows)
@@ -129,7 +130,7 @@ def _has_rows(weight: QuantizedTensor) -> bool:
 
 
 def _rows_of(params: Any, piece: slice, rows: int) -> Any:
-    """What unpacks these rows of a weight; ROW_STEP is a multiple of every block's height."""
+    """The Params that unpack these rows of a weight; ROW_STEP is a multiple of every block's height."""
     changed: dict[str, Any] = {"orig_shape": (piece.stop - piece.start, params.orig_shape[1])}
     for field in ("scale", "delta", "delta_scale"):
         value = getattr(params, field, None)
@@ -170,7 +171,7 @@ ALGO = {"storage_t": torch.uint8, "parameters": set(), "comfy_tensor_layout": OW
 
 
 def is_ours(layout: type) -> bool:
-    """Whether a layout is PackedLayout, or that of another import of this pack."""
+    """Whether a layout is PackedLayout, also that of another import of this pack."""
     same_file = layout.__module__.endswith(".host.model.packed_layout") and layout.__name__ == PackedLayout.__name__
     return layout is PackedLayout or same_file
 
@@ -183,11 +184,11 @@ def registered_layout() -> type | None:
 
 
 def register(algos: dict[str, Any]) -> frozenset[str]:
-    """Puts our layout and the names of its formats into the host's registries; overwrites nothing of another's.
+    """Puts our layout and the names of its formats into the host's registries; overwrites nothing of others.
 
-    The names stand in saved files (`gguf_q8_0`), so that there is no evading to others.
-    returns: the formats whose names others have taken, all of them if it is the layout's: weights in these are unpacked
-             when they are loaded. One line in the log names them.
+    Saved files have these names (`gguf_q8_0`), so other names cannot be used instead.
+    returns: the formats whose names others have registered, or all of them if others have registered the layout's name.
+             Weights in these formats are unpacked when they are loaded. One line in the log names them.
     """
     own = [format for format in FORMATS.values() if format.layout == OWN_LAYOUT]
     known = registered_layout()
@@ -200,7 +201,8 @@ def register(algos: dict[str, Any]) -> frozenset[str]:
         taken = own
     if taken:
         logging.warning(
-            "Chroma pack: something else has registered %s with ComfyUI; weights in these formats are unpacked when loaded",
+            "Chroma pack: something else has registered %s with ComfyUI; weights in these formats are unpacked when "
+            "loaded",
             ", ".join(format.host_name for format in taken),
         )
     return frozenset(format.name for format in taken)

@@ -15,7 +15,7 @@ from ...loaders.formats.base.format import Format
 from .layers import format_of
 from .matmul import fast_matmul
 
-# Marker in the file -> what to call it.
+# Marker in the file -> its meaning, for people.
 FLAG_TEXTS = (
     ("__x0__", "predicts the picture (x0)"),
     ("__32x32__", "patches of 32 seen at half size"),
@@ -55,7 +55,7 @@ def stored_text(detection: Detection) -> str:
 
 
 def kept_text(network: torch.nn.Module, num_parameters: int) -> str:
-    """How a network's weights are kept, and what they take."""
+    """How a network's weights are kept, and the memory that they take."""
     modules = [m for m in network.modules() if getattr(m, "weight", None) is not None]
     packed = packed_formats(network)
     plain = Counter[str]()
@@ -80,7 +80,7 @@ def _shown(format: Format, modules: list[Any]) -> str:
 
 
 def _compute(model: Any, device: torch.device) -> str:
-    """What the model multiplies in, and why not in something faster."""
+    """The type that the model computes in, and for each packed format why it is not multiplied as stored."""
     dtype = str(model.get_dtype_inference()).removeprefix("torch.")
     parts = []
     for format in packed_formats(model.diffusion_model):

@@ -1,4 +1,4 @@
-"""A MODEL of the host as weights to be written: with its LoRAs and merges, one tensor at a time. For ComfyUI 0.30."""
+"""Writes the host's MODEL to a file, with its LoRAs and merges, one tensor at a time. Written for ComfyUI 0.30."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from ...loaders.tensor_info import TensorInfo
 from ..run.skip_blocks import skipped_on
 from .lora import PREFIX, parameter_shapes
 
-WORKSPACE = 4  # float32 copies of the largest weight that quantising takes on the device
+WORKSPACE = 4  # memory for quantising on the device, in float32 copies of the largest weight
 
 
 class PatchedWeights:
     """The weights that a MODEL computes with, each made when it is asked for. The MODEL stays as it is."""
 
     def __init__(self, patcher: Any):
-        """raises: ValueError if the model is not Chroma, or held by another pack in a way of its own."""
+        """raises: ValueError if the model is not Chroma. `dense` raises it for a weight in a type of another pack."""
         self.patcher = patcher
         network = patcher.model.diffusion_model
-        shapes = parameter_shapes(network)
+        shapes = parameter_shapes(network, patcher.patches)
         if not any(name.startswith(APPROXIMATOR) for name in shapes):
             raise ValueError(
-                "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use the "
-                "host's own Save Model node"
+                "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use "
+                "ComfyUI's own Save Model node"
             )
         self.path = _source_path(patcher)
         loaded = getattr(patcher.model.model_config, "loaded", None)
@@ -53,7 +53,7 @@ class PatchedWeights:
         header = Header(self.name, _infos(network, shapes), said)
         self.detection: Detection = detect(header)
         check(header, self.detection)
-        if loaded is not None:  # an Approximator may be from elsewhere, which no metadata says
+        if loaded is not None:  # the metadata do not say that an Approximator is from another file
             self.detection = replace(self.detection, variant=loaded.detection.variant)
         skipped, self.skipped_in_part = skipped_on(patcher)
         self.detection = pruned(self.detection, skipped - self.detection.config.left_out)
@@ -70,7 +70,7 @@ class PatchedWeights:
             weight = weight.to(device=self.device).to(dtype=torch.float32).dequantize()
         elif weight.dtype not in (*FLOAT_DTYPES, torch.float64):
             raise ValueError(
-                f"{self.name}: {name} is held as {weight.dtype}, in the way of another pack. Load the file with Load "
+                f"{self.name}: {name} is held as {weight.dtype}, a type of another pack. Load the file with Load "
                 "Chroma Model"
             )
         patches = self.patcher.patches.get(key)
@@ -90,10 +90,10 @@ def export_model(
     metadata: Mapping[str, str] | None = None,
     max_error: float = 0.0,
 ) -> tuple[Written, str]:
-    """Writes a MODEL with what patches it, with the host's progress bar, until done or the host is interrupted.
+    """Writes a MODEL with its patches; see `write_quantised.write_model`.
 
-    See `export.write_model`.
-    returns: what was written, and a text on it for people.
+    It moves the host's progress bar, and stops if the host is interrupted.
+    returns: what was written, and a text about it for people.
     """
     source = PatchedWeights(patcher)
     if max_error and source.device.type != "cpu":
@@ -127,14 +127,14 @@ def export_model(
 
 
 def _source_path(patcher: Any) -> str | None:
-    """The file that the host would load the model from again, if it is one."""
+    """The file that the host would load the model from again; None if there is none."""
     _, arguments = patcher.cached_patcher_init or (None, ())
     path = arguments[0] if arguments else None
     return path if isinstance(path, str) and Path(path).is_file() else None
 
 
 def _infos(network: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
-    """A header of the network's tensors, as if all of them were plain."""
+    """A header of the network's tensors, as if all of them were plain numbers."""
     stored = dict(network.named_parameters())
     plain = Counter(p.dtype for p in stored.values() if p.dtype in FLOAT_DTYPES and not isinstance(p, QuantizedTensor))
     usual = plain.most_common(1)[0][0] if plain else torch.bfloat16
@@ -152,7 +152,7 @@ def _float(dtype: torch.dtype) -> torch.dtype:
 
 
 def _unpatched(patcher: Any, key: str) -> Tensor:
-    """A weight as loaded, also while the host holds a patched one in its place."""
+    """A weight as loaded, even while the host has a patched one in its place."""
     if key in patcher.backup:
         return patcher.backup[key].weight
     if key in patcher.hook_backup:
@@ -161,6 +161,6 @@ def _unpatched(patcher: Any, key: str) -> Tensor:
 
 
 def _input_scale(model: Any, key: str) -> Tensor | None:
-    """What a layer multiplies its inputs with; in the written weight it is part of the columns."""
+    """The factors that a layer multiplies its inputs by; the written weight has them in its columns."""
     stem, _, kind = key.rpartition(".")
     return getattr(comfy.utils.get_attr(model, stem), "pre_quant_scale", None) if kind == "weight" else None

@@ -1,4 +1,4 @@
-"""From stored tensors to the model's state: unpacked, quantised anew, or kept packed, weight by weight."""
+"""Builds a model's state dict from stored tensors: each weight is unpacked, quantised anew, or kept packed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ...loaders.formats.base.registry import FORMATS, QuantMode, dense, joined
 from ...loaders.tensor_info import Part
 from . import packed_layout
 
-QUANTISE_WORKSPACE = 6  # bytes that quantising takes on the device, in float32 copies of the largest weight
+QUANTISE_WORKSPACE = 6  # memory for quantising on the device, in float32 copies of the largest weight
 
 
 class StateBuilder:
     """Makes the entries of a model's state dict from the stored parts of each tensor.
 
-    detection: of the file; tensors: its tensors by their names in the file, given up as they are used.
+    detection: of the file; tensors: its tensors by their names in the file, each removed when it is used.
     mode:    what the blocks' linears become.
     storage: type of all plain weights; None leaves each as it is (the host casts at use).
     compute: type that packed weights are unpacked in.
@@ -54,10 +54,10 @@ class StateBuilder:
         self.compute = compute or torch.bfloat16
         self.device = device if device.type in ("cuda", "xpu") else torch.device("cpu")
         self.full_precision = full_precision
-        self.skipped = Counter[int]()  # inputs of layers that the format does not fit -> how many
+        self.skipped = Counter[int]()  # input width of layers that the format does not fit -> number of layers
 
     def build(self) -> dict[str, Tensor]:
-        """The whole state dict; quantised weights come as the host's quantised tensors with their marker beside them."""
+        """The whole state dict. Quantised weights are the host's quantised tensors, with their markers beside them."""
         progress = comfy.utils.ProgressBar(len(self.detection.tensors))
         if self.mode.format is not None and self.device.type != "cpu":
             largest = max(math.prod(part.storage.shape) for part in self._parts()) * torch.float32.itemsize
@@ -88,8 +88,9 @@ class StateBuilder:
                 return self._keep(name, parts, in_block)
             return self._quantise(name, self._dense(parts, torch.float32))
         linear = len(parts[0].storage.shape) == 2 and name.endswith(".weight")
-        taken = any(part.storage.format in packed_layout.TAKEN for part in parts)
-        if packed and linear and self.mode.keeps and not taken:
+        # The host writes a weight that was filled up to whole blocks without saying so, and reads it back as a larger one.
+        unpacks = any(p.storage.format in packed_layout.TAKEN or "orig_shape" in p.storage.settings for p in parts)
+        if packed and linear and self.mode.keeps and not unpacks:
             return self._keep(name, parts, in_block)
         if packed:
             dtype = torch.float32 if name.startswith(FLOAT32_PARTS) else self.mode.dtype
@@ -105,18 +106,19 @@ class StateBuilder:
         return self.detection.dtype if self.detection.dtype != torch.float32 else torch.bfloat16
 
     def _take(self, part: Part, device: torch.device | None = None) -> dict[str, Tensor]:
-        """What is stored of one part, given up by the file's tensors."""
+        """The stored tensors of one part, removed from `tensors`."""
         stored = {name: self.tensors.pop(name) for name in (part.file_name, *part.scales.values())}
         return stored if device is None else {name: t.to(device) for name, t in stored.items()}
 
     def _dense(self, parts: tuple[Part, ...], dtype: torch.dtype) -> Tensor:
-        """The unpacked weight in dtype; where it is to be quantised, on the device that does it."""
+        """The unpacked weight in dtype; if it is to be quantised, on the device that quantises."""
         device = self.device if self.mode.format is not None else None
         return joined([dense(part, self._take(part, device)).to(dtype) for part in parts])
 
     def _is_target(self, part: Part) -> bool:
-        rotated = bool(part.storage.settings.get("convrot")) == bool(self.mode.quantise.get("convrot"))
-        return part.storage.format == self.mode.format and rotated
+        settings = part.storage.settings
+        rotated = bool(settings.get("convrot")) == bool(self.mode.quantise.get("convrot"))
+        return part.storage.format == self.mode.format and rotated and "orig_shape" not in settings
 
     def _quantise(self, name: str, weight: Tensor) -> dict[str, Tensor]:
         made = pack(weight, self.mode)
@@ -124,7 +126,7 @@ class StateBuilder:
             self.skipped[weight.shape[1]] += 1
             return {name: weight.to(self.storage or self._plain_dtype()).cpu()}
         packed, settings = made
-        # One after the other: asked for both at once in inference mode, a quantised tensor comes back unpacked.
+        # Two calls: one for both, in inference mode, would unpack the quantised tensor.
         packed = packed.to(device="cpu").to(dtype=self.compute)
         return self._entry(name, packed, self.mode.format, settings, {}, in_block=True)
 
@@ -158,7 +160,7 @@ class StateBuilder:
         in_block: bool,
     ) -> dict[str, Tensor]:
         marker = {k: v for k, v in settings.items() if k != "unscaled"}
-        # Outside of the blocks nothing is rounded twice: those layers cost next to nothing and matter most.
+        # Outside the blocks inputs are not rounded too: those layers take little time and matter most.
         if self.full_precision or not in_block:
             marker["full_precision_matrix_mult"] = True
         text = json.dumps({"format": FORMATS[format].host_name, **marker}).encode()
@@ -170,12 +172,12 @@ class StateBuilder:
         }
 
     def _held(self, part: Part) -> tuple[Held, dict[str, Tensor]]:
-        """What a quantised tensor of the stored weight is made of, and what concerns the layer's inputs."""
+        """The parts of a quantised tensor of the stored weight, and the scales of the layer's inputs."""
         format = FORMATS[part.storage.format]
         if format.host_name not in QUANT_ALGOS:
             raise ValueError(
-                f"{part.file_name} is stored as {format.name}, which this ComfyUI's comfy-kitchen does not know. Update "
-                "ComfyUI"
+                f"{part.file_name} is stored as {format.name}, which this ComfyUI's comfy-kitchen does not know. "
+                "Update ComfyUI"
             )
         data = self.tensors.pop(part.file_name)
         beside = {role: self.tensors.pop(file_name) for role, file_name in part.scales.items()}
@@ -185,12 +187,12 @@ class StateBuilder:
             found, own = float(inputs["input_scale"]), beside.get("weight_scale")
             if found == 1 or (own is not None and own.numel() == 1 and found == float(own)):
                 del inputs["input_scale"]
-        # This pack's layout unpacks for multiplication and has no use for the inputs' scales.
+        # This pack's layout unpacks for multiplication, so it does not need the inputs' scales.
         return format.hold(data, beside, part.storage), {} if format.layout == OWN_LAYOUT else inputs
 
 
 def tensor_of(held: Held, dtype: torch.dtype) -> QuantizedTensor:
-    """The host's quantised tensor that unpacks in dtype."""
+    """The host's quantised tensor, which unpacks to dtype."""
     layout = FORMATS[held.format].layout
     fields = {**held.fields, **({"format": held.format} if layout == OWN_LAYOUT else {})}
     params = get_layout_class(layout).Params(orig_dtype=dtype, orig_shape=held.shape, **fields)
@@ -198,7 +200,7 @@ def tensor_of(held: Held, dtype: torch.dtype) -> QuantizedTensor:
 
 
 def pack(weight: Tensor, mode: QuantMode) -> tuple[QuantizedTensor, dict[str, Any]] | None:
-    """A float32 weight (N, K) in a mode's format, and what its marker must say; None where no block fits K."""
+    """A float32 weight (N, K) in a mode's format, and its marker's settings; None if no block fits K."""
     extra, settings = dict(mode.quantise), {}
     if extra.get("convrot"):
         group = rotation_group(weight.shape[1])
@@ -211,10 +213,10 @@ def pack(weight: Tensor, mode: QuantMode) -> tuple[QuantizedTensor, dict[str, An
     if FORMATS[mode.format].layout == OWN_LAYOUT:
         extra["format"] = mode.format
     if "scale" in extra and not bool(weight.any()):
-        extra["scale"] = torch.ones((), device=weight.device)  # of nothing the scale would be 0, and 0 / 0 is NaN
+        extra["scale"] = torch.ones((), device=weight.device)  # all zeros would give a scale of 0, and 0 / 0 is NaN
     return QuantizedTensor.from_float(weight, FORMATS[mode.format].layout, **extra), settings
 
 
 def fuse(parts: list[Held]) -> Held | None:
-    """Quantised weights joined by rows without unpacking them; None where their formats forbid it."""
+    """Quantised weights joined by rows without unpacking them; None if their formats do not allow it."""
     return FORMATS[parts[0].format].fuse(parts) if len({part.format for part in parts}) == 1 else None

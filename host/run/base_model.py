@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any, Mapping
 
 import comfy.conds
 import comfy.latent_formats
+import comfy.lora
 import comfy.model_base
 import comfy.supported_models
 import torch
@@ -18,12 +20,20 @@ from ...chroma_model.references import TIMESTEP_ZERO
 from ...constants import STYLE_MASK
 from ...loaders.checkpoint.detect_variant import Detection
 from .conds import PAIRING, TextCond, sharing
-from .forward import HostTransformer
+from .forward import HostTransformer, check_channels
 from .kept_modulations import OPTION
 from .nag import NAG, NegativeText, acts_at
 
 # The Approximator's guidance if a conditioning has none. Chroma was trained with 0, FLUX's own with 3.5.
 GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": 3.5}
+IMG_IN = "diffusion_model.img_in.weight"
+
+
+def input_width(network: HostTransformer, patches: Mapping[str, Any]) -> int:
+    """Inputs of img_in under the patches of a MODEL: a control LoRA among them widens it, loaded or not."""
+    layer = network.img_in
+    weight = torch.empty(layer.out_features, layer.in_features, device="meta")
+    return comfy.lora.calculate_shape(patches.get(IMG_IN, ()), weight, IMG_IN)[1]
 
 
 class ChromaModel(comfy.model_base.Chroma):
@@ -34,6 +44,32 @@ class ChromaModel(comfy.model_base.Chroma):
     def __init__(self, model_config: Any, chroma_config: ChromaConfig, device: Any = None, guidance: float = 0.0):
         super().__init__(model_config, device=device, unet_model=functools.partial(HostTransformer, chroma_config))
         self.default_guidance = guidance
+
+    def input_channels(self) -> int:
+        """Channels that the network takes now: a latent's and those of what stands beside it."""
+        config: ChromaConfig = self.diffusion_model.config
+        if config.nerf is not None:
+            return config.channels
+        patches = self.current_patcher.patches if self.current_patcher else {}
+        return input_width(self.diffusion_model, patches) // config.patch_size**2
+
+    def concat_cond(self, **kwargs: Any) -> Tensor | None:
+        """Picture and mask beside the latent, by the host's rule for FLUX.1: without one zeros, and ones as mask.
+
+        raises: ValueError for a latent or picture of other channels.
+        """
+        config: ChromaConfig = self.diffusion_model.config
+        channels = {"in_channels": self.input_channels(), "out_channels": config.latent_channels}
+        if channels["in_channels"] == channels["out_channels"]:
+            return None
+        check_channels(config, kwargs["noise"], "the latent")
+        picture = kwargs.get("concat_latent_image")
+        if picture is not None:
+            check_channels(config, picture, "the picture beside the latent")
+        # The host reads sizes from weights, or, where it cannot, from its record; ours counts channels as Chroma's does.
+        record = SimpleNamespace(unet_config=channels)
+        seen = SimpleNamespace(diffusion_model=None, model_config=record, process_latent_in=self.process_latent_in)
+        return comfy.model_base.Flux.concat_cond(seen, **kwargs)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
@@ -76,6 +112,8 @@ class ChromaModel(comfy.model_base.Chroma):
             if kwargs.get("ref_latents") and method == TIMESTEP_ZERO:
                 zero = torch.zeros_like(timesteps)
                 kwargs["reference_modulations"] = run.get(self, zero, guidance, self.get_dtype_inference())
+        if c_concat is not None:
+            kwargs["input_channels"] = self.input_channels()
         lengths = kwargs.pop("context_lengths", None)
         if lengths is not None:  # numbers, read here on the CPU, so that nothing waits for a GPU
             lengths = tuple(lengths.flatten().tolist())

@@ -1,4 +1,4 @@
-"""Our transformer behind the call that the host makes: its attention, its patches and control residuals, its wrappers.
+"""Our transformer behind the host's interface: with its attention, patches, control residuals and wrappers.
 
 Written for ComfyUI 0.30. Shapes: B batch, H heads, L tokens, K head size.
 """
@@ -23,7 +23,7 @@ from .joined_texts import Segments, Texts, joined_texts
 from .nag import NAG
 from .overflow import clamp
 
-# What a wrong number of channels calls for.
+# Remedies for a latent of a wrong shape.
 LATENT_REMEDY = (
     "Use EmptySD3LatentImage, or encode the image with the VAE that belongs to the model (for Chroma: "
     "FLUX's ae.safetensors)"
@@ -47,7 +47,7 @@ class HostBlocks:
         lengths: tuple[int, ...] | None = None,
         segments: Segments | None = None,
     ):
-        """lengths, segments: of `TextRows`, where text is of different lengths; the mask of the streams says the same."""
+        """lengths, segments: of `TextRows`, if texts differ in length; the mask in a block's streams says the same."""
         self.options = options
         self.replace = options.get("patches_replace", {}).get("dit", {})
         self.control = control or {}
@@ -55,7 +55,7 @@ class HostBlocks:
         self.attention_mask = attention_mask
         self.lengths = lengths
         self.segments = segments
-        self.num_txt = 0  # as the text came in; patches may append tokens
+        self.num_txt = 0  # text tokens as given; patches may append more
 
     def __call__(self, kind: str, index: int, block: Any, **streams: Any) -> Any:
         if kind == "input":
@@ -132,13 +132,13 @@ def add_residual(x: Tensor, residuals: list[Tensor | None] | None, index: int, s
     residual = residuals[index] if residuals and index < len(residuals) else None
     if residual is None:
         return x
-    x = x.clone()  # what a block gave may be held by somebody else
+    x = x.clone()  # a patch may still hold the block's output
     x[:, start : start + residual.shape[1]] += residual
     return x
 
 
 class HostTransformer(ChromaTransformer):
-    """Our transformer behind the call that the host makes."""
+    """Our transformer behind the host's interface of a diffusion model."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class HostTransformer(ChromaTransformer):
         return executor.execute(x, timestep, context, guidance, control, transformer_options, **kwargs)
 
     def _forward(self, x, timestep, context, guidance=None, control=None, transformer_options={}, **kwargs):
-        check_inputs(self.config, x, context)
+        check_inputs(self.config, x, context, kwargs.get("input_channels"))
         options = transformer_options.copy()
         radiance = {} if self.config.nerf is None else radiance_options(options)
         texts = joined_texts(
@@ -182,6 +182,11 @@ class HostTransformer(ChromaTransformer):
         )
         for latent in references.latents:
             check_channels(self.config, latent, "a reference")
+        if references.latents and x.shape[1] != self.config.latent_channels:
+            raise ValueError(
+                f"references cannot be shown to this model, since it takes {x.shape[1] - self.config.latent_channels} channels "
+                "beside those of the latent (Fill, control LoRA), which they do not have. Take the references off"
+            )
         sizes = [grid_size(*size, self.patch_size) for size in references.sizes]
         if sizes:
             options["reference_image_num_tokens"] = [rows * columns for rows, columns in sizes]
@@ -210,28 +215,38 @@ class HostTransformer(ChromaTransformer):
         )
 
 
-def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None) -> None:
-    """raises: ValueError with the remedy for a latent or text that this model does not take."""
+def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None, channels: int | None = None) -> None:
+    """raises: ValueError with the remedy if the model does not take such a latent or text.
+
+    channels: that img_in takes, where a LoRA has widened it.
+    """
     if context is None:
         raise ValueError("there is no text conditioning. Connect a prompt, an empty one if need be")
     if context.ndim != 3 or context.shape[2] != config.context_dim:
         raise ValueError(
-            f"the text encoder gave vectors of width {context.shape[-1]}, this model takes {config.context_dim}. Load the "
-            "T5 encoder that belongs to it (CLIPLoader, type chroma)"
+            f"the text encoder gave vectors of width {context.shape[-1]}, this model takes {config.context_dim}. Load "
+            "the T5 encoder that belongs to it (CLIPLoader, type chroma)"
         )
-    check_channels(config, x, "the latent")
+    channels = config.channels if channels is None else channels
+    if channels == config.latent_channels:
+        check_channels(config, x, "the latent")
+    elif x.shape[1] != channels:
+        raise ValueError(
+            f"the latent and what stands beside it have {x.shape[1]} channels, this model takes {channels}. It was made for "
+            "other inputs than a picture, or a picture and a mask (Fill), or for another program"
+        )
 
 
 def check_channels(config: ChromaConfig, x: Tensor, what: str) -> None:
-    """raises: ValueError for a latent that is not (B, C, H, W), with the model's own C."""
+    """raises: ValueError for a latent that is not (B, C, H, W), with the C of the model's own latents."""
     remedy = LATENT_REMEDY if config.nerf is None else PIXEL_REMEDY
     if x.ndim != 4:
         raise ValueError(
             f"{what} has the shape {tuple(x.shape)}, this model takes four dimensions (batch, channels, height, "
             f"width); five are a video's. {remedy}"
         )
-    if x.shape[1] != config.channels:
-        raise ValueError(f"{what} has {x.shape[1]} channels, this model takes {config.channels}. {remedy}")
+    if x.shape[1] != config.latent_channels:
+        raise ValueError(f"{what} has {x.shape[1]} channels, this model takes {config.latent_channels}. {remedy}")
 
 
 def ids_of(

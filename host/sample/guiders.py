@@ -1,7 +1,7 @@
-"""Guidance in the host's sampling: a run's own wrappers and functions, which end with the run.
+"""Guidance in the host's sampling: wrappers and functions that belong to one run and end with it.
 
-A MODEL carries one wrapper around each run and nothing else; whatever the run needs is put into the copy of its options
-that the host makes for it. Written for ComfyUI 0.30.
+A MODEL carries only one wrapper, around each run. All else goes into the copy of the model's options that the host
+makes for the run. Written for ComfyUI 0.30.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POST_CFG, NO_CFG1 = "sampler_post_cfg_function", "disable_cfg1_optimization"  # 
 
 
 class GuidancePatch:
-    """Guidance on a MODEL. Its wrapper makes a `GuidedRun` for every sampling run and takes it away afterwards."""
+    """Guidance on a MODEL. Its wrapper makes a `GuidedRun` for every sampling run, and ends it afterwards."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class GuidancePatch:
         pairing: str = "auto",
         report: Callable[[RunRecord], None] | None = None,
     ):
-        """pairing: one of PAIRINGS. report: is told of every run at its end, also of one that fails."""
+        """pairing: one of PAIRINGS. report: gets every run's record at its end, also if the run fails."""
         if pairing not in PAIRINGS:
             raise ValueError(f"pairing is {pairing!r}; it must be one of {', '.join(PAIRINGS)}")
         self.guidance = guidance
@@ -97,12 +97,12 @@ class GuidancePatch:
 
 
 def sampler_name(sampler: Any) -> str:
-    """ComfyUI's name of a sampler object: its function is called `sample_` and that."""
+    """ComfyUI's name of a sampler object: that of its function without `sample_`."""
     function = getattr(sampler, "sampler_function", None)
     return getattr(function, "__name__", "").removeprefix("sample_")
 
 
-# --- functions of one run: the host calls them, `run` is what they share ---------------------------------------------
+# --- functions of one run, which the host calls; they share `run` ----------------------------------------------------
 
 
 def install(run: GuidedRun, guider: Any) -> None:
@@ -117,7 +117,9 @@ def install(run: GuidedRun, guider: Any) -> None:
     changes = run.guidance.changes
     if changes:
         if "sampler_cfg_function" in options:
-            run.record.notes.append(f"{changes} takes the place of another node's CFG (there can be one): remove one")
+            run.record.notes.append(
+                f"{changes} takes the place of another node's CFG, since a model can have only one. Remove one of them"
+            )
         options["sampler_cfg_function"] = functools.partial(combined, run)
     wrapper = functools.partial(predict_noise, run, guider)
     add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper, options, is_model_options=True)
@@ -143,19 +145,19 @@ def predict_noise(
 
 
 def of_sampler(guider: Any, options: dict[str, Any]) -> list[Any]:
-    """The functions after CFG that the sampler's own call adds to those of MODEL patches."""
+    """The functions after CFG that the sampler itself has added, without those of MODEL patches."""
     of_nodes = guider.model_options.get(POST_CFG, [])
     return [f for f in options.get(POST_CFG, []) if f not in of_nodes]
 
 
 def uses_uncond(guider: Any, options: dict[str, Any]) -> bool:
-    """Whether the sampler looks at uncond itself, as those with `_cfg_pp` do; patches that look at it do not count."""
+    """Whether the sampler itself uses uncond, as those with `_cfg_pp` do; patches that use it do not count."""
     asks = options.get(NO_CFG1, False) and not guider.model_options.get(NO_CFG1, False)
     return bool(asks or of_sampler(guider, options))
 
 
 def unmoved(guider: Any, x: Tensor, timestep: Tensor, options: dict[str, Any]) -> Tensor:
-    """x as its own prediction, so that the velocity is 0; a sampler that looks at uncond is shown the same."""
+    """Gives x as the prediction, so that the velocity is 0; a sampler that uses uncond gets x for it too."""
     shown = {POST_CFG: of_sampler(guider, options)}
     return comfy.samplers.cfg_function(guider.inner_model, x, x, 1.0, x, timestep, shown)
 
@@ -163,7 +165,7 @@ def unmoved(guider: Any, x: Tensor, timestep: Tensor, options: dict[str, Any]) -
 def predictions(run: GuidedRun, base: Callable[[dict[str, Any]], list[Tensor]], args: dict[str, Any]) -> list[Tensor]:
     """A sampler_calc_cond_batch_function: [cond, uncond] denoised; without uncond, cond in its place.
 
-    base: what computes them, the host or another node.
+    base: the function that computes them, the host's or another node's.
     """
     now, x = run.now, args["input"]
     cond, uncond = args["conds"]
@@ -188,7 +190,7 @@ def combined(run: GuidedRun, args: dict[str, Any]) -> Tensor:
 
 
 def count(record: RunRecord, executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """A DIFFUSION_MODEL wrapper: counts the network's calls and the prompts in each. Put last, it lies inside of caches."""
+    """A DIFFUSION_MODEL wrapper: counts the network's calls and their prompts. Added last, it runs inside of caches."""
     options = next((a for a in (*args, *kwargs.values()) if isinstance(a, dict) and "cond_or_uncond" in a), {})
     prompts = options.get("cond_or_uncond", [0])
     record.calls += 1
@@ -198,7 +200,7 @@ def count(record: RunRecord, executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def compute(args: dict[str, Any]) -> list[Tensor]:
-    """What the host does where no node has put its own function."""
+    """What the host does if no node has set a function of its own."""
     return comfy.samplers.calc_cond_batch(
         args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
     )
@@ -208,7 +210,7 @@ def compute(args: dict[str, Any]) -> list[Tensor]:
 
 
 def chroma_guider(model: Any, positive: list[Any], negative: list[Any] | None, cfg: float) -> comfy.samplers.CFGGuider:
-    """The host's CFG guider over a MODEL that may carry a `GuidancePatch`; negative may be missing at cfg 1.
+    """The host's CFG guider for a MODEL that may carry a `GuidancePatch`; negative may be missing at cfg 1.
 
     raises: ValueError where cfg needs a negative prompt and there is none.
     """
@@ -225,7 +227,7 @@ def chroma_guider(model: Any, positive: list[Any], negative: list[Any] | None, c
 
 
 def patch_on(source: Any) -> GuidancePatch | None:
-    """The guidance that a MODEL or GUIDER carries."""
+    """The guidance that a MODEL or GUIDER carries, or None."""
     patcher = getattr(source, "model_patcher", source)
     for wrapper in patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         return wrapper.__self__

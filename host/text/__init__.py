@@ -1,1 +1,1 @@
-"""T5 as the host's CLIP, and a prompt through it."""
+"""T5 as the host's CLIP, and the encoding of prompts with it."""

@@ -1,7 +1,7 @@
-"""A prompt through the T5 in the host's CLIP, with the mask that training gave it and the host does not.
+"""Encodes a prompt with the T5 in the host's CLIP, under the mask of Chroma's training, which the host does not use.
 
-The host's own encoding is used as it is (loading, devices, LoRA and hooks on the encoder, schedules): a copy of the CLIP
-gets an encoder in place of the host's whose only own part is the call of T5. Written for ComfyUI 0.30.
+The rest of the host's encoding stays (loading, devices, LoRA and hooks on the encoder, schedules): a copy of the CLIP
+gets a `Stage` in place of its encoder, and only the call of T5 differs. Written for ComfyUI 0.30.
 Shapes: B rows, L tokens, D width of T5.
 """
 
@@ -26,15 +26,15 @@ from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.t5.detect_t5 import NEEDED
 from ...prompts.tokens import MODES, NUM_TOLD, OUTER, UNMASKED, Mode, Prompt, Token, fit, word_start
 
-T5_NAMES = ("t5xxl", "t5base")  # what the host calls a T5 with T5's own words; UMT5, mT5 and ByT5 have other names
+T5_NAMES = ("t5xxl", "t5base")  # the host's names for a T5 with T5's vocabulary; UMT5, mT5 and ByT5 have other names
 REMEDY = f"{NEEDED}: load it with Load Chroma Text Encoder, or with Load CLIP and the type chroma"
-WORD_START = "▁"  # the tokenizer's mark
-UNKNOWN = 2  # the tokenizer's number for what it has no word for
+WORD_START = "▁"  # the tokenizer's mark of a word's start
+UNKNOWN = 2  # number of the token for text that is not in the vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """The T5 of a CLIP: the host's model around it, and the host's tokenizer."""
+    """The T5 of a CLIP, with the host's name, model and tokenizer for it."""
 
     name: str
     model: Any
@@ -42,7 +42,7 @@ class Encoder:
 
 
 class Stage:
-    """Stands in a CLIP for its whole encoder: T5 alone, called our way. The host sets its options and asks for tokens."""
+    """Replaces a CLIP's whole encoder by T5 alone, called our way. The methods are those that the host calls."""
 
     def __init__(self, whole: Any, t5: Any, mode: Mode):
         self.whole, self.t5, self.mode = whole, t5, mode
@@ -54,7 +54,7 @@ class Stage:
         self.whole.reset_clip_options()
 
     def encode_token_weights(self, runs: list[list[Token]]) -> tuple[Tensor, None]:
-        """(tokens (1, L, D), no pooled output). runs: see `prompts/tokens.fit`; pads follow the last."""
+        """(embeddings (1, L, D), no pooled output). runs: from `prompts/tokens.fit`; pads follow the last run."""
         end = self.t5.special_tokens["end"]
         out = []
         for i, tokens in enumerate(runs):
@@ -65,13 +65,13 @@ class Stage:
 
 
 def find_t5(clip: Any) -> Encoder:
-    """raises: ValueError that names what the CLIP holds instead, and what to load."""
+    """The T5 of a CLIP. raises: ValueError that names what the CLIP holds instead, and what to load."""
     if clip is None:
         raise ValueError(f"the CLIP is empty: the checkpoint that it comes from holds no text encoder. {REMEDY}")
     whole = clip.cond_stage_model
     for name in T5_NAMES:
         model = getattr(whole, name, None)
-        # alone in its CLIP, and beside other encoders
+        # the first name where T5 is alone in its CLIP, the second beside other encoders
         tokenizer = getattr(clip.tokenizer, f"clip_{name}", None) or getattr(clip.tokenizer, name, None)
         if isinstance(model, comfy.sd1_clip.SDClipModel) and tokenizer is not None:
             return Encoder(name, model, tokenizer)
@@ -82,8 +82,8 @@ def find_t5(clip: Any) -> Encoder:
 def tokenize(clip: Any, t5: Encoder, text: str, whole: bool) -> list[Token]:
     """Every token of the text with its weight, without `</s>` and pads, whatever padding the CLIP asks for.
 
-    whole: weights do not change the tokens: `a (red:1.2), b` has those of `a red, b`. Otherwise as the host does it, which
-           tokenizes what is in parentheses and what is between them each for itself.
+    whole: weights do not change the tokens: `a (red:1.2), b` has those of `a red, b`. Otherwise as in the host, which
+           tokenizes each part in parentheses, and each between them, on its own.
     raises: ValueError if the text names an embedding of another width than T5's, or for a weight that is no number.
     """
     options = {**clip.tokenizer_options, f"{t5.name}_min_length": 0, f"{t5.name}_min_padding": 0}
@@ -105,8 +105,8 @@ def tokenize(clip: Any, t5: Encoder, text: str, whole: bool) -> list[Token]:
     for token, weight in out:
         if torch.is_tensor(token) and token.numel() != (width := embedding_width(t5)):
             raise ValueError(
-                f"an embedding in the prompt has vectors of {token.numel()} numbers, this T5's have {width}; it was made for "
-                "another text encoder. Remove it from the prompt"
+                f"an embedding in the prompt has vectors of {token.numel()} numbers, this T5's have {width}; it was "
+                "made for another text encoder. Remove it from the prompt"
             )
         if not math.isfinite(weight):
             raise ValueError(f"a weight in the prompt is {weight}, expected a number such as 1.2. Correct it")
@@ -118,7 +118,7 @@ def embedding_width(t5: Encoder) -> int:
 
 
 def tokenize_whole(tokenizer: Any, parts: Sequence[tuple[str, float]]) -> list[Token]:
-    """Tokens of the parts' text as one, without `</s>`; each has the weight of the part in which it ends."""
+    """Tokens of the parts, tokenized as one text, without `</s>`; each has the weight of the part in which it ends."""
     texts = [comfy.sd1_clip.unescape_important(part) for part, _ in parts]
     ends = list(accumulate(map(len, texts)))
     found = tokenizer("".join(texts), return_offsets_mapping=True)
@@ -129,10 +129,10 @@ def tokenize_whole(tokenizer: Any, parts: Sequence[tuple[str, float]]) -> list[T
 def attend_as_trained(
     attention: Any, valid: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor
 ) -> Tensor:
-    """T5's attention under the outer product of a mask with itself, of 512 rows without computing them, (B, L, D).
+    """T5's attention under the outer product of a mask with itself, as over 512 rows, for L of them, (B, L, D).
 
-    A valid row attends to the valid ones. All keys of a pad are at the minimum, so that its weights are equal whatever its
-    bias: it gets the mean of all 512 values, and the other pads' are its own.
+    A valid row attends to the valid rows. A pad has every key masked, so its logits are equal whatever the bias, and it
+    gets the mean of all 512 values. All pads have the same value.
     Source: `module/t5.py` of Chroma's trainer (github.com/lodestone-rock/flow).
     """
     out = attention(q, k, v, heads, bias.masked_fill(~valid[:, None, None], -torch.finfo(bias.dtype).max))
@@ -144,15 +144,15 @@ def attend_as_trained(
 def run_t5(t5: Any, rows: list[list[Any]], valid: Tensor | None, mask: str) -> Tensor:
     """T5's output for rows of one length, (B, L, D) float32.
 
-    valid: (B, L) bool of what is no pad, or None for all. mask: what is made of it, see `prompts/tokens`.
-    Of T5-base the host's encoder gives zeros for pads, and models that use it (our demo) have learnt those.
+    valid: (B, L) bool, False for pads; None if there are none. mask: how it is used, see `prompts/tokens`.
+    For T5-base the host's encoder gives zeros at pads, and models that use it (our demo) were trained with those.
     """
     z = run_encoder(t5, rows, valid, mask)
     return z if valid is None or not t5.zero_out_masked else z * valid.to(z)[..., None]
 
 
 def run_encoder(t5: Any, rows: list[list[Any]], valid: Tensor | None, mask: str) -> Tensor:
-    """The same, with what T5 computes for pads."""
+    """As `run_t5`, but without zeros at pads."""
     device = t5.execution_device
     x, _, num_tokens, embeds_info = t5.process_tokens(rows, device)
     layer = t5.layer_idx if t5.layer == "hidden" else None
@@ -172,9 +172,9 @@ def run_encoder(t5: Any, rows: list[list[Any]], valid: Tensor | None, mask: str)
 
 
 def run_blocks(t5: Any, x: Tensor, layer: int | None, valid: Tensor) -> Tensor:
-    """The host's blocks as its T5Stack runs them, with the attention of training. layer: the last one; None for all."""
+    """Runs the host's blocks as its T5Stack does, with the attention of training. layer: the last one; None for all."""
     stack = t5.transformer.encoder
-    if t5.transformer.dtype not in FLOAT_DTYPES:  # embeddings in fp8, as the host mends them
+    if t5.transformer.dtype not in FLOAT_DTYPES:  # embeddings in fp8: the host replaces NaN too
         x = torch.nan_to_num(x)
     host_attention = comfy.ldm.modules.attention.optimized_attention_for_device(x.device, mask=True, small_input=True)
     attention, bias = functools.partial(attend_as_trained, host_attention, valid), None
@@ -184,10 +184,10 @@ def run_blocks(t5: Any, x: Tensor, layer: int | None, valid: Tensor) -> Tensor:
 
 
 def encode_run(t5: Any, tokens: Sequence[Token], num_pads: int, mask: str) -> Tensor:
-    """Valid tokens and pads through T5, and the weights on them, (1, L, D).
+    """T5's output for valid tokens and pads, with the tokens' weights applied, (1, L, D).
 
-    A weight w moves a token to e + w (z - e), e being the empty prompt's row at its place, as in the host. Masked, that is
-    the empty prompt of training, `</s>` and masked pads; otherwise what the host takes for it.
+    As in the host, a weight w moves a token's row z to e + w (z - e), where e is the same row of the empty prompt. With
+    a mask that prompt is training's: `</s>` and masked pads. Without one it is the host's.
     """
     pad, end = t5.special_tokens["pad"], t5.special_tokens["end"]
     length = len(tokens) + num_pads
@@ -209,12 +209,12 @@ def encode_run(t5: Any, tokens: Sequence[Token], num_pads: int, mask: str) -> Te
 
 
 def encode(clip: Any, text: str, mode: str = "exact", limit: str = "truncate") -> tuple[list[Any], Prompt]:
-    """The text as the host's CONDITIONING, with guidance 0 but in the mode `legacy`; and what became of it.
+    """The text as the host's CONDITIONING, with guidance 0 except in the mode `legacy`; and what became of the prompt.
 
     clip:   the host's CLIP with a T5 in it; it is not changed.
     mode:   one of tokens.MODES.
-    limit:  one of tokens.LIMITS. In the mode `legacy`, which has no limit, only `error` acts.
-    raises: ValueError if there is no T5, for a mode or limit that is not known, and for `error`.
+    limit:  one of tokens.LIMITS. The mode `legacy` has no limit, so there only `error` acts.
+    raises: ValueError if there is no T5, if mode or limit is not known, or if limit is `error` and the text too long.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r} is not known (known: {', '.join(MODES)})")
@@ -228,7 +228,7 @@ def encode(clip: Any, text: str, mode: str = "exact", limit: str = "truncate") -
         options = {f"{t5.name}_min_padding": 1, f"{t5.name}_min_length": 0}
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, tokenizer_options=options))
     else:
-        ours = copy.copy(clip)  # it shares the patcher, so what is loaded stays loaded
+        ours = copy.copy(clip)  # shares the patcher, so a loaded encoder stays loaded
         ours.cond_stage_model = Stage(clip.cond_stage_model, t5.model, kind)
         conditioning = ours.encode_from_tokens_scheduled(runs, add_dict={"guidance": 0.0})
 

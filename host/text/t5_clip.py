@@ -1,7 +1,7 @@
-"""The one builder of CLIP: a T5 of any size and storage in the host's own encoder, tokenizer and patcher.
+"""Builds every CLIP: a T5 of any size and storage in the host's own encoder, tokenizer and patcher.
 
 Written for ComfyUI 0.30. The host computes T5 in float32 whatever its weights are stored in, since its activations
-overflow float16; quantised weights are unpacked at use and never multiplied in 8 bits. That is kept.
+overflow float16; quantised weights are unpacked at use and never multiplied in 8 bits. This pack does the same.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from ..model.weights import StateBuilder
 COMPUTE = torch.float32
 PRECISIONS = tuple(ENCODER_MODES)
 DEVICES = ("default", "cpu")
-ATTACHMENT = "chroma_t5"  # of what we attach to the patcher
+ATTACHMENT = "chroma_t5"  # key of a `Loaded` on the patcher
 
 
 @dataclasses.dataclass(frozen=True)
 class HostEncoder:
-    """Which of the host's encoders holds the weights; `name` is what the host calls its sizes by."""
+    """The host's encoder that holds the weights. name: the host's name for it. tokens: how it pads, for the report."""
 
     name: str
     model: Any
@@ -46,7 +46,7 @@ class HostEncoder:
     tokens: str
 
 
-# By whether the MLP is gated: as the host's own loader has it for T5-XXL and for T5-base with the type chroma.
+# Whether the MLP is gated -> what the host's own loader uses, with the type chroma, for T5-XXL and for T5-base.
 HOST_ENCODERS = {
     True: HostEncoder(
         "t5xxl",
@@ -65,7 +65,7 @@ HOST_ENCODERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What the host's CLIP is made from."""
+    """What the host makes a CLIP from."""
 
     clip: Any
     tokenizer: Any
@@ -73,7 +73,7 @@ class Target:
 
 
 class EncoderState(StateBuilder):
-    """The state of an encoder: a precision changes the linears of its blocks, the rest stays as in the file."""
+    """An encoder's state dict: a precision changes the linears of its blocks; the rest stays as in the file."""
 
     def is_quantised(self, name: str, ndim: int) -> bool:
         return is_linear(name)
@@ -88,7 +88,7 @@ class EncoderState(StateBuilder):
 
 
 class EncoderLinear:
-    """Unpacks whatever the format: left to themselves, some of the host's layouts round the inputs as well."""
+    """Unpacks its weight in every format: by themselves some of the host's layouts would round the inputs too."""
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         scale = getattr(self, "pre_quant_scale", None)
@@ -96,7 +96,7 @@ class EncoderLinear:
 
 
 class PackedEmbedding:
-    """Unpacks the rows that are looked up, where they lie, and nothing else."""
+    """Unpacks only the rows that are looked up, on the weight's device."""
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         weight = state_dict.pop(prefix + "weight", None)
@@ -115,7 +115,7 @@ class PackedEmbedding:
             return rows.to(input.device).unflatten(0, input.shape)
         if not isinstance(self.weight, QuantizedTensor):
             return comfy.ops.manual_cast.Embedding.forward_comfy_cast_weights(self, input, out_dtype)
-        # A LoRA of the embedding itself that the host has not baked in: it wants the whole weight.
+        # The host has not merged a LoRA of the embedding into it yet; that needs the whole weight.
         weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
         dense = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
         out = torch.nn.functional.embedding(input, dense)
@@ -124,9 +124,9 @@ class PackedEmbedding:
 
 
 def encoder_operations(device: torch.device) -> Any:
-    """Layer classes for an encoder with weights of any storage, made anew for each. device: where it will run."""
+    """Layer classes for an encoder with weights of any storage, made for each encoder. device: where it will run."""
     host = operations(COMPUTE, device)
-    # How a linear layer's weight is moved and changed is how the embedding's is.
+    # The embedding's weight is moved and changed by the methods of linear layers.
     shared = {name: getattr(host.Linear, name) for name in ("host_linear", "set_weight", "convert_weight", "_apply")}
     linear = type("Linear", (EncoderLinear, host.Linear), {})
     embedding = type("Embedding", (PackedEmbedding, host.Embedding), shared)
@@ -134,15 +134,15 @@ def encoder_operations(device: torch.device) -> Any:
 
 
 def unpack_rows(weight: QuantizedTensor, index: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows of a packed weight whose format has them, (len(index), K) in dtype. index: (R,), on the weight's device."""
+    """Rows of a packed weight, (R, K) in dtype; its format `has_rows`. index: (R,), on the weight's device."""
     params, num_rows = weight._params, weight.shape[0]
     changes: dict[str, Any] = {"orig_dtype": dtype, "orig_shape": (len(index), weight.shape[1])}
     for field in ("scale", "up", "delta", "delta_scale"):
         value = getattr(params, field, None)
         if value is not None and value.numel() > 1:
-            changes[field] = value[index // (num_rows // value.shape[0])]  # a scale may be of a block of rows
+            changes[field] = value[index // (num_rows // value.shape[0])]  # a scale may be for a block of rows
     stored = weight._qdata
-    rows = stored.view(torch.uint8)[index].view(stored.dtype)  # fp8 can not be indexed everywhere
+    rows = stored.view(torch.uint8)[index].view(stored.dtype)  # some devices cannot index fp8
     return get_layout_class(weight._layout_cls).dequantize(rows, dataclasses.replace(params, **changes))
 
 
@@ -155,7 +155,7 @@ def load_encoder(
 ) -> Any:
     """A T5 file as the host's CLIP, tokenized as the host's own loader does it for Chroma.
 
-    precision: one of PRECISIONS. auto: as in the file, and 32 bits in the host's type for text encoders.
+    precision: one of PRECISIONS. auto: as in the file, except 32 bits, which become the host's type for text encoders.
     device:    one of DEVICES.
     embeddings: folders of `embedding:` files.
     disable_dynamic: asked for by the host where it needs a patcher without dynamic VRAM.
@@ -181,7 +181,7 @@ def load_encoder(
     options["custom_operations"] = encoder_operations(load_device)
     options["dtype"] = weights[FINAL_NORM].dtype
     options[f"{encoder.name}_model_config"] = host_config(detection.config)
-    # The host multiplies this with the size of the type, to see whether the weights fit.
+    # The host multiplies this by the size of the type, to see whether the weights fit.
     parameters = sum(map(num_bytes, weights.values())) // options["dtype"].itemsize
     clip = comfy.sd.CLIP(
         Target(encoder.model, encoder.tokenizer),
@@ -199,7 +199,7 @@ def load_encoder(
 def load_patcher(
     path: str, precision: str, device: str, embeddings: list[str] | None, disable_dynamic: bool = False
 ) -> Any:
-    """The patcher alone, for the host to make another one."""
+    """The patcher alone; the host calls this to make another one."""
     return load_encoder(path, precision, device, embeddings, disable_dynamic).patcher
 
 
@@ -223,8 +223,8 @@ def encoder_report(clip: Any) -> str:
     detection: T5Detection = loaded.detection
     config = detection.config
     lines = [
-        f"{detection.variant} encoder, {count_text(detection.num_parameters)} parameters, {config.num_layers} layers of "
-        f"width {config.width}",
+        f"{detection.variant} encoder, {count_text(detection.num_parameters)} parameters, {config.num_layers} layers "
+        f"of width {config.width}",
         f"file: {stored_text(detection)}, {loaded.num_bytes / 1e6:,.0f} MB, {detection.layout} names",
     ]
     left_out = ((len(detection.dropped), "of the decoder and the like"), (detection.others, "of other models"))
@@ -243,7 +243,7 @@ def _storage_dtype(precision: str, mode: QuantMode, detection: T5Detection, devi
     chosen = comfy.model_management.text_encoder_dtype(device)
     if chosen not in FLOAT_DTYPES:
         logging.warning(
-            "the option for %s text encoders is not followed: a plain cast harms T5. Choose q8_0 as precision", chosen
+            "ComfyUI's option for %s text encoders is ignored: a plain cast harms T5. Choose q8_0 as precision", chosen
         )
         return torch.float16
     return chosen

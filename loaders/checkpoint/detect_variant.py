@@ -1,4 +1,4 @@
-"""From a header to what the file is: layout, variant, sizes, storage of each weight. Pure: no weight is read."""
+"""Detects from a header what a file is: layout, variant, sizes, storage of each weight. Pure: no weight is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .keys import (
 from .naming import layout_of, names_of
 from .weight_parts import Collected, Names, collect
 
-LITE_IN_DIM = 32  # of the Approximator of Chroma lite; the others have 64
+LITE_IN_DIM = 32  # of Chroma lite's Approximator; that of the others is 64
 MAX_BLOCKS = 1000  # of a kind, that a number may name
 PREDICTIONS = ("auto", "v", "x0")
 TEXT_IDS = ("auto", "zeros", "sequential")
@@ -38,8 +38,8 @@ TEXT_IDS = ("auto", "zeros", "sequential")
 class Detection(Collected):
     """What a file holds.
 
-    variant: "Chroma", "Chroma lite", "Radiance" or "FLUX" (with an Approximator from elsewhere). What is dropped says
-             nothing of it: merges of Chroma may carry some of FLUX's modulation.
+    variant: "Chroma", "Chroma lite", "Radiance" or "FLUX" (with an Approximator from another file). `dropped` says
+             nothing about it: merges of Chroma may still have some of FLUX's modulation.
     layout:  "BFL" or "diffusers".
     dropped: names in the file that are not used, because the Approximator replaces them.
     """
@@ -67,8 +67,8 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
         other = other_model(by_name)
         more = "" if other else ", or choose a file with an Approximator for it in the loader"
         raise ValueError(
-            f"{header.name}: has no distilled_guidance_layer.* tensors, which hold Chroma's Approximator; it looks like "
-            f"{other or kind}. Take a complete Chroma checkpoint{more}"
+            f"{header.name}: has no distilled_guidance_layer.* tensors, which hold Chroma's Approximator; it looks "
+            f"like {other or kind}. Take a complete Chroma checkpoint{more}"
         )
     names.without(FLUX_MODULATION.match)
     old_marker = header.tensors.get(by_name.get(OLD_MARKER, ""))
@@ -97,7 +97,7 @@ PLACES = {"BFL": lambda name: (model_name(name), None), "diffusers": _place_of_d
 def _with_flags(
     file: str, config: ChromaConfig, flags: set[str], metadata: Mapping[str, Any], prediction: str, text_ids: str
 ) -> ChromaConfig:
-    """The user's word counts before the file's metadata, and that before its markers."""
+    """The user's choice counts first, then the file's metadata, then its markers."""
     found = {
         "prediction": "x0" if "x0" in flags else "v",
         "text_ids": "sequential" if "sequential" in flags else "zeros",
@@ -111,7 +111,7 @@ def _with_flags(
         elif said is not None:
             if not isinstance(said, str) or said not in known[1:]:
                 raise ValueError(
-                    f"{file}: its metadata say {METADATA_PREFIX}{name} is {short(said)} "
+                    f"{file}: its metadata say that {METADATA_PREFIX}{name} is {short(said)} "
                     f"(known: {', '.join(known[1:])}). Choose {name} in the loader, or download the file again"
                 )
             found[name] = said
@@ -132,7 +132,7 @@ def _left_out(header: Header, names: Mapping[str, str]) -> frozenset[Block]:
 
 
 def _variant(config: ChromaConfig, metadata: Mapping[str, Any]) -> str:
-    """Sizes tell all but FLUX, which has Chroma's: `with_approximator` and this pack's files say it."""
+    """The sizes tell every variant but FLUX, which has Chroma's; `with_approximator` and this pack's files name it."""
     if config.nerf is not None:
         return "Radiance"
     if metadata.get(VARIANT) == FLUX:

@@ -9,6 +9,7 @@ import re
 from typing import Iterable, NamedTuple
 
 APPROXIMATOR = "distilled_guidance_layer."
+APPROXIMATOR_ALONE = {"in_proj.weight", "out_proj.weight"}  # among the names of a file that holds nothing else
 
 # A layer that only transformers of the FLUX family have; what stands before it in the file is the prefix.
 SIGNATURES = {

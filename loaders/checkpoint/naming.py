@@ -6,7 +6,17 @@ from dataclasses import replace
 
 from ..files.read import Header
 from .foreign import refuse_foreign
-from .keys import APPROXIMATOR, FLUX, OLD_MARKER, OTHER_COMPONENTS, SIGNATURES, VARIANT, is_marker, other_model
+from .keys import (
+    APPROXIMATOR,
+    APPROXIMATOR_ALONE,
+    FLUX,
+    OLD_MARKER,
+    OTHER_COMPONENTS,
+    SIGNATURES,
+    VARIANT,
+    is_marker,
+    other_model,
+)
 
 
 def layout_of(header: Header) -> tuple[str, str]:
@@ -23,7 +33,7 @@ def layout_of(header: Header) -> tuple[str, str]:
             f"{header.name}: the double blocks are missing (no tensor ends in double_blocks.0.img_attn.qkv.weight). "
             "The file is incomplete; download it again"
         )
-    if {"in_proj.weight", "out_proj.weight"} <= header.tensors.keys():
+    if APPROXIMATOR_ALONE <= header.tensors.keys():
         raise ValueError(
             f"{header.name}: holds an Approximator alone. Choose it as approximator in the loader, and FLUX as model"
         )

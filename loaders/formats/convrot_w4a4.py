@@ -12,9 +12,9 @@ from .base.hadamard import rotate, rotates
 from .base.scale_tiles import by_rows
 
 NAME = "convrot_w4a4"
-LINEAR_DTYPES = ("int4", "int8")  # that it is multiplied in
+LINEAR_DTYPES = ("int4", "int8")  # types that it may be multiplied in
 USUAL_GROUP = 256
-INPUT_GROUP = 64  # inputs that share a scale when they are rounded
+INPUT_GROUP = 64  # inputs of a layer that share a scale when they are rounded
 
 
 def recognise(weight: Weight) -> Storage | None:

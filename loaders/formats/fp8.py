@@ -27,32 +27,32 @@ from .base.format import (
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 NAMES = {E4M3: "float8_e4m3fn", E5M2: "float8_e5m2"}
-# uint8 holds what a writer's table of types lacked.
+# uint8: from writers whose table of types lacks that fp8 type.
 MARKED = {"float8_e5m2": (E5M2, torch.uint8), "float8": (E4M3, torch.uint8)}
-BLOCK_SCALE_DTYPES = (torch.uint8, "F8_E8M0", getattr(torch, "float8_e8m0fnu", torch.uint8))  # beside e4m3: mxfp8
-E4M3_LAYOUT = "TensorCoreFP8E4M3Layout"  # of inputs to weights of either type: no device multiplies e5m2 with e5m2
+BLOCK_SCALE_DTYPES = (torch.uint8, "F8_E8M0", getattr(torch, "float8_e8m0fnu", torch.uint8))  # mxfp8's
+E4M3_LAYOUT = "TensorCoreFP8E4M3Layout"  # of the inputs, for weights of either type: no device multiplies e5m2 by e5m2
 SCALED = {"scale": "recalculate"}
 NEEDS = "needs an NVIDIA GPU of compute capability 8.9, or a recent AMD one"
-ROUNDING = 2.0**-7  # what bfloat16 can be off by
+ROUNDING = 2.0**-7  # bfloat16's largest relative step
 
 
 def element(weight: Weight) -> torch.dtype | None:
-    """The fp8 type of a matrix, also where it lies there as bytes; None where it is something else."""
+    """The fp8 type of a matrix, also if it is stored as bytes; None if it is something else."""
     if weight.dtype != torch.uint8:
         return weight.dtype if weight.dtype in NAMES else None
     named = (weight.named or "").removesuffix("_rowwise").removesuffix("_blockwise")
-    if len(weight.shape) != 2 or "weight_scale_2" in weight.beside:  # the second one is of nvfp4
+    if len(weight.shape) != 2 or "weight_scale_2" in weight.beside:  # the second scale is nvfp4's
         return None
     return next((dtype for dtype, name in NAMES.items() if name == named), None)
 
 
 def is_block_scaled(weight: Weight) -> bool:
-    """Whether what stands beside e4m3 are the exponents of mxfp8."""
+    """Whether the scales beside an e4m3 weight are the exponents of mxfp8."""
     return weight.scale is not None and weight.scale.dtype in BLOCK_SCALE_DTYPES
 
 
 def precision_settings(weight: Weight) -> dict[str, Any]:
-    """Whether the file asks for multiplication of unpacked weights: 2 values in the old marker mean that."""
+    """The setting to multiply unpacked weights, if the file's marker asks for it; 2 values in the old marker do too."""
     old = weight.old_marker is not None and weight.old_marker.numel == 2
     return {"full_precision_matrix_mult": True} if weight.marker.get("full_precision_matrix_mult") or old else {}
 
@@ -86,7 +86,7 @@ def hold(element: torch.dtype, data: Tensor, beside: dict[str, Tensor], storage:
 
 
 def fuse(parts: Sequence[Held]) -> Held:
-    """One scale for all where they have the same, else one a row, in this pack's own layout."""
+    """Joins parts: with one scale if all have the same, else with one a row, in this pack's own layout."""
     if all(bool(part.fields["scale"] == parts[0].fields["scale"]) for part in parts):
         return joined_rows(parts)
     whole = joined_rows(parts, scale=scale_per_row(parts))
@@ -94,13 +94,12 @@ def fuse(parts: Sequence[Held]) -> Held:
 
 
 def pack(rows: Tensor, peak: Tensor, seed: int | None) -> tuple[Tensor, Tensor]:
-    """One scale that bfloat16 holds exactly, since the host unpacks in its compute type and would round another."""
+    """Packs with a scale that bfloat16 holds exactly: the host unpacks in its compute type and would round others."""
     largest = torch.finfo(E4M3).max
     scale = (peak / largest).clamp(min=torch.finfo(torch.float32).tiny)
     near = scale.bfloat16().float()
-    scale = (
-        torch.where(near < scale, near * (1 + ROUNDING), near).bfloat16().float()
-    )  # the next one, so that none is cut
+    # If it was rounded down, the next bfloat16 above, so that no number is clipped.
+    scale = torch.where(near < scale, near * (1 + ROUNDING), near).bfloat16().float()
     return (rows * (1.0 / scale)).clamp_(-largest, largest).to(E4M3), scale
 
 
@@ -133,7 +132,7 @@ FORMATS = (
         0.02646,
         E4M3_LAYOUT,
         0.1,
-        # Other packs' texts run as the scaled kind of the same type, since a plain cast is 3 to 56 % off.
+        # Other packs' names for a plain cast get the scaled kind of the same type: a plain cast is 3 to 56 % off.
         modes=(
             Mode("fp8_scaled", 60, SCALED, encoder=True),
             Mode("float8_e4m3fn (8 bit)", 0, SCALED, alias=True),

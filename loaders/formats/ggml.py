@@ -1,4 +1,4 @@
-"""GGML's tensor types: what their blocks hold, to and from dense tensors. Plain torch, any device.
+"""GGML's tensor types: dense tensors from their blocks, and blocks from dense tensors. Plain torch, any device.
 
 Source: the block layouts of ggml and gguf-py (both MIT). A block's bytes become small integer codes and float32
 scales by bit operations on whole 16-bit words, then one multiplication (or multiply-add) writes the target's dtype.
@@ -43,8 +43,8 @@ class GGMLType:
 
     code:       its number in a GGUF file.
     block_size: weights of a block; type_size: the block's bytes.
-    dequantise: blocks (n, type_size) uint8 -> codes (n, groups.., size), scale and offset that broadcast to it.
-    quantise:   blocks (n, block_size) float32, generator or None -> (n, type_size) uint8; None where there is no way.
+    dequantise: blocks (n, type_size) uint8 -> codes (n, groups.., size), and scale and offset that broadcast to them.
+    quantise:   blocks (n, block_size) float32, generator or None -> (n, type_size) uint8; None if it is only read.
     """
 
     name: str
@@ -63,16 +63,17 @@ def dequantise(packed: Tensor, type_name: str, dtype: torch.dtype = torch.bfloat
     """A tensor's weights from its blocks. The input may be read-only and is never written to.
 
     packed:  (..., K // block_size * type_size) uint8.
-    dtype:   bfloat16, float16 or float32. float32 equals gguf-py (zeros may differ in sign); the others are that, rounded once.
+    dtype:   bfloat16, float16 or float32. float32 equals gguf-py (zeros may differ in sign); the others are that,
+             rounded once.
     returns: (..., K) of dtype, on the same device.
-    raises:  ValueError for an unknown type, a last size that is no whole number of blocks, or another dtype.
+    raises:  ValueError for an unknown type, a last size that is not a whole number of blocks, or another dtype.
     """
     kind = ggml_type(type_name)
     if dtype not in DTYPES:
         raise ValueError(f"{type_name} cannot be dequantised to {dtype} ({', '.join(map(str, DTYPES))} are known)")
     if packed.dtype != torch.uint8 or packed.ndim == 0 or packed.shape[-1] % kind.type_size:
         raise ValueError(
-            f"{list(packed.shape)} of {packed.dtype} are no {type_name} blocks: expected uint8 with a last size that "
+            f"{list(packed.shape)} of {packed.dtype} are not {type_name} blocks: expected uint8 with a last size that "
             f"is a multiple of {kind.type_size}"
         )
     shape = (*packed.shape[:-1], packed.shape[-1] // kind.type_size * kind.block_size)
@@ -88,13 +89,13 @@ def dequantise(packed: Tensor, type_name: str, dtype: torch.dtype = torch.bfloat
 
 
 def quantise(dense: Tensor, type_name: str, seed: int | None = None) -> Tensor:
-    """A tensor's blocks: Q8_0, Q5_0, Q5_1, Q4_0, Q4_1.
+    """A tensor's blocks, in Q8_0, Q5_0, Q5_1, Q4_0 or Q4_1.
 
     dense:   (..., K) finite, any floating dtype; taken as float32.
     seed:    None rounds to nearest, bit-equal to gguf-py. A number rounds the codes at random so that the mean over
              seeds is the weight itself; small changes (a LoRA's) then survive, at 1.4 times the error.
     returns: (..., K // block_size * type_size) uint8, on the same device.
-    raises:  ValueError for a type without a quantiser, or a K that is no multiple of the block size.
+    raises:  ValueError for a type without a quantiser, or a K that is not a multiple of the block size.
     """
     kind = ggml_type(type_name)
     if kind.quantise is None:
@@ -126,13 +127,13 @@ def _evaluate(codes: Tensor, scale: Tensor | None, offset: Tensor | None, out: T
     """codes * scale + offset into out, in float32 inside.
 
     Codes times scales have at most 8 + 11 bits (Q8_0, an fp16 scale), 6 + 18 (Q6_K) or 7 + 17 (IQ4_XS), which float32's
-    24 hold: only the last step rounds. On a CPU float32 is the fastest way too, in chunks that stay in its cache: 0.22
-    ns a weight of Q8_0, 0.30 in bfloat16. On a GPU `out` makes one kernel of it, which converts both ends on the fly.
+    24 hold: only the last step rounds. On a CPU float32 in chunks that stay in its cache is also the fastest: 0.22 ns a
+    weight of Q8_0, against 0.30 in bfloat16. On a GPU `out` makes it one kernel, which converts inputs and result.
     """
     out = out.view(codes.shape)
     if scale is None:
         out.copy_(codes)
-    elif out.device.type not in ("cuda", "xpu"):  # others do not all take operands of several types
+    elif out.device.type not in ("cuda", "xpu"):  # not all other devices take operands of several types
         exact = codes.float().mul_(scale)
         out.copy_(exact if offset is None else exact.add_(offset))
     elif offset is None:
@@ -141,7 +142,7 @@ def _evaluate(codes: Tensor, scale: Tensor | None, offset: Tensor | None, out: T
         torch.addcmul(offset, codes, scale, out=out)
 
 
-FUNCTIONS = {  # type -> from its blocks, into them
+FUNCTIONS = {  # type -> from blocks to codes, from numbers to blocks
     "F32": (ggml_unpack.plain(torch.float32), None),
     "F16": (ggml_unpack.plain(torch.float16), None),
     "BF16": (ggml_unpack.plain(torch.bfloat16), None),
@@ -165,11 +166,11 @@ GGML_TYPES: Mapping[str, GGMLType] = {
     if known == name
 }
 
-# --- records -----------------------------------------------------------------------------------------------------------
+# --- records ---------------------------------------------------------------------------------------------------------
 
-MARKED = "gguf_"  # of a type in a marker, where the host has saved such a model
+MARKED = "gguf_"  # before a type in the marker of a model that the host has saved
 PACKED = tuple(name for name, kind in GGML_TYPES.items() if kind.block_size > 1)
-# Type -> error of Gaussian weights. Of those that only ggml's own quantisers write, with them (llama.cpp's C code).
+# Type -> error of Gaussian weights. Types that this pack does not write were measured with llama.cpp's C code.
 ERRORS = {
     "Q8_0": 0.00535,
     "Q6_K": 0.0178,
@@ -226,7 +227,7 @@ def _format(name: str, **more: Any) -> Format:
     )
 
 
-WRITTEN = {  # type -> its choices
+WRITTEN = {  # type -> its choices in menus
     "Q8_0": dict(
         modes=(Mode("q8_0", 40, encoder=True),), exports=(Export("q8_0", 50, GGUF, "Q8_0", 7),), rewritten=True
     ),

@@ -1,4 +1,4 @@
-"""Numbers into GGML's blocks: gguf-py's rounding, bit-equal, or a random one without bias. Plain torch, any device.
+"""Packs numbers into GGML's blocks: bit-equal to gguf-py, or rounded at random without bias. Plain torch, any device.
 
 Source: ggml and gguf-py (both MIT). Letters: n blocks.
 """
@@ -21,7 +21,7 @@ def _inverse(d: Tensor) -> Tensor:
 
 
 def _over(x: Tensor, divisor: int) -> Tensor:
-    """x / divisor as IEEE has it: by a number, a GPU would multiply with the reciprocal."""
+    """x / divisor as IEEE defines it: if the divisor were a Python number, a GPU would multiply by its reciprocal."""
     return x / torch.full((), float(divisor), device=x.device)
 
 
@@ -32,7 +32,7 @@ def _fp16_below(x: Tensor) -> Tensor:
 
 
 def _randomly(x: Tensor, generator: torch.Generator, low: int, high: int) -> Tensor:
-    """Down or up, with the odds that make the mean x. The clamp is for x an fp32 step outside."""
+    """Rounds down or up at random, so that the mean is x. The clamp is for an x that is one fp32 step out of range."""
     noise = torch.rand(x.shape, generator=generator, device=x.device)
     return (x + noise).floor_().clamp_(low, high)
 
@@ -42,9 +42,9 @@ def _bytes_of(x: Tensor) -> Tensor:
 
 
 def _signed_codes(x: Tensor, bits: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """d (n, 1) and codes of Q4_0 and Q5_0: the number of largest size gets code 0, which is -2^(bits-1) d.
+    """d (n, 1) and codes of Q4_0 and Q5_0: the number of largest magnitude gets code 0, which is -2^(bits-1) d.
 
-    At random, d is large enough that the other side's numbers fit too: clipping them would be a bias.
+    With random rounding d is large enough for the numbers of the other sign too: clipping them would be a bias.
     """
     middle = 1 << (bits - 1)
     extreme = x.gather(1, x.abs().argmax(dim=1, keepdim=True))

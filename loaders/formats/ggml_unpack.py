@@ -1,4 +1,4 @@
-"""GGML's block layouts, as slices and bits: a block's bytes -> small integer codes, scale and offset. Plain torch, any device.
+"""GGML's block layouts: a block's bytes -> small integer codes, scale and offset. Plain torch, any device.
 
 Source: the layouts of ggml and gguf-py (both MIT). Letters: n blocks, W 16-bit words.
 """
@@ -12,16 +12,16 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-Codes = tuple[Tensor, Tensor | None, Tensor | None]  # value = codes * scale + offset; None is 1 or 0
+Codes = tuple[Tensor, Tensor | None, Tensor | None]  # value = codes * scale + offset; None: scale 1, offset 0
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
-    """The fp16 number at a byte of each block, (n, 1) float32."""
+    """The fp16 number at byte `at` of each block, (n, 1) float32."""
     return blocks[:, at : at + 2].view(torch.float16).float()
 
 
 def _words(blocks: Tensor, start: int, stop: int, *shape: int) -> Tensor:
-    """(n, *shape, W): bytes in pairs, which halves the work of every bit operation."""
+    """Bytes of each block as 16-bit words, (n, *shape, W): half as many numbers for every bit operation."""
     return (
         blocks[:, start:stop].contiguous().view(torch.int16).view(-1, *shape, (stop - start) // 2 // math.prod(shape))
     )
@@ -61,7 +61,7 @@ def unpack_q4_1(blocks: Tensor) -> Codes:
 def _fifth_bits(bits: Tensor) -> Tensor:
     """(n, 4) bytes, one bit a weight -> (n, 32) bytes, 16 where the bit is set.
 
-    The product puts four copies of a nibble 7 bits apart: its bit j comes to lie at bit 4 of byte j.
+    The product has four copies of a nibble, 7 bits apart, so that its bit j is at bit 4 of byte j.
     """
     nibbles = torch.stack((bits & 15, bits >> 4), dim=-1).int()  # (n, 4, 2)
     return _codes((nibbles * 0x02040810).bitwise_and_(0x10101010), 32)
@@ -83,8 +83,8 @@ def unpack_q5_1(blocks: Tensor) -> Codes:
 def _six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Scales and mins of Q4_K and Q5_K's 8 groups, (n, 8) each, from 12 bytes.
 
-    Bytes 0 to 3 and 4 to 7 have the first four whole; their two top bits belong to the last four, whose low nibbles
-    are in bytes 8 to 11.
+    Bytes 0 to 3 have the first four scales, and bytes 4 to 7 the first four mins, in their low 6 bits; their top 2 bits
+    are those of the last four, whose low nibbles are in bytes 8 to 11.
     """
     first, second, low = packed.unflatten(1, (3, 4)).unbind(1)
     scales = torch.cat((first & 63, (low & 15) | ((first >> 2) & 48)), dim=1)
@@ -141,14 +141,14 @@ def unpack_q3_k(blocks: Tensor) -> Codes:
 
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-# The same as bytes of two int64: a table that is computed is on a GPU at once, a copied one would be waited for.
+# The same as bytes of two int64: a GPU computes the table from them, and need not wait for a copy.
 IQ4_LOW, IQ4_HIGH = struct.unpack("<2q", struct.pack("<16b", *IQ4_VALUES))
 
 
 def _iq4_values(packed: Tensor) -> Tensor:
     """(n, groups, 16) bytes of two codes -> (n, groups, 32) int8: the low ones' values, then the high ones'.
 
-    Two lookups of whole bytes: half as many as of single codes.
+    Two lookups, by whole bytes: half as many as by single codes.
     """
     code = torch.arange(16, device=packed.device)
     halves = torch.where(code < 8, IQ4_LOW, IQ4_HIGH)

@@ -30,7 +30,7 @@ NAME = "int8_tensorwise"
 MAX = 127
 USUAL_GROUP = 256
 CONVROT = "convrot"
-QUAROT = "quarot"  # in markers of ComfyUI-INT8-Fast, which name no format and have a scale a row
+QUAROT = "quarot"  # in markers of ComfyUI-INT8-Fast, which name no format; scales are one a row
 TRIED = {"per_channel": True, "convrot": True, "convrot_groupsize": USUAL_GROUP}
 
 
@@ -51,15 +51,15 @@ def recognise(weight: Weight) -> Storage | None:
         return None  # scales of blocks
     if not weight.named and weight.setting(word) is None:
         raise ValueError(
-            f"{weight.label} is stored as int8, and no comfy_quant marker says whether its rows are rotated. Take a file "
-            "with such markers"
+            f"{weight.label} is stored as int8, and no comfy_quant marker says whether its rows are rotated. Take a "
+            "file with such markers"
         )
     if not rotated:
         return Storage(NAME, weight.shape)
     if not rotates(columns, group):
         raise ValueError(
-            f"{weight.label} has {columns} inputs, which its rotation in groups of {short(group)} does not fit: expected a "
-            "power of 4 that divides them. Download the file again"
+            f"{weight.label} has {columns} inputs, which its rotation in groups of {short(group)} does not fit: "
+            "expected a power of 4 that divides them. Download the file again"
         )
     return Storage(NAME, weight.shape, {"convrot": True, "convrot_groupsize": group})
 
@@ -71,7 +71,7 @@ def is_scaled_by_row(weight: Weight) -> bool:
 
 
 def rotation_word(weight: Weight) -> str:
-    """What the marker calls the rotation, which is the same."""
+    """The marker's word for the rotation; both words mean the same."""
     return QUAROT if weight.setting(QUAROT) is not None else CONVROT
 
 
@@ -92,14 +92,14 @@ def hold(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:
 
 
 def fuse(parts: Sequence[Held]) -> Held | None:
-    """Parts that are rotated alike."""
+    """Joins parts that are rotated alike."""
     if len({(p.fields.get("convrot", False), p.fields.get("convrot_groupsize")) for p in parts}) > 1:
         return None
     return joined_rows(parts, scale=scale_per_row(parts))
 
 
 def pack(rows: Tensor, peak: Tensor, seed: int | None) -> tuple[Tensor, Tensor]:
-    """As the host's: rows rotated, then a scale each."""
+    """As the host does it: rotates the rows, then gives each a scale."""
     rotated = rotate(rows, rotation_group(rows.shape[1]))
     scale = (rotated.abs().amax(dim=1, keepdim=True) / MAX).clamp_(min=torch.finfo(torch.float32).tiny)
     return (rotated / scale).round_().to(torch.int8), scale

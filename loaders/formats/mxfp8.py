@@ -1,4 +1,4 @@
-"""mxfp8: e4m3 with a power of two for every 32 inputs. The host's layout."""
+"""mxfp8: e4m3 with a power of two as scale for every 32 inputs. The host's layout."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from ..tensor_info import Storage
 from . import fp8
 from .base.format import Format, Held, Matmul, Mode, Roles, Settings, Weight, joined_rows, marker_text
-from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, untiled
+from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, unpadded, untiled
 
 NAME = "mxfp8"
-HYBRID = "hybrid_mxfp8"  # convert_to_quant's: the same, and a `weight_scalar` for devices that multiply fp8 only
+HYBRID = "hybrid_mxfp8"  # of convert_to_quant: mxfp8, and a `weight_scalar` for devices that multiply fp8 only
 LAYOUT = "TensorCoreMXFP8Layout"
 BLOCK = 32
-BIAS = 127  # of a power's stored number
+BIAS = 127  # of a stored exponent
 
 
 def recognise(weight: Weight) -> Storage | None:
@@ -29,7 +29,9 @@ def recognise(weight: Weight) -> Storage | None:
         return None
     if weight.scale.numel != _numel(*weight.shape):
         raise weight.misfit(weight.scale)
-    return Storage(NAME, weight.shape, fp8.precision_settings(weight))
+    shape = weight.unpadded(*weight.shape, BLOCK)
+    padded = {"orig_shape": list(shape)} if shape != weight.shape else {}
+    return Storage(NAME, shape, {**fp8.precision_settings(weight), **padded})
 
 
 def _numel(rows: int, columns: int) -> int:
@@ -44,7 +46,7 @@ def unpack(data: Tensor, beside: Roles, settings: Settings, dtype: torch.dtype) 
     def rows(codes: Tensor, exponents: Tensor) -> Tensor:
         return codes.float() * torch.exp2(exponents.float() - BIAS).repeat_interleave(BLOCK, 1)[:, :columns]
 
-    return by_rows(rows, columns, dtype, data.view(fp8.E4M3), exponents)
+    return unpadded(by_rows(rows, columns, dtype, data.view(fp8.E4M3), exponents), settings)
 
 
 def hold(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:
@@ -53,7 +55,7 @@ def hold(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:
 
 
 def fuse(parts: Sequence[Held]) -> Held | None:
-    """Parts of whole tiles."""
+    """Joins parts of whole tiles."""
     if any(part.shape[0] % TILE_ROWS for part in parts):
         return None
     bits = torch.cat([part.fields["scale"].view(torch.uint8) for part in parts])

@@ -1,4 +1,4 @@
-"""nvfp4: 4-bit floats, two a byte, an e4m3 scale for every 16 inputs and one for all. The host's layout."""
+"""nvfp4: 4-bit floats, two a byte, an e4m3 scale for every 16 inputs, one scale for all. The host's layout."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..tensor_info import Storage
 from .base.format import Format, Held, Matmul, Mode, Roles, Settings, Weight, joined_rows
-from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, untiled
+from .base.scale_tiles import TILE_ROWS, by_rows, tiled_shape, unpadded, untiled
 
 NAME = "nvfp4"
 LAYOUT = "TensorCoreNVFP4Layout"
 BLOCK = 16
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # a code without its sign
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # value of a code without its sign
 SCALE_DTYPES = (torch.uint8, torch.float8_e4m3fn)
 SCALED = {"scale": "recalculate"}
 
@@ -34,11 +34,12 @@ def recognise(weight: Weight) -> Storage | None:
         raise weight.misfit(scale)
     if whole.numel != 1:
         raise weight.misfit(whole)
-    return Storage(NAME, (rows, columns))
+    shape = weight.unpadded(rows, columns, BLOCK)
+    return Storage(NAME, shape, {"orig_shape": list(shape)} if shape != (rows, columns) else {})
 
 
 def unpack(data: Tensor, beside: Roles, settings: Settings, dtype: torch.dtype) -> Tensor:
-    """Two codes a byte, the high nibble first; a scale for 16, another for all, and one of the inputs' columns."""
+    """Two codes a byte, the high nibble first; a scale for 16 inputs, one for all, and perhaps one for each input."""
     columns = 2 * data.shape[1]
     values = torch.tensor([*E2M1, *(-value for value in E2M1)], device=data.device)
     blocks = untiled(beside["weight_scale"].view(torch.float8_e4m3fn).float(), len(data), -(-columns // BLOCK))
@@ -49,7 +50,7 @@ def unpack(data: Tensor, beside: Roles, settings: Settings, dtype: torch.dtype) 
         codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten(-2).int()
         return values[codes] * blocks.repeat_interleave(BLOCK, 1)[:, :columns] * inputs
 
-    return by_rows(rows, columns, dtype, data.view(torch.uint8), blocks)
+    return unpadded(by_rows(rows, columns, dtype, data.view(torch.uint8), blocks), settings)
 
 
 def hold(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:
@@ -59,7 +60,7 @@ def hold(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:
 
 
 def fuse(parts: Sequence[Held]) -> Held | None:
-    """Parts of whole tiles under one scale for all."""
+    """Joins parts of whole tiles that have the same scale for all."""
     first = parts[0].fields["scale"]
     if any(part.shape[0] % TILE_ROWS or not bool(part.fields["scale"] == first) for part in parts):
         return None

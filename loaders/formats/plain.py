@@ -13,7 +13,7 @@ from .base.format import GGUF, SAFETENSORS, Export, Format, Mode, Roles, Setting
 
 
 def recognise(dtype: torch.dtype, weight: Weight) -> Storage | None:
-    """Scales beside it are dummies of a hybrid file; that they are 1 is checked when it is unpacked."""
+    """Scales beside it are placeholders of a hybrid file; `registry.dense` checks that they are 1."""
     return Storage(None, weight.shape) if weight.dtype == dtype else None
 
 

@@ -1,4 +1,4 @@
-"""fp8 and int8 with a scale for each row or for each block of rows and columns, which the host has no layout for."""
+"""fp8 with a scale for each row or block of rows and columns, int8 with one for each block; the host has no layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INT8 = "int8"
 
 
 def recognise(element: torch.dtype, suffix: str, weight: Weight) -> Storage | None:
-    """Scales per row, (N,) or (N, 1), or per block, (N/n, K/k), of any sizes that divide the weight's."""
+    """Scales are per row, (N,) or (N, 1), or per block of n x k, (N/n, K/k); n and k divide the weight's sizes."""
     if len(weight.shape) != 2 or _element(weight) != element:
         return None
     scale, (rows, columns) = weight.scale, weight.shape
@@ -45,7 +45,7 @@ def recognise(element: torch.dtype, suffix: str, weight: Weight) -> Storage | No
 
 
 def _element(weight: Weight) -> torch.dtype | None:
-    """The type of the values, where what stands beside them are scales of rows or blocks."""
+    """The type of the values, if the scales beside them are of rows or blocks; else None."""
     scale = weight.scale
     if scale is None:
         return None
@@ -79,7 +79,7 @@ def fuse_rows(parts: Sequence[Held]) -> Held | None:
 
 
 def fuse_blocks(parts: Sequence[Held]) -> Held | None:
-    """Only blocks of one height stay whole."""
+    """Joins parts whose blocks have the same height."""
     heights = {part.shape[0] // part.fields["scale"].shape[0] for part in parts}
     if len(heights) > 1 or any(map(is_changed, parts)):
         return None

@@ -1,4 +1,4 @@
-"""The kinds of adapters that the host applies, by the shapes of their parts: what each changes, and whether it fits.
+"""The kinds of adapters that the host applies: from the shapes of the parts, what is changed and whether it fits.
 
 The formulas are LyCORIS' (github.com/KohakuBlueleaf/LyCORIS) as the host computes them in comfy/weight_adapter.
 """
@@ -48,7 +48,7 @@ def _lokr(parts: Parts, weight: Shape) -> Shape | None:
 
 
 def _glora(parts: Parts, weight: Shape) -> Shape | None:
-    """W + b1 b2 + W a1 a2; in LyCORIS' old files the two of each pair are exchanged."""
+    """W + b1 b2 + W a1 a2; in LyCORIS' old files the two factors of each pair are exchanged."""
     a1, a2, b1, b2 = (_flat(parts[f"{name}.weight"]) for name in ("a1", "a2", "b1", "b2"))
     if not a1[1] == a2[0] == b1[1] == b2[0]:
         a1, a2, b1, b2 = a2, a1, b2, b1
@@ -57,7 +57,7 @@ def _glora(parts: Parts, weight: Shape) -> Shape | None:
 
 
 def _oft(parts: Parts, weight: Shape) -> Shape | None:
-    """OFT's blocks are (n, b, b), BOFT's (m, n, b, b): m stages of a butterfly. They turn n*b rows."""
+    """OFT's blocks are (n, b, b), BOFT's (m, n, b, b): m stages of a butterfly. They rotate n*b rows."""
     blocks, rescale = parts["oft_blocks"], parts.get("rescale", ())
     if len(blocks) not in (3, 4) or blocks[-1] != blocks[-2]:
         return None
@@ -73,8 +73,10 @@ def _oft(parts: Parts, weight: Shape) -> Shape | None:
 class Adapter:
     """A kind of adapter that the host applies.
 
-    change: shapes of its parts and of the weight -> shape of what it changes, as a matrix; None if its parts do not
-            belong together. Without it the adapter is one tensor of exactly the weight's shape.
+    needs, takes: the parts that it must have, and may have.
+    change:  shapes of its parts and of the weight -> shape of what it changes, as a matrix; None if its parts do not
+             belong together. Without this function the adapter is one tensor of exactly the weight's shape.
+    of_bias: it changes the layer's bias.
     """
 
     name: str
@@ -102,8 +104,8 @@ ADAPTERS = (
     Adapter("difference of the bias", ("diff_b",), of_bias=True),
     Adapter("bias of the LoRA", (UP_BIAS,), of_bias=True),
 )
-FOR_CONVOLUTIONS = {MID, "hada_t1", "hada_t2", "lokr_t2"}  # Tucker cores; what Chroma has are linear layers
-SHARED = {ALPHA, DORA}  # go with whatever changes the weight
+FOR_CONVOLUTIONS = {MID, "hada_t1", "hada_t2", "lokr_t2"}  # Tucker cores; Chroma's layers are linear
+SHARED = {ALPHA, DORA}  # belong to every adapter of the weight
 
 
 def misfit(adapter: Adapter, parts: Parts, weight: Shape) -> str | None:

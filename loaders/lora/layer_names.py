@@ -92,7 +92,7 @@ SLICES: Mapping[str, Callable[[int, int], Rows]] = {
     "mlp": lambda width, rows: (3 * width, rows - 3 * width),
 }
 
-# FLUX's modulation layers, whose work Chroma's Approximator does: regular expressions for the start of a name.
+# FLUX's modulation layers, which Chroma's Approximator replaces: regular expressions for the start of a name.
 MODULATIONS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -109,7 +109,7 @@ def _spelled(table: Mapping[str, str]) -> dict[str, str]:
     return {s: own for own, names in table.items() for name in names.split() for s in (name, name.replace(".", "_"))}
 
 
-# Numbered layers: how a name begins -> the model's stack, and what is in each of its members.
+# Numbered layers: pattern of a name, the model's stack, and the layers in each of its members.
 STACKS = (
     (re.compile(r"(?:double_blocks|transformer_blocks)[._](\d+)[._](.+)"), "double_blocks", _spelled(DOUBLE_BLOCK)),
     (
@@ -141,10 +141,10 @@ SAME_NAME = """
     lora_mid.weight alpha reshape_weight
 """.split()
 
-# One of the adapters that kohya trains for the parts of a fused layer, before it merges them.
+# kohya trains an adapter for each part of a fused layer, and merges them later; this is one before merging.
 PIECE = re.compile(r"(.+)\.(lora_down|lora_up)\.(\d)\.weight")
 
-# How a tensor's name ends -> the host's word for that part of an adapter.
+# How a tensor's name ends -> the host's name for that part of an adapter.
 PARTS = tuple(
     (re.compile(r"(.+?)" + pattern), part)
     for pattern, part in (
@@ -154,7 +154,7 @@ PARTS = tuple(
         (r"(?:[._]lora(?:_linear_layer)?|(?<=_lora[12]))\.down\.weight", DOWN),
         (r"(?:[._]lora(?:_linear_layer)?|(?<=_lora[12]))\.up\.weight", UP),
         (r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+){0,2})", DORA),
-        # Some name the parameter and not its layer: norms as `.scale` in published files, `.weight` elsewhere.
+        # Some files name the parameter, not its layer: norms have `.scale` in published files, `.weight` elsewhere.
         (r"(?:\.(?:diff_b|b_norm)|[._]bias\.diff)", "diff_b"),
         (rf"{_PARAMETER}\.(?:diff|w_norm)", "diff"),
         (rf"{_PARAMETER}\.set_weight", "set_weight"),
@@ -163,12 +163,13 @@ PARTS = tuple(
 )
 
 CHECKPOINT = "a whole checkpoint: Load Chroma Model"
-# What else a file may be, by a regular expression for any of its tensors' names: told when little or nothing fits.
+# Regular expression for a tensor's name -> what the file may be instead. Reported when little or nothing fits.
 LOOKS_LIKE = tuple(
     (re.compile(pattern), what)
     for pattern, what in (
         (
-            r"(double_blocks\.0\.img_attn\.qkv|transformer_blocks\.0\.(attn\.to_q|(attn\.)?qkv_proj))\.(q?weight|scales?|weight_scale)$",
+            r"(double_blocks\.0\.img_attn\.qkv|transformer_blocks\.0\.(attn\.to_q|(attn\.)?qkv_proj))"
+            r"\.(q?weight|scales?|weight_scale)$",
             CHECKPOINT,
         ),
         (r"lora_te2_|conditioner\.embedders\.1\.|add_embedding", "a LoRA for SDXL"),
@@ -194,7 +195,7 @@ LOOKS_LIKE = tuple(
     )
 )
 
-# --- from a name to the model's ----------------------------------------------------------------------------------------
+# --- from a name to the model's --------------------------------------------------------------------------------------
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -214,8 +215,10 @@ def unwrapped(layer: str) -> str:
 
 
 def own_name(layer: str) -> str | None:
-    """A layer's name without wrappers -> Chroma's module, with ":slice" where only some rows are meant; None if not
-    known. Blocks beyond those of the model are named too: this looks at the name alone."""
+    """A layer's name without wrappers -> Chroma's module, with ":slice" if only some rows are meant; None if unknown.
+
+    Only the name counts, so blocks that the model does not have get a name too.
+    """
     for pattern, stack, members in STACKS:
         found = pattern.fullmatch(layer)
         if found and found[2] in members:

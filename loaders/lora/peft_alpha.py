@@ -13,15 +13,15 @@ from ..files.error_text import name_problem, reason, short
 from .layer_names import unwrapped
 
 METADATA = "lora_adapter_metadata"
-MAX_ALPHA = 1e6  # usual are 1 to 256; float32 holds products with any weight
+MAX_ALPHA = 1e6  # 1 to 256 are usual; products with weights stay within float32
 
 AlphaOf = Callable[[str, int], "float | None"]  # (layer, rank) -> alpha, None where there is none
 
 
 def metadata_alpha(metadata: Mapping[str, str]) -> AlphaOf:
-    """What a file's metadata says of each layer's alpha.
+    """Each layer's alpha from a file's metadata.
 
-    raises: ValueError if it is damaged, or names layers by a regular expression: one can be made that never ends.
+    raises: ValueError if they are damaged, or name layers by a regular expression: some would never finish matching.
     """
     try:
         entries = json.loads(metadata.get(METADATA, "{}"))
@@ -41,7 +41,7 @@ def metadata_alpha(metadata: Mapping[str, str]) -> AlphaOf:
             (places[end] for end in ("^" + layer, "^" + unwrapped(layer), *ends) if end in places), default=None
         )
         value = default if first is None else patterns[first][1]
-        # rank-stabilised LoRA divides by the root of the rank; the host always by the rank
+        # rank-stabilised LoRA divides alpha by the root of the rank; the host always divides by the rank
         return value if value is None or not config.get("use_rslora") else value * rank**0.5
 
     return alpha
@@ -55,14 +55,14 @@ def _alpha(found: Any) -> float:
 
 
 def _end(pattern: str) -> str:
-    """The end of the names that PEFT takes a pattern for; with a ^ before it the whole name.
+    """A PEFT pattern as the end of the layer names that it matches; with ^ in front, as the whole name.
 
-    raises: ValueError for what is more than a name.
+    raises: ValueError if it is more than a name.
     """
     name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if not name or name_problem(name) or not ("_" + name.replace(".", "_")).isidentifier():
         raise ValueError(
-            f"the metadata {METADATA} has the alpha_pattern {short(pattern)}, a regular expression; only names of layers "
-            "and their ends are read. Take a LoRA that keeps its alphas as tensors"
+            f"the metadata {METADATA} has the alpha_pattern {short(pattern)}, a regular expression; only names of "
+            "layers and their ends are read. Take a LoRA that keeps its alphas as tensors"
         )
     return "^" + name if pattern.startswith("^") else name

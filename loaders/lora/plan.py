@@ -1,7 +1,7 @@
-"""LoRAs of every layout onto Chroma: which weight each layer changes, whether it fits, and the host's names for it.
+"""Maps LoRAs of every layout to Chroma: which weight each layer changes, whether it fits, and the host's names for it.
 
-Pure: no host. The adapters' maths stays the host's (comfy/weight_adapter); here are the names it does not know, and
-the checks that keep a LoRA for another model from failing while sampling.
+Pure: no host. The adapters' maths stays the host's (comfy/weight_adapter). This file has the names that the host does
+not know, and the checks that keep a LoRA for another model from failing while sampling.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor
 
+from ...constants import MASK_CHANNELS
 from ..checkpoint.keys import APPROXIMATOR
 from .adapters import ADAPTERS, LORA, OFT, SHARED, Adapter, Shape, column, misfit, text
 from .layer_names import (
@@ -33,15 +34,17 @@ from .layer_names import (
 )
 from .peft_alpha import AlphaOf, metadata_alpha
 
-HOST_PARTS = {"diff_b": "diff", UP_BIAS: "diff"}  # a bias is a target of its own, since the host cannot slice it else
-ALPHA_ROUNDING = 0.01  # of an alpha in 16 bits
-UNUSED = {"reshape_weight"}  # would widen the model's layer; whether the shapes agree is checked instead
+HOST_PARTS = {"diff_b": "diff", UP_BIAS: "diff"}  # a bias is a target of its own: otherwise the host cannot slice it
+ALPHA_ROUNDING = 0.01  # relative; of an alpha in 16 bits
+WIDER = "reshape_weight"  # the shape that the host gives a weight first; ours is of the plan, not of the file
+IMG_IN, FINAL = "img_in", "final_layer.linear.weight"
+PATCH_AREA = 4  # pixels of a latent in one token
 
-STACK = re.compile(r"(.+?\.)\d+(?:\.|$)")  # how a module's name begins that is one of several alike
+STACK = re.compile(r"(.+?\.)\d+(?:\.|$)")  # start of the name of a module that is one of several alike
 
 # What becomes of a layer.
 MATCHED = "matched"
-MISSHAPEN = "misshapen"  # skipped; these are `Misfit`s
+MISSHAPEN = "misshapen"  # skipped; listed as `Misfit`s
 UNKNOWN = "unknown"
 MISSING_BLOCK = "missing block"  # beyond those that the model has
 MODULATION = "modulation"  # of FLUX; Chroma has none
@@ -52,7 +55,7 @@ TEXT_ENCODER = "text encoder"
 
 @dataclass(frozen=True)
 class Misfit:
-    """A layer that is skipped: found is the LoRA's shape or what is wrong with it."""
+    """A layer that is skipped. found: the LoRA's shape, or what is wrong with it. model: the model's shape."""
 
     layer: str
     found: str
@@ -69,8 +72,9 @@ class Target:
     layer:     in the file.
     parameter: of the model; rows: start and length where only those are changed.
     tensors:   tensor's name in the file -> the host's name of that part.
-    alpha:     that no tensor of the file holds.
-    scaled_as: of a LoRA's bias, the target of that LoRA's weight and its rank.
+    alpha:     if no tensor of the file holds it.
+    scaled_as: for the bias of a LoRA: the target of that LoRA's weight, and its rank.
+    widened:   the shape that the weight gets first, where the LoRA has more inputs for it (a control LoRA).
     """
 
     layer: str
@@ -79,15 +83,16 @@ class Target:
     tensors: Mapping[str, str]
     alpha: float | None = None
     scaled_as: tuple[str, int] | None = None
+    widened: Shape | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """What becomes of each layer that a LoRA names.
 
-    layers:  one of the words above -> the layers by their names in the file, `Misfit`s of misshapen ones.
+    layers:  one of the words above -> the layers' names in the file; for MISSHAPEN `Misfit`s.
     targets: the host's name of a target -> what changes it.
-    network: alpha and dim that the whole file was trained with, where its metadata tell both.
+    network: alpha and dim that the whole file was trained with, if its metadata have both.
     """
 
     layers: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
@@ -98,6 +103,11 @@ class Plan:
     def renamed(self) -> dict[str, str]:
         """Tensor's name in the file -> the host's name for it, "<target>.<part>"."""
         return {name: f"{key}.{part}" for key, target in self.targets.items() for name, part in target.tensors.items()}
+
+    @property
+    def input_width(self) -> int | None:
+        """Inputs that img_in gets, if they become more."""
+        return next((t.widened[1] for t in self.targets.values() if t.widened is not None), None)
 
     @property
     def num_layers(self) -> int:
@@ -121,7 +131,7 @@ def make_plan(
     model:    parameter's name -> shape, the network's own names; the true shapes where weights are stored packed.
     known:    layers that the host has more names for: name in LoRAs -> parameter's name, rows.
     metadata: of the file; diffusers keeps PEFT's alpha there.
-    raises:   ValueError if that metadata is damaged. What does not fit is told in the plan.
+    raises:   ValueError if those metadata are damaged. Layers that do not fit are listed in the plan.
     """
     out = Plan(network=metadata_network(metadata))
     layers: dict[str, dict[str, str]] = {}  # layer -> part -> tensor
@@ -154,7 +164,7 @@ class Places:
         self.spelled = {spelling: m for m in self.modules for spelling in (m, m.replace(".", "_"))}
 
     def find(self, layer: str) -> tuple[str, Rows | None]:
-        """(module, the rows that are meant, None for all); "" where no such name is known."""
+        """(module, rows that are meant or None for all); the module is "" if the name is not known."""
         bare = unwrapped(layer)
         own = own_name(bare) or self.spelled.get(bare)
         parameter, rows = self.known.get(layer, ("", None)) if own is None else (own, None)
@@ -165,7 +175,7 @@ class Places:
         return module, rows
 
     def kind(self, layer: str, parts: Mapping[str, str]) -> str:
-        """What becomes of a layer with these parts, by its name alone: MATCHED or why not."""
+        """What becomes of a layer, by the names of layer and parts alone: MATCHED, or why it is not."""
         bare = unwrapped(layer)
         if layer.startswith(TEXT_ENCODERS) or bare.startswith(TEXT_ENCODERS):
             return TEXT_ENCODER
@@ -181,7 +191,7 @@ class Places:
 
 
 class _Layer:
-    """A layer of a LoRA and its place. parts: part -> tensor's name; shapes: part -> shape."""
+    """A layer of a LoRA and its place in the model. parts: part -> tensor's name; shapes: part -> shape."""
 
     def __init__(self, name: str, parts: Mapping[str, str], lora: Mapping[str, Shape], module: str, rows: Rows | None):
         self.name, self.parts, self.module, self.rows = name, parts, module, rows
@@ -199,7 +209,7 @@ class _Layer:
 def _targets(
     layer: _Layer, model: Mapping[str, Shape], taken: Mapping[str, Target], alpha_of: AlphaOf
 ) -> dict[str, Target] | Misfit:
-    """All adapters of a layer, or, if one of them does not fit, none."""
+    """All adapters of a layer as targets; a `Misfit` if one of them does not fit."""
     out: dict[str, Target] = {}
     for adapter in (a for a in ADAPTERS if any(part in layer.parts for part in a.needs + a.takes)):
         shape, key = model.get(layer.parameter(adapter)), layer.target(adapter)
@@ -207,16 +217,27 @@ def _targets(
             return Misfit(layer.name, "no such parameter", "has none")
         if layer.rows is not None:
             shape = (min(layer.rows[1], shape[0] - layer.rows[0]), *shape[1:])
-        wrong = misfit(adapter, layer.shapes, shape)
+        wider = _widened(layer, adapter, shape, model)
+        wrong = misfit(adapter, layer.shapes, wider or shape)
         if wrong is None and (key in out or key in taken):
             wrong = f"a second adapter ({adapter.name}) for the same weight"
         if wrong is not None:
             return Misfit(layer.name, wrong, text(shape))
-        out[key] = _target(layer, adapter, alpha_of)
+        out[key] = _target(layer, adapter, alpha_of, wider)
     return out
 
 
-def _target(layer: _Layer, adapter: Adapter, alpha_of: AlphaOf) -> Target:
+def _widened(layer: _Layer, adapter: Adapter, shape: Shape, model: Mapping[str, Shape]) -> Shape | None:
+    """The shape of img_in's weight with a picture, or a picture and a mask, beside the latent, if this LoRA is made for it."""
+    if layer.module != IMG_IN or adapter is not LORA or FINAL not in model or not set(LORA.needs) <= layer.parts.keys():
+        return None
+    latent = model[FINAL][0]
+    wider = LORA.change(layer.shapes, shape)
+    fits = wider in ((shape[0], width) for width in (2 * latent, 2 * latent + PATCH_AREA * MASK_CHANNELS))
+    return wider if fits and wider[1] > shape[1] else None
+
+
+def _target(layer: _Layer, adapter: Adapter, alpha_of: AlphaOf, widened: Shape | None) -> Target:
     takes = adapter.needs + adapter.takes + (() if adapter.of_bias else tuple(SHARED))
     alpha = None
     if adapter is LORA and ALPHA not in layer.parts:
@@ -228,14 +249,15 @@ def _target(layer: _Layer, adapter: Adapter, alpha_of: AlphaOf) -> Target:
         layer=layer.name,
         parameter=layer.parameter(adapter),
         rows=layer.rows,
-        tensors={layer.parts[p]: HOST_PARTS.get(p, p) for p in takes if p in layer.parts and p not in UNUSED},
+        tensors={layer.parts[p]: HOST_PARTS.get(p, p) for p in takes if p in layer.parts and p != WIDER},
         alpha=alpha,
         scaled_as=(layer.target(LORA), layer.shapes[DOWN][0]) if is_lora_bias else None,
+        widened=widened,
     )
 
 
 def metadata_network(metadata: Mapping[str, str]) -> tuple[float, float] | None:
-    """Alpha and dim of the network as kohya's trainers note them; None where one is not told or no number above 0."""
+    """Alpha and dim of the network as kohya's trainers note them; None if one is missing or is not above 0."""
     try:
         alpha, dim = (float(metadata[key]) for key in ("ss_network_alpha", "ss_network_dim"))
     except (KeyError, ValueError, TypeError):
@@ -244,9 +266,9 @@ def metadata_network(metadata: Mapping[str, str]) -> tuple[float, float] | None:
 
 
 def pieces_as_layers(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's tensors, where the parts of a fused layer that kohya has not merged are layers of their own.
+    """A file's tensors, renamed so that the parts of a fused layer that kohya has not merged are layers of their own.
 
-    They share one alpha: `X.lora_down.0.weight`, `X.lora_down.1.weight` ... and `X.alpha`.
+    In the file they share one alpha: `X.lora_down.0.weight`, `X.lora_down.1.weight` ... and `X.alpha`.
     """
     pieces: defaultdict[str, set[str]] = defaultdict(set)
     found = {name: piece for name in tensors if (piece := PIECE.fullmatch(name))}
@@ -276,6 +298,7 @@ def prepare(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
         if host.endswith("." + DORA):
             out[host] = tensor.reshape(column(tuple(tensor.shape)))
     out |= {f"{key}.{ALPHA}": torch.tensor(t.alpha) for key, t in plan.targets.items() if t.alpha is not None}
+    out |= {f"{key}.{WIDER}": torch.tensor(t.widened) for key, t in plan.targets.items() if t.widened is not None}
     for key, target in plan.targets.items():
         if plan.network is not None:
             _scale_direct(out, key, *plan.network)
@@ -283,17 +306,17 @@ def prepare(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
             continue
         weight, rank = target.scaled_as
         alpha = out.get(f"{weight}.{ALPHA}")
-        if alpha is not None:  # PEFT scales the bias of B with the rest
+        if alpha is not None:  # PEFT scales B's bias as its weight
             (name, part), *_ = target.tensors.items()
             out[f"{key}.{part}"] = tensors[name].float() * (alpha.item() / rank)
     return out
 
 
 def _scale_direct(out: dict[str, Tensor], key: str, alpha: float, dim: float) -> None:
-    """Scales a LoKr of two whole matrices, which have no rank to divide alpha by, as it was trained.
+    """Scales a LoKr of two whole matrices as it was trained; there is no rank to divide alpha by.
 
-    LyCORIS stores the dim as alpha for them, and applies them as they are; so does the host. Trainers that keep the
-    network's alpha have divided it by the network's dim. Source: the host's issue 15114.
+    For such a LoKr LyCORIS stores the dim as alpha and does not scale; nor does the host. Trainers that store the
+    network's alpha have scaled by alpha / dim of the network. Source: the host's issue 15114.
     """
     first, stored = f"{key}.lokr_w1", out.get(f"{key}.{ALPHA}")
     if stored is None or not {first, f"{key}.lokr_w2"} <= out.keys():

@@ -1,4 +1,4 @@
-"""What people are told of a LoRA: what was applied and what was not, or what the file is if it is none for this model."""
+"""Reports and errors on a LoRA: what was applied and what was not, or what the file is if nothing of it fits."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def summary(plan: Plan, names: Iterable[str]) -> Lines:
     if layers[TEXT_ENCODER]:
         first += f", {len(layers[TEXT_ENCODER])} text-encoder layers left out"
     lines = [first]
+    if plan.input_width is not None:
+        lines.append(
+            f"a control LoRA: the model now takes {plan.input_width} inputs, for a picture beside the latent. Connect the "
+            "prompts through InstructPixToPixConditioning, or, with a mask, InpaintModelConditioning"
+        )
     if layers[UNKNOWN]:
         lines.append(Line("unmatched: ", WARNING, some(layers[UNKNOWN])))
     if layers[MISSING_BLOCK]:
@@ -76,6 +81,6 @@ def nothing_matched(file: str, plan: Plan, names: Iterable[str]) -> str:
     if layers[TEXT_ENCODER] and not layers[UNKNOWN]:
         return (
             f"{file}: it changes only text encoders ({some(layers[TEXT_ENCODER], 2)}), nothing of the diffusion model. "
-            f"{remedy}, or load it on the CLIP with the host's own LoRA node"
+            f"{remedy}, or load it on the CLIP with ComfyUI's own LoRA node"
         )
     return f"{file}: not a LoRA for Chroma (it begins with {some(names, 3) or 'no tensors'}). {remedy}"

@@ -21,7 +21,7 @@ from .sizes import EMBEDDING, EMBEDDING_COPY, NUM_BUCKETS, PUBLISHED_LAYERS, REL
 
 VOCABULARY = range(32_100, 32_129)  # T5's tokenizer has 32,100 words, its published embeddings 28 spare rows
 
-# What stands before this in the names is the prefix; the layer with the most such names is the encoder.
+# What stands before a match in a name is a prefix; the prefix with the most matches is the encoder's.
 SIGNATURES = {
     "Hugging Face": re.compile(r"(|.*\.)encoder\.block\.\d+\.layer\.0\.SelfAttention\.q\.weight"),
     "llama.cpp": re.compile(r"(|.*\.)enc\.blk\.\d+\.attn_q\.weight"),
@@ -41,9 +41,9 @@ BLOCK = re.compile(r"encoder\.block\.(\d+)\.")
 
 # Of a whole T5, or of the host's and other programs' files: not part of the encoder.
 DROPPED = ("decoder.", "dec.", "lm_head.", "output.weight", "logit_scale", "spiece_model")
-PARENT_DROPPED = ("logit_scale",)  # beside `transformer.`, where the host has saved an encoder
+PARENT_DROPPED = ("logit_scale",)  # beside `transformer.` in files that the host has saved
 
-# Part of a name -> what the file is, where it is no T5 and no LoRA. The first that is found is told.
+# Part of a name -> what the file is, if it is neither T5 nor a LoRA. The first that is found is reported.
 NO_T5 = (
     ("distilled_guidance_layer.", "a Chroma model; it belongs in models/diffusion_models"),
     ("double_blocks.0.", "FLUX; it belongs in models/diffusion_models"),
@@ -57,8 +57,8 @@ T5 = Words(f"not part of T5's encoder. {NEEDED}, unmodified", "The file is damag
 class T5Detection(Collected):
     """What a file holds; the fields are those of `checkpoint/detect_variant.Detection` where they mean the same.
 
-    dropped: names in the file of a whole T5's decoder and the like, which no encoder has.
-    others:  number of tensors before other prefixes, of an all-in-one file.
+    dropped: names in the file of tensors that no encoder has, such as a whole T5's decoder.
+    others:  number of tensors under other prefixes, in an all-in-one file.
     """
 
     variant: str
@@ -144,7 +144,7 @@ def _names(header: Header, layout: str, prefix: str) -> tuple[dict[str, str], tu
             dropped.append(file_name)
             continue
         names[llama_cpp_name(name, gated) if layout == "llama.cpp" else name] = file_name
-    copies = [n for n in names if n.startswith(EMBEDDING_COPY.removesuffix("weight"))]  # with scales and markers
+    copies = [n for n in names if n.startswith(EMBEDDING_COPY.removesuffix("weight"))]  # and its scales and marker
     if EMBEDDING in names:
         dropped += [names.pop(n) for n in copies]
     else:

@@ -1,4 +1,4 @@
-"""T5's encoder: its sizes, its tensors by Hugging Face's names, which the host's encoder has too, and their shapes."""
+"""T5's encoder: its sizes, and the names and shapes of its tensors. The names are Hugging Face's, as in the host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUM_BUCKETS = 32  # of relative positions; the host knows no other number
 
 @dataclass(frozen=True)
 class T5Config:
-    """Sizes of an encoder. gated: the MLP of T5 v1.1, with two inputs; else that of the first T5."""
+    """Sizes of an encoder. gated: the MLP of T5 v1.1, with two input layers; else that of the first T5."""
 
     vocab_size: int
     width: int
@@ -30,7 +30,7 @@ class T5Config:
 
 
 def is_linear(name: str) -> bool:
-    """Whether a tensor of the encoder is the weight of a linear layer, which any precision may change."""
+    """Whether a tensor of the encoder is the weight of a linear layer; every precision changes those."""
     return name.startswith("encoder.block.") and not name.endswith(("layer_norm.weight", RELATIVE_BIAS))
 
 

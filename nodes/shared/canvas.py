@@ -10,10 +10,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-OVERSAMPLING = 2  # drawn so much larger and then reduced, for smooth lines
-MAX_DOTS = 80  # steps of a curve up to which each sigma has a dot
-STEP_GAPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # steps between marks of the axis
-MAX_MARKS = 12  # of the axis of steps
+OVERSAMPLING = 2  # drawn larger by this factor and then reduced, for smooth lines
+MAX_DOTS = 80  # steps; a longer curve has no dot at each sigma
+STEP_GAPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # steps between marks of the horizontal axis
+MAX_MARKS = 12  # of the horizontal axis
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Theme:
     text: str
     grid: str
     half: str  # the line at 0.5
-    lines: tuple[str, ...]  # Okabe and Ito's colours, which colour-blind eyes tell apart
+    lines: tuple[str, ...]  # after Okabe and Ito's colours, which colour-blind people can tell apart
 
 
 THEMES = {
@@ -32,7 +32,7 @@ THEMES = {
 
 
 def legend_line(label: str, sigmas: list[float]) -> str:
-    """What the legend says of a schedule: its number of steps, first and last values, steps above 0.5."""
+    """A schedule's line in the legend: number of steps, first and last sigmas, number of steps that start above 0.5."""
     if len(sigmas) < 2:
         return f"{label}: no steps"
     steps = len(sigmas) - 1
@@ -42,13 +42,13 @@ def legend_line(label: str, sigmas: list[float]) -> str:
 
 
 def plot(schedules: list[tuple[str, Tensor]], width: int = 1024, height: int = 640, theme: str = "light") -> Tensor:
-    """Schedules over their steps: sigma upwards, steps to the right, a legend with their figures above.
+    """Draws schedules: sigma upwards, steps to the right, and above them a legend with their figures.
 
     schedules: label and (n,) sigmas each, at most four.
     width, height: of the picture in pixels.
     theme:     a name of THEMES.
     returns:   (1, height, width, 3) float32 in [0, 1].
-    raises:    ValueError naming a schedule that is no list of finite numbers, or an unknown theme.
+    raises:    ValueError naming a schedule that is not a list of finite numbers, or an unknown theme.
     """
     if theme not in THEMES:
         raise ValueError(f"theme {theme!r} is not known. Choose one of: {', '.join(THEMES)}")
@@ -56,8 +56,8 @@ def plot(schedules: list[tuple[str, Tensor]], width: int = 1024, height: int = 6
     for label, sigmas in schedules:
         if sigmas.ndim != 1 or not bool(sigmas.isfinite().all()):
             raise ValueError(
-                f"{label}: sigmas of the shape {tuple(sigmas.shape)} are no list of finite numbers; connect a scheduler's "
-                "SIGMAS"
+                f"{label}: sigmas of the shape {tuple(sigmas.shape)} are not a list of finite numbers; connect a "
+                "scheduler's SIGMAS"
             )
         curves.append((label, sigmas.float().cpu().tolist()))
     image = Canvas(width, height, THEMES[theme]).draw(curves)
@@ -65,11 +65,11 @@ def plot(schedules: list[tuple[str, Tensor]], width: int = 1024, height: int = 6
 
 
 class Canvas:
-    """One picture in the making; lengths are in pixels of the drawing, which is OVERSAMPLING times as large."""
+    """Draws one picture. Lengths are in pixels of the drawing, which is OVERSAMPLING times as large as the picture."""
 
     def __init__(self, width: int, height: int, theme: Theme):
         self.theme = theme
-        self.unit = OVERSAMPLING * min(max(min(width / 1024, height / 640), 0.6), 2.5)  # a pixel at 1024 x 640
+        self.unit = OVERSAMPLING * min(max(min(width / 1024, height / 640), 0.6), 2.5)  # one pixel of 1024 x 640
         self.image = Image.new("RGB", (width * OVERSAMPLING, height * OVERSAMPLING), theme.ground)
         self.pen = ImageDraw.Draw(self.image)
 

@@ -1,6 +1,7 @@
-"""What a node is given, checked against its own schema: the host checks what is typed in, not what comes by a link.
+"""Checks a node's inputs against its schema: the host checks typed values only, not those that come by a link.
 
-Every node but those that only tell of a run is a `CheckedNode`. An error names the input, what was found and what is allowed.
+Every node is a `CheckedNode`, except those that only report. An error names the input, what was found and what is
+allowed.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from comfy_api.latest import io
 from ...loaders.files.error_text import short
 from ...samplers.schedules import MAX_STEPS
 
-# Inputs whose values are checked by what reads the file, or takes other packs' names too; they have remedies of their own.
-OPEN_MENUS = ("unet_name", "clip_name", "lora_name", "approximator", "quant_mode")
-MAX_WHOLE = 100 * MAX_STEPS  # steps of the longer schedule that denoise takes its end from
+# Menus that are checked elsewhere, with remedies of their own: files, and quant_mode with its names of other packs.
+OPEN_MENUS = ("unet_name", "clip_name", "lora_name", "approximator", "lite_patch", "quant_mode")
+MAX_WHOLE = 100 * MAX_STEPS  # limit of steps / denoise, the length of the whole schedule
 PLAIN = (bool, int, float, str, type(None))
 
 
 class CheckedNode(io.ComfyNode):
-    """A node whose `execute` is given what its schema allows, or is not run."""
+    """A node whose `execute` runs only with inputs that its schema allows."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         own = vars(cls).get("execute")
-        if own is not None and not hasattr(own.__func__, "__wrapped__"):  # the host makes clones of nodes
+        if own is not None and not hasattr(own.__func__, "__wrapped__"):  # the host clones wrapped nodes
             cls.execute = classmethod(checked(own.__func__))
 
 
@@ -38,7 +39,7 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 
     @functools.wraps(execute)
     def run(cls: type[io.ComfyNode], *args: Any, **given: Any) -> io.NodeOutput:
-        given = check_inputs(cls, {**dict(zip(parameters, args)), **given})  # which joins `choice.part` to its choice
+        given = check_inputs(cls, {**dict(zip(parameters, args)), **given})  # joins `choice.part` to its choice
         check_names(cls, given, parameters)
         return execute(cls, **given)
 
@@ -48,7 +49,7 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 def check_names(
     node: type[io.ComfyNode], given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
 ) -> None:
-    """raises: ValueError for an input that the node does not have, or one that it needs and is not given."""
+    """raises: ValueError for an input that the node does not have, or a required one that is missing."""
     plain = {n: p for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
     known = [one.id for one in (node.SCHEMA or node.define_schema()).inputs]
     unknown = next((name for name in given if name not in known and name not in plain), None)
@@ -56,11 +57,11 @@ def check_names(
         raise ValueError(f"{short(unknown)} is no input of this node (its inputs: {', '.join(known)}). Remove it")
     missing = next((n for n, p in plain.items() if p.default is p.empty and n not in given), None)
     if missing is not None:
-        raise ValueError(f"{missing} is missing. Connect it or set it, or put the node in anew")
+        raise ValueError(f"{missing} is missing. Connect it or set it, or add the node anew")
 
 
 def check_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values for `execute`: numbers in their range, objects of their kind, dynamic choices with all that belongs to them.
+    """The checked values for `execute`: whole numbers as int, and each dynamic choice joined with its inputs.
 
     raises: ValueError in one sentence.
     """
@@ -75,14 +76,14 @@ def check_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[str
     steps, denoise = out.get("steps"), out.get("denoise")
     if steps and denoise and steps / denoise > MAX_WHOLE:
         raise ValueError(
-            f"denoise is {denoise:g}: {steps} steps would be the end of a schedule of {steps / denoise:.0e}; allowed are "
-            f"{MAX_WHOLE}. Raise denoise, or set it to 0"
+            f"denoise is {denoise:g}: {steps} steps would be the end of a schedule of {steps / denoise:.0e}; allowed "
+            f"are {MAX_WHOLE}. Raise denoise, or set it to 0"
         )
     return out
 
 
 def choose(node: type[io.ComfyNode], one: io.DynamicCombo.Input, out: dict[str, Any]) -> None:
-    """Puts a dynamic choice's values together: the host does so for what is typed in, and drops what it does not know."""
+    """Joins a dynamic choice and its inputs in `out`; the host does so for typed values, and drops unknown ones."""
     before = f"{one.id}."
     linked = {name.removeprefix(before): out.pop(name) for name in list(out) if name.startswith(before)}
     value = out.pop(one.id, None)
@@ -100,14 +101,12 @@ def choose(node: type[io.ComfyNode], one: io.DynamicCombo.Input, out: dict[str, 
     for sub in options[key]:
         if sub.id in values:
             out[one.id][sub.id] = check_value(before + sub.id, sub, values[sub.id])
-        elif (
-            not isinstance(value, Mapping) and not sub.optional
-        ):  # chosen by a link, so that the page has no widgets for it
+        elif not isinstance(value, Mapping) and not sub.optional:  # chosen by a link: the page has no widgets for it
             out[one.id][sub.id] = sub.default
 
 
 def check_menu(node: type[io.ComfyNode], name: str, value: str) -> None:
-    """raises ValueError for what is not in a menu as it is now: other packs put samplers and schedules into the host's later."""
+    """Checks against the menu as it is now: other packs may add samplers and schedules later. raises: ValueError."""
     options = next(one.options for one in node.define_schema().inputs if one.id == name)
     if value not in options:
         raise ValueError(f"{name} is {found(value)}; it must be one of {', '.join(map(str, options))}")
@@ -139,7 +138,7 @@ def number(name: str, value: Any, whole: bool, low: float | None, high: float | 
 
 
 def found(value: Any) -> str:
-    """A value as an error names it: short, and of objects their type only."""
+    """A value as an error names it: shortened; of an object the type only."""
     return short(value) if isinstance(value, PLAIN) else f"of the type {type(value).__name__}"
 
 
@@ -148,7 +147,7 @@ def has(*names: str) -> Callable[[Any], bool]:
 
 
 def is_clip(value: Any) -> bool:
-    """None is a checkpoint's that holds no text encoder, for which whoever takes it has a remedy."""
+    """None passes: a checkpoint without a text encoder gives it, and `find_t5` has the remedy."""
     return value is None or has("tokenizer", "cond_stage_model")(value)
 
 
@@ -170,7 +169,11 @@ def is_sigmas(value: Any) -> bool:
     return torch.is_tensor(value) and value.ndim == 1
 
 
-# Type of an input -> whether a value is one, and what is allowed.
+def is_tensor_of(*dimensions: int) -> Callable[[Any], bool]:
+    return lambda value: torch.is_tensor(value) and value.ndim in dimensions
+
+
+# Type of an input -> check of a value, and what is allowed in words.
 KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "BOOLEAN": (lambda value: isinstance(value, int), "true or false"),
     "STRING": (lambda value: isinstance(value, str), "text"),
@@ -182,4 +185,8 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "SIGMAS": (is_sigmas, "SIGMAS, from a scheduler"),
     "STYLE_MODEL": (has("get_cond"), "a STYLE_MODEL, from Load Style Model"),
     "CLIP_VISION_OUTPUT": (has("last_hidden_state"), "a CLIP_VISION_OUTPUT, from CLIP Vision Encode"),
+    "CONTROL_NET": (has("copy", "get_control"), "a CONTROL_NET, from Load ControlNet Model"),
+    "IMAGE": (is_tensor_of(4), "an IMAGE, such as Load Image's"),
+    "MASK": (is_tensor_of(2, 3), "a MASK, such as Load Image's"),
+    "VAE": (has("encode", "decode"), "a VAE, from Load VAE"),
 }

@@ -1,4 +1,4 @@
-"""Which files the loaders offer, and where they lie."""
+"""Which files the loaders offer, and their paths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...loaders.checkpoint.keys import APPROXIMATOR
+from ...loaders.checkpoint.keys import APPROXIMATOR, APPROXIMATOR_ALONE, SIGNATURES
 from ...loaders.files.read import GGUF_SUFFIX, INDEX_SUFFIX, SAFETENSORS_SUFFIXES, SHARD, read_header
 
 DIFFUSION_FOLDERS = ("diffusion_models", "unet_gguf")  # the second exists where a GGUF pack has registered it
@@ -36,7 +36,7 @@ def listed(folders: tuple[str, ...]) -> dict[str, str]:
 
 
 def modified(folder: str) -> float | None:
-    """When a folder changed last, None if it is gone."""
+    """A folder's modification time; None if it is gone."""
     try:
         return os.path.getmtime(folder)
     except OSError:
@@ -44,8 +44,11 @@ def modified(folder: str) -> float | None:
 
 
 class Walks:
-    """Files that the host does not list, by folder. A folder is read again when its time or that of one below changes,
-    as the host does it: lists are asked for at every queued prompt, and model folders may lie on a network."""
+    """Finds the files that the host does not list, and keeps them by folder.
+
+    A folder is read again when its modification time, or that of a folder below it, has changed, as in the host: lists
+    are asked for at every queued prompt, and model folders may be on a network.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[dict[str, float], dict[str, str]]] = {}
@@ -71,9 +74,11 @@ WALKS = Walks()
 
 
 def model_files() -> list[str]:
-    """Names of diffusion models, and of all-in-one checkpoints that hold a Chroma."""
-    names = set(listed(DIFFUSION_FOLDERS))
-    names |= {name for name, path in listed((CHECKPOINTS,)).items() if holds_chroma(path)}
+    """Names of diffusion models, and of those checkpoints that are of use here: with a Chroma in them; and, as FluxMod had them
+    there at first, an Approximator alone, and FLUX where there is one."""
+    kinds = {name: kind_of(path) for name, path in listed((CHECKPOINTS,)).items()}
+    wanted = {"Chroma", "Approximator", *(("FLUX",) if "Approximator" in kinds.values() else ())}
+    names = {*listed(DIFFUSION_FOLDERS), *(name for name, kind in kinds.items() if kind in wanted)}
     return sorted(names, key=str.lower)
 
 
@@ -85,20 +90,26 @@ def model_path(name: str) -> str:
     return path
 
 
-def holds_chroma(path: str) -> bool:
-    """Whether a safetensors file has an Approximator in it; told from its header, once per version of the file."""
+def kind_of(path: str) -> str | None:
+    """ "Chroma" for a safetensors file that holds an Approximator in a model, "Approximator" for one alone, "FLUX" for a model of
+    this kind without one; else None. The header is read once for each version of the file."""
     if not path.lower().endswith(SAFETENSORS_SUFFIXES):
-        return False
+        return None
     try:
         stat = os.stat(path)
     except OSError:
-        return False
-    return _holds_chroma(path, stat.st_mtime_ns, stat.st_size)
+        return None
+    return _kind_of(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=4096)
-def _holds_chroma(path: str, mtime: int, size: int) -> bool:
+def _kind_of(path: str, mtime: int, size: int) -> str | None:
     try:
-        return any(APPROXIMATOR in name for name in read_header(Path(path)).tensors)
-    except (ValueError, OSError):  # a damaged checkpoint of somebody else's is not for this list to complain about
-        return False
+        names = read_header(Path(path)).tensors
+    except (ValueError, OSError):  # damaged; it may be of any model, so it is just not listed
+        return None
+    if any(APPROXIMATOR in name for name in names):
+        return "Chroma"
+    if APPROXIMATOR_ALONE <= names.keys():
+        return "Approximator"
+    return "FLUX" if any(name.endswith(SIGNATURES["BFL"]) for name in names) else None

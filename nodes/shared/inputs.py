@@ -21,8 +21,8 @@ CFG = (
     "Chroma1-HD: 3 to 4; Flash: 1."
 )
 LAST_STEPS = (
-    "Below 1: the last steps of a longer schedule of steps / denoise, for a picture to start from. As in ComfyUI's Basic "
-    "Scheduler."
+    "Below 1: only the last steps of a longer schedule (steps / denoise), to start from a picture. As in ComfyUI's "
+    "Basic Scheduler."
 )
 MADE_ANEW = "Below 1: how much of the picture in the latent is made anew."
 
@@ -33,7 +33,7 @@ MADE_ANEW = "Below 1: how much of the picture in the latent is made anew."
 def number(
     name: str, default: float, low: float, high: float, step: float | None, tooltip: str, **more: Any
 ) -> io.Input:
-    """A number's widget; for whole numbers if the default is one."""
+    """A number's widget; for whole numbers if the default is an int."""
     kind = io.Int if isinstance(default, int) else io.Float
     return kind.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
 
@@ -62,16 +62,18 @@ def share(name: str, default: float, tooltip: str = SHARE, **more: Any) -> io.In
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def model_input(tooltip: str = "Its own sigmas, with its shift, are what the schedule is taken from.") -> io.Input:
+def model_input(tooltip: str = "The schedule is taken from this model's own sigmas, with its shift.") -> io.Input:
     return io.Model.Input("model", tooltip=tooltip)
 
 
 def positive_input(**more: Any) -> io.Input:
-    return io.Conditioning.Input("positive", tooltip="What the picture shall show.", **more)
+    return io.Conditioning.Input("positive", tooltip="What the picture should show.", **more)
 
 
 def negative_input() -> io.Input:
-    return io.Conditioning.Input("negative", optional=True, tooltip="What it shall not show; may be left out at cfg 1.")
+    return io.Conditioning.Input(
+        "negative", optional=True, tooltip="What the picture should not show; may be left out at cfg 1."
+    )
 
 
 def seed_input(tooltip: str = NOISE, **more: Any) -> io.Input:
@@ -91,12 +93,12 @@ def denoise_input(tooltip: str = MADE_ANEW, **more: Any) -> io.Input:
 
 
 def skip_first_steps_input(**more: Any) -> io.Input:
-    tooltip = "For so many steps at the start only the positive prompt is computed, at half the cost. 0: none; -1: for all steps."
+    tooltip = "In this many first steps only the positive prompt is computed, at half the cost. 0: none; -1: all steps."
     return number("skip_first_steps", 0, -1, MAX_STEPS, None, tooltip, display_name="skip first steps", **more)
 
 
 def switches() -> list[io.Input]:
-    """The schedulers' inputs after their steps."""
+    """The inputs that all schedulers end with."""
     return [
         denoise_input(LAST_STEPS, optional=True),
         io.Boolean.Input(
@@ -104,16 +106,17 @@ def switches() -> list[io.Input]:
             default=False,
             optional=True,
             display_name="pin first",
-            tooltip="Start at the model's greatest sigma. sigmoid_offset starts at 0.982 without it, where the model "
-            "expects 1.8 % of a picture already; most others start at the greatest anyhow.",
+            tooltip="Starts at the model's largest sigma. Without it sigmoid_offset starts at 0.982, where the model "
+            "already expects 1.8 % of a picture; most other curves start at the largest anyway.",
         ),
         io.Boolean.Input(
             "keep_steps",
             default=False,
             optional=True,
             display_name="keep steps",
-            tooltip="Give exactly as many steps as asked for. Without it a long schedule loses steps at its ends, where "
-            "neighbours are the same sigma of the model. Has an effect on beta, sigmoid_offset and power_shift.",
+            tooltip="Gives exactly as many steps as asked for. Without it a long schedule loses steps at its ends, "
+            "where neighbours fall on the same sigma of the model. Has an effect on beta, sigmoid_offset and "
+            "power_shift.",
         ),
     ]
 
@@ -133,7 +136,7 @@ def latent_size(model: Any, latent: Mapping[str, Any]) -> dict[str, int]:
 
 
 def summary(sigmas: Tensor, steps: int) -> str:
-    """A line on a schedule for which `steps` were asked."""
+    """A line about a schedule. steps: the number that was asked for."""
     if len(sigmas) < 2:
         return "no steps (denoise 0)"
     num = len(sigmas) - 1

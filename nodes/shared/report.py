@@ -1,4 +1,4 @@
-"""What a node tells of its run: in the log, and on the node, where web/js/report.js shows it."""
+"""A node's report on its run: in the log, and on the node, where web/js/report.js shows it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ...loaders.files.error_text import encodable
 
 EVENT = "chroma.report"
 CELLS = re.compile(r"[█░]+ ")
-FAILED = "This report has failed ({}); nothing is known of what it tells. The run goes on."
-IS_ENCODABLE = "errors_are_encodable"  # marks a function
+FAILED = "This report has failed ({}), so it is not shown. The run goes on."
+IS_ENCODABLE = "errors_are_encodable"  # attribute that marks a wrapped function
 T = TypeVar("T")
-BAR = re.compile(r"[█░]+ ([\d,]+) of ([\d,]+)\b")  # what a text may begin with
+BAR = re.compile(r"[█░]+ ([\d,]+) of ([\d,]+)\b")  # a text may begin with it
 
 
 class Bar(TypedDict):
-    """How much of something is used: drawn under the first line, in another colour near `max` and above it."""
+    """How much of something is used. It is drawn under the first line, in another colour near `max` and above it."""
 
     value: float
     max: float
@@ -33,11 +33,11 @@ def title(node: type[io.ComfyNode]) -> str:
 
 
 def only_tell(title: str, tell: Callable[[], T], failed: str = FAILED) -> T | str:
-    """What `tell` gives. What only tells never fails a run: an error in it is a line in the log, and `failed` is given."""
+    """The result of `tell`. A report never fails a run: an error becomes a line in the log, and gives `failed`."""
     try:
         return tell()
     except Exception as error:
-        logging.warning("%s: failed to tell of this run: %s: %s", title, type(error).__name__, encodable(str(error)))
+        logging.warning("%s: failed to report on this run: %s: %s", title, type(error).__name__, encodable(str(error)))
         return failed.format(type(error).__name__)
 
 
@@ -47,9 +47,9 @@ Text = str | Callable[[], str]
 def report(node: type[io.ComfyNode], text: Text, bar: Bar | None = None, level: str | None = None) -> None:
     """Shows text on the running node and in the log. The node's schema must ask for Hidden.unique_id.
 
-    text:  or what makes it, where that takes more than joining words.
-    bar:   drawn with it. None: a bar of characters that the text begins with, as in "██░░ 256 of 512", is drawn instead.
-    level: one of constants.LEVELS, how much the whole stands out. None: as its gravest line.
+    text:  or a function that makes it, whose errors then do not fail the run.
+    bar:   drawn with the text. None: drawn from characters at the text's start, as in "██░░ 256 of 512", if any.
+    level: of the whole report, one of constants.LEVELS. None: that of its most serious line.
     """
     show(title(node), node.hidden.unique_id, text, bar, level)
 
@@ -65,14 +65,14 @@ def _send(title: str, node_id: str | None, text: str, bar: Bar | None, level: st
     if node_id is None:
         return
     server = PromptServer.instance
-    if server.client_id is None:  # who has queued the prompt; others may have nodes of the same ids
+    if server.client_id is None:  # of the page that queued the prompt; others may have nodes of the same ids
         return
     told = {"node": str(node_id), "workflow": _workflow(server), **message(text, bar, level)}
     server.send_sync(EVENT, told, server.client_id)
 
 
 def message(text: str, bar: Bar | None = None, level: str | None = None) -> dict[str, Any]:
-    """A report as it is sent: its whole text, and how that is shown.
+    """A report as it is sent to the page: its text, and how to show it.
 
     marks: [line, length of its head, level] of each line that stands out.
     """
@@ -85,8 +85,8 @@ def message(text: str, bar: Bar | None = None, level: str | None = None) -> dict
 
 
 def with_encodable_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """A node's work, whose errors the host can log whatever is quoted in them."""
-    if hasattr(execute, IS_ENCODABLE):  # asked for again
+    """A node's `execute`, with errors that the host can log whatever text they quote."""
+    if hasattr(execute, IS_ENCODABLE):  # wrapped already
         return execute
 
     @functools.wraps(execute)
@@ -102,7 +102,7 @@ def with_encodable_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_encodable(error: BaseException | None) -> None:
-    """Exchanges what cannot be logged in an error, and in those that it came from: the host logs the whole trace."""
+    """Replaces characters that cannot be logged, in an error and in its causes: the host logs the whole traceback."""
     while error is not None:
         if isinstance(error, OSError) and isinstance(error.filename, str):
             error.filename = encodable(error.filename)
@@ -112,7 +112,7 @@ def make_encodable(error: BaseException | None) -> None:
 
 
 def _workflow(server: PromptServer) -> str | None:
-    """The id of the workflow that the running prompt was made from; None where its client has sent none."""
+    """The id of the workflow that the running prompt was made from; None if its client sent none."""
     running, _ = server.prompt_queue.get_current_queue_volatile()
     for _, _, _, extra_data, *_ in running:
         name = _part(_part(_part(extra_data, "extra_pnginfo"), "workflow"), "id")
@@ -121,5 +121,5 @@ def _workflow(server: PromptServer) -> str | None:
 
 
 def _part(whole: Any, name: str) -> Any:
-    """Of what a client has sent, which may be of any form; None where there is no such part."""
+    """A part of what a client has sent, which may have any form; None if there is no such part."""
     return whole.get(name) if isinstance(whole, Mapping) else None

@@ -1,6 +1,6 @@
 """/chroma/curve: a schedule's numbers for the front end, which draws them on the nodes while a slider is dragged.
 
-GET tells the page once which widgets of which nodes say what is to be drawn; POST gives the numbers for their values.
+GET tells the page once which nodes have a curve, and which widgets set it; POST gives the numbers for their values.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from ...samplers.schedules import CURVES, PIXELS_PER_TOKEN, check_parameters, cu
 
 PATH = "/chroma/curve"
 MAX_DRAWN = 1000  # steps; a node is some hundred pixels wide
-MAX_COMPUTED = 10_000  # steps of the longer schedule that denoise takes its end from: 10 ms of a slider's drag
+MAX_COMPUTED = 10_000  # limit of steps / denoise, the length of the whole schedule: 10 ms of a slider's drag
 MAX_ERROR = 600  # characters
-MAX_QUERY = 1 << 14  # bytes; the page's have some hundred
+MAX_QUERY = 1 << 14  # bytes; a query of the page has some hundred
 SWITCHES = ("pin_first", "keep_steps")
 OPTIONS = ("steps", "denoise", *SWITCHES)  # beside the curve: the names of widgets, and keys of a query
 KEYS = ("curve", "params", *OPTIONS, "shift")
 MODELS = ("fixed_shift", "flux_shift")  # a model's own sigmas are one of these curves
-# Nodes that give the model they get with its own sigmas, and nodes whose one number is what they are connected to.
+# Nodes that give the model that they get with its sigmas unchanged, and nodes that hold one number for an input.
 PASSING = (
-    *("ChromaGuidance", "ChromaLoraLoader", "ChromaNAG", "ChromaSkipBlocks"),
+    *("ChromaGuidance", "ChromaLoraLoader", "ChromaNAG", "ChromaRoPEScaling", "ChromaSkipBlocks"),
     *("LoraLoader", "LoraLoaderModelOnly", "TorchCompileModel"),
 )
 CONSTANTS = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean")
 
 
 def fixed(curve: str) -> dict[str, Any]:
-    """A curve that a node always has, with the names of the widgets that are its parameters."""
+    """The one curve of a node, with the names of the widgets that are its parameters."""
     return {"curve": curve, "params": [p.name for p in CURVES[curve].parameters]}
 
 
 def table() -> dict[str, Any]:
     """What the page needs to know of nodes to make a query for `drawn`.
 
-    nodes:     class -> where its curve stands: `fixed`, or the name of a `combo`, whose value is the curve's name and whose
-               further widgets, COMBO.NAME, are the parameters.
-    options:   further widgets that count.
-    shifts:    class of a node that gives a MODEL -> the model's sigmas: as in `nodes`; `modes` are a combo's values, each with
-               the curve that it stands for, and with parameters that have no widget.
+    nodes:     class -> its curve: as from `fixed`, or the name of a `combo` widget, whose value is the curve's name and
+               whose further widgets, COMBO.NAME, are the parameters.
+    options:   further widgets that change the curve.
+    shifts:    class of a node that gives a MODEL -> the model's sigmas, as in `nodes`. `modes`: a combo's values, each
+               with its curve and with the parameters that have no widget.
     passing, constants: see PASSING and CONSTANTS.
     """
     modes = {
@@ -73,12 +73,12 @@ def table() -> dict[str, Any]:
 
 
 def drawn(query: Any) -> dict[str, Any]:
-    """What the front end draws.
+    """The numbers that the front end draws.
 
-    query:     `curve` and `steps`; optional: `params`, `denoise`, `pin_first`, `keep_steps` as in `schedules.schedule`, and
-               `shift`, the model's: a curve of MODELS with its parameters, {"curve": "fixed_shift", "shift": 3}.
-    returns:   `sigmas`, a list as from `schedules.schedule`, and `shift`, the model's as a number: None for a curve that
-               does not follow it.
+    query:     `curve` and `steps`; optional: `params`, `denoise`, `pin_first`, `keep_steps` as in `schedules.schedule`,
+               and `shift`, the model's: a curve of MODELS with its parameters, {"curve": "fixed_shift", "shift": 3}.
+    returns:   `sigmas`, a list as from `schedules.schedule`, and `shift`, the model's as a number, or None for a curve
+               that does not follow it.
     raises:    ValueError in one line for anything else.
     """
     _object("the query", query, KEYS)
@@ -93,7 +93,8 @@ def drawn(query: Any) -> dict[str, Any]:
     if _is_number(steps) and _is_number(denoise) and denoise > 0:
         if steps > MAX_DRAWN or (steps > 0 and steps / denoise > MAX_COMPUTED):
             raise ValueError(
-                f"{steps} steps at denoise {denoise} are not drawn here: at most {MAX_DRAWN}, and {MAX_COMPUTED} / denoise"
+                f"{steps} steps at denoise {denoise} are not drawn here: at most {MAX_DRAWN}, and {MAX_COMPUTED} * "
+                "denoise"
             )
     sigmas, shift = model_sigmas(query.get("shift"))
     points = curve_points(name, steps, params, sigmas, denoise=denoise, **switches)
@@ -101,7 +102,7 @@ def drawn(query: Any) -> dict[str, Any]:
 
 
 def model_sigmas(shift: Any) -> tuple[Tensor, float]:
-    """The sigmas of a model, rising, as the host makes them for it, and its shift.
+    """The rising sigmas that the host makes for a model of this shift, and the shift as a number.
 
     shift:     None for a model as Chroma was trained, else as in `drawn`.
     raises:    ValueError in one line.
@@ -132,7 +133,7 @@ async def tell(request: web.Request) -> web.Response:
 
 
 async def answer(request: web.Request) -> web.Response:
-    """`drawn` over HTTP; 400 with its one line under `error`. Works in a thread: a long schedule must not hold up others."""
+    """`drawn` over HTTP; an error is status 400 with its line as `error`. A thread computes, so others do not wait."""
     try:
         query = json.loads(await body(request))
         return web.json_response(await asyncio.to_thread(drawn, query))
@@ -141,7 +142,7 @@ async def answer(request: web.Request) -> web.Response:
 
 
 async def body(request: web.Request) -> bytes:
-    """What was sent. raises: ValueError if it is too long, or not packed as its header says."""
+    """The request's body. raises: ValueError if it is too long, or not compressed as its header says."""
     try:
         return await request.clone(client_max_size=MAX_QUERY).read()
     except web.HTTPRequestEntityTooLarge:
@@ -151,7 +152,7 @@ async def body(request: web.Request) -> bytes:
 
 
 def cut(text: str) -> str:
-    """An error without the middle of what it repeats of a long query; what is allowed stands at its end."""
+    """An error without the middle, where it repeats a long query; its end says what is allowed."""
     return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR // 2]} ... {text[-MAX_ERROR // 2 :]}"
 
 
@@ -168,9 +169,9 @@ def _is_number(value: Any) -> bool:
 
 
 def register() -> None:
-    """Puts both on the server; there is none where the nodes are loaded without one.
+    """Adds both routes to the server, if there is one; nodes can also be loaded without.
 
-    Once: a route that is there twice, by a second copy of this pack, keeps the host from starting.
+    Only once: the host does not start if a second copy of this pack adds the same route again.
     """
     if not hasattr(PromptServer, "instance"):
         return

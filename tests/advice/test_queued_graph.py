@@ -135,3 +135,52 @@ def test_cfg_1_is_told_only_where_it_stays_1(curve, told):
     graph = between(change(clean(cfg=1.0), "6", text=LONG * 2), "ChromaGuidance", curve=curve, **{"curve.end": 5.0})
     titles = {title for _, _, title in found(graph)}
     assert titles == ({"the negative prompt does nothing at cfg 1", "cfg 1 with Chroma1-HD"} if told else set())
+
+
+@pytest.mark.parametrize(
+    "name, maker, value",
+    [
+        ("text", {"prefix": "a fox"}, None),  # not called a text
+        ("text", {"text": "a fox"}, "a fox"),
+        ("text", {"text": "a fox", "copies": 2}, "a fox"),
+        ("text", {"text": "a fox", "more": ["9", 0]}, None),  # it joins or changes texts
+        ("text", {"copies": 2, "more": ["9", 0]}, "an owl"),  # a number beside a link changes no text
+        ("steps", {"value": 26}, 26),
+        ("steps", {"value": 26, "text": "x"}, None),  # which of the two is not known
+        ("steps", {"value": 26, "more": ["9", 0]}, None),
+        ("steps", {"more": ["9", 0]}, "an owl"),  # `number` refuses it
+    ],
+)
+def test_a_linked_value_is_known_where_its_maker_holds_one(name, maker, value):
+    graph = {"1": node("Takes", **{name: ["2", 0]}), "2": node("Maker", **maker), "9": node("Text", text="an owl")}
+    assert queued.Graph(graph).value("1", name) == value
+    assert queued.Graph(graph).number("1", name) == (value if isinstance(value, int) else None)
+
+
+@pytest.mark.parametrize("length, known", [(1, True), (20, True), (21, True), (22, False), (40, False)])
+def test_a_value_is_followed_through_twenty_reroutes_and_one(length, known):
+    graph = {str(i): node("Reroute", value=[str(i + 1), 0]) for i in range(length)}
+    graph[str(length)] = node("Number", value=5)
+    assert queued.Graph(graph).value("0", "value") == (5 if known else None)
+
+
+@pytest.mark.parametrize("switch, kept", [("On", True), (True, True), ("Off", False), (False, False), (None, True)])
+def test_a_lora_that_a_switch_takes_off_does_not_count(switch, kept):
+    graph = between(clean(), "Stack", lora_name_1="a.safetensors", switch_1=switch)
+    assert queued.Graph(graph).loras(the_run(graph).models)[0] == (["a.safetensors"] if kept else [])
+
+
+def test_the_sampler_is_that_of_the_chains_last_node():
+    graph = custom(sampler="dpmpp_2m")
+    graph["60"] = node("DetailDaemonSamplerNode", sampler=["22", 0])
+    graph["10"]["inputs"]["sampler"] = ["60", 0]
+    assert the_run(graph).sampler == "dpmpp_2m"
+
+
+@pytest.mark.parametrize("known, counts", [("4", True), ("60", False), ("61", False)])
+def test_a_report_counts_for_the_loader_that_it_was_made_of_only(known, counts):
+    graph = clean()
+    graph["1"]["inputs"] = {}
+    graph["0"], graph["2a"] = node("UNETLoader"), node("UNETLoader")  # by name before and behind that of the run
+    graph["60"], graph["61"] = node("Passes", model=["0", 0]), node("Passes", model=["2a", 0])
+    assert bool(the_run(graph, {"node": known, "file": "Chroma1-HD.safetensors"}).file) == counts

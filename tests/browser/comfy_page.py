@@ -119,6 +119,13 @@ def put(page: Any, rows: dict[str, dict[str, Any]]) -> None:
     )
 
 
+def replace_all(page: Any) -> None:
+    """Clicks away what the page offers for nodes that are gone: from its notice to the list of errors, there Replace All."""
+    page.get_by_test_id("error-overlay-see-errors").click()
+    page.get_by_test_id("error-group-swap-nodes").get_by_role("button", name="Replace All").click()
+    page.get_by_test_id("error-group-swap-nodes").wait_for(state="detached")
+
+
 def press_run(page: Any) -> str:
     """Clicks Run; gives the id of the prompt that the front end queued."""
     with page.expect_response(lambda response: response.url.endswith("/api/prompt")) as queued:

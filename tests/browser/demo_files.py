@@ -12,7 +12,12 @@ from torch import Tensor
 
 PICTURE, LORA = "chroma-demo-picture.png", "chroma-demo-lora.safetensors"
 STYLE, VISION = "chroma-demo-style.safetensors", "chroma-demo-vision.safetensors"
+FLUX, MODULATOR = (
+    "chroma-demo-flux.safetensors",
+    "chroma-demo-modulator.safetensors",
+)  # as FluxMod's first graphs name them
 VIT_L = {"width": 1024, "mlp": 4096, "layers": 24, "patches": 257, "projection": 768}  # the smallest that ComfyUI reads
+APPROXIMATOR = "distilled_guidance_layer."
 STYLE_TOKENS, STYLE_LAYERS, TEXT_WIDTH = 8, 3, 768  # of a T2I style adapter, whose text width is the demo's
 
 
@@ -23,6 +28,8 @@ def place(base: Path) -> None:
         ("models/loras", LORA, lora),
         ("models/style_models", STYLE, style_model),
         ("models/clip_vision", VISION, vision_model),
+        ("models/checkpoints", FLUX, flux),
+        ("models/checkpoints", MODULATOR, modulator),
     ):
         path = base / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +55,26 @@ def picture(path: Path) -> None:
 def lora(path: Path) -> None:
     """Of rank 2, on one layer of the demo's model."""
     name = "double_blocks.0.img_attn.qkv"
-    rows, columns = load_file(support.ROOT / "demo" / "weights" / "chroma-demo.safetensors")[name + ".weight"].shape
+    rows, columns = demo_weights()[name + ".weight"].shape
     generator = torch.Generator().manual_seed(3)
     a, b = torch.randn(2, columns, generator=generator), torch.randn(rows, 2, generator=generator)
     prefix = f"diffusion_model.{name}"
     save_file({f"{prefix}.lora_A.weight": a * 0.05, f"{prefix}.lora_B.weight": b * 0.05}, path)
+
+
+def demo_weights() -> dict[str, Tensor]:
+    return load_file(support.ROOT / "demo" / "weights" / "chroma-demo.safetensors")
+
+
+def flux(path: Path) -> None:
+    """The demo's model without its Approximator, which is FLUX to this pack; with guidance 0 it is the demo's again."""
+    save_file({name: t for name, t in demo_weights().items() if not name.startswith(APPROXIMATOR)}, path)
+
+
+def modulator(path: Path) -> None:
+    """The demo's Approximator alone, under FluxMod's names."""
+    weights = demo_weights()
+    save_file({n.removeprefix(APPROXIMATOR): t for n, t in weights.items() if n.startswith(APPROXIMATOR)}, path)
 
 
 def style_model(path: Path) -> None:

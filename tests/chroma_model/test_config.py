@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import support
 import torch
@@ -26,6 +28,24 @@ def test_approximator_is_0_28_billion_parameters():
 )
 def test_num_modulations_follows_depth(double, single, expected):
     assert support.config(double=double, single=single).num_modulations == expected
+
+
+@pytest.mark.parametrize("inputs, channels", [(64, 16), (128, 32), (384, 96)])
+def test_what_stands_beside_the_latent_is_no_channel_of_it(inputs, channels):
+    cfg = dataclasses.replace(support.config(), in_channels=inputs)
+    assert (cfg.channels, cfg.latent_channels) == (channels, 16)
+    assert (support.config(**support.RADIANCE).channels, support.config(**support.RADIANCE).latent_channels) == (3, 3)
+
+
+def test_a_wide_model_that_predicts_the_picture_takes_the_latent_alone_for_its_velocity():
+    cfg = dataclasses.replace(support.config(), in_channels=384)
+    data, weights = support.inputs(cfg), support.random_weights(cfg)
+    as_v, as_x0 = (support.build(dataclasses.replace(cfg, prediction=kind)) for kind in ("v", "x0"))
+    as_v.load_state_dict(weights)
+    as_x0.load_state_dict({**weights, "__x0__": torch.empty(0)})
+    picture = as_v(**data)
+    assert picture.shape == (1, 16, 16, 20)
+    assert torch.allclose(as_x0(**data), (data["x"][:, :16] - picture) / 0.7, atol=1e-5)  # fp32
 
 
 @pytest.mark.parametrize(

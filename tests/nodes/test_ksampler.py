@@ -276,10 +276,10 @@ def test_run_report_fails_no_run(comfy, model, cfg, info, caplog):
         assert out[0] is latent
         return out[1]
 
-    assert told(model).startswith("there is no Chroma guidance in what is connected. Connect ")
+    assert told(model).startswith("there is no Chroma guidance on the connected input. Connect ")
     assert told(guided).startswith("nothing has been sampled with this guidance. Give ")
     guiders.patch_on(guided).last = support.dev.load_pack("samplers.run_record").RunRecord(3.0, 4)
-    assert ("not in the picture's metadata" in told(guided)) == (not is_dict)
+    assert ("not written into the picture" in told(guided)) == (not is_dict)
     assert "failed (AttributeError)" in told(5)
 
 
@@ -295,14 +295,14 @@ def test_a_shift_that_is_replaced_or_has_no_effect_is_told(comfy, model, cfg, ca
     caplog.set_level("INFO")
     shifted = node("shift", "ChromaTimestepShift").execute(model, {"mode": "fixed", "shift": 3.0})[0]
     equal(ours(shifted, cfg), ours(model, cfg))
-    assert "in place of that of a node before this one; to keep that, choose 'from the model'" in caplog.text
+    assert "in place of the shift of a node before this one; to keep that one, choose 'from the model'" in caplog.text
     caplog.clear()
     equal(
         ours(shifted, cfg, shift={"shift": "from the model"}), ours(model, cfg, shift={"shift": "fixed", "value": 3.0})
     )
     assert "in place of" not in caplog.text
     ours(model, cfg, schedule="linear", shift={"shift": "by resolution"})
-    assert "linear does not look at it; simple and beta do" in caplog.text
+    assert "linear does not use the shift; simple and beta do" in caplog.text
 
 
 def test_settings_of_a_chroma_guidance_before_it_stay_in_force(comfy, model, cfg):

@@ -95,6 +95,21 @@ def test_checkpoints_are_listed_if_they_hold_a_chroma(node, folders, monkeypatch
     assert node.model_path("chroma aio.safetensors") == str(folders / "checkpoints" / "chroma aio.safetensors")
 
 
+def test_flux_in_the_checkpoints_is_listed_where_an_approximator_is_beside_it(node, folders, monkeypatch):
+    import folder_paths
+    import torch
+
+    place = folders / "checkpoints"
+    entry = ([str(place)], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", entry)
+    flux = {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}
+    support.write(place / "flux.safetensors", flux)
+    support.write(place / "t5.safetensors", {"shared.weight": torch.zeros(1)})
+    assert node.model_files() == []
+    support.write(place / "mod.safetensors", {f"{n}_proj.weight": torch.zeros(1) for n in ("in", "out")})
+    assert node.model_files() == ["flux.safetensors", "mod.safetensors"]
+
+
 def test_new_inputs_are_optional_with_the_old_behaviour(node):
     inputs = node.ChromaDiffusionLoader.INPUT_TYPES()
     assert list(inputs["required"]) == ["unet_name", "quant_mode"]

@@ -319,8 +319,8 @@ def test_differences_and_biases_reach_weights_biases_norms_and_slices(comfy, mod
     torch.testing.assert_close(patched(comfy, apply(model, delta)[0]), expected, **CLOSE)
 
 
-def test_bfl_control_lora_is_applied_but_for_its_wider_input(comfy, model, case, apply):
-    """The host's own conversion of that layout; its img_in takes twice the channels, which Chroma does not have."""
+def test_bfl_control_lora_is_applied_with_its_wider_input(comfy, model, case, apply):
+    """The host's own conversion of that layout; its img_in takes a picture beside the latent."""
     down, up = random_pair(128, 128, torch.Generator().manual_seed(7))
     scale = torch.ones(64) * 2
     tensors = {
@@ -339,8 +339,16 @@ def test_bfl_control_lora_is_applied_but_for_its_wider_input(comfy, model, case,
         expected["double_blocks.0.img_attn.proj.weight"] + STRENGTH * up @ down
     )
     expected["single_blocks.0.linear1.bias"] = expected["single_blocks.0.linear1.bias"] + STRENGTH
+    wider = torch.nn.functional.pad(expected["img_in.weight"], (0, 64))
+    change = tensors["img_in.lora_B.weight"] @ tensors["img_in.lora_A.weight"]
+    expected["img_in.weight"] = wider + STRENGTH * change
+    expected["img_in.bias"] = expected["img_in.bias"] + STRENGTH * tensors["img_in.lora_B.bias"]
     torch.testing.assert_close(found, expected, **CLOSE)
-    assert "diffusion_model.img_in: LoRA's 128x128, the model's 128x64" in text
+    assert "4 of 4 layers matched" in text and "the model now takes 128 inputs" in text
+    again = {"img_in.lora_A.weight": torch.randn(4, 64), "img_in.lora_B.weight": torch.randn(128, 4)}
+    again |= {k: t for k, t in tensors.items() if k.startswith("double")}
+    again = {f"diffusion_model.{k}": t for k, t in again.items()}
+    assert "diffusion_model.img_in: LoRA's 128x64, the model's 128x128" in apply(out, again)[1]
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_trimmed_tokens_with_the_mask_they_had_before_are_read_from_its_start(no
     out, lines = treated(node, [[tokens[:, :5], options]])
     assert torch.equal(out[0][0], tokens[:, :5])
     assert "attention_mask" not in out[0][1]
-    assert lines == ["5 tokens -> 5 (the mask is for 10: its start counts)"]
+    assert lines == ["5 tokens -> 5 (the mask is for 10: only its start counts)"]
 
 
 def test_zeroed_out_prompt_without_a_mask_is_unchanged(comfy, node):

@@ -365,3 +365,15 @@ def test_bad_parameters_are_refused_with_their_name_and_range(name, value):
 def test_what_is_refused_is_named(match, call):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_ranges_of_parameters_are_those_of_the_nodes_record():
+    """What saved workflows rely on: `tests/nodes/nodes.json` holds the inputs of all nodes."""
+    record = json.loads((support.ROOT / "tests" / "nodes" / "nodes.json").read_text(encoding="utf-8"))
+    inputs = record["ChromaScheduler"]["inputs"]
+    assert next(entry["choices"] for entry in inputs if entry["name"] == "curve") == list(CURVES)
+    shown = {
+        e["name"]: (e["default"], e["min"], e["max"], e["step"]) for e in inputs if "." in e["name"] and "min" in e
+    }
+    ours = {f"curve.{p.name}": (p.default, p.low, p.high, p.step) for c in CURVES.values() for p in c.parameters}
+    assert ours == shown

@@ -196,7 +196,11 @@ from comfy.cli_args import args
 args.cpu = True
 import comfy.samplers, comfy_api.latest, comfyui_version, nodes, server
 from aiohttp import web
-server.PromptServer.instance = types.SimpleNamespace(routes=web.RouteTableDef())
+from app.node_replace_manager import NodeReplaceManager
+handlers = []
+server.PromptServer.instance = types.SimpleNamespace(
+    routes=web.RouteTableDef(), node_replace_manager=NodeReplaceManager(), add_on_prompt_handler=handlers.append
+)
 
 class Lines(logging.Handler):
     def emit(self, record):
@@ -211,6 +215,7 @@ def state():
         sorted(nodes.NODE_CLASS_MAPPINGS), sorted(nodes.NODE_DISPLAY_NAME_MAPPINGS), sorted(nodes.EXTENSION_WEB_DIRS),
         list(samplers.SCHEDULER_NAMES), sorted(samplers.SCHEDULER_HANDLERS), list(samplers.SAMPLER_NAMES),
         list(samplers.KSAMPLER_NAMES), len(server.PromptServer.instance.routes),
+        len(handlers), sorted(server.PromptServer.instance.node_replace_manager.as_dict()),
     ]
 
 def load():
@@ -289,7 +294,7 @@ def test_a_host_that_lacks_something_is_told_in_one_line_and_stays_as_it_was(loa
 def test_the_pack_loads_once_nothing_is_missing(loads):
     whole = loads["whole"]
     assert whole["loaded"] is True and not [line for line in whole["lines"] if "Chroma" in line]
-    assert {0, 1, 3, 4, 5, 6} <= set(whole["changed"])
+    assert {0, 1, 3, 4, 5, 6, 8, 9} <= set(whole["changed"])
 
 
 def test_import_brings_no_heavy_or_optional_package(loads):

@@ -17,8 +17,8 @@ FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # What may stand beside a weight in this pack's own layout: a LoRA that was saved with it, see `lora_change.Change`.
 MERGED_LORA = ("weight_up", "weight_down", "weight_delta", "weight_delta_scale")
 
-Roles = Mapping[str, Tensor]  # what stands beside a weight, by today's names: `weight_scale`, `input_scale` ...
-Settings = Mapping[str, Any]  # what unpacking needs to know beside them, under the host's names
+Roles = Mapping[str, Tensor]  # tensors beside a weight, by today's names: `weight_scale`, `input_scale` ...
+Settings = Mapping[str, Any]  # what else unpacking needs, under the host's names
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,17 @@ class Weight:
         params = self.marker.get("params")
         return self.marker.get(name, params.get(name, default) if isinstance(params, Mapping) else default)
 
+    def unpadded(self, rows: int, columns: int, multiple: int) -> tuple[int, int]:
+        """The weight's own shape by its marker, where a writer filled rows and columns up to whole blocks.
+
+        convert_to_quant does so, as the host's quantisers do: Radiance's embedder of pixels has 67 inputs.
+        """
+        shape = self.setting("orig_shape")
+        stored = [rows, columns]
+        if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+            return rows, columns
+        return tuple(shape) if [round_up(n, multiple) for n in shape] == stored else (rows, columns)  # type: ignore[return-value]
+
     def misfit(self, beside: TensorInfo) -> ValueError:
         return ValueError(
             f"{self.label} of shape {self.shape}, {dtype_text(self.dtype)}, has scales of shape {beside.shape}, "
@@ -90,8 +101,8 @@ class Matmul:
     options:   of the layout's quantiser, for the trial.
     inputs:    the layout that inputs are given in; None where the operation rounds them itself.
     limit:     largest relative error of a product of Gaussian matrices; above it the operation counts as broken.
-    supported: name of the host's own check in `comfy.model_management`, if it has one; needs: what is said if it fails.
-    scaled_here: this pack scales the inputs by their own largest value; the host's default is 1.
+    supported: name of the host's own check in `comfy.model_management`, if it has one; needs: the text if it fails.
+    scaled_here: this pack scales the inputs by their own largest value; the host's default scale is 1.
     """
 
     name: str
@@ -146,13 +157,13 @@ class Format:
     recognise: what a header shows -> how it is stored; None where it is another format, ValueError where it is this one
                and does not fit.
     unpack:    (stored, beside, settings, dtype) -> (N, K) in dtype.
-    hold:      (stored, beside, storage) -> `Held`; beside without what concerns the inputs.
-    fuse:      joins several by rows without unpacking; None where it cannot.
+    hold:      (stored, beside, storage) -> `Held`; beside is without the scales of inputs.
+    fuse:      joins several weights by rows without unpacking; None if that is not possible.
     beside:    the roles that may stand beside the weight.
     marked:    beginning of a marker's format -> dtypes that the weight may have.
     layout:    the host's, or OWN_LAYOUT.
-    has_rows:  rows can be unpacked on their own; others' scales lie in tiles.
-    unpacked_here: our layers unpack it where it is not multiplied as stored; the host's would round the inputs too.
+    has_rows:  rows can be unpacked on their own; not so if the layout stores scales in tiles.
+    unpacked_here: if not multiplied as stored, our layers unpack it; the host's layers would round the inputs too.
     pack:      (rows float32, the tensor's largest number, seed or None for rounding to nearest) -> stored, scale; rows
                may be some of a tensor's. None where it is only read.
     fits:      whether rows of K inputs make whole blocks.
@@ -203,7 +214,7 @@ def hold_own(data: Tensor, beside: dict[str, Tensor], storage: Storage) -> Held:
 
 
 def is_changed(held: Held) -> bool:
-    """Whether a LoRA stands beside it."""
+    """Whether a LoRA was saved with it."""
     return any(held.fields.get(role.removeprefix("weight_")) is not None for role in MERGED_LORA)
 
 

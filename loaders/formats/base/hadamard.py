@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GROUPS = (256, 64, 16)  # that are written; 256 fits every linear of the 8.9B model
+GROUPS = (256, 64, 16)  # sizes that are written; 256 fits every linear of the 8.9B model
 
 
 def rotation_group(in_features: int) -> int | None:
@@ -16,7 +16,7 @@ def rotation_group(in_features: int) -> int | None:
 
 
 def rotates(columns: int, group: Any) -> bool:
-    """Whether a regular Hadamard matrix of this size, a power of 4, turns rows of so many inputs."""
+    """Whether a regular Hadamard matrix of this size, a power of 4, can rotate rows of so many inputs."""
     power_of_4 = type(group) is int and group >= 4 and group.bit_count() == 1 and group.bit_length() % 2 == 1
     return power_of_4 and columns % group == 0
 
@@ -24,8 +24,8 @@ def rotates(columns: int, group: Any) -> bool:
 def rotate(weight: Tensor, group: int) -> Tensor:
     """(N, K) times a Hadamard matrix on every `group` of columns. Twice gives the weight back.
 
-    group: 4, 16, 64 or 256. The matrix is regular, a Kronecker product of 4 x 4 matrices, so that a large number
-           spreads evenly over all columns.
+    group: a power of 4. The matrix is regular, a Kronecker product of 4 x 4 matrices, so that a large number spreads
+           evenly over all columns.
     """
     h4 = torch.tensor(
         [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=weight.dtype, device=weight.device

@@ -1,4 +1,4 @@
-"""What a LoRA adds to a packed weight, kept beside it if it is not packed again.
+"""What a LoRA adds to a packed weight, kept beside the weight if that is not packed again.
 
 Shapes: N output rows, K inputs, R rank.
 """
@@ -26,14 +26,14 @@ class Change(NamedTuple):
 
 
 def change_between(wanted: Tensor, kept: Tensor, dtype: torch.dtype | None = None) -> Change:
-    """What must be added to `kept` for `wanted`, both (N, K) in the same type; the factors come in dtype, if given.
+    """What must be added to `kept` to get `wanted`, both (N, K) in the same type. dtype: of the factors, if given.
 
     A LoRA's change has low rank and comes back as two factors; any other as int8 with a scale per row, whose own error
     is 1 % of the change.
     """
     difference = wanted.float() - kept.float()
     size = difference.norm()
-    # The sum was rounded to the type it was made in: by 0.21 eps of a weight in the mean (0.17 % for bfloat16).
+    # `wanted` was rounded to its type: by 0.21 eps of a weight in the mean (0.17 % for bfloat16).
     noise = 0.25 * torch.finfo(wanted.dtype).eps * wanted.float().norm()
     allowed = torch.maximum(LOW_RANK_TOLERANCE * size, noise)
     generator = torch.Generator(device="cpu").manual_seed(0)
@@ -46,9 +46,8 @@ def change_between(wanted: Tensor, kept: Tensor, dtype: torch.dtype | None = Non
         down = basis.T @ difference
         if (size.square() - down.norm().square()).clamp_min(0).sqrt() <= allowed:  # the basis is orthonormal
             u, s, v = torch.linalg.svd(down, full_matrices=False)
-            needed = int(
-                (s > s[0] * torch.finfo(torch.float32).eps * down.shape[1]).sum()
-            )  # no rank for rounding noise
+            # Rounding noise gets no rank.
+            needed = int((s > s[0] * torch.finfo(torch.float32).eps * down.shape[1]).sum())
             root = s[:needed].sqrt()
             up, down = basis @ u[:, :needed] * root, root[:, None] * v[:needed]
             return Change(up=up.to(dtype or wanted.dtype), down=down.to(dtype or wanted.dtype))

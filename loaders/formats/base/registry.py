@@ -1,4 +1,4 @@
-"""All formats, gathered from the files of `loaders/formats`, and what follows from their records: recognising, unpacking, menus."""
+"""All formats, from the files of `loaders/formats`, and what follows from them: recognising, unpacking, menus."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ MARKED: Mapping[str, tuple[torch.dtype, ...]] = {start: dtypes for f in ALL for 
 # Role -> dtypes that a scale may have; other roles have FLOAT_DTYPES.
 _BITS = (torch.uint8, torch.float8_e4m3fn, getattr(torch, "float8_e8m0fnu", torch.uint8), "F8_E8M0")
 ROLE_DTYPES: Mapping[str, tuple[Any, ...]] = {"weight_scale": (*FLOAT_DTYPES, *_BITS), "weight_delta": (torch.int8,)}
-FAMILIES = ("float8", "int8")  # other writers' names begin with these; the stored types tell what they are
+FAMILIES = ("float8", "int8")  # other writers' names that begin so are accepted; the stored type decides
 
 
-# --- recognising and unpacking -----------------------------------------------------------------------------------------
+# --- recognising and unpacking ---------------------------------------------------------------------------------------
 
 
 def storage_of(
@@ -83,7 +83,7 @@ def is_needed(role: str, scale: TensorInfo, storage: Storage) -> bool:
 
 
 def _check_marker(weight: Weight) -> None:
-    """A marked matrix must be stored as marked; for plain numbers and other shapes the marker is ignored."""
+    """Checks that a marked matrix is stored as marked. The marker of plain numbers or other shapes is ignored."""
     named = weight.named
     if named is None or isinstance(weight.dtype, str) or weight.dtype in FLOAT_DTYPES or len(weight.shape) != 2:
         return
@@ -94,8 +94,8 @@ def _check_marker(weight: Weight) -> None:
     held = starts[max(starts, key=len)] if starts else None
     if held is not None and weight.dtype not in held:
         raise ValueError(
-            f"{weight.label} is marked as {short(named)} but stored as {dtype_text(weight.dtype)}. The file is damaged; "
-            "download it again"
+            f"{weight.label} is marked as {short(named)} but stored as {dtype_text(weight.dtype)}. The file is "
+            "damaged; download it again"
         )
 
 
@@ -103,11 +103,12 @@ def _unknown(weight: Weight) -> ValueError:
     if isinstance(weight.dtype, str):
         known = ", ".join([*("F32", "F16", "BF16"), *(f.name for f in FORMATS.values() if f.name.isupper())])
         return ValueError(
-            f"{weight.label} is stored as {weight.dtype}, which is not supported ({known} are). Take a file in one of those"
+            f"{weight.label} is stored as {weight.dtype}, which is not supported ({known} are). Take a file in one of "
+            "those"
         )
     return ValueError(
-        f"{weight.label} is stored as {dtype_text(weight.dtype)} of shape {weight.shape}, which no known format of Chroma "
-        "uses. Take another version of the file"
+        f"{weight.label} is stored as {dtype_text(weight.dtype)} of shape {weight.shape}, which no known format of "
+        "Chroma uses. Take another version of the file"
     )
 
 
@@ -137,14 +138,14 @@ def dense(part: Part, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Rows of a layer that a file stores in parts."""
+    """Joins the rows of a layer that a file stores in parts."""
     if len(parts) == 1:
         return parts[0]
     same = len({part.dtype for part in parts}) == 1
     return torch.cat(list(parts) if same else [part.float() for part in parts])
 
 
-# --- menus -------------------------------------------------------------------------------------------------------------
+# --- menus -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

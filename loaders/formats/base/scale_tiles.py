@@ -1,4 +1,4 @@
-"""Scales of blocks as tensor cores read them, in tiles; and unpacking a few rows at a time."""
+"""Block scales in the tiles that tensor cores read; and unpacking a few rows at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from .format import round_up
+from .format import Settings, round_up
 
 TILE_ROWS, TILE_COLUMNS = 128, 4
 CHUNK = 1 << 20  # weights at a time, to keep intermediate tensors small
@@ -24,6 +24,12 @@ def untiled(scales: Tensor, rows: int, columns: int) -> Tensor:
     across = round_up(columns, TILE_COLUMNS) // TILE_COLUMNS
     tiles = scales.reshape(-1, across, TILE_ROWS // 4, 4, TILE_COLUMNS)  # (row tile, column tile, row, quarter, column)
     return tiles.permute(0, 3, 2, 1, 4).reshape(-1, across * TILE_COLUMNS)[:rows, :columns]
+
+
+def unpadded(weight: Tensor, settings: Settings) -> Tensor:
+    """Without the rows and columns that only fill blocks, see `Weight.unpadded`."""
+    rows, columns = settings.get("orig_shape", weight.shape)
+    return weight[:rows, :columns]
 
 
 def by_rows(function: Callable[..., Tensor], columns: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:

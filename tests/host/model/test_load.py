@@ -3,6 +3,7 @@
 import json
 import os
 
+import formats
 import pytest
 import support
 import torch
@@ -615,6 +616,27 @@ def test_nan_in_small_tensors_is_told_at_load(comfy, inference, case, tmp_path, 
     assert "nan.safetensors: 1 tensors hold NaN" in caplog.text and "img_in.bias" in caplog.text
 
 
+# --- padded layers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
+def test_layer_filled_up_to_whole_blocks_is_unpacked(comfy, inference, tmp_path, name):
+    """Radiance's embedder of 67 inputs, as convert_to_quant writes it. The host would save it as a larger layer."""
+    cfg = support.config(**{**support.RADIANCE, "double": 1, "single": 1})
+    weights = support.published(support.random_weights(cfg))
+    stem = "nerf_image_embedder.embedder.0"
+    weight = weights.pop(f"{stem}.weight")
+    stored = formats.SAFETENSORS[name].write(weight)
+    assert stored["weight"].shape[0] > len(weight)
+    stored["comfy_quant"] = formats.marker(format=name, orig_shape=list(weight.shape))
+    packed = {f"{stem}.{role}": tensor for role, tensor in stored.items()}
+    path = support.write(tmp_path / "m.safetensors", weights | packed)
+    model = support.dev.load_pack("host.model.load").load_chroma(str(path), "keep")
+    found = model.model.diffusion_model.get_parameter(f"{stem}.weight")
+    assert (found.dtype, found.shape) == (torch.float32, weight.shape)
+    assert 0.3 < support.relative(found, weight) / formats.SAFETENSORS[name].error(67) < 3
+
+
 # --- the host's options for the type of weights ----------------------------------------------------------------------
 
 
@@ -648,4 +670,4 @@ def test_plain_cast_to_fp8_is_not_followed_and_told(comfy, load, monkeypatch, ca
 
     monkeypatch.setattr(args, "fp8_e4m3fn_unet", True)
     assert load().model.get_dtype_inference() in (torch.float32, torch.bfloat16, torch.float16)
-    assert "the option for torch.float8_e4m3fn weights is not followed: a plain cast harms Chroma" in caplog.text
+    assert "ComfyUI's option for torch.float8_e4m3fn weights is ignored: a plain cast harms Chroma" in caplog.text

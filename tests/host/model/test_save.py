@@ -223,8 +223,8 @@ def test_model_of_another_kind_is_refused(comfy, save):
 def test_patch_that_changes_a_shape_is_refused(comfy, load, save, case):
     model = load()
     wider = torch.zeros(128, 128)
-    model.add_patches({"diffusion_model.img_in.weight": ("diff", (wider, {"pad_weight": True}))}, 1.0)
-    with pytest.raises(ValueError, match=r"img_in.weight has become \(128, 128\), expected \(128, 64\)"):
+    model.add_patches({"diffusion_model.txt_in.weight": ("diff", (wider, {"pad_weight": True}))}, 1.0)
+    with pytest.raises(ValueError, match=r"txt_in.weight has become \(128, 128\), expected \(128, 64\)"):
         save(model, "bf16")
 
 

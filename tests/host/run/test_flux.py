@@ -4,44 +4,22 @@ import flux_models
 import pytest
 import support
 import torch
+from flux_models import GUIDANCE, RUN_LIMIT, STEPS, native_patcher, prompts, sigmas_of
 from host_models import sample
 
 pytestmark = pytest.mark.host
 
-GUIDANCE, STEPS = 2.5, 4
-RUN_LIMIT = 1e-5  # four steps carry the 2e-6 of one forward on
+
+def modulator(net, cfg, native, path):
+    """A file of an Approximator alone, without a prefix, as FluxMod's are."""
+    points = [(t.item(), GUIDANCE) for t in (*sigmas_of(native)[:-1], torch.tensor(0.0))]
+    solved = flux_models.approximator(net, cfg, points)
+    names = {name.removeprefix(flux_models.keys.APPROXIMATOR): t for name, t in support.published(solved).items()}
+    return str(support.write(path, names))
 
 
-def native_patcher(net, cfg, schnell=False):
-    """The host's own MODEL of FLUX, float32."""
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    names = ("depth", "depth_single_blocks", "axes_dim", "theta", "patch_size", "qkv_bias", "guidance_embed")
-    sizes = {name: getattr(net.params, name) for name in (*names, "mlp_ratio", "num_heads", "hidden_size")}
-    kind = comfy.supported_models.FluxSchnell if schnell else comfy.supported_models.Flux
-    config = kind(
-        {
-            "image_model": "flux",
-            **sizes,
-            "in_channels": net.params.in_channels,
-            "out_channels": net.params.out_channels,
-            "vec_in_dim": flux_models.VECTOR,
-            "context_in_dim": cfg.context_dim,
-            "txt_ids_dims": [],
-        }
-    )
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({})
-    model.load_model_weights(dict(net.state_dict()), "")
-    device = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
-
-
-def sigmas_of(patcher):
-    import comfy.samplers
-
-    return comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", STEPS)
+def load(*args, **kwargs):
+    return support.dev.load_pack("host.model.load").load_chroma(*args, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +28,8 @@ def case(comfy, tmp_path_factory):
     cfg, folder = flux_models.config(), tmp_path_factory.mktemp("flux")
     net = flux_models.flux_net(comfy, cfg)
     native = native_patcher(net, cfg)
-    points = [(t.item(), GUIDANCE) for t in (*sigmas_of(native)[:-1], torch.tensor(0.0))]
-    solved = flux_models.approximator(net, cfg, points)
     blocks = support.write(folder / "flux.safetensors", support.published(net.state_dict()))
-    modulator = support.write(folder / "modulator.safetensors", support.published(solved))
-    load = support.dev.load_pack("host.model.load").load_chroma
-    return cfg, native, load(str(blocks), approximator=str(modulator))
-
-
-def prompts(cfg, **values):
-    generator = torch.Generator().manual_seed(3)
-    more = {"pooled_output": torch.zeros(1, flux_models.VECTOR), "guidance": GUIDANCE, **values}
-    return [[torch.randn(1, 11, cfg.context_dim, generator=generator), more]]
+    return cfg, native, load(str(blocks), approximator=modulator(net, cfg, native, folder / "modulator.safetensors"))
 
 
 def runs(comfy, case, positive):
@@ -96,8 +64,8 @@ def test_kept_keys_of_references_act_on_our_model(comfy, inference, case):
     """FluxKVCache: the first step is exact, later ones take the references' keys and values from it. The host's own
     FLUX.1 fails under it, so that its error is measured against ours without it."""
     from comfy_extras.nodes_edit_model import ReferenceLatent
-    from comfy_extras.nodes_flux import FluxKVCache
     from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod as Method
+    from comfy_extras.nodes_flux import FluxKVCache
 
     cfg, _, ours = case
     latent = {"samples": torch.randn(1, cfg.channels, 12, 24, generator=torch.Generator().manual_seed(4))}
@@ -112,3 +80,44 @@ def test_kept_keys_of_references_act_on_our_model(comfy, inference, case):
     distance = support.relative(run(kept, positive, STEPS), run(ours, at_zero, STEPS))
     assert 0 < distance < 0.3
     assert ours.model.diffusion_model.default_ref_method == "offset"
+
+
+def as_whole(state):
+    """FLUX of nineteen double blocks, of which the lite one is made: blocks 5 to 15, and the old 4, are others."""
+    out = {}
+    for name, tensor in state.items():
+        number = int(name.split(".")[1]) if name.startswith("double_blocks.") else None
+        if number is not None and number > 4:
+            name = name.replace(f"double_blocks.{number}.", f"double_blocks.{number + 11}.", 1)
+        out[name] = tensor
+    block = {
+        name.removeprefix("double_blocks.4."): t for name, t in state.items() if name.startswith("double_blocks.4.")
+    }
+    for number in range(4, 16):
+        out.update({f"double_blocks.{number}.{name}": torch.randn_like(t) for name, t in block.items()})
+    return out, block
+
+
+@pytest.mark.slow
+def test_flux_with_a_lite_patch_equals_the_hosts_flux_of_eight_blocks(comfy, inference, tmp_path):
+    cfg = flux_models.config(in_dim=32, double=8, single=2)
+    net = flux_models.flux_net(comfy, cfg)
+    native = native_patcher(net, cfg)
+    whole, block = as_whole(net.state_dict())
+    path = str(support.write(tmp_path / "flux.safetensors", support.published(whole)))
+    patch = str(support.write(tmp_path / "lite.safetensors", support.published(block)))
+    ours = load(path, approximator=modulator(net, cfg, native, tmp_path / "m.safetensors"), lite_patch=patch)
+    loaded = ours.model.model_config.loaded
+    assert (
+        loaded.detection.config.num_double_blocks == 8
+        and loaded.file == "flux.safetensors with lite.safetensors with m.safetensors"
+    )
+    theirs, mine = runs(comfy, (cfg, native, ours), prompts(cfg))
+    assert support.relative(mine, theirs) <= RUN_LIMIT
+    init, given = ours.cached_patcher_init
+    again = init(*given, disable_dynamic=True)
+    assert support.relative(sample_of(comfy, again, cfg), sample_of(comfy, ours, cfg)) == 0
+
+
+def sample_of(comfy, patcher, cfg):
+    return sample(comfy, patcher, cfg, steps=2, scale=1.0, positive=prompts(cfg), negative=prompts(cfg))

@@ -455,7 +455,7 @@ def test_plot_node_gives_the_picture_and_a_preview(plots, tmp_path):
 
 
 def test_what_can_not_be_drawn_is_named(plots):
-    with pytest.raises(ValueError, match=r"b: sigmas of the shape \(2, 2\) are no list"):
+    with pytest.raises(ValueError, match=r"b: sigmas of the shape \(2, 2\) are not a list"):
         plots.plot([("a", schedule("linear", 2)), ("b", torch.zeros(2, 2))])
     with pytest.raises(ValueError, match="a: sigmas .* finite numbers"):
         plots.plot([("a", torch.tensor([1, math.nan]))])

@@ -231,6 +231,25 @@ def test_fp8_parts_of_one_scale_keep_it_and_others_get_one_a_row(dtype, name):
     assert rows.format == f"{name}_rowwise" and rows.fields["scale"].shape == (16, 1)
 
 
+@pytest.mark.parametrize("name, columns", [("mxfp8", 96), ("nvfp4", 80)])
+def test_inputs_that_fill_the_last_block_are_left_out_where_the_marker_says_so(name, columns):
+    """convert_to_quant writes Radiance's embedder of 67 inputs so, where nothing is kept out of the format."""
+    found = MADE[name](torch.nn.functional.pad(gaussian(64, 67), (0, columns - 67)))
+    found = found._replace(marker={"format": name, "orig_shape": [64, 67]})
+    storage = recognised(name, found)
+    assert storage.shape == (64, 67)
+    dense = registry.FORMATS[name].unpack(found.data, found.beside, storage.settings, torch.float32)
+    torch.testing.assert_close(dense, found.dense[:, :67], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [[64, 64], [64, 97], [64, 96, 1], "64, 67", [64.0, 67.0], [0, 67]])
+def test_shape_in_a_marker_that_does_not_round_up_to_what_is_stored_is_ignored(shape):
+    found = mxfp8(gaussian(64, 96))
+    found = found._replace(marker={"format": "mxfp8", "orig_shape": shape})
+    storage = recognised("mxfp8", found)
+    assert (storage.shape, dict(storage.settings)) == ((64, 96), {})
+
+
 @pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
 def test_parts_whose_scales_do_not_fill_their_tiles_are_not_joined(name):
     format = registry.FORMATS[name]
@@ -429,3 +448,51 @@ def test_a_plain_weight_with_a_scale_that_is_not_one_is_refused():
     assert registry.dense(part, {"w": weight, "s": torch.ones(1)}) is weight
     with pytest.raises(ValueError, match="^w is stored in 16 or 32 bits, but s beside it is 0.5, expected 1"):
         registry.dense(part, {"w": weight, "s": torch.tensor([0.5])})
+
+
+@pytest.mark.parametrize("dtype, name", [(E4M3, "float8_e4m3fn"), (E5M2, "float8_e5m2")])
+@pytest.mark.parametrize("shape", [(8,), (2, 3, 4)])
+def test_biases_and_kernels_in_fp8_are_a_cast_or_have_one_scale(dtype, name, shape):
+    data = torch.ones(shape).to(dtype)
+    for beside, unscaled in (({}, True), ({"weight_scale": torch.ones(1)}, False)):
+        storage = recognised("", Case(data, beside, None, data.float(), 0.0))
+        assert (storage.format, storage.shape, dict(storage.settings)) == (name, shape, {"unscaled": unscaled})
+    with pytest.raises(ValueError, match="which no known format"):
+        recognised("", Case(data, {"weight_scale": torch.ones(2)}, None, data.float(), 0.0))
+
+
+def test_int4_inputs_are_rounded_in_groups_of_64():
+    """ConvRot's; the host's layout takes it as a field."""
+    found = rotated_int4(gaussian(8, 256))
+    fields = registry.FORMATS["convrot_w4a4"].hold(found.data, dict(found.beside), recognised("", found)).fields
+    assert {k: v for k, v in fields.items() if k != "scale"} == {
+        "quant_group_size": 64,
+        "convrot_groupsize": 16,
+        "linear_dtype": "int8",
+    }
+
+
+def test_an_unknown_marker_lists_the_hosts_own_formats_only():
+    found = by_tensor(E4M3)(gaussian(8, 32))._replace(marker={"format": "svdq"})
+    with pytest.raises(ValueError, match="not supported") as refusal:
+        recognised("", found)
+    listed = str(refusal.value).rpartition("(")[2].partition(" are)")[0].split(", ")
+    host = {"convrot_w4a4", "float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "mxfp8", "nvfp4"}
+    own = {f"{n}_rowwise" for n in ("float8_e4m3fn", "float8_e5m2")}
+    own |= {f"{n}_blockwise" for n in ("float8_e4m3fn", "float8_e5m2", "int8")}
+    assert set(listed) == host | own
+
+
+@pytest.mark.parametrize("format", registry.ALL, ids=lambda f: f.name)
+def test_records_do_not_change(format):
+    with pytest.raises(AttributeError):
+        format.bits = 1.0
+    with pytest.raises(AttributeError):
+        base.Weight("w", info.TensorInfo(INT8, (1,)), {}, {}).label = "x"
+
+
+@pytest.mark.parametrize("dtype, shape", [(torch.uint8, (64,)), (torch.uint8, (2, 3, 4)), (torch.int16, (8, 32))])
+def test_what_is_no_matrix_of_bytes_is_no_nvfp4(dtype, shape):
+    beside = {"weight_scale": torch.ones(128, 4).to(E4M3), "weight_scale_2": torch.ones(())}
+    with pytest.raises(ValueError, match="which no known format|but stored as int16"):
+        recognised("", Case(torch.zeros(shape, dtype=dtype), beside, {"format": "nvfp4"}, torch.zeros(1), 0.0))

@@ -205,7 +205,7 @@ def test_packed_shape_counts_bytes_of_the_last_size():
         (lambda: types.packed_shape((4, 256), "Q9_9"), "Q9_9 is not supported .*Q8_0"),
         (lambda: types.dequantise(torch.zeros(2, 34, dtype=torch.uint8), "IQ2_S"), "IQ2_S is not supported"),
         (lambda: types.dequantise(torch.zeros(2, 35, dtype=torch.uint8), "Q8_0"), "multiple of 34"),
-        (lambda: types.dequantise(torch.zeros(2, 34), "Q8_0"), "torch.float32 are no Q8_0 blocks"),
+        (lambda: types.dequantise(torch.zeros(2, 34), "Q8_0"), "torch.float32 are not Q8_0 blocks"),
         (lambda: types.dequantise(torch.zeros(34, dtype=torch.uint8), "Q8_0", torch.int8), "to torch.int8"),
         (lambda: types.quantise(torch.zeros(2, 100), "Q4_0"), "multiple of 32"),
         (lambda: types.quantise(torch.zeros(2, 256), "Q6_K"), "can be read but not written .Q8_0, Q5_1"),

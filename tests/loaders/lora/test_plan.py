@@ -59,6 +59,18 @@ def test_layer_of_each_layout_is_found(layer):
     assert bool(found.approximator_layers) == module.startswith("distilled")
 
 
+@pytest.mark.parametrize("width, fits", [(128, True), (384, True), (192, False), (100, False), (64, True)])
+def test_a_control_lora_widens_img_in_to_what_a_picture_or_a_mask_needs(width, fits):
+    found = lora.make_plan(pair("x_embedder", 128, width), MODEL)
+    assert bool(found.layers[lora.MATCHED]) == fits and bool(found.layers[lora.MISSHAPEN]) != fits
+    wider = (128, width) if fits and width > 64 else None
+    assert found.input_width == (wider and width)
+    tensors = {name: torch.zeros(shape) for name, shape in pair("x_embedder", 128, width).items()}
+    made = lora.prepare(tensors, found).get("img_in.weight.reshape_weight")
+    assert (None if made is None else tuple(made.tolist())) == wider
+    assert lora.make_plan(pair("txt_in", 128, width), MODEL).input_width is None
+
+
 ENDINGS = [
     ("lora_down.weight", "lora_up.weight"),
     ("lora_A.weight", "lora_B.weight"),

@@ -61,12 +61,12 @@ def test_what_only_tells_fails_no_run(module, sent, monkeypatch, caplog):
         raise KeyError("steps")
 
     module.show("Node", "1", broken)
-    assert sent.messages[0][1]["text"] == (
-        "This report has failed (KeyError); nothing is known of what it tells. The run goes on."
-    )
+    assert sent.messages[0][1]["text"] == "This report has failed (KeyError), so it is not shown. The run goes on."
     sent.server.send_sync = broken
     module.show("Node", "1", lambda: "one")
-    assert [m for m in caplog.messages if "failed" in m] == ["Node: failed to tell of this run: KeyError: 'steps'"] * 2
+    assert [m for m in caplog.messages if "failed" in m] == [
+        "Node: failed to report on this run: KeyError: 'steps'"
+    ] * 2
     assert module.only_tell("Node", lambda: 5) == 5
 
 

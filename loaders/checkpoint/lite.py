@@ -1,0 +1,77 @@
+"""FLUX lite made of FLUX and a patch, as FluxMod did: eight double blocks, one of them from the patch.
+
+FLUX.1 lite leaves out double blocks 5 to 15 of FLUX.1 dev's nineteen, and block 4 takes over for them: the patch holds its
+weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Mapping, NamedTuple
+
+from ..files.read import Header
+from .keys import FLUX_MODULATION, SIGNATURES
+from .naming import layout_of
+
+BLOCKS = "double_blocks."
+PATCHED = 4
+LEFT_OUT = range(5, 16)
+WHOLE, LITE = 19, 8
+OWN_SIGNATURE = SIGNATURES["BFL"].removeprefix(f"{BLOCKS}0.")  # of a block that stands alone
+
+
+class Patched(NamedTuple):
+    """header: of the model with its patch. own, theirs: name in it -> name in the model's file, in the patch's."""
+
+    header: Header
+    own: Mapping[str, str]
+    theirs: Mapping[str, str]
+
+
+def with_lite_patch(header: Header, patch: Header) -> Patched:
+    """raises: ValueError where the patch does not hold one double block, or the model has neither 19 nor 8 of them."""
+    layout, prefix = layout_of(header)
+    start = prefix + BLOCKS
+    numbers = {name: name.removeprefix(start).split(".")[0] for name in header.tensors if name.startswith(start)}
+    count = len(set(numbers.values()))
+    if layout != "BFL" or count not in (WHOLE, LITE):
+        raise ValueError(
+            f"{header.name}: has {count} double blocks under FLUX's own names, but a lite patch needs {WHOLE} (FLUX.1) or "
+            f"{LITE} (FLUX.1 lite). Choose such a file as model, or no lite patch"
+        )
+    own: dict[str, str] = {}
+    for name in header.tensors:
+        number = int(numbers[name]) if name in numbers else None
+        if number == PATCHED or (number is not None and count == WHOLE and number in LEFT_OUT):
+            continue
+        if number is not None and count == WHOLE and number > LEFT_OUT[-1]:
+            rest = name.removeprefix(f"{start}{number}")
+            own[f"{start}{number - len(LEFT_OUT)}{rest}"] = name
+        else:
+            own[name] = name
+    theirs = {f"{start}{PATCHED}.{name}": file_name for name, file_name in _block_of(patch).items()}
+    tensors = {new: header.tensors[name] for new, name in own.items()}
+    tensors.update({new: patch.tensors[name] for new, name in theirs.items()})
+    markers = {new: header.markers[name] for new, name in own.items() if name in header.markers}
+    markers.update({new: patch.markers[name] for new, name in theirs.items() if name in patch.markers})
+    whole = replace(
+        header,
+        name=f"{header.name} with {patch.name}",
+        tensors=tensors,
+        markers=markers,
+        num_bytes=header.num_bytes + patch.num_bytes,
+    )
+    return Patched(whole, own, theirs)
+
+
+def _block_of(patch: Header) -> dict[str, str]:
+    """Name inside of the block -> name in the file, of the one double block that a patch holds."""
+    ends = [n for n in patch.tensors if n == OWN_SIGNATURE or n.endswith("." + OWN_SIGNATURE)]
+    if len(ends) != 1:
+        raise ValueError(
+            f"{patch.name}: holds {len(ends) or 'no'} double blocks ({OWN_SIGNATURE}), but a lite patch holds one. Choose "
+            "a lite patch, or none"
+        )
+    prefix = ends[0].removesuffix(OWN_SIGNATURE)
+    names = {name.removeprefix(prefix): name for name in patch.tensors if name.startswith(prefix)}
+    return {inside: name for inside, name in names.items() if not FLUX_MODULATION.match(f"{BLOCKS}{PATCHED}.{inside}")}
