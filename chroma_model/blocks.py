@@ -147,6 +147,14 @@ class SingleStreamBlock(nn.Module):
         return self.clamp(torch.addcmul(x, self.linear2(attn), vec.gate), options)
 
 
+class LeftOut(nn.Module):
+    """The place of a block that a pruned model does not have: gives back the streams that it is given."""
+
+    def forward(self, x: Tensor | None = None, img: Tensor | None = None, txt: Tensor | None = None, **_: Any) -> Any:
+        """x, or img and txt, in the shapes of the block that was there."""
+        return (img, txt) if x is None else x
+
+
 class FinalLayer(nn.Module):
     def __init__(self, config: ChromaConfig, layers: Any, **factory: Any):
         super().__init__()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .block_lists import Block, blocks_text
+
 # Modulation vectors per block: shift, scale and gate once in a single block, twice in each stream of a double
 # block (attention, MLP); the final layer has shift and scale only.
 VECTORS_PER_SINGLE = 3
@@ -59,6 +61,7 @@ class ChromaConfig:
     nerf: NerfConfig | None = None  # set where the model works on pixels (Radiance)
     prediction: str = "v"  # v: the network gives the velocity; x0: the picture itself
     text_ids: str = "zeros"  # position ids of text tokens; sequential: numbered from 0
+    left_out: frozenset[Block] = frozenset()  # of a pruned model; the others keep their numbers and modulations
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -72,10 +75,20 @@ class ChromaConfig:
             )
         _one_of("prediction", self.prediction, ("v", "x0"))
         _one_of("text_ids", self.text_ids, ("zeros", "sequential"))
+        unknown = {(kind, i) for kind, i in self.left_out if not 0 <= i < self.num_blocks.get(kind, 0)}
+        if unknown:
+            raise ValueError(f"{blocks_text(unknown)} cannot be left out: there is no such block")
+        if self.left_out and self.left_out >= {("double", i) for i in range(self.num_double_blocks)}:
+            raise ValueError("all double blocks are left out. Keep one of them at least")
         if self.nerf is not None and self.patch_size % self.nerf.kernel_size:
             raise ValueError(
                 f"patch_size {self.patch_size} is not a multiple of img_in_patch's kernel {self.nerf.kernel_size}"
             )
+
+    @property
+    def num_blocks(self) -> dict[str, int]:
+        """Kind of block -> how many there are, those left out included."""
+        return {"double": self.num_double_blocks, "single": self.num_single_blocks}
 
     @property
     def head_dim(self) -> int:
@@ -109,7 +122,8 @@ class ChromaConfig:
         """Names of the empty tensors that say, in the host's and trainer's files, what shapes do not."""
         half_size = self.nerf is not None and self.nerf.kernel_size != self.patch_size
         said = {"__x0__": self.prediction == "x0", "__sequential__": self.text_ids == "sequential"}
-        return tuple(name for name, there in {**said, "__32x32__": half_size}.items() if there)
+        flags = (name for name, there in {**said, "__32x32__": half_size}.items() if there)
+        return (*flags, *(f"{kind}_blocks.{i}.left_out" for kind, i in sorted(self.left_out)))
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import DoubleStreamBlock, FinalLayer, SingleStreamBlock
+from .blocks import DoubleStreamBlock, FinalLayer, LeftOut, SingleStreamBlock
 from .config import ChromaConfig
 from .embeddings import PositionEmbedder, position_ids
 from .latents import grid_size, patchify, unpatchify
@@ -64,10 +64,12 @@ class ChromaTransformer(nn.Module):
         self.txt_in = layers.Linear(config.context_dim, config.hidden_size, bias=True, **factory)
         self.distilled_guidance_layer = nn.Identity()  # filled at load time with the checkpoint's Approximator
         self.double_blocks = nn.ModuleList(
-            DoubleStreamBlock(config, ops, **factory) for _ in range(config.num_double_blocks)
+            LeftOut() if ("double", i) in config.left_out else DoubleStreamBlock(config, ops, **factory)
+            for i in range(config.num_double_blocks)
         )
         self.single_blocks = nn.ModuleList(
-            SingleStreamBlock(config, ops, **factory) for _ in range(config.num_single_blocks)
+            LeftOut() if ("single", i) in config.left_out else SingleStreamBlock(config, ops, **factory)
+            for i in range(config.num_single_blocks)
         )
         if config.nerf is None:
             self.final_layer = FinalLayer(config, layers, **factory)
@@ -79,7 +81,8 @@ class ChromaTransformer(nn.Module):
             name, final_class = FINAL_LAYERS[config.nerf.final]
             self.add_module(name, final_class(config, layers, **factory))
         for name in config.markers:  # so that a saved model says what it is
-            self.register_buffer(name, torch.empty(0, device=factory.get("device")))
+            stem, _, last = name.rpartition(".")
+            self.get_submodule(stem).register_buffer(last, torch.empty(0, device=factory.get("device")))
 
     def modulations(self, timesteps: Tensor, guidance: Tensor) -> Tensor:
         """Every shift, scale and gate of the model, from one MLP in float32.

@@ -22,7 +22,7 @@ REPORT_SECONDS = 10  # between lines of progress where there is no terminal
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        print(f"quantize: {message}. See python -m tools quantize --help", file=sys.stderr)
+        print(f"{self.prog.split()[-1]}: {message}. See {self.prog} --help", file=sys.stderr)
         sys.exit(WRONG_ARGUMENTS)
 
 
@@ -48,6 +48,25 @@ def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
     p.add_argument(
         "--text-ids", choices=("auto", "zeros", "sequential"), default="auto", help="if the file has lost its marker"
     )
+    p.add_argument(
+        "--leave-out",
+        default="",
+        metavar="BLOCKS",
+        help='write a pruned model without these blocks, e.g. "double 3, single 20-22, single 30"',
+    )
+    p.add_argument(
+        "--max-error",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="write the blocks that are harmed most in more bits until the output errs by no more, e.g. 0.03 for 3 %%",
+    )
+    p.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="measure that error on the inputs of this file of activations (python -m tools compare --help), not on made-up ones",
+    )
     p.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, cuda:1")
     return p
 
@@ -69,19 +88,15 @@ def progress() -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    try:
-        export = load_pack("loaders.checkpoint.write_quantised")
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            f"quantize: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
-            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
-        ) from None
+    export = loaded("quantize", "loaders.checkpoint.write_quantised")
     p = parser(export.EXPORTS)
     args = p.parse_args(arguments)
     try:
         export.export_format(args.format, args.target)
     except ValueError as error:
         p.error(str(error))
+    if not 0 <= args.max_error < 1:
+        p.error(f"--max-error is {args.max_error:g}, expected a share from 0 to 1")
     if args.source.is_dir():
         p.error(f"{args.source} is a folder. Give the .safetensors or .index.json file in it")
     if not args.source.is_file():
@@ -94,13 +109,15 @@ def main(arguments: list[str]) -> int:
     if not args.target.parent.is_dir():
         p.error(f"there is no folder {args.target.parent}")
     try:
-        source = export.FileWeights(args.source, args.prediction, args.text_ids, device(p, args.device))
+        source = export.FileWeights(args.source, args.prediction, args.text_ids, device(p, args.device), args.leave_out)
         written = export.write_model(
             source,
             args.target,
             args.format,
             full_precision=not args.fast_matmul,
             overwrite=args.overwrite,
+            max_error=args.max_error,
+            inputs=load_pack("loaders.checkpoint.activations").read_dump(args.inputs) if args.inputs else None,
             progress=progress(),
         )
     except ValueError as error:
@@ -112,6 +129,17 @@ def main(arguments: list[str]) -> int:
     print(clear(), end="", file=sys.stderr)
     print(written.text())
     return 0
+
+
+def loaded(command: str, module: str) -> Any:
+    """A module of the pack, or the end with what it lacks."""
+    try:
+        return load_pack(module)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"{command}: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
+            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
+        ) from None
 
 
 def device(p: argparse.ArgumentParser, name: str) -> str:

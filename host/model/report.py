@@ -9,6 +9,7 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
+from ...chroma_model.block_lists import blocks_text
 from ...loaders.checkpoint.detect_variant import Detection
 from ...loaders.formats.base.format import Format
 from .layers import format_of
@@ -34,6 +35,8 @@ def model_report(patcher: Any) -> str:
         f"{config.num_single_blocks} blocks of width {config.hidden_size}",
         f"file: {stored_text(detection)}, {ends}",
     ]
+    if config.left_out:
+        lines.append(f"pruned: without the blocks {blocks_text(config.left_out)}")
     if detection.dropped:
         lines.append(f"{len(detection.dropped)} modulation tensors of FLUX left out, the Approximator replaces them")
     lines.append(kept_text(model.diffusion_model, detection.num_parameters))

@@ -15,14 +15,18 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
+from ...chroma_model.block_lists import blocks_text
 from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
-from ...loaders.checkpoint.keys import APPROXIMATOR, FLAGS, VARIANT
+from ...loaders.checkpoint.keys import APPROXIMATOR, VARIANT, is_marker
+from ...loaders.checkpoint.mixed import workspace
+from ...loaders.checkpoint.prune import pruned
 from ...loaders.checkpoint.write_quantised import Written, write_model
 from ...loaders.files.error_text import encodable
 from ...loaders.files.read import Header, read_header
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.tensor_info import TensorInfo
+from ..run.skip_blocks import skipped_on
 from .lora import PREFIX, parameter_shapes
 
 WORKSPACE = 4  # memory for quantising on the device, in float32 copies of the largest weight
@@ -51,6 +55,8 @@ class PatchedWeights:
         check(header, self.detection)
         if loaded is not None:  # the metadata do not say that an Approximator is from another file
             self.detection = replace(self.detection, variant=loaded.detection.variant)
+        skipped, self.skipped_in_part = skipped_on(patcher)
+        self.detection = pruned(self.detection, skipped - self.detection.config.left_out)
         device = comfy.model_management.get_torch_device()
         self.device = device if device.type in ("cuda", "xpu") else torch.device("cpu")
         if self.device.type != "cpu":
@@ -77,7 +83,12 @@ class PatchedWeights:
 
 
 def export_model(
-    patcher: Any, path: Path, format_name: str, full_precision: bool = True, metadata: Mapping[str, str] | None = None
+    patcher: Any,
+    path: Path,
+    format_name: str,
+    full_precision: bool = True,
+    metadata: Mapping[str, str] | None = None,
+    max_error: float = 0.0,
 ) -> tuple[Written, str]:
     """Writes a MODEL with its patches; see `write_quantised.write_model`.
 
@@ -85,6 +96,8 @@ def export_model(
     returns: what was written, and a text about it for people.
     """
     source = PatchedWeights(patcher)
+    if max_error and source.device.type != "cpu":
+        comfy.model_management.free_memory(workspace(source.detection), source.device)
     bar = comfy.utils.ProgressBar(source.detection.num_parameters)
 
     def progress(done: int, total: int, name: str) -> None:
@@ -92,7 +105,13 @@ def export_model(
         bar.update_absolute(done, total)
 
     written = write_model(
-        source, path, format_name, full_precision=full_precision, metadata=metadata, progress=progress
+        source,
+        path,
+        format_name,
+        full_precision=full_precision,
+        metadata=metadata,
+        max_error=max_error,
+        progress=progress,
     )
     bar.update_absolute(source.detection.num_parameters)
     lines = [written.text()]
@@ -100,6 +119,10 @@ def export_model(
         lines.append(f"with the LoRAs and merges on {len(patcher.patches)} of its weights")
     if patcher.injections:
         lines.append("without LoRAs in bypass mode, which are no part of the weights")
+    if source.skipped_in_part:
+        lines.append(
+            f"with the blocks {blocks_text(source.skipped_in_part)}, which are left out for a part of the run only"
+        )
     return written, "\n".join(lines)
 
 
@@ -120,7 +143,7 @@ def _infos(network: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
         for name, shape in shapes.items()
         if not name.endswith((".input_scale", ".pre_quant_scale"))
     }
-    infos.update({name: TensorInfo(torch.float32, (0,)) for name, _ in network.named_buffers() if name in FLAGS})
+    infos.update({name: TensorInfo(torch.float32, (0,)) for name, _ in network.named_buffers() if is_marker(name)})
     return infos
 
 

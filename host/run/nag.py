@@ -6,7 +6,6 @@ Nothing is put into the network: the negative text travels as a conditioning, th
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Mapping
 
@@ -14,13 +13,13 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...chroma_model import block_lists
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from ...constants import STYLE_MASK
 
 # In transformer_options for a run: an AttentionGuidance. In a conditioning's options: a NegativeText.
 NAG = "chroma_nag"
 ALL = "all"
-_BLOCKS = re.compile(r"(double|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?")
 
 
 @dataclass(frozen=True)
@@ -101,24 +100,9 @@ def parse_blocks(text: str, num_double: int, num_single: int) -> frozenset[tuple
     returns: ("double" or "single", index) of each, None for all.
     raises:  ValueError for a part that names no blocks, or for an unknown index.
     """
-    counts = {"double": num_double, "single": num_single}
     if text.strip().lower() in ("", ALL):
         return None
-    blocks: set[tuple[str, int]] = set()
-    for part in re.split("[,，、]", text.lower()):
-        found = _BLOCKS.fullmatch(part.strip())
-        if found is None:
-            raise ValueError(
-                f"{part.strip()!r} in the list names no block; write all, or e.g. double, single 0-9, single 12"
-            )
-        kind, first, last = found.groups()
-        count = counts[kind]
-        low = int(first) if first else 0
-        high = int(last or first) if first else count - 1
-        if low > high or high >= count:
-            raise ValueError(f"{part.strip()!r}: this model has the {kind} blocks 0 to {count - 1}")
-        blocks |= {(kind, i) for i in range(low, high + 1)}
-    return frozenset(blocks)
+    return block_lists.parse_blocks(text, {"double": num_double, "single": num_single})
 
 
 def network_of(model: Any) -> Any:

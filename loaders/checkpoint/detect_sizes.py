@@ -6,6 +6,7 @@ import math
 from typing import Callable, Mapping
 
 from ...chroma_model import ApproximatorConfig, ChromaConfig, NerfConfig
+from ...chroma_model.block_lists import Block
 from ...chroma_model.config import rotary_axes
 from .keys import APPROXIMATOR
 
@@ -14,8 +15,13 @@ HEADS = {"conv": "nerf_final_layer_conv.conv", "linear": "nerf_final_layer.linea
 HALF_SIZE_KERNEL = 16
 
 
-def config_of(file: str, shapes: Mapping[str, tuple[int, ...]], flags: set[str]) -> ChromaConfig:
-    """The sizes of a model of these weights' shapes. raises: ValueError where one is missing or they do not fit."""
+def config_of(
+    file: str, shapes: Mapping[str, tuple[int, ...]], flags: set[str], left_out: frozenset[Block] = frozenset()
+) -> ChromaConfig:
+    """The sizes of a model of these weights' shapes, whose file says which blocks it leaves out.
+
+    raises: ValueError where one is missing or they do not fit.
+    """
 
     def shape(name: str, ndim: int) -> tuple[int, ...]:
         if name not in shapes:
@@ -28,7 +34,8 @@ def config_of(file: str, shapes: Mapping[str, tuple[int, ...]], flags: set[str])
     def count(stem: str) -> int:
         place = stem.count(".") + 1
         parts = [n.split(".") for n in shapes if n.startswith(stem + ".")]
-        indices = {int(p[place]) for p in parts if len(p) > place and p[place].isdecimal() and len(p[place]) < 6}
+        indices = {i for kind, i in left_out if stem == f"{kind}_blocks"}
+        indices |= {int(p[place]) for p in parts if len(p) > place and p[place].isdecimal() and len(p[place]) < 6}
         for i in range(len(indices)):
             if i not in indices:
                 raise ValueError(
@@ -47,11 +54,13 @@ def config_of(file: str, shapes: Mapping[str, tuple[int, ...]], flags: set[str])
         out_channels = shape("final_layer.linear.weight", 2)[0]
         ends = {"in_channels": in_channels, "out_channels": out_channels, "patch_size": PATCH_SIZE}
     hidden_size = shape(first, 2 if nerf is None else 4)[0]
-    (head_dim,) = shape("double_blocks.0.img_attn.norm.key_norm.weight", 1)
+    num_double = count("double_blocks")
+    first_block = f"double_blocks.{next((i for i in range(num_double) if ('double', i) not in left_out), 0)}"
+    (head_dim,) = shape(f"{first_block}.img_attn.norm.key_norm.weight", 1)
     if hidden_size % head_dim:
         raise ValueError(
             f"{file}: width {hidden_size} ({first}) is not a multiple of the head size {head_dim} "
-            "(double_blocks.0.img_attn.norm.key_norm). The file is damaged"
+            f"({first_block}.img_attn.norm.key_norm). The file is damaged"
         )
     hidden_dim, in_dim = shape(APPROXIMATOR + "in_proj.weight", 2)
     try:
@@ -61,11 +70,12 @@ def config_of(file: str, shapes: Mapping[str, tuple[int, ...]], flags: set[str])
             context_dim=shape("txt_in.weight", 2)[1],
             hidden_size=hidden_size,
             num_heads=hidden_size // head_dim,
-            mlp_hidden_dim=shape("double_blocks.0.img_mlp.0.weight", 2)[0],
-            num_double_blocks=count("double_blocks"),
+            mlp_hidden_dim=shape(f"{first_block}.img_mlp.0.weight", 2)[0],
+            num_double_blocks=num_double,
             num_single_blocks=count("single_blocks"),
             axes_dim=rotary_axes(head_dim),
-            qkv_bias="double_blocks.0.img_attn.qkv.bias" in shapes,
+            qkv_bias=f"{first_block}.img_attn.qkv.bias" in shapes,
+            left_out=left_out,
             approximator=ApproximatorConfig(
                 in_dim=in_dim,
                 hidden_dim=hidden_dim,

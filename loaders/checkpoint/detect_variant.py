@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Mapping
 
 from ...chroma_model import ChromaConfig
+from ...chroma_model.block_lists import Block, parse_blocks
 from ..files.error_text import short
 from ..files.read import Header
 from .detect_sizes import config_of
@@ -14,8 +15,10 @@ from .keys import (
     FLAGS,
     FLUX,
     FLUX_MODULATION,
+    LEFT_OUT,
     METADATA_PREFIX,
     OLD_MARKER,
+    PRUNED,
     VARIANT,
     diffusers_names,
     model_name,
@@ -26,6 +29,7 @@ from .naming import layout_of, names_of
 from .weight_parts import Collected, Names, collect
 
 LITE_IN_DIM = 32  # of Chroma lite's Approximator; that of the others is 64
+MAX_BLOCKS = 1000  # of a kind, that a number may name
 PREDICTIONS = ("auto", "v", "x0")
 TEXT_IDS = ("auto", "zeros", "sequential")
 
@@ -70,7 +74,7 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
     old_marker = header.tensors.get(by_name.get(OLD_MARKER, ""))
     collected = collect(header, names, old_marker, PLACES[layout], diffusers_names)
     flags = {FLAGS[name] for name in by_name if name in FLAGS}
-    config = config_of(header.name, collected.shapes, flags)
+    config = config_of(header.name, collected.shapes, flags, _left_out(header, by_name))
     config = _with_flags(header.name, config, flags, header.metadata, prediction, text_ids)
     return Detection(
         **vars(collected),
@@ -112,6 +116,19 @@ def _with_flags(
                 )
             found[name] = said
     return replace(config, **found)
+
+
+def _left_out(header: Header, names: Mapping[str, str]) -> frozenset[Block]:
+    """The blocks that a pruned file says it leaves out, in empty tensors and in its metadata."""
+    found = {(match[1], int(match[2])) for match in map(LEFT_OUT.fullmatch, names) if match}
+    said = header.metadata.get(PRUNED, "")
+    try:
+        return parse_blocks(said, dict.fromkeys(("double", "single"), MAX_BLOCKS)) | found
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{header.name}: its metadata say {PRUNED} is {short(said)}, expected a list such as double 3, single 0-9. "
+            "Download the file again"
+        ) from error
 
 
 def _variant(config: ChromaConfig, metadata: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ APPROXIMATOR_ALONE = {"in_proj.weight", "out_proj.weight"}  # among the names of
 
 # A layer that only transformers of the FLUX family have; what stands before it in the file is the prefix.
 SIGNATURES = {
-    "BFL": "double_blocks.0.img_attn.qkv.weight",
-    "diffusers": "transformer_blocks.0.attn.to_q.weight",
+    "BFL": re.compile(r"(?:^|(?<=\.))double_blocks\.\d+\.img_attn\.qkv\.weight$"),
+    "diffusers": re.compile(r"(?:^|(?<=\.))transformer_blocks\.\d+\.attn\.to_q\.weight$"),
 }
 
 # Parts of an all-in-one checkpoint that are not the transformer.
@@ -64,6 +64,13 @@ OTHER_MODELS = (
 # Empty tensors whose presence says how the network is used. With or without the file's prefix.
 FLAGS = {"__x0__": "x0", "__32x32__": "32x32", "__sequential__": "sequential"}
 
+BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.")
+
+# In place of a block that a pruned file leaves out: an empty tensor. The blocks that are there keep their numbers.
+LEFT_OUT = re.compile(r"(double|single)_blocks\.(\d{1,3})\.left_out")
+# Of our pruned files: other loaders refuse it, which would otherwise take what is left for a whole model.
+PRUNED_PREFIX = "pruned."
+
 # What stands beside a quantised weight. Old names -> today's.
 QUANT_MARKER = "comfy_quant"
 OLD_MARKER = "scaled_fp8"  # one for the whole file
@@ -76,6 +83,7 @@ SCALES = (
 # Of what this pack writes into a file's metadata about the model, for containers that can not hold markers.
 METADATA_PREFIX = "chroma."
 VARIANT = METADATA_PREFIX + "variant"
+PRUNED = METADATA_PREFIX + "left_out"
 FLUX = "FLUX"
 
 
@@ -130,6 +138,17 @@ _INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)|(?<=layers\.)\d+(?=\.)|(?<=norms\.)
 # Suffix in files -> suffix in the model. RMS norms are `.scale` as published and `.weight` where a host saved them.
 NORMS = re.compile(r"(\.(query_norm|key_norm)|distilled_guidance_layer\.norms\.\d+|nerf_[a-z_]+(\.\d+)?\.norm)\.scale$")
 NESTED_APPROXIMATOR = APPROXIMATOR + "0."  # where a trainer wrapped it in a list
+
+
+def block_of(name: str) -> tuple[str, int] | None:
+    """("double" or "single", number) of the block that one of the model's own names belongs to; None outside of them."""
+    found = BLOCK.match(name)
+    return (found[1], int(found[2])) if found else None
+
+
+def is_marker(name: str) -> bool:
+    """Whether it is one of the empty tensors that only say something."""
+    return name in FLAGS or LEFT_OUT.fullmatch(name) is not None
 
 
 def other_model(names: Iterable[str]) -> str | None:

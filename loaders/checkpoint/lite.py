@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Mapping, NamedTuple
 
 from ..files.read import Header
-from .keys import FLUX_MODULATION, SIGNATURES
+from .keys import FLUX_MODULATION
 from .naming import layout_of
 
 BLOCKS = "double_blocks."
 PATCHED = 4
 LEFT_OUT = range(5, 16)
 WHOLE, LITE = 19, 8
-OWN_SIGNATURE = SIGNATURES["BFL"].removeprefix(f"{BLOCKS}0.")  # of a block that stands alone
+OWN_SIGNATURE = "img_attn.qkv.weight"  # of a block that stands alone
 
 
 class Patched(NamedTuple):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
+from ...chroma_model.block_lists import Block, blocks_text
 from ..files.gguf import ORIGINAL_SHAPE
 from ..formats.base.format import GGUF
 from ..formats.base.kept_layers import KEPT_PARTS
@@ -31,7 +32,9 @@ def kept_metadata(metadata: Mapping[str, Any], container: str) -> dict[str, Any]
     }
 
 
-def own_metadata(source_name: str, detection: Detection, format_name: str, full_precision: bool) -> dict[str, str]:
+def own_metadata(
+    source_name: str, detection: Detection, format_name: str, full_precision: bool, more_bits: Iterable[Block] = ()
+) -> dict[str, str]:
     """The record of how a file was made, and what the model's markers say."""
     config = detection.config
     entries = {
@@ -43,6 +46,10 @@ def own_metadata(source_name: str, detection: Detection, format_name: str, full_
         "prediction": config.prediction,
         "text_ids": config.text_ids,
     }
+    if config.left_out:
+        entries["left_out"] = blocks_text(config.left_out)
+    if more_bits:
+        entries["more_bits"] = blocks_text(more_bits)
     matmul = EXPORTS[format_name].format.matmul
     if matmul is not None and matmul.scaled_here:
         entries["full_precision_matrix_mult"] = str(full_precision).lower()

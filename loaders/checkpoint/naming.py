@@ -9,12 +9,12 @@ from .foreign import refuse_foreign
 from .keys import (
     APPROXIMATOR,
     APPROXIMATOR_ALONE,
-    FLAGS,
     FLUX,
     OLD_MARKER,
     OTHER_COMPONENTS,
     SIGNATURES,
     VARIANT,
+    is_marker,
     other_model,
 )
 
@@ -22,16 +22,15 @@ from .keys import (
 def layout_of(header: Header) -> tuple[str, str]:
     """(layout, prefix), from the name of a layer that every such transformer has."""
     for layout, signature in SIGNATURES.items():
-        ends = [n for n in header.tensors if n == signature or n.endswith("." + signature)]
-        # `single_transformer_blocks` and other components must not pass for a prefix.
-        prefixes = {n.removesuffix(signature) for n in ends if not n.startswith(OTHER_COMPONENTS)}
+        found = [signature.search(n) for n in header.tensors if not n.startswith(OTHER_COMPONENTS)]
+        prefixes = {match.string[: match.start()] for match in found if match}
         if prefixes:
             counts = {p: sum(name.startswith(p) for name in header.tensors) for p in prefixes}
             return layout, min(prefixes, key=lambda p: (-counts[p], len(p)))
     refuse_foreign(header)
     if any(APPROXIMATOR in name for name in header.tensors):
         raise ValueError(
-            f"{header.name}: block double_blocks.0 is missing (no tensor ends in {SIGNATURES['BFL']}). "
+            f"{header.name}: the double blocks are missing (no tensor ends in double_blocks.0.img_attn.qkv.weight). "
             "The file is incomplete; download it again"
         )
     if APPROXIMATOR_ALONE <= header.tensors.keys():
@@ -55,7 +54,7 @@ def names_of(header: Header, prefix: str) -> dict[str, str]:
             continue
         if file_name.startswith(prefix):
             name = file_name.removeprefix(prefix)
-        elif file_name in FLAGS or file_name == OLD_MARKER:
+        elif is_marker(file_name) or file_name == OLD_MARKER:
             name = file_name
         else:
             raise ValueError(

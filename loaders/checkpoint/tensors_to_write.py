@@ -12,6 +12,8 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor
 
+from ...chroma_model import ChromaConfig
+from ...chroma_model.block_lists import Block
 from ..files.write import Stored
 from ..formats.base.format import GGUF, SAFETENSORS
 from ..formats.base.kept_layers import FLOAT32_PARTS, is_quantised
@@ -19,7 +21,7 @@ from ..formats.base.registry import BY_TYPE, ExportFormat
 from ..formats.base.scale_tiles import CHUNK
 from .check_shapes import expected_shapes
 from .detect_variant import Detection
-from .keys import NORMS, QUANT_MARKER
+from .keys import NORMS, PRUNED_PREFIX, QUANT_MARKER, block_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Item:
     type: str
     in_block: bool
     marker: Mapping[str, Any] | None
+    prefix: str = ""
 
     @property
     def marker_bytes(self) -> Tensor:
@@ -42,8 +45,8 @@ class Item:
     @property
     def stored(self) -> dict[str, Stored]:
         """Role -> tensor of the file: the weight, and in safetensors what stands beside a quantised one."""
-        stem = self.name.removesuffix(".weight")
-        weight = Stored(file_name(self.name), self.type, self.shape)
+        stem = self.prefix + self.name.removesuffix(".weight")
+        weight = Stored(self.prefix + file_name(self.name), self.type, self.shape)
         if self.marker is None:
             return {"weight": weight}
         scale = (self.shape[0], 1) if BY_TYPE[self.type].has_row_scales else ()
@@ -54,11 +57,18 @@ class Item:
         }
 
 
-def items_of(detection: Detection, choice: ExportFormat, full_precision: bool = True) -> list[Item]:
+def items_of(
+    detection: Detection,
+    choice: ExportFormat,
+    full_precision: bool = True,
+    more_bits: tuple[frozenset[Block], ExportFormat] | None = None,
+) -> list[Item]:
     """What each tensor becomes, in the source's order.
 
     Linears of the blocks take the format, other matrices 16 bits (fp16 if the source's are). `FLOAT32_PARTS` and, in a
     GGUF, vectors and kernels take 32: other readers get the sizes of 4-D tensors from bytes unless F32 or F16.
+
+    more_bits: blocks whose linears take another format.
     """
     half = "F16" if detection.dtype == torch.float16 else "BF16"
     half = choice.type if choice.type in ("F16", "BF16") else half
@@ -70,9 +80,11 @@ def items_of(detection: Detection, choice: ExportFormat, full_precision: bool = 
         if name.startswith(FLOAT32_PARTS) or (choice.container == GGUF and len(shape) != 2):
             kind = "F32"
         else:
-            kind = choice.type if in_block and BY_TYPE[choice.type].fits(shape[1]) else half
+            wanted = more_bits[1].type if more_bits and block_of(name) in more_bits[0] else choice.type
+            wanted = half if wanted in ("F16", "BF16") else wanted
+            kind = wanted if in_block and BY_TYPE[wanted].fits(shape[1]) else half
         marker = BY_TYPE[kind].marker(shape, full_precision) if choice.container == SAFETENSORS else None
-        items.append(Item(name, shape, kind, in_block, marker))
+        items.append(Item(name, shape, kind, in_block, marker, prefix_of(detection.config)))
     return items
 
 
@@ -111,6 +123,11 @@ def coded(label: str, weight: Tensor, item: Item) -> tuple[dict[str, Tensor], Te
                 roles[role] = torch.empty(len(rows), values.shape[1], dtype=values.dtype)
             roles[role][start : start + height] = values.cpu()
     return roles, squares
+
+
+def prefix_of(config: ChromaConfig) -> str:
+    """What stands before every name in a file of a model of these sizes."""
+    return PRUNED_PREFIX if config.left_out else ""
 
 
 def file_name(name: str) -> str:

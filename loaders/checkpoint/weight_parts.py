@@ -16,7 +16,7 @@ from ..formats.base.format import FLOAT_DTYPES, dtype_text
 from ..formats.base.registry import is_needed, storage_of
 from ..tensor_info import Part
 from .foreign import refuse_foreign
-from .keys import FLAGS, OLD_MARKER, OLD_SCALES, QUANT_MARKER, SCALES
+from .keys import OLD_MARKER, OLD_SCALES, QUANT_MARKER, SCALES, is_marker
 
 METADATA_MARKERS = "_quantization_metadata"
 
@@ -150,7 +150,7 @@ def _split_scales(names: Mapping[str, str]) -> tuple[dict[str, str], dict[str, d
     for name, file_name in names.items():
         stem, _, last = name.rpartition(".")
         role = OLD_SCALES.get(last, last)
-        if name in FLAGS or name == OLD_MARKER or last == QUANT_MARKER:
+        if is_marker(name) or name == OLD_MARKER or last == QUANT_MARKER:
             continue
         if role in SCALES and stem:
             scales.setdefault(stem, {})[role] = file_name

@@ -66,8 +66,8 @@ def model_input(tooltip: str = "The schedule is taken from this model's own sigm
     return io.Model.Input("model", tooltip=tooltip)
 
 
-def positive_input() -> io.Input:
-    return io.Conditioning.Input("positive", tooltip="What the picture should show.")
+def positive_input(**more: Any) -> io.Input:
+    return io.Conditioning.Input("positive", tooltip="What the picture should show.", **more)
 
 
 def negative_input() -> io.Input:
@@ -76,8 +76,8 @@ def negative_input() -> io.Input:
     )
 
 
-def seed_input(tooltip: str = NOISE) -> io.Input:
-    return number("seed", 0, 0, MAX_SEED, None, tooltip, control_after_generate=True)
+def seed_input(tooltip: str = NOISE, **more: Any) -> io.Input:
+    return number("seed", 0, 0, MAX_SEED, None, tooltip, control_after_generate=True, **more)
 
 
 def steps_input(default: int = 26, tooltip: str = STEPS) -> io.Input:

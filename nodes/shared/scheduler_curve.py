@@ -30,7 +30,7 @@ KEYS = ("curve", "params", *OPTIONS, "shift")
 MODELS = ("fixed_shift", "flux_shift")  # a model's own sigmas are one of these curves
 # Nodes that give the model that they get with its sigmas unchanged, and nodes that hold one number for an input.
 PASSING = (
-    *("ChromaGuidance", "ChromaLoraLoader", "ChromaNAG", "ChromaRoPEScaling"),
+    *("ChromaGuidance", "ChromaLoraLoader", "ChromaNAG", "ChromaRoPEScaling", "ChromaSkipBlocks"),
     *("LoraLoader", "LoraLoaderModelOnly", "TorchCompileModel"),
 )
 CONSTANTS = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean")

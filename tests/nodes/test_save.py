@@ -130,6 +130,18 @@ def test_matmul_in_fp8_is_allowed_when_asked(run):
         assert {m.get("full_precision_matrix_mult", False) for m in markers} == {path.name.startswith("on")}
 
 
+def test_largest_error_is_met_by_more_bits_for_some_blocks(run):
+    text = run("q4_0", max_error=0.06)
+    found = re.search(r"(\d) blocks? in q8_0: .*; the output errs by (\d\.\d\d)%, (\d+\.\d\d)% without", text, re.I)
+    print(text)
+    assert 0 < int(found[1]) < 6 and float(found[2]) <= 6 < float(found[3])
+    (path,) = (run.output / "diffusion_models").iterdir()
+    assert load_pack("host.model.load").load_chroma(str(path)).model.model_config.loaded.detection.formats.keys() == {
+        "Q4_0",
+        "Q8_0",
+    }
+
+
 def test_place_outside_of_the_output_folder_is_refused(run):
     with pytest.raises(Exception, match="outside the output folder"):
         run("q8_0", "../escaped")
@@ -141,7 +153,7 @@ def test_schema_is_valid_and_names_every_format(comfy):
     schema = node.GET_SCHEMA()
     assert schema.is_output_node and schema.outputs == []
     inputs = {i.id: i for i in schema.inputs}
-    assert list(inputs) == ["model", "format", "filename_prefix", "full_precision_matmul"]
+    assert list(inputs) == ["model", "format", "filename_prefix", "full_precision_matmul", "max_error"]
     assert inputs["format"].options == list(load_pack("loaders.checkpoint.write_quantised").EXPORTS)
     assert all(name in inputs["format"].tooltip for name in inputs["format"].options)
     assert all(i.tooltip for i in schema.inputs)
