@@ -33,7 +33,7 @@ LOADERS = (
     "loaders.t5",
 )
 PURE = ("chroma_model", "samplers", "prompts", "advice", *LOADERS)
-HOST = ("host", "host.run", "host.model", "host.text", "host.sample")
+HOST_ROOMS = ("host", "host.run", "host.model", "host.text", "host.sample")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "constants": (),
     "chroma_model": (),
@@ -52,8 +52,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "host.model": (*PURE, "host.run"),
     "host.text": (*PURE, "host.run", "host.model"),
     "host.sample": (*PURE, "host.run"),
-    "nodes.shared": (*PURE, *HOST),
-    "nodes": (*PURE, *HOST, "nodes.shared"),
+    "nodes.shared": (*PURE, *HOST_ROOMS),
+    "nodes": (*PURE, *HOST_ROOMS, "nodes.shared"),
 }
 FOLDERS = sorted({room.split(".")[0] for room in ALLOWED} - {"constants"})
 FILES = [support.ROOT / "constants.py", *(p for f in FOLDERS for p in sorted((support.ROOT / f).rglob("*.py")))]

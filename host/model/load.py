@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
-from ...loaders.checkpoint.lite import with_lite_patch
+from ...loaders.checkpoint.lite import check_lite, with_lite_patch
 from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from ...loaders.formats.base.format import FLOAT_DTYPES
@@ -68,6 +68,8 @@ def load_chroma(
     stamps = stamps_of(path, approximator, lite_patch)  # before any weight is read
     header = source.header
     detection = detect(header, prediction, text_ids)
+    if lite_patch is not None:
+        check_lite(header.name, detection.config.approximator.in_dim)
     check(header, detection)
     mode_name, reason = choose_mode(mode_name, detection, load_device)
     mode = quant_mode(mode_name)

@@ -1,7 +1,8 @@
 """FLUX lite made of FLUX and a patch, as FluxMod did: eight double blocks, one of them from the patch.
 
 FLUX.1 lite leaves out double blocks 5 to 15 of FLUX.1 dev's nineteen, and block 4 takes over for them: the patch holds its
-weights.
+weights. Since January 2025 FluxMod's Approximators of it have 32 inputs and give 212 modulations; those before had 64 and gave
+356, all of FLUX's among them, which nothing here reads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ BLOCKS = "double_blocks."
 PATCHED = 4
 LEFT_OUT = range(5, 16)
 WHOLE, LITE = 19, 8
+IN_DIM = 32  # of its Approximator
 OWN_SIGNATURE = "img_attn.qkv.weight"  # of a block that stands alone
 
 
@@ -29,22 +31,24 @@ class Patched(NamedTuple):
 
 
 def with_lite_patch(header: Header, patch: Header) -> Patched:
-    """raises: ValueError where the patch does not hold one double block, or the model has neither 19 nor 8 of them."""
+    """raises: ValueError where the patch does not hold one double block, or the model has not nineteen of them."""
     layout, prefix = layout_of(header)
     start = prefix + BLOCKS
     numbers = {name: name.removeprefix(start).split(".")[0] for name in header.tensors if name.startswith(start)}
     count = len(set(numbers.values()))
-    if layout != "BFL" or count not in (WHOLE, LITE):
+    if layout == "BFL" and count == LITE:
+        raise ValueError(f"{header.name}: is FLUX lite already, with {LITE} double blocks. Choose no lite patch")
+    if layout != "BFL" or count != WHOLE:
         raise ValueError(
-            f"{header.name}: has {count} double blocks under FLUX's own names, but a lite patch needs {WHOLE} (FLUX.1) or "
-            f"{LITE} (FLUX.1 lite). Choose such a file as model, or no lite patch"
+            f"{header.name}: has {count} double blocks under FLUX's own names, but a lite patch needs {WHOLE}. Choose FLUX.1 as "
+            "model, or no lite patch"
         )
     own: dict[str, str] = {}
     for name in header.tensors:
         number = int(numbers[name]) if name in numbers else None
-        if number == PATCHED or (number is not None and count == WHOLE and number in LEFT_OUT):
+        if number == PATCHED or number in LEFT_OUT:
             continue
-        if number is not None and count == WHOLE and number > LEFT_OUT[-1]:
+        if number is not None and number > LEFT_OUT[-1]:
             rest = name.removeprefix(f"{start}{number}")
             own[f"{start}{number - len(LEFT_OUT)}{rest}"] = name
         else:
@@ -62,6 +66,15 @@ def with_lite_patch(header: Header, patch: Header) -> Patched:
         num_bytes=header.num_bytes + patch.num_bytes,
     )
     return Patched(whole, own, theirs)
+
+
+def check_lite(file: str, in_dim: int) -> None:
+    """in_dim: of the Approximator. raises: ValueError for another than FLUX lite's."""
+    if in_dim != IN_DIM:
+        raise ValueError(
+            f"{file}: its Approximator has {in_dim} inputs, that of a lite patch has {IN_DIM}. Choose a modulator of FLUX lite "
+            "made since January 2025"
+        )
 
 
 def _block_of(patch: Header) -> dict[str, str]:

@@ -112,4 +112,4 @@ def _kind_of(path: str, mtime: int, size: int) -> str | None:
         return "Chroma"
     if APPROXIMATOR_ALONE <= names.keys():
         return "Approximator"
-    return "FLUX" if any(name.endswith(SIGNATURES["BFL"]) for name in names) else None
+    return "FLUX" if any(map(SIGNATURES["BFL"].search, names)) else None

@@ -113,12 +113,13 @@ def test_flux_in_the_checkpoints_is_listed_where_an_approximator_is_beside_it(no
 def test_new_inputs_are_optional_with_the_old_behaviour(node):
     inputs = node.ChromaDiffusionLoader.INPUT_TYPES()
     assert list(inputs["required"]) == ["unet_name", "quant_mode"]
-    assert list(inputs["optional"]) == ["approximator", "prediction", "text_ids", "full_precision_matmul"]
+    assert list(inputs["optional"]) == ["approximator", "prediction", "text_ids", "full_precision_matmul", "lite_patch"]
     assert {n: i[1]["default"] for n, i in inputs["optional"].items()} == {
         "approximator": "from the model file",
         "prediction": "auto",
         "text_ids": "auto",
         "full_precision_matmul": False,
+        "lite_patch": "none",
     }
 
 

@@ -16,17 +16,7 @@ pytestmark = pytest.mark.host
 GRAPHS = {
     path.stem: json.loads(path.read_text()) for path in sorted((support.ROOT / "tests" / "old_graphs").glob("*.json"))
 }
-# Rows and graphs whose node of ours is not there yet.
-WAITING_ROWS = ("SkipLayerForward",)
-WAITING_GRAPHS = ("flux_checkpoint",)
 OLD = [name for name in PUBLISHED if name not in ("ChromaDiffusionLoader", "ChromaStyleModelApply", "FluxModSamplerWrapperNode", "KSamplerMod")]  # fmt: skip
-
-
-def waits(names, waiting):
-    return [
-        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason="its successor comes")) if n in waiting else n
-        for n in names
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +80,7 @@ def test_a_row_has_the_inputs_of_every_published_version(table, name):
     assert all(version == newest[: len(version)] for version in versions)  # places are those of every version
 
 
-@pytest.mark.parametrize("name", waits(OLD, WAITING_ROWS))
+@pytest.mark.parametrize("name", OLD)
 def test_a_row_gives_all_that_our_node_needs(table, ours, name):
     (row,) = [row for row in table.TABLE if row.old == name]
     inputs = ours[row.new].INPUT_TYPES()
@@ -326,7 +316,7 @@ def files(comfy, monkeypatch, tmp_path):
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
 
 
-@pytest.mark.parametrize("name", waits(GRAPHS, WAITING_GRAPHS))
+@pytest.mark.parametrize("name", GRAPHS)
 def test_the_host_takes_an_old_graph_for_its_queue(files, ours, queued, server, monkeypatch, name):
     import asyncio
 

@@ -37,16 +37,17 @@ def test_blocks_move_up_and_the_patch_takes_its_place(prefix, before):
     assert found.own[f"{prefix}single_blocks.16.linear1.weight"] == f"{prefix}single_blocks.16.linear1.weight"
 
 
-def test_a_model_of_eight_blocks_keeps_its_others():
-    found = lite.with_lite_patch(flux(8), header(PATCH, "lite.safetensors", 2))
-    assert found.header.tensors.keys() == flux(8).tensors.keys()
-    assert all(name == source for name, source in found.own.items()) and len(found.theirs) == 2
+def test_an_approximator_of_another_model_is_refused():
+    lite.check_lite("f", 32)
+    with pytest.raises(ValueError, match="f: its Approximator has 64 inputs, that of a lite patch has 32"):
+        lite.check_lite("f", 64)
 
 
 @pytest.mark.parametrize(
     "model, patch, told",
     [
-        (flux(10), header(PATCH), "flux.safetensors: has 10 double blocks .* needs 19 .*or 8"),
+        (flux(10), header(PATCH), "flux.safetensors: has 10 double blocks .* needs 19. Choose FLUX.1 as model"),
+        (flux(8), header(PATCH), "flux.safetensors: is FLUX lite already, with 8 double blocks. Choose no lite patch"),
         (
             header(["transformer_blocks.0.attn.to_q.weight"]),
             header(PATCH),
