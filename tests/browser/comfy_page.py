@@ -17,6 +17,8 @@ HOST_NOISE = (
     (r"404 \(Not Found\)", r"/docs/\w+/en\.md$"),  # help is asked for in the user's language first
     # A workflow that names where its files can be had makes the page ask for their sizes, which `--disable-api-nodes` forbids.
     (r"Content Security Policy", r"/assets/missingModel(Download|Metadata)"),
+    # The page looks up in the registry what pack has a node that it does not know; forbidden in the same way.
+    (r"^Connecting to 'https://api\.comfy\.org/.* violates .*Content Security Policy", r"/assets/"),
     (
         r"404 \(Not Found\)",
         r"/api/view\?type=input",
