@@ -56,14 +56,10 @@ class Approximator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, M, in_dim) float32 -> (B, M, out_dim) float32."""
-        return self.out_proj(self.features(x))
-
-    def features(self, x: Tensor) -> Tensor:
-        """(B, M, hidden_dim): what the last layer is given."""
         x = self.in_proj(x)
         for layer, norm in zip(self.layers, self.norms):
             x = x + layer(norm(x))
-        return x
+        return self.out_proj(x)
 
 
 def approximator_input(timesteps: Tensor, guidance: Tensor, num_modulations: int, in_dim: int) -> Tensor:

@@ -4,6 +4,7 @@
 
 FLUX is FLUX.1 dev, schnell, Kontext or lite under its own names, in any precision. OUT is a .safetensors file for the input
 approximator of Load Chroma Model. What is done is kept in OUT.state now and then; the same command goes on from there.
+The time that is left is told while it runs.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--hidden", type=int, default=5120, help="width of the Approximator; default 5120, as Chroma's")
     p.add_argument("--layers", type=int, default=5, help="its residual layers; default 5, as Chroma's")
     p.add_argument("--points", type=int, default=16, help="timesteps and guidances of a step; default 16")
-    p.add_argument("--rate", type=float, default=1e-3, help="learning rate at the start; it falls to 0. Default 0.001")
+    p.add_argument("--rate", type=float, default=1e-3, help="learning rate at the start; it falls to 0; default 0.001")
     p.add_argument(
         "--guidance", type=float, nargs=2, default=(1.0, 10.0), metavar=("LOW", "HIGH"), help="range; default 1 10"
     )
@@ -90,7 +91,6 @@ def main(arguments: list[str]) -> int:
         settings["file"] = file.name
         resume(state_path, fit, settings)
         train(fit, state_path, settings)
-        fit.solve()
         errors = dict(fit.errors())
         save(write, args.target, net, args.dtype, args.overwrite, {"chroma.distilled_from": file.name})
         state_path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from .weight_parts import Names, collect
 
 IN_DIM, LITE_IN_DIM = 64, 32  # of the Approximator of FLUX and of FLUX lite
 LITE_BLOCKS = 8
+NEEDED = {"time_in.in_layer.weight", "vector_in.in_layer.weight", "final_layer.adaLN_modulation.1.weight"}
 
 
 class FluxFile:
@@ -30,7 +31,7 @@ class FluxFile:
         header = read_header(path)
         layout, prefix = layout_of(header)
         by_name = names_of(header, prefix)
-        if layout != "BFL" or not any(name.startswith("time_in.") for name in by_name):
+        if layout != "BFL" or not NEEDED <= by_name.keys():
             raise ValueError(
                 f"{header.name}: has no modulation layers under FLUX's own names (time_in, double_blocks.0.img_mod ...). "
                 "Take FLUX.1 dev, schnell or Kontext as Black Forest Labs published it"
@@ -40,10 +41,10 @@ class FluxFile:
         found = collect(header, names, old_marker)
         self.name, self._parts = header.name, found.tensors
         self._tensors = read_tensors(path)
-        lite = f"double_blocks.{LITE_BLOCKS}.img_mod.lin.weight" not in found.shapes
+        double = {name.split(".")[1] for name in found.shapes if name.startswith("double_blocks.")}
         width = found.shapes["txt_in.weight"][0]
         sizes = {
-            "in_proj.weight": (hidden_dim, LITE_IN_DIM if lite else IN_DIM),
+            "in_proj.weight": (hidden_dim, LITE_IN_DIM if len(double) == LITE_BLOCKS else IN_DIM),
             "out_proj.weight": (width, hidden_dim),
             **{f"layers.{i}.in_layer.weight": (hidden_dim, hidden_dim) for i in range(num_layers)},
         }
