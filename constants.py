@@ -5,6 +5,10 @@ SHORT_NEGATIVE = 70  # tokens; a shorter negative prompt does harm; levzzz's gui
 
 MASK_CHANNELS = 64  # beside a latent (Fill): the 8 x 8 pixels of a mask that belong to one of its pixels
 
+# The Approximator's guidance if a conditioning has none. Chroma was trained with 0, FLUX's own with 3.5.
+FLUX_GUIDANCE = 3.5
+GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": FLUX_GUIDANCE}
+
 # Menu texts, saved in workflows: never renamed.
 TRAINED, FIXED, BY_RESOLUTION = "shift 1", "fixed", "by resolution"  # Chroma Timestep Shift, Chroma Preset
 AS_TRAINED, FROM_MODEL = "1 (as trained)", "from the model"  # Chroma KSampler, beside FIXED and BY_RESOLUTION

@@ -94,7 +94,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "ControlNets": (
         "comfy.controlnet.ControlNet.copy_to",
         "comfy.ldm.flux.controlnet.ControlNetFlux",
-        "comfy.utils.common_upscale",
+        "comfy_extras.nodes_controlnet.ControlNetInpaintingAliMamaApply",
         "comfy.utils.repeat_to_batch_size",
         "nodes.ControlNetApplyAdvanced",
     ),

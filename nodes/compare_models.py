@@ -9,11 +9,11 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..host.run.compare import compare, record
-from ..loaders.checkpoint.activations import Differences, read_dump, write_dump
-from .save import next_path
+from ..host.run.compare import check_alone, compare, record
+from ..loaders.checkpoint.activations import GUIDANCE, Differences, read_dump, write_dump
 from .shared.canvas import chart
 from .shared.checked_node import CheckedNode
+from .shared.files import next_path
 from .shared.inputs import CATEGORY, number, positive_input, seed_input
 from .shared.report import only_tell, report, title
 
@@ -87,7 +87,9 @@ class ChromaCompareModels(CheckedNode):
             if reference is not None:
                 raise ValueError("there is a reference and a reference file. Take one of them away")
             points = [read_dump(input_path(reference_file.strip()))]
-            positive = [[points[0]["input.context"].float(), {}]]
+            guidance = {"guidance": float(points[0][GUIDANCE])} if GUIDANCE in points[0] else {}
+            positive = [[points[0]["input.context"].float(), guidance]]
+            check_alone(model, positive)
         else:
             if positive is None or latent is None:
                 raise ValueError(
@@ -95,6 +97,8 @@ class ChromaCompareModels(CheckedNode):
                 )
             if reference is None and not save_prefix.strip():
                 raise ValueError("there is nothing to compare with. Connect a reference, or name a reference file")
+            if save_prefix.strip():
+                check_alone(model if reference is None else reference, positive)
             points = record(model if reference is None else reference, positive, latent, steps, seed)
         lines = []
         if save_prefix.strip():

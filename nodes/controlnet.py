@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.utils
 from comfy_api.latest import io
+from comfy_extras.nodes_controlnet import ControlNetInpaintingAliMamaApply
 from torch import Tensor
 
 from nodes import ControlNetApplyAdvanced
 
-from ..host.run.controlnet import GUIDANCE, guided, pooled_vector
+from ..constants import FLUX_GUIDANCE
+from ..host.run.controlnet import guided, pooled_vector
 from .shared.checked_node import CheckedNode
 from .shared.inputs import number
 from .shared.report import report
-
-
-def kept_picture(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What an inpaint ControlNet is shown: the picture without the masked part, and 1 where it is kept.
-
-    image:   (B, H, W, 3). mask: (B, H, W) or (H, W), 1 where the picture is made anew.
-    returns: (B, H, W, 3), (B, 1, H, W).
-    """
-    kept = 1 - mask.reshape(-1, 1, *mask.shape[-2:])
-    cut = comfy.utils.common_upscale(kept, image.shape[2], image.shape[1], "bilinear", "center").round()
-    return image * cut.movedim(1, -1), kept
 
 
 class ChromaControlNetApply(CheckedNode):
@@ -51,7 +41,7 @@ class ChromaControlNetApply(CheckedNode):
                 number("end_percent", 1.0, 0.0, 1.0, 0.001, "Up to which share of the run, 0 to 1."),
                 number(
                     "guidance",
-                    GUIDANCE,
+                    FLUX_GUIDANCE,
                     0.0,
                     100.0,
                     0.1,
@@ -64,7 +54,7 @@ class ChromaControlNetApply(CheckedNode):
                     "pooled",
                     optional=True,
                     tooltip="The prompt, encoded with CLIP-L beside T5 (DualCLIPLoader, type flux): its pooled vector is for "
-                    "the ControlNet. Without it the prompts' own, or zeros.",
+                    "the ControlNet, with both prompts. Without it the prompts' own, or zeros.",
                 ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="For inpaint ControlNets: white where the picture is made anew."
@@ -87,7 +77,7 @@ class ChromaControlNetApply(CheckedNode):
         strength: float,
         start_percent: float,
         end_percent: float,
-        guidance: float = GUIDANCE,
+        guidance: float = FLUX_GUIDANCE,
         vae: Any = None,
         pooled: list[Any] | None = None,
         mask: Tensor | None = None,
@@ -99,12 +89,17 @@ class ChromaControlNetApply(CheckedNode):
         control = guided(control_net, guidance, None if pooled is None else pooled_vector(pooled))
         if control.latent_format is not None and vae is None:
             raise ValueError("this ControlNet reads an encoded picture, and vae is not connected. Connect FLUX's VAE")
-        more: dict[str, Any] = {"vae": vae}
         if mask is not None and control.concat_mask:
-            image, kept = kept_picture(image, mask)
-            more["extra_concat"] = [kept]
-        given = (positive, negative, control, image, strength, start_percent, end_percent)
-        out = ControlNetApplyAdvanced().apply_controlnet(*given, **more)
+            pictures, masks = len(image), 1 if mask.ndim == 2 else len(mask)
+            if masks not in (1, pictures):
+                raise ValueError(
+                    f"there are {masks} masks for {pictures} pictures. Connect one mask, or one for each picture"
+                )
+            given = (positive, negative, control, vae, image, mask, strength, start_percent, end_percent)
+            out = ControlNetInpaintingAliMamaApply.execute(*given).args
+        else:
+            given = (positive, negative, control, image, strength, start_percent, end_percent)
+            out = ControlNetApplyAdvanced().apply_controlnet(*given, vae=vae)
         report(cls, lambda: told(control, strength, (start_percent, end_percent), mask is not None))
         return io.NodeOutput(*out)
 

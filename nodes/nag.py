@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.run.nag import ALL, AttentionGuided, negative_text, network_of, parse_blocks
+from ..host.run.nag import ALL, AttentionGuided, negative_text, parse_blocks
+from ..host.run.network import network_of
 from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, model_input, number, share
 from .shared.report import report

@@ -15,7 +15,7 @@ from ..chroma_model.rope_scaling import (
     RopeScaling,
     ScaledPositionEmbedder,
 )
-from ..host.run.nag import network_of
+from ..host.run.network import network_of
 from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, TOKEN_SIDE, choice, model_input, number
 from .shared.report import report

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Mapping
 
-import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..host.model.save import export_model
 from ..loaders.checkpoint.write_quantised import export_format
-from ..loaders.files.write import not_written
 from ..loaders.formats.base.registry import EXPORTS
 from .shared.checked_node import CheckedNode
+from .shared.files import next_path
 from .shared.report import report
 
 
@@ -65,7 +63,7 @@ class ChromaSaveQuantized(CheckedNode):
                     optional=True,
                     display_name="max error",
                     tooltip="Blocks that are harmed most are written in more bits until the network's output errs by no more: "
-                    "0.03 is 3 %. It is measured in float32 and takes up to ten forwards. 0: all blocks in the format.",
+                    "0.03 is 3 %. It is measured in float32 by up to ten forwards, each with all weights quantised anew. 0: all blocks in the format.",
                 ),
             ],
             outputs=[],
@@ -88,15 +86,6 @@ class ChromaSaveQuantized(CheckedNode):
         _, text = export_model(model, path, format, full_precision_matmul, metadata, max_error)
         report(cls, text)
         return io.NodeOutput()
-
-
-def next_path(prefix: str, suffix: str) -> Path:
-    """The path that the host's save nodes would give the next file. raises: ValueError if its folder is unusable."""
-    try:
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    except OSError as error:  # a folder that cannot be made or read
-        raise ValueError(not_written(Path(folder_paths.get_output_directory()) / prefix, error)) from error
-    return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:

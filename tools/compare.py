@@ -88,6 +88,11 @@ def compared(args: argparse.Namespace, device: str) -> Any:
     made_up = load_pack("loaders.checkpoint.mixed").made_up
     network = load_pack("loaders.checkpoint.run_weights").WeightsNetwork
     model = source(args.model, device=device)
+
+    def run(net: Any, sink: Any) -> None:
+        inputs = (wanted[name] for name in activations.INPUTS)
+        net.forward(*inputs, sink, guidance=wanted.get(activations.GUIDANCE))
+
     if activations.is_dump(args.reference):
         wanted = activations.read_dump(args.reference)
     else:
@@ -96,9 +101,11 @@ def compared(args: argparse.Namespace, device: str) -> Any:
             if args.inputs
             else made_up(model.detection.config, args.timestep, args.size, args.tokens, args.seed)
         )
-        wanted = {name: given[name] for name in activations.INPUTS}
-        reference = network(source(args.reference, device=device), device)
-        reference.forward(*wanted.values(), lambda name, value: wanted.update({name: value.cpu()}))
+        wanted = {name: given[name] for name in (*activations.INPUTS, activations.GUIDANCE) if name in given}
+        run(
+            network(source(args.reference, device=device), device),
+            lambda name, value: wanted.update({name: value.cpu()}),
+        )
     if args.write is not None:
         activations.write_dump(args.write, wanted)
     found = activations.Differences()
@@ -107,5 +114,5 @@ def compared(args: argparse.Namespace, device: str) -> Any:
         if name in wanted:
             found.add(name, value, wanted[name])
 
-    network(model, device).forward(*(wanted[name] for name in activations.INPUTS), tell)
+    run(network(model, device), tell)
     return found

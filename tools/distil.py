@@ -13,20 +13,13 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from . import load_pack
+from .quantize import FAILED, INTERRUPTED, Parser, device, loaded
 
-FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
 TYPES = ("bf16", "fp32")
 REPORT_SECONDS, SAVE_SECONDS = 10, 300
 WORST = 5  # layers that the report names
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"distil: {message}. See python -m tools distil --help", file=sys.stderr)
-        sys.exit(WRONG_ARGUMENTS)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,23 +46,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    try:
-        import torch
+    flux_file = loaded("distil", "loaders.checkpoint.flux_file")
+    distil, modulation = (loaded("distil", f"chroma_model.{name}") for name in ("distil", "modulation"))
+    import torch
 
-        flux_file, distil, modulation, write = (
-            load_pack(name)
-            for name in (
-                "loaders.checkpoint.flux_file",
-                "chroma_model.distil",
-                "chroma_model.modulation",
-                "loaders.files.write",
-            )
-        )
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            f"distil: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
-            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
-        ) from None
     p = parser()
     args = p.parse_args(arguments)
     if not args.source.is_file():
@@ -78,6 +58,14 @@ def main(arguments: list[str]) -> int:
         p.error(f"{args.target.name}: must end in .safetensors")
     if args.target.exists() and not args.overwrite:
         p.error(f"{args.target} exists already. Choose another name, or add --overwrite")
+    if not args.target.parent.is_dir():
+        p.error(f"there is no folder {args.target.parent}")
+    low, high = args.guidance
+    if min(args.steps, args.hidden, args.layers, args.points) < 1 or args.rate <= 0 or not 0 <= low < high:
+        p.error(
+            "--steps, --hidden, --layers, --points and --rate must be above 0, and of --guidance the first the smaller"
+        )
+    device(p, args.device)
     state_path = args.target.with_name(args.target.name + ".state")
     try:
         file = flux_file.FluxFile(args.source, args.hidden, args.layers)
@@ -92,13 +80,14 @@ def main(arguments: list[str]) -> int:
         resume(state_path, fit, settings)
         train(fit, state_path, settings)
         errors = dict(fit.errors())
-        save(write, args.target, net, args.dtype, args.overwrite, {"chroma.distilled_from": file.name})
+        save(args.target, net, args.dtype, args.overwrite, {"chroma.distilled_from": file.name})
         state_path.unlink(missing_ok=True)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"distil: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print(f"distil: stopped; the same command goes on from {state_path.name}", file=sys.stderr)
+        kept = f"the same command goes on from {state_path.name}" if state_path.exists() else "nothing was kept"
+        print(f"distil: stopped; {kept}", file=sys.stderr)
         return INTERRUPTED
     print(f"{args.target}: relative error {sum(errors.values()) / len(errors):.2%} in the mean of the layers")
     for name in sorted(errors, key=lambda n: -errors[n])[:WORST]:
@@ -134,7 +123,10 @@ def train(fit: Any, state_path: Path, settings: dict[str, str]) -> None:
 
     def keep() -> None:
         partial = state_path.with_name(state_path.name + ".partial")
-        torch.save({**fit.state(), "settings": settings}, partial)
+        try:
+            torch.save({**fit.state(), "settings": settings}, partial)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(f"{state_path.name} cannot be written ({str(error).splitlines()[0]})") from error
         partial.replace(state_path)
 
     started, begun, shown, saved = time.monotonic(), fit.done, 0.0, time.monotonic()
@@ -153,14 +145,15 @@ def train(fit: Any, state_path: Path, settings: dict[str, str]) -> None:
             if now - saved > SAVE_SECONDS:
                 saved = now
                 keep()
-    except KeyboardInterrupt:
+    finally:
         keep()
-        raise
 
 
-def save(write: Any, path: Path, net: Any, dtype: str, overwrite: bool, metadata: dict[str, str]) -> None:
+def save(path: Path, net: Any, dtype: str, overwrite: bool, metadata: dict[str, str]) -> None:
     """The Approximator under FluxMod's names, without a prefix: norms are `.scale`."""
     import torch
+
+    write = loaded("distil", "loaders.files.write")
 
     kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     named = {

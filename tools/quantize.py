@@ -106,6 +106,8 @@ def main(arguments: list[str]) -> int:
             p.error(f"{args.target} is the file to read. Choose another name")
         if not args.overwrite:
             p.error(f"{args.target} exists already. Choose another name, or add --overwrite")
+    if args.inputs and not args.max_error:
+        p.error("--inputs is for --max-error. Give both, or neither")
     if not args.target.parent.is_dir():
         p.error(f"there is no folder {args.target.parent}")
     try:

@@ -17,15 +17,13 @@ from torch import Tensor
 from ...chroma_model import ChromaConfig
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from ...chroma_model.references import TIMESTEP_ZERO
-from ...constants import STYLE_MASK
+from ...constants import GUIDANCE, STYLE_MASK
 from ...loaders.checkpoint.detect_variant import Detection
 from .conds import PAIRING, TextCond, sharing
 from .forward import HostTransformer, check_channels
 from .kept_modulations import OPTION
 from .nag import NAG, NegativeText, acts_at
 
-# The Approximator's guidance if a conditioning has none. Chroma was trained with 0, FLUX's own with 3.5.
-GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": 3.5}
 IMG_IN = "diffusion_model.img_in.weight"
 
 

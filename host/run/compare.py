@@ -14,7 +14,7 @@ from torch import Tensor
 from ...chroma_model.block_lists import Block
 from ...chroma_model.padding import is_text_mask, padding_mask, pull_together
 from ...constants import STYLE_MASK
-from ...loaders.checkpoint.activations import OUTPUT, Differences, block_name
+from ...loaders.checkpoint.activations import GUIDANCE, OUTPUT, Differences, block_name
 from ...loaders.checkpoint.run_weights import Sink
 from .probe import Predict, Replacement, in_run, sigmas_of, trajectory
 from .skip_blocks import num_blocks
@@ -41,6 +41,14 @@ class RecordedBlock:
         return out
 
 
+# In a conditioning: what the network is given beside latent, text and guidance.
+BESIDE = {
+    "reference_latents": "references",
+    "concat_latent_image": "a picture beside the latent",
+    "control": "a ControlNet",
+}
+
+
 def recording(model: Any, sink: Sink) -> dict[Block, Replacement]:
     """Replacements of all blocks of a MODEL that tell what each gives."""
     blocks = [(kind, i) for kind, count in num_blocks(model).items() for i in range(count)]
@@ -64,12 +72,15 @@ def record(
     """
 
     text = shown_text(*positive[0]).float().cpu()
+    guidance = positive[0][1].get("guidance", getattr(model.model, "default_guidance", None))
 
     def work(predict: Predict, x: Tensor) -> list[dict[str, Tensor]]:
         bar, out = comfy.utils.ProgressBar(steps), []
         for at, sigma, _ in trajectory(predict, x, sigmas_of(model, steps)):
             point = {"input.x": at.cpu(), "input.timestep": torch.tensor([sigma])}
             point["input.context"] = text
+            if guidance is not None:
+                point[GUIDANCE] = torch.tensor([float(guidance)])
 
             def keep(name: str, value: Tensor, point: dict[str, Tensor] = point) -> None:
                 point[name] = value.detach().to("cpu", copy=True)
@@ -80,6 +91,18 @@ def record(
         return out
 
     return in_run(model, positive, latent, seed, work)
+
+
+def check_alone(model: Any, positive: list[Any]) -> None:
+    """raises: ValueError where the network is given more than a file of activations holds."""
+    config = getattr(model.model.diffusion_model, "config", None)
+    more = [what for name, what in BESIDE.items() if name in positive[0][1]]
+    if config is not None and config.channels != config.latent_channels:
+        more.append("a picture beside the latent")
+    if more:
+        raise ValueError(
+            f"the model is given {more[0]}, which files of activations do not hold. Compare it with a reference, without a file"
+        )
 
 
 def compare(model: Any, positive: list[Any], points: list[Mapping[str, Tensor]], seed: int = 0) -> Differences:
@@ -102,4 +125,4 @@ def compare(model: Any, positive: list[Any], points: list[Mapping[str, Tensor]],
             bar.update(1)
         return found
 
-    return in_run(model, positive, {"samples": 0 * points[0]["input.x"].float()}, seed, work)
+    return in_run(model, positive, {"samples": torch.zeros_like(points[0]["input.x"], dtype=torch.float32)}, seed, work)

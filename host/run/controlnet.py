@@ -14,7 +14,6 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-GUIDANCE = 3.5  # what FLUX.1-dev is run with, and its ControlNets were trained beside
 REMEDY = "Load one for FLUX.1, whose latents and blocks Chroma shares, with Load ControlNet Model"
 
 
@@ -50,6 +49,11 @@ class GuidedControlNet(comfy.controlnet.ControlNet):
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         check_fits(self.control_model.params, model)
         super().pre_run(model, percent_to_timestep_function)
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        for name in ("guidance", "y"):  # tensors of a run
+            self.extra_args.pop(name, None)
 
     def copy(self) -> GuidedControlNet:
         return GuidedControlNet(self, self.guidance, self.pooled)
@@ -103,5 +107,7 @@ def check_fits(params: Any, model: Any) -> None:
         )
     for what, name in (("blocks", "hidden_size"), ("text", "context_in_dim")):
         wanted, has = getattr(params, name), model.model_config.unet_config.get(name)
+        if has is None:
+            raise ValueError(f"the model is a {type(model).__name__}, neither Chroma nor FLUX. {REMEDY}")
         if has != wanted:
             raise ValueError(f"the ControlNet was made for {what} of width {wanted}, this model's is {has}. {REMEDY}")

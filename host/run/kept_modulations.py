@@ -6,6 +6,7 @@ through the module. A key has the patcher's `patches_uuid` for the weights, whic
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections import OrderedDict
 from typing import Any, Hashable
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 OPTION = "chroma_modulations"  # where a run's store stands in transformer_options
+APPROXIMATOR = re.compile(
+    r"diffusion_model(\.(distilled_guidance_layer|table|modulations)\b.*)?$"
+)  # what may change it
 MAX_BYTES = 128 * 2**20  # 60 timesteps of the 8.9B model in bfloat16
 
 
@@ -59,7 +63,7 @@ class RunModulations:
         # Some patches change weights without a new patches_uuid, and are constant only within a run. Such a run has its
         # own store, which ends with it.
         self._own = bool(patcher.injections or patcher.hook_patches) or any(
-            key.startswith("diffusion_model") for key in patcher.object_patches
+            map(APPROXIMATOR.match, patcher.object_patches)
         )
         self._store = ModulationStore() if self._own else store
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...chroma_model import block_lists
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from ...constants import STYLE_MASK
+from .network import network_of
 
 # In transformer_options for a run: an AttentionGuidance. In a conditioning's options: a NegativeText.
 NAG = "chroma_nag"
@@ -103,18 +104,6 @@ def parse_blocks(text: str, num_double: int, num_single: int) -> frozenset[tuple
     if text.strip().lower() in ("", ALL):
         return None
     return block_lists.parse_blocks(text, {"double": num_double, "single": num_single})
-
-
-def network_of(model: Any) -> Any:
-    """The transformer of a MODEL.
-
-    raises: ValueError if the pack has not loaded it.
-    """
-    if not getattr(model.model, "takes_negative_text", False):
-        raise ValueError(
-            f"the model is a {type(model.model).__name__} from another loader; load it with Load Chroma Model"
-        )
-    return model.model.diffusion_model
 
 
 class AttentionGuided:

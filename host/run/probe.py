@@ -47,7 +47,7 @@ def in_run(
         return x
 
     ratio = latent.get("downscale_ratio_spacial")
-    empty = comfy.sample.fix_empty_latent_channels(model, 0 * latent["samples"][:1], ratio)
+    empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(latent["samples"][:1]), ratio)
     noise = comfy.sample.prepare_noise(empty, seed)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, positive)

@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from ...chroma_model.block_lists import Block
 
 SKIP = "chroma_skip_blocks"  # in transformer_options for a run: SkippedBlocks -> its upper and lower sigma
+NOW = "chroma_skip_blocks_now"  # in transformer_options for a forward: SkippedBlocks -> its sigmas, whether it acts
 WHOLE_RUN = (0.0, 1.0)
 
 
@@ -46,15 +47,19 @@ class SkippedBlocks:
         options[SKIP] = {**options.get(SKIP, {}), self: sigmas}
         return executor(*args, **kwargs)
 
-    def acts_in(self, options: Mapping[str, Any]) -> bool:
+    def acts_in(self, options: dict[str, Any]) -> bool:
         """Whether they are left out in the forward that these transformer_options are for."""
         if self.percent == WHOLE_RUN:
             return True
         range_of_run, sigmas = options.get(SKIP, {}).get(self), options.get("sigmas")
         if range_of_run is None or sigmas is None:
             return False
-        high, low = range_of_run  # of float64; sigma was rounded to float32
-        return low * (1 - 1e-6) <= float(sigmas[0]) <= high * (1 + 1e-6)
+        kept = options.get(NOW, {}).get(self)
+        if kept is None or kept[0] is not sigmas:  # once a forward, since it waits for the device
+            high, low = range_of_run  # of float64; sigma was rounded to float32
+            kept = sigmas, low * (1 - 1e-6) <= float(sigmas[0]) <= high * (1 + 1e-6)
+            options[NOW] = {**options.get(NOW, {}), self: kept}
+        return kept[1]
 
 
 class SkippedBlock:

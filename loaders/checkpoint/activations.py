@@ -3,8 +3,9 @@
 The names, of one forward of one picture; B is 1:
 
     input.x               (B, C, H, W)          the noisy latent (or picture, for Radiance) that the network was given
-    input.timestep        (B,)                  in [0, 1], 1 = noise; not multiplied by 1000
+    input.timestep        (B,)                  above 0, at most 1 = noise; not multiplied by 1000
     input.context         (B, L_txt, K)         the text encoder's vectors, without tokens that are masked away
+    input.guidance        (B,)                  embedded guidance, if it is not 0 (Chroma) or 3.5 (FLUX); may be missing
     embed.img, embed.txt  (B, L_img or L_txt, D)   the streams before the first block (img_in, txt_in)
     double_blocks.N.img, double_blocks.N.txt       the streams after double block N, counted from 0
     single_blocks.N.img, single_blocks.N.txt       the same after single block N; or both as single_blocks.N, text first
@@ -30,6 +31,7 @@ from ..files.read import read_header, read_tensors
 from ..files.write import SAFETENSORS_TYPES, SafetensorsFile, Stored, whole_file
 
 INPUTS = {"input.x": 4, "input.timestep": 1, "input.context": 3}  # -> number of dimensions
+GUIDANCE = "input.guidance"
 STREAMS = ("img", "txt")
 OUTPUT = "output"
 NAME = re.compile(r"embed\.(?:img|txt)|double_blocks\.\d+\.(?:img|txt)|single_blocks\.\d+(?:\.(?:img|txt))?|output")
@@ -57,7 +59,12 @@ def read_dump(path: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"{name}: {key} is {found}, expected {ndim} dimensions, the first of them 1. Write it anew"
             )
-    unknown = [key for key in tensors if key not in INPUTS and not NAME.fullmatch(key)]
+    if not 0 < float(tensors["input.timestep"][0]) <= 1:
+        raise ValueError(
+            f"{name}: input.timestep is {float(tensors['input.timestep'][0]):g}, expected above 0 and at most 1. Divide it by 1000, "
+            "if it was multiplied for the network"
+        )
+    unknown = [key for key in tensors if key not in INPUTS and key != GUIDANCE and not NAME.fullmatch(key)]
     if unknown:
         raise ValueError(
             f"{name}: {unknown[0]} is no name of an activation. Names are double_blocks.N.img, double_blocks.N.txt, "

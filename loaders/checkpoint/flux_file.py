@@ -10,14 +10,19 @@ from torch import Tensor
 from ...chroma_model import ChromaConfig
 from ..files.read import read_header, read_tensors
 from ..formats.base.registry import dense
+from . import lite
 from .detect_sizes import config_of
 from .keys import APPROXIMATOR, FLUX_MODULATION, OLD_MARKER
 from .naming import layout_of, names_of
 from .weight_parts import Names, collect
 
-IN_DIM, LITE_IN_DIM = 64, 32  # of the Approximator of FLUX and of FLUX lite
-LITE_BLOCKS = 8
-NEEDED = {"time_in.in_layer.weight", "vector_in.in_layer.weight", "final_layer.adaLN_modulation.1.weight"}
+IN_DIM = 64  # of the Approximator of FLUX
+NEEDED = {
+    "txt_in.weight",
+    "time_in.in_layer.weight",
+    "vector_in.in_layer.weight",
+    "final_layer.adaLN_modulation.1.weight",
+}
 
 
 class FluxFile:
@@ -44,7 +49,7 @@ class FluxFile:
         double = {name.split(".")[1] for name in found.shapes if name.startswith("double_blocks.")}
         width = found.shapes["txt_in.weight"][0]
         sizes = {
-            "in_proj.weight": (hidden_dim, LITE_IN_DIM if len(double) == LITE_BLOCKS else IN_DIM),
+            "in_proj.weight": (hidden_dim, lite.IN_DIM if len(double) == lite.LITE else IN_DIM),
             "out_proj.weight": (width, hidden_dim),
             **{f"layers.{i}.in_layer.weight": (hidden_dim, hidden_dim) for i in range(num_layers)},
         }

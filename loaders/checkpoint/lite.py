@@ -13,6 +13,7 @@ from typing import Mapping, NamedTuple
 from ..files.read import Header
 from .keys import FLUX_MODULATION
 from .naming import layout_of
+from .weight_parts import METADATA_MARKERS
 
 BLOCKS = "double_blocks."
 PATCHED = 4
@@ -43,6 +44,12 @@ def with_lite_patch(header: Header, patch: Header) -> Patched:
             f"{header.name}: has {count} double blocks under FLUX's own names, but a lite patch needs {WHOLE}. Choose FLUX.1 as "
             "model, or no lite patch"
         )
+    for file in (header, patch):
+        if METADATA_MARKERS in file.metadata:
+            raise ValueError(
+                f"{file.name}: is quantised, and says so in {METADATA_MARKERS}, whose numbers of blocks a lite patch would change. "
+                "Take a file in 16 bits; the loader can quantise it"
+            )
     own: dict[str, str] = {}
     for name in header.tensors:
         number = int(numbers[name]) if name in numbers else None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...chroma_model import ChromaTransformer
 from ...chroma_model.block_lists import Block
+from ...constants import GUIDANCE as USUAL_GUIDANCE
 from .activations import OUTPUT, block_name
 from .approximator import fill_approximator
 from .detect_variant import Detection
@@ -63,11 +64,18 @@ class WeightsNetwork:
 
     @torch.no_grad()
     def forward(
-        self, x: Tensor, timestep: Tensor, context: Tensor, sink: Sink | None = None, trial: Trial | None = None
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        sink: Sink | None = None,
+        trial: Trial | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """The velocity (B, C, H, W), float32; shapes as in `activations`.
 
         sink:   is given every activation.
+        guidance: (B,); None for what the kind of model was trained with.
         trial:  a change of weights, and what is told of each block: its streams without it and with it.
         raises: ValueError if picture or text are those of another kind of model.
         """
@@ -94,7 +102,9 @@ class WeightsNetwork:
                 sink(block_name(kind, index, "img"), img), sink(block_name(kind, index, "txt"), txt)
             return out
 
-        given = (t.to(self.device, torch.float32) for t in (x, timestep, context))
+        if guidance is None:
+            guidance = torch.full_like(timestep, USUAL_GUIDANCE[self.source.detection.variant], dtype=torch.float32)
+        given = (t.to(self.device, torch.float32) for t in (x, timestep, context, guidance))
         velocity = self.network(*given, run_block=run)
         if sink is not None:
             sink(OUTPUT, velocity)

@@ -9,7 +9,9 @@ from pathlib import Path
 import folder_paths
 
 from ...loaders.checkpoint.keys import APPROXIMATOR, APPROXIMATOR_ALONE, SIGNATURES
+from ...loaders.checkpoint.lite import OWN_SIGNATURE
 from ...loaders.files.read import GGUF_SUFFIX, INDEX_SUFFIX, SAFETENSORS_SUFFIXES, SHARD, read_header
+from ...loaders.files.write import not_written
 
 DIFFUSION_FOLDERS = ("diffusion_models", "unet_gguf")  # the second exists where a GGUF pack has registered it
 CHECKPOINTS = "checkpoints"
@@ -75,9 +77,9 @@ WALKS = Walks()
 
 def model_files() -> list[str]:
     """Names of diffusion models, and of those checkpoints that are of use here: with a Chroma in them; and, as FluxMod had them
-    there at first, an Approximator alone, and FLUX where there is one."""
+    there at first, an Approximator or a lite patch alone, and FLUX where there is an Approximator."""
     kinds = {name: kind_of(path) for name, path in listed((CHECKPOINTS,)).items()}
-    wanted = {"Chroma", "Approximator", *(("FLUX",) if "Approximator" in kinds.values() else ())}
+    wanted = {"Chroma", "Approximator", "lite patch", *(("FLUX",) if "Approximator" in kinds.values() else ())}
     names = {*listed(DIFFUSION_FOLDERS), *(name for name, kind in kinds.items() if kind in wanted)}
     return sorted(names, key=str.lower)
 
@@ -92,7 +94,7 @@ def model_path(name: str) -> str:
 
 def kind_of(path: str) -> str | None:
     """ "Chroma" for a safetensors file that holds an Approximator in a model, "Approximator" for one alone, "FLUX" for a model of
-    this kind without one; else None. The header is read once for each version of the file."""
+    this kind without one, "lite patch" for one of its blocks; else None. The header is read once for each version of the file."""
     if not path.lower().endswith(SAFETENSORS_SUFFIXES):
         return None
     try:
@@ -112,4 +114,15 @@ def _kind_of(path: str, mtime: int, size: int) -> str | None:
         return "Chroma"
     if APPROXIMATOR_ALONE <= names.keys():
         return "Approximator"
-    return "FLUX" if any(map(SIGNATURES["BFL"].search, names)) else None
+    if any(map(SIGNATURES["BFL"].search, names)):
+        return "FLUX"
+    return "lite patch" if OWN_SIGNATURE in names else None
+
+
+def next_path(prefix: str, suffix: str) -> Path:
+    """The path that the host's save nodes would give the next file. raises: ValueError if its folder is unusable."""
+    try:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    except OSError as error:  # a folder that cannot be made or read
+        raise ValueError(not_written(Path(folder_paths.get_output_directory()) / prefix, error)) from error
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"

@@ -108,6 +108,8 @@ def test_flux_in_the_checkpoints_is_listed_where_an_approximator_is_beside_it(no
     assert node.model_files() == []
     support.write(place / "mod.safetensors", {f"{n}_proj.weight": torch.zeros(1) for n in ("in", "out")})
     assert node.model_files() == ["flux.safetensors", "mod.safetensors"]
+    support.write(place / "lite.safetensors", {"img_attn.qkv.weight": torch.zeros(1)})
+    assert node.model_files() == ["flux.safetensors", "lite.safetensors", "mod.safetensors"]
 
 
 def test_new_inputs_are_optional_with_the_old_behaviour(node):

@@ -303,8 +303,9 @@ def files(comfy, monkeypatch, tmp_path):
         "checkpoints": {
             "chroma-demo-flux": {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)},
             "chroma-demo-modulator": {f"{n}_proj.weight": torch.zeros(1) for n in ("in", "out")},
+            "chroma-demo-lite-patch": {"img_attn.qkv.weight": torch.zeros(1)},
         },
-        "diffusion_models": {"chroma-demo": {}, "chroma-demo-lite-patch": {}},
+        "diffusion_models": {"chroma-demo": {}},
         "text_encoders": {"chroma-demo-t5": {}},
         "vae": {"chroma-demo-vae": {}},
     }

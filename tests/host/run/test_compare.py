@@ -55,7 +55,8 @@ def test_recorded_activations_are_those_of_the_plain_network(comfy, load, case, 
     inputs = [point[name] for name in ("input.x", "input.timestep", "input.context")]
     network = run_weights.WeightsNetwork(export.FileWeights(case[2]))
     network.forward(*inputs, lambda name, value: wanted.update({name: value}))
-    assert wanted.keys() == point.keys() - {"input.x", "input.timestep", "input.context"}
+    assert wanted.keys() == point.keys() - {"input.x", "input.timestep", "input.context", "input.guidance"}
+    assert point["input.guidance"].item() == 0
     errors = {name: support.relative(point[name], wanted[name]) for name in wanted}
     print(f"largest {max(errors.values()):.1e}")
     assert max(errors.values()) < 2e-6  # float32; the velocity goes through the host's denoised and back
@@ -101,6 +102,21 @@ def test_file_made_by_hand_is_compared(load, text, node, tmp_path):
     kept = {n: point[n] for n in ("input.x", "input.timestep", "input.context", "double_blocks.0.img")}
     support.write(tmp_path / "d.safetensors", kept | {"single_blocks.2": joint * 1.01})
     assert node(load(), reference_file="d.safetensors")[1] == "most is added by single 2 (0.0099)"
+
+
+def test_guidance_of_the_prompt_is_kept_with_the_activations(load, text, node, tmp_path):
+    guided = [[text[0][0], {"guidance": 2.0}]]
+    (point,) = load_pack("host.run.compare").record(load(), guided, LATENT, 1, 3)
+    (plain,) = load_pack("host.run.compare").record(load(), text, LATENT, 1, 3)
+    assert point["input.guidance"].item() == 2 and support.relative(point["output"], plain["output"]) > 1e-3
+    load_pack("loaders.checkpoint.activations").write_dump(tmp_path / "d.safetensors", point)
+    assert node(load(), reference_file="d.safetensors")[1].endswith("no block differs")
+
+
+@pytest.mark.parametrize("key, told", [("reference_latents", "references"), ("control", "a ControlNet")])
+def test_what_a_file_does_not_hold_is_named(load, text, node, key, told):
+    with pytest.raises(ValueError, match=f"the model is given {told}, which files of activations do not hold"):
+        node(load(), load(), [[text[0][0], {key: 1}]], LATENT, save_prefix="x")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,19 @@ def test_block_by_block_it_is_the_whole_network(case):
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+def test_guidance_is_that_of_the_kind_of_model_unless_it_is_given(case, tmp_path):
+    """FLUX under an Approximator runs at 3.5."""
+    cfg, weights, _ = case
+    path = support.write(tmp_path / "f.safetensors", support.published(weights), **{"chroma.variant": "FLUX"})
+    net = support.build(cfg)
+    net.load_state_dict(weights)
+    network = run_weights.WeightsNetwork(export.FileWeights(path))
+    usual = 3.5 if cfg.nerf is None else 0.0
+    for given_one, wanted in ((None, usual), (torch.zeros(1), 0.0), (torch.tensor([2.0]), 2.0)):
+        found = network.forward(*given(cfg), guidance=given_one)
+        assert torch.equal(found, net(*given(cfg), guidance=torch.tensor([wanted])))
+
+
 def test_no_block_stays_in_memory(case):
     net = run_weights.WeightsNetwork(export.FileWeights(case[2]))
     net.forward(*given(case[0]))
@@ -115,6 +128,11 @@ def test_single_streams_in_one_are_split(tmp_path):
     [
         ({"input.timestep": None}, "input.timestep is missing, expected 1 dimensions"),
         ({"input.x": torch.zeros(2, 16, 4, 4)}, r"input.x is \(2, 16, 4, 4\), expected 4 dimensions"),
+        (
+            {"input.timestep": torch.tensor([700.0])},
+            "input.timestep is 700, expected above 0 and at most 1. Divide it by",
+        ),
+        ({"input.timestep": torch.zeros(1)}, "input.timestep is 0, expected above 0"),
         ({"double.0": torch.zeros(1)}, "double.0 is no name of an activation. Names are double_blocks.N.img"),
         (
             {"single_blocks.0": torch.zeros(1, 2, 4)},

@@ -182,6 +182,10 @@ def test_what_is_no_flux_is_refused(tmp_path, capsys, weights, told):
     [
         (["gone.safetensors", "m.safetensors"], "gone.safetensors: there is no such file"),
         (["flux.safetensors", "m.gguf"], "m.gguf: must end in .safetensors"),
+        (["flux.safetensors", "no/m.safetensors"], "there is no folder no"),
+        (["flux.safetensors", "m.safetensors", "--points", "0"], "must be above 0"),
+        (["flux.safetensors", "m.safetensors", "--guidance", "5", "1"], "the first the smaller"),
+        (["flux.safetensors", "m.safetensors", "--device", "nowhere"], "--device nowhere cannot be used"),
         (["flux.safetensors", "flux.safetensors"], "exists already. Choose another name, or add --overwrite"),
     ],
 )

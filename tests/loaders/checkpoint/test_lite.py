@@ -1,5 +1,7 @@
 """FLUX.1 lite made of FLUX.1 and a patch, by headers."""
 
+import dataclasses
+
 import pytest
 import support
 import torch
@@ -35,6 +37,15 @@ def test_blocks_move_up_and_the_patch_takes_its_place(prefix, before):
         else:
             assert found.own[name] == f"{prefix}double_blocks.{source}.img_attn.qkv.bias"
     assert found.own[f"{prefix}single_blocks.16.linear1.weight"] == f"{prefix}single_blocks.16.linear1.weight"
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_markers_in_the_metadata_are_not_mixed_up(which):
+    """They name layers by blocks' numbers, which change."""
+    files = [flux(19), header(PATCH, "lite.safetensors")]
+    files[which] = dataclasses.replace(files[which], metadata={"_quantization_metadata": '{"layers": {}}'})
+    with pytest.raises(ValueError, match=f"{files[which].name}: is quantised, .*Take a file in 16 bits"):
+        lite.with_lite_patch(*files)
 
 
 def test_an_approximator_of_another_model_is_refused():
