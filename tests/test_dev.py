@@ -168,7 +168,15 @@ def test_a_command_that_is_stopped_leaves_no_comfyui_behind(cache, tmp_path, mon
     (tmp_path / "main.py").write_text(FAKE_HOST)
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     (tmp_path / "requirements.txt").write_text("")
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=support.ROOT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        cwd=support.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGHUP, signal.SIG_DFL
+        ),  # which `nohup` before these tests would ignore
+    )
     port = int(parent.stdout.readline())
     assert not dev.port_is_free(port)
     parent.send_signal(getattr(signal, name))

@@ -390,6 +390,7 @@ def test_report_of_a_node_in_a_subgraph_is_on_the_inner_node(page, server, vue):
     )
     page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.get_by_text(re.compile("prompts computed in")).first.wait_for()
+    page.get_by_text(re.compile(r"of 512 tokens")).nth(1).wait_for()  # each prompt's, which the page may draw later
     assert page.get_by_text(re.compile(r"of 512 tokens")).count() == 2
 
 

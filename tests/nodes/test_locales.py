@@ -127,7 +127,7 @@ def record(node):
 
 # Choices that come from folders, or from the host's own lists.
 OPEN_CHOICES = {
-    "ChromaDiffusionLoader": ("unet_name", "approximator"),
+    "ChromaDiffusionLoader": ("unet_name", "approximator", "lite_patch"),
     "ChromaCLIPLoader": ("clip_name",),
     "ChromaLoraLoader": ("lora_name",),
     "ChromaKSampler": ("sampler", "schedule"),
