@@ -13,7 +13,7 @@ from torch import Tensor
 from ...chroma_model import ChromaConfig
 from ...chroma_model.block_lists import Block
 from ..formats.base.registry import BY_TYPE, EXPORTS, ExportFormat
-from .activations import INPUTS, relative
+from .activations import GUIDANCE, INPUTS, relative
 from .detect_variant import Detection
 from .keys import QUANT_MARKER, block_of
 from .run_weights import WeightsNetwork
@@ -95,16 +95,17 @@ def mixture(
     """
     name, better = finer(choice)
     detection = source.detection
-    given = [(inputs or made_up(detection.config))[key] for key in INPUTS]
+    inputs = inputs or made_up(detection.config)
+    given, guidance = [inputs[key] for key in INPUTS], inputs.get(GUIDANCE)
     plain, fine = ({i.name: i for i in items_of(detection, format)} for format in (choice, better))
-    exact, harm = harms(source, given, lambda n, w: rounded(w, plain[n]), progress)
+    exact, harm = harms(source, given, guidance, lambda n, w: rounded(w, plain[n]), progress)
     order = sorted(harm, key=lambda block: (-harm[block], block))
 
     def error(count: int) -> float:
         kept = frozenset(order[:count])
         items = {i.name: i for i in items_of(detection, choice, more_bits=(kept, better))}
         network = WeightsNetwork(source, source.device, lambda n, w: rounded(w, items[n]))
-        return relative(network.forward(*given, lambda name, _: progress(name)), exact)
+        return relative(network.forward(*given, lambda name, _: progress(name), guidance=guidance), exact)
 
     low, high = 0, len(order)
     found = {low: error(low)}
@@ -126,6 +127,7 @@ def mixture(
 def harms(
     source: Any,
     given: list[Tensor],
+    guidance: Tensor | None,
     change: Callable[[str, Tensor], Tensor],
     progress: Callable[[str], None],
 ) -> tuple[Tensor, dict[Block, float]]:
@@ -137,4 +139,4 @@ def harms(
         harm[block] = sum(relative(t, e) ** 2 for t, e in zip(tried, exact)) / size
         progress(f"{block[0]}_blocks.{block[1]}")
 
-    return network.forward(*given, trial=(change, judge)), harm
+    return network.forward(*given, trial=(change, judge), guidance=guidance), harm
