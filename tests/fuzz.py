@@ -845,3 +845,24 @@ def write(folder: Path, sample: Sample, mutation: Mutation | None = None) -> Pat
     for name, raw in {**sample.files, **(mutation.files if mutation else {})}.items():
         (folder / name).write_bytes(raw)
     return folder / sample.opened
+
+
+def outcome(folder, sample, sound, mutation):
+    """(what happened, None or why that is wrong)."""
+    path = write(folder, sample, mutation)
+    try:
+        with guarded():
+            found = load(path)
+    except ValueError as error:
+        problems = [problem_of(str(error), name) for name in sample.files]
+        return "refused", None if None in problems else f"{problems[0]}: {str(error)[:200]!r}"
+    except (Exception, Hang) as error:
+        return "crashed", f"{type(error).__name__}: {str(error)[:200]}"
+    different = difference(sound, found)
+    if different is None:
+        return "same", None
+    if mutation.resized:
+        return different, "bytes came or went unnoticed"
+    if mutation.header and different not in UNDETECTABLE:
+        return different, f"loads with other {different}"
+    return different if mutation.header else "data", None

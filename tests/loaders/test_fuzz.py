@@ -21,27 +21,6 @@ def folders(tmp_path):
     return paths
 
 
-def outcome(folder, sample, sound, mutation):
-    """(what happened, None or why that is wrong)."""
-    path = fuzz.write(folder, sample, mutation)
-    try:
-        with fuzz.guarded():
-            found = fuzz.load(path)
-    except ValueError as error:
-        problems = [fuzz.problem_of(str(error), name) for name in sample.files]
-        return "refused", None if None in problems else f"{problems[0]}: {str(error)[:200]!r}"
-    except (Exception, fuzz.Hang) as error:
-        return "crashed", f"{type(error).__name__}: {str(error)[:200]}"
-    different = fuzz.difference(sound, found)
-    if different is None:
-        return "same", None
-    if mutation.resized:
-        return different, "bytes came or went unnoticed"
-    if mutation.header and different not in fuzz.UNDETECTABLE:
-        return different, f"loads with other {different}"
-    return different if mutation.header else "data", None
-
-
 @pytest.mark.parametrize("key", fuzz.SAMPLES)
 def test_damage_is_refused_or_loads_as_before(folders, key):
     folder, made = folders
@@ -49,7 +28,7 @@ def test_damage_is_refused_or_loads_as_before(folders, key):
     sound = fuzz.load(fuzz.write(folder, sample))
     counts, wrong = Counter(), []
     for mutation in fuzz.mutations(sample, COUNTS[key], seed=0):
-        found, problem = outcome(folder, sample, sound, mutation)
+        found, problem = fuzz.outcome(folder, sample, sound, mutation)
         counts[mutation.kind, found] += 1
         if problem:
             wrong.append(f"{mutation.kind}: {mutation.what}: {problem}")
