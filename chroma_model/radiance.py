@@ -136,6 +136,17 @@ def join_patches(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return rearrange(x, "(b h w) (p q) c -> b c (h p) (w q)", h=rows, w=columns, p=p)
 
 
+def patch_bytes(config: ChromaConfig, element_size: int) -> int:
+    """Memory that one patch takes in the head at its peak, in bytes, roughly: its matrices and its pixels' vectors.
+
+    element_size: of the dtype that the head computes in. The embedder's inputs are float32.
+    """
+    nerf, num_pixels = config.nerf, config.patch_size**2
+    matrices = 2 * 3 * nerf.mlp_ratio * nerf.hidden_size**2  # as generated, and with columns of norm 1
+    vectors = num_pixels * nerf.hidden_size * (3 * nerf.mlp_ratio + 4)  # gate, value, their product; x, its norm, sums
+    return (matrices + vectors) * element_size + 4 * num_pixels * (config.in_channels + nerf.num_freqs**2)
+
+
 def paint(
     x: Tensor,
     tokens: Tensor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..prompts.tags import AESTHETICS, MAX_REPEATS, NONE, OPENINGS, QUALITIES, STYLES, Choice, build
+from ..prompts.tags import AESTHETICS, MAX_REPEATS, NONE, OPENINGS, QUALITIES, STYLE_PROMPTS, STYLES, Choice, build
 from .shared.checked_node import CheckedNode
 from .shared.report import report
 
@@ -16,9 +16,18 @@ class ChromaPrompt(CheckedNode):
             node_id="ChromaPrompt",
             display_name="Chroma Prompt",
             category="conditioning/chroma",
-            description="Adds quality and aesthetic tags to a prompt in the form that Chroma's captions have: "
-            "sentences first, tags at the end. Adds only what you choose.",
-            search_aliases=["prompt builder", "aesthetic", "quality tags", "masterpiece", "text", "tags"],
+            description="Merges a style prompt with a prompt, and adds quality and aesthetic tags, in the form that "
+            "Chroma's captions have: sentences first, tags at the end. Adds only what you choose.",
+            search_aliases=[
+                "prompt builder",
+                "prompt styler",
+                "style prompt",
+                "aesthetic",
+                "quality tags",
+                "masterpiece",
+                "text",
+                "tags",
+            ],
             inputs=[
                 io.String.Input(
                     "text", multiline=True, dynamic_prompts=True, tooltip="What the picture shows, in sentences."
@@ -71,6 +80,24 @@ class ChromaPrompt(CheckedNode):
                     tooltip="How many times 'The photograph is a .' is added at the end, 0 to 10. The sentence is a "
                     "mistake in the captions, said to make photos more realistic. Each costs 7 tokens.",
                 ),
+                io.Combo.Input(
+                    "style_prompt",
+                    options=list(STYLE_PROMPTS),
+                    default=NONE,
+                    optional=True,
+                    display_name="style prompt",
+                    tooltip="Sentences that say how the picture is made, merged with the text. The node shows them.",
+                ),
+                io.String.Input(
+                    "own_style",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    advanced=True,
+                    display_name="own style prompt",
+                    tooltip="A style prompt of your own. {prompt} stands for the text; without it the sentences follow "
+                    "the text.",
+                ),
             ],
             outputs=[io.String.Output(display_name="prompt", tooltip="The prompt, for a text encode node.")],
             hidden=[io.Hidden.unique_id],
@@ -86,8 +113,11 @@ class ChromaPrompt(CheckedNode):
         tags: str = "",
         opening: str = NONE,
         photo_sentences: int = 0,
+        style_prompt: str = NONE,
+        own_style: str = "",
     ) -> io.NodeOutput:
-        prompt, rules = build(text, Choice(style, opening, aesthetic, quality, tags, photo_sentences))
+        choice = Choice(style, opening, aesthetic, quality, tags, photo_sentences, style_prompt, own_style)
+        prompt, rules = build(text, choice)
         lines = [prompt if prompt != text else "nothing added"]
         lines += [f"{rule.text} — {rule.told}" for rule in rules]
         report(cls, "\n".join(lines))

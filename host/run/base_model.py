@@ -21,6 +21,7 @@ from ...constants import GUIDANCE, STYLE_MASK
 from ...loaders.checkpoint.detect_variant import Detection
 from .conds import PAIRING, TextCond, sharing
 from .forward import HostTransformer, check_channels
+from .head_tile import fitting_tile
 from .kept_modulations import OPTION
 from .nag import NAG, NegativeText, acts_at
 
@@ -110,6 +111,8 @@ class ChromaModel(comfy.model_base.Chroma):
             if kwargs.get("ref_latents") and method == TIMESTEP_ZERO:
                 zero = torch.zeros_like(timesteps)
                 kwargs["reference_modulations"] = run.get(self, zero, guidance, self.get_dtype_inference())
+        if self.diffusion_model.config.nerf is not None:
+            kwargs["nerf_tile"] = fitting_tile(self.diffusion_model.config, x)
         if c_concat is not None:
             kwargs["input_channels"] = self.input_channels()
         lengths = kwargs.pop("context_lengths", None)

@@ -210,7 +210,7 @@ class HostTransformer(ChromaTransformer):
                 lengths=texts.lengths,
                 segments=texts.segments,
             ),
-            nerf_tile=radiance.get("nerf_tile_size"),
+            nerf_tile=radiance.get("nerf_tile_size", kwargs.get("nerf_tile")),
             references=references,
         )
 

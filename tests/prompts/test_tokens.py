@@ -1,4 +1,4 @@
-"""How a prompt is cut, counted and told, and what the prompt builder adds. No host."""
+"""How a prompt is cut, counted and told. No host."""
 
 import itertools
 import random
@@ -7,7 +7,6 @@ import pytest
 import support
 
 text = support.dev.load_pack("prompts.tokens")
-rules = support.dev.load_pack("prompts.tags")
 
 
 def tokens(count):
@@ -77,65 +76,3 @@ def test_lines_tell_count_mode_loss_and_weights():
 def test_only_a_short_negative_prompt_gets_a_hint(count, hinted):
     assert ("hint: a negative prompt" in text.prompt_report(text.Prompt(count), "exact", "negative")) is hinted
     assert "hint" not in text.prompt_report(text.Prompt(count), "exact", "positive")
-
-
-# --- the prompt builder ----------------------------------------------------------------------------------------------
-
-SENTENCE = "A red fox sits in the snow."
-
-
-def built(words, **choice):
-    return rules.build(words, rules.Choice(**choice))[0]
-
-
-@pytest.mark.parametrize("words", ["", "  a fox \n", SENTENCE, "tags, more tags,"])
-@pytest.mark.parametrize("style", rules.STYLES)
-def test_nothing_is_added_unasked(words, style):
-    assert rules.build(words, rules.Choice(style)) == (words, [])
-
-
-@pytest.mark.parametrize(
-    "words, style, expected",
-    [
-        (SENTENCE, "photograph", SENTENCE + " snow. winter. aesthetic 9. best quality."),
-        ("a red fox", "photograph", "a red fox. snow. winter. aesthetic 9. best quality."),
-        (SENTENCE, "drawing", SENTENCE + " snow, winter, aesthetic 9, best quality"),
-        ("a red fox ", "drawing", "a red fox, snow, winter, aesthetic 9, best quality"),
-        ("a red fox,", "drawing", "a red fox, snow, winter, aesthetic 9, best quality"),
-        ("", "drawing", "snow, winter, aesthetic 9, best quality"),
-    ],
-)
-def test_tags_follow_the_sentences_joined_as_the_style_asks(words, style, expected):
-    tags = " snow,winter ,, " if words != SENTENCE else "(snow),\nwinter."
-    expected = expected.replace(SENTENCE + " snow", SENTENCE + " (snow)")
-    assert built(words, style=style, tags=tags, aesthetic="aesthetic 9", quality="best quality") == expected
-
-
-def test_tag_that_is_there_is_not_added_again_and_a_part_of_one_is():
-    out, used = rules.build("a fox. Aesthetic 10.", rules.Choice(aesthetic="aesthetic 10", tags="fox, ox"))
-    assert out == "a fox. Aesthetic 10. ox."
-    assert used == []
-    assert built("a fox. aesthetic 10.", aesthetic="aesthetic 1") == "a fox. aesthetic 10. aesthetic 1."
-
-
-def test_opening_and_photo_sentences_stand_at_the_ends():
-    choice = {"opening": "A casual snapshot of", "photo_sentences": 2, "aesthetic": "aesthetic 8"}
-    expected = "A casual snapshot of a fox. aesthetic 8. The photograph is a . The photograph is a ."
-    assert built("a fox", **choice) == expected
-    assert built("a casual snapshot of a fox", **choice)[1:] == expected[1:]
-
-
-def test_unknown_choices_are_refused_with_what_is_known():
-    with pytest.raises(ValueError, match="aesthetic 'aesthetic 12' is not known .known: none, aesthetic 10"):
-        built("a fox", aesthetic="aesthetic 12")
-    with pytest.raises(ValueError, match="style 'film' is not known .known: photograph, drawing"):
-        built("a fox", style="film")
-
-
-def test_every_rule_names_a_source_that_can_be_looked_up():
-    tables = (rules.STYLES, rules.AESTHETICS, rules.QUALITIES, rules.OPENINGS)
-    every = [rule for table in tables for rule in table.values() if rule is not None] + [rules.PHOTO_SENTENCE]
-    assert len(every) == 2 + 12 + 5 + 1 + 1
-    assert all(rule.told and rule.source.url.startswith("https://") and rule.source.standing for rule in every)
-    page = (support.ROOT / "web" / "docs" / "ChromaPrompt.md").read_text()
-    assert all(rule.source.url in page for rule in every)
