@@ -20,18 +20,21 @@ Size = tuple[int, int]  # height, width in pixels
 
 @dataclass(frozen=True)
 class Phase:
-    """From `first_step` on: sizes with their shares, and how many things are shown."""
+    """From `first_step` on: sizes with their shares, how many things are shown, and how much scenes vary."""
 
     first_step: int
     sizes: dict[Size, float]
     num_things: int = things.NUM_FIRST
+    variety: float = 1.0
 
 
-# What words mean is learnt on small pictures, which is several times cheaper; then larger ones join.
+# What words mean is learnt on small pictures, which is several times cheaper, and of things that stand still; then they
+# move, and larger pictures join.
 PHASES = (
-    Phase(0, {(64, 64): 1.0}),
-    Phase(2000, {(64, 64): 0.4, (96, 96): 0.3, (128, 128): 0.2, (96, 128): 0.05, (128, 96): 0.05}),
-    Phase(5000, {(64, 64): 0.15, (96, 96): 0.2, (128, 128): 0.45, (96, 128): 0.1, (128, 96): 0.1}),
+    Phase(0, {(64, 64): 1.0}, variety=0.1),
+    Phase(3500, {(64, 64): 1.0}, variety=0.5),
+    Phase(5000, {(64, 64): 0.4, (96, 96): 0.3, (128, 128): 0.2, (96, 128): 0.05, (128, 96): 0.05}),
+    Phase(7000, {(64, 64): 0.15, (96, 96): 0.2, (128, 128): 0.45, (96, 128): 0.1, (128, 96): 0.1}),
     Phase(
         12_000,
         {(64, 64): 0.1, (96, 96): 0.1, (128, 128): 0.4, (96, 128): 0.1, (128, 96): 0.1, (192, 192): 0.1}
@@ -90,9 +93,12 @@ def lesson(step: int, sprites: things.Sprites, phases: Sequence[Phase] = PHASES)
         images = torch.from_numpy(np.stack([pictures.draw(scene, rng, height) for scene in found]))
         captions = [pictures.prompts(scene)[int(rng.integers(2))] for scene in found]
     else:
-        names = sprites.names[: phase_of(step, phases).num_things]
-        make = scenes.random_pair if kind < SHAPES_SHARE + PAIR_SHARE else scenes.random_single
-        found = [make(rng, names) for _ in range(batch)]
+        phase = phase_of(step, phases)
+        names = sprites.names[: phase.num_things]
+        if kind < SHAPES_SHARE + PAIR_SHARE * phase.variety:
+            found = [scenes.random_pair(rng, names) for _ in range(batch)]
+        else:
+            found = [scenes.random_single(rng, names, variety=phase.variety) for _ in range(batch)]
         images = scenes.draw(found, sprites, height, width)
         captions = [scenes.caption(scene, rng) for scene in found]
     return Lesson(images, ["" if rng.random() < DROP_PROMPT else caption for caption in captions])

@@ -7,6 +7,7 @@ Shapes: B batch, H rows, W columns.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Sequence
@@ -30,6 +31,7 @@ GRADIENT_SHARE, MAX_GRADIENT = 0.4, 0.06  # brightness at the ends of a gradient
 MAX_TURN = 20.0  # degrees
 LIGHT, TINT = 0.1, 0.04  # brightness and contrast, and every channel, by up to this much
 CENTRE_SIZES, PLACED_SIZES, PAIR_SIZES = (0.4, 0.95), (0.4, 0.6), (0.34, 0.48)  # of the picture's shorter side
+PLAIN_SIZE = 0.85  # of a thing in the centre, where scenes do not vary
 SMALL, LARGE = 0.5, 0.8  # sizes of a thing in the centre below and above which it may be called so
 PLACE_JITTER = 0.05  # of the picture, in the direction that the place leaves open
 PAIR_OFFSET, PAIR_JITTER = 0.25, 0.02
@@ -76,16 +78,24 @@ def random_ground(rng: np.random.Generator, name: str | None = None) -> Ground:
 
 
 def random_item(
-    rng: np.random.Generator, thing: str, style: str, place: str = "", sizes: tuple[float, float] | None = None
+    rng: np.random.Generator,
+    thing: str,
+    style: str,
+    place: str = "",
+    sizes: tuple[float, float] | None = None,
+    variety: float = 1.0,
 ) -> Item:
-    """One thing alone in the picture; `sizes` as in CENTRE_SIZES."""
+    """One thing alone in the picture; `sizes` as in CENTRE_SIZES, `variety` as in `random_single`."""
     size = rng.uniform(*(sizes or (PLACED_SIZES if place else CENTRE_SIZES)))
+    size = size if place else PLAIN_SIZE + (size - PLAIN_SIZE) * variety
     reach = 0.48 - size / 2
     centre = [
         0.5 + (direction * rng.uniform(0.8, 1.0) * reach if direction else rng.uniform(-PLACE_JITTER, PLACE_JITTER))
         for direction in pictures.PLACES[place]
     ]
-    return _item(rng, thing, style, place, centre, size)
+    item = _item(rng, thing, style, place, centre, size)
+    light = tuple(1 + (gain - 1) * variety for gain in item.light)
+    return dataclasses.replace(item, turn=item.turn * variety, mirror=item.mirror and variety == 1, light=light)
 
 
 def _item(rng: np.random.Generator, thing: str, style: str, place: str, centre: Sequence[float], size: float) -> Item:
@@ -111,10 +121,14 @@ def random_kind(rng: np.random.Generator, names: Sequence[str], held_out: bool |
             return thing, style
 
 
-def random_single(rng: np.random.Generator, names: Sequence[str], held_out: bool | None = False) -> Scene:
+def random_single(
+    rng: np.random.Generator, names: Sequence[str], held_out: bool | None = False, variety: float = 1.0
+) -> Scene:
+    """One thing. Its place, size, turn and light vary by this share of what they may: at 0 it is always the same."""
     places = [p for p in pictures.PLACES if p]
-    place = "" if rng.random() < CENTRE_SHARE else places[rng.integers(len(places))]
-    return Scene((random_item(rng, *random_kind(rng, names, held_out), place),), random_ground(rng))
+    place = "" if rng.random() < 1 - (1 - CENTRE_SHARE) * variety else places[rng.integers(len(places))]
+    kind = random_kind(rng, names, held_out)
+    return Scene((random_item(rng, *kind, place, variety=variety),), random_ground(rng))
 
 
 def random_pair(rng: np.random.Generator, names: Sequence[str], held_out: bool | None = False) -> Scene:

@@ -113,3 +113,16 @@ def test_shapes_of_the_lessons_are_never_held_out():
     rng = np.random.default_rng(0)
     for _ in range(200):
         assert not any(pictures.is_held_out(c) for c in lessons.random_shapes(rng).combinations())
+
+
+def test_scenes_of_no_variety_show_the_same_pose_and_a_half_half_of_the_turn():
+    names, still = things.names(), []
+    for seed in range(40):
+        (item,) = scenes.random_single(np.random.default_rng(seed), names, variety=0).items
+        still.append((item.place, item.size, item.turn, item.mirror, item.light))
+    assert {s[0] for s in still} == {""} and {s[1] for s in still} == {scenes.PLAIN_SIZE}
+    assert all(turn == 0 and not mirror and light == (1, 1, 1, 1) for _, _, turn, mirror, light in still)
+    turns = [
+        [scenes.random_item(np.random.default_rng(s), "fox", "3D", variety=v).turn for s in range(9)] for v in (0.5, 1)
+    ]
+    assert np.allclose(np.multiply(turns[0], 2), turns[1])
