@@ -41,6 +41,11 @@ PHASES = (
         | {(128, 192): 0.04, (192, 128): 0.04, (256, 256): 0.02},
     ),
 )
+PIXEL_PHASES = (  # of the model that works on pixels: a patch of 16 is one token, so that 64 pixels are 16 tokens too
+    Phase(0, {(64, 64): 1.0}, variety=0.1),
+    Phase(4000, {(64, 64): 0.5, (96, 96): 0.5}, variety=0.5),
+    Phase(6000, {(64, 64): 0.2, (96, 96): 0.4, (128, 128): 0.4}),
+)
 PIXELS = 64 * 96 * 96  # in a batch at most; 64 pictures where that is fewer
 MAX_BATCH = 64
 

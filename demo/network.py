@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,8 +22,22 @@ class Sizes:
     approximator_layers: int
 
 
-def build(sizes: Sizes) -> torch.nn.Module:
+@dataclass(frozen=True)
+class PixelSizes:
+    """Of the head of a model that works on pixels (Radiance)."""
+
+    patch_size: int
+    width: int
+    blocks: int
+    mlp_ratio: int
+
+
+def build(sizes: Sizes, pixels: PixelSizes | None = None) -> torch.nn.Module:
     model = dev.load_pack("chroma_model")
+    ends: dict[str, Any] = {}
+    if pixels is not None:
+        nerf = model.config.NerfConfig(pixels.width, pixels.blocks, pixels.mlp_ratio, kernel_size=pixels.patch_size)
+        ends = {"in_channels": 3, "out_channels": 3, "patch_size": pixels.patch_size, "nerf": nerf, "prediction": "x0"}
     config = model.ChromaConfig(
         context_dim=text_encoder.WIDTH,
         hidden_size=sizes.width,
@@ -32,6 +47,7 @@ def build(sizes: Sizes) -> torch.nn.Module:
         num_single_blocks=sizes.single,
         axes_dim=model.config.rotary_axes(sizes.width // sizes.heads),
         approximator=model.ApproximatorConfig(64, sizes.approximator_width, sizes.width, sizes.approximator_layers),
+        **ends,
     )
     net = model.ChromaTransformer(config)
     net.distilled_guidance_layer = model.Approximator(config.approximator)
@@ -41,7 +57,8 @@ def build(sizes: Sizes) -> torch.nn.Module:
         elif name.endswith("bias"):
             torch.nn.init.zeros_(p)
     torch.nn.init.normal_(net.distilled_guidance_layer.out_proj.weight, std=0.1 * sizes.approximator_width**-0.5)
-    torch.nn.init.zeros_(net.final_layer.linear.weight)
+    if pixels is None:
+        torch.nn.init.zeros_(net.final_layer.linear.weight)
     with torch.no_grad():  # gates begin at a half, shifts and scales at zero: one vector for all rows cannot say so,
         net.distilled_guidance_layer.out_proj.bias.fill_(0.1)  # so begin with a small common value
     return net

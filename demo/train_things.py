@@ -1,13 +1,13 @@
-"""Trains the demo's Chroma of things, on a GPU if there is one: flow matching on pictures that are drawn as it goes.
+"""Trains the demo's Chroma and Radiance of things, on a GPU if there is one: flow matching on pictures drawn as it goes.
 
 Run from the repository's root, in the environment that `python dev.py setup` makes, after `demo.train_things_vae encoder`:
 
-    python -m demo.train_things [--out DIR] [--encoder FILE] [--steps N] [--hours H] [--decay N] [--threads 2]
+    python -m demo.train_things [chroma|radiance] [--out DIR] [--steps N] [--hours H] [--decay N] [--threads 2]
     python -m demo.train_things --from WEIGHTS.safetensors
 
 State goes to DIR every few minutes, and the same command goes on from there; every step's batch, noise and rate follow
 from its number. --from begins with averaged weights where the state was lost, at the step that they name. --decay N
-lets the rate fall to nothing over N steps from now on, which ends the run. DIR/chroma-demo.safetensors is the averaged
+lets the rate fall to nothing over N steps from now on, which ends the run. DIR/KIND-demo.safetensors is the averaged
 model in float16, DIR/log.csv has hours, loss and seconds a step, DIR/sheet-STEP.png shows the same prompts every time.
 """
 
@@ -16,8 +16,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 import torch
@@ -28,11 +29,48 @@ from torch import Tensor, nn
 from . import lessons, network, things, training, vae, watch, words
 from .muon import Muon
 
-SIZES = network.Sizes(width=256, heads=4, double=4, single=8, approximator_width=192, approximator_layers=3)
+
+@dataclass(frozen=True)
+class Kind:
+    """What is trained: its sizes, and what it shows at which step. pixels: it works on pictures, not on latents."""
+
+    title: str
+    sizes: network.Sizes
+    phases: Sequence[lessons.Phase]
+    pixels: network.PixelSizes | None = None
+
+    def build(self) -> nn.Module:
+        return network.build(self.sizes, self.pixels)
+
+
+KINDS = {
+    "chroma": Kind(
+        "demo Chroma of things",
+        network.Sizes(width=256, heads=4, double=4, single=8, approximator_width=192, approximator_layers=3),
+        lessons.PHASES,
+    ),
+    "radiance": Kind(
+        "demo Radiance of things",
+        network.Sizes(width=192, heads=3, double=2, single=4, approximator_width=128, approximator_layers=3),
+        lessons.PIXEL_PHASES,
+        network.PixelSizes(patch_size=16, width=16, blocks=2, mlp_ratio=2),
+    ),
+}
 WARM_UP, PEAK_RATE, WEIGHT_DECAY = 100, 2e-3, 0.01
 EMA_HALF_LIFE = 300  # steps
 SAVE_SECONDS, LOG_EVERY, SHEET_EVERY = 240, 50, 500
-TITLE = "demo Chroma of things"
+
+
+class AsPixels(nn.Module):
+    """In the place of a VAE's encoder: (B, 3, H, W) in [0, 1] -> [-1, 1], as the host's `pixel_space` does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 2 - 1
+
+
+class FromPixels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2
 
 
 def loss_of(net: nn.Module, z: Tensor, rows: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
@@ -48,10 +86,11 @@ def loss_of(net: nn.Module, z: Tensor, rows: Tensor, mask: Tensor, generator: to
 class Trainer:
     """Everything that one step needs. state_dict() and load_state_dict() make a restarted run the unbroken one."""
 
-    def __init__(self, sprites: things.Sprites, encoder: nn.Module, text: words.TextEncoder, tokenize: Any):
+    def __init__(self, kind: Kind, sprites: things.Sprites, encoder: nn.Module, text: words.TextEncoder, tokenize: Any):
+        self.kind = kind
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(0)
-        self.net = network.build(SIZES).to(self.device)
+        self.net = kind.build().to(self.device)
         self.ema = {k: v.clone() for k, v in self.net.state_dict().items()}
         named = list(self.net.named_parameters())
         matrices = [p for name, p in named if p.ndim == 2 and "_blocks." in name]
@@ -71,7 +110,7 @@ class Trainer:
         """One step; gives its loss."""
         share = training.rate(self.step, WARM_UP, self.decay, self.began)
         training.set_rate(self.optimisers, PEAK_RATE * share)
-        lesson = lessons.lesson(self.step, self.sprites)
+        lesson = lessons.lesson(self.step, self.sprites, self.kind.phases)
         with torch.inference_mode():
             z = self.encoder(lesson.images.permute(0, 3, 1, 2).to(self.device))
             rows, mask = self.rows(lesson.captions)
@@ -88,7 +127,7 @@ class Trainer:
 
     def averaged(self) -> nn.Module:
         """The model of averaged weights."""
-        net = network.build(SIZES).to(self.device).requires_grad_(False)
+        net = self.kind.build().to(self.device).requires_grad_(False)
         net.load_state_dict(self.ema)
         return net
 
@@ -102,7 +141,7 @@ class Trainer:
 
     def save_weights(self, path: Path) -> None:
         half = {k: v.half().cpu().contiguous() for k, v in self.ema.items()}
-        metadata = {"title": TITLE, "license": "Apache-2.0", "steps": str(self.step)}
+        metadata = {"title": self.kind.title, "license": "Apache-2.0", "steps": str(self.step)}
         save_file(half, path.with_suffix(".partial"), metadata=metadata)
         path.with_suffix(".partial").replace(path)
 
@@ -130,7 +169,8 @@ def look(trainer: Trainer, reader: nn.Module, size: tuple[int, int], path: Path,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=things.folder() / "chroma")
+    parser.add_argument("kind", nargs="?", choices=list(KINDS), default="chroma")
+    parser.add_argument("--out", type=Path, help="by default a folder of that name in the cache")
     parser.add_argument("--encoder", type=Path, default=vae.ENCODER)
     parser.add_argument("--judge", type=Path, default=things.folder() / "classifier" / "chroma-demo-judge.safetensors")
     parser.add_argument("--from", dest="weights", type=Path)
@@ -139,13 +179,15 @@ def main() -> None:
     parser.add_argument("--decay", type=int)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    args.out = args.out or things.folder() / args.kind
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
 
-    encoder, reader = vae.load_encoder(args.encoder)
+    kind = KINDS[args.kind]
+    encoder, reader = vae.load_encoder(args.encoder) if kind.pixels is None else (AsPixels(), FromPixels())
     fingerprint = hashlib.sha256(b"".join(v.numpy().tobytes() for v in encoder.state_dict().values())).hexdigest()[:16]
-    trainer = Trainer(things.load(), encoder, words.TextEncoder(), words.tokenizer())
+    trainer = Trainer(kind, things.load(), encoder, words.TextEncoder(), words.tokenizer())
     log, state = training.Log(args.out / "log.csv"), args.out / "state.pt"
     if state.exists():
         saved = torch.load(state, weights_only=True, map_location=trainer.device)
@@ -167,20 +209,20 @@ def main() -> None:
     saved_at, until = time.time(), log.hours + args.hours
     while trainer.step < last and log.tick() < until:
         before = log.tick()
-        size = lessons.size_of(trainer.step)
+        size = lessons.size_of(trainer.step, kind.phases)
         losses.setdefault(f"loss{size[0]}x{size[1]}", []).append(trainer.advance())
         losses.setdefault("seconds", []).append((log.tick() - before) * 3600)
         if trainer.step % LOG_EVERY == 0:
             log.write(trainer.step, **{k: float(np.mean(v)) for k, v in sorted(losses.items())})
             losses = {}
         if trainer.step % SHEET_EVERY == 0 or trainer.step == last:
-            largest = lessons.common_size(trainer.step)
+            largest = lessons.common_size(trainer.step, kind.phases)
             figures = look(trainer, reader, largest, args.out / f"sheet-{trainer.step}.png", args.judge)
             log.write(trainer.step, height=largest[0], width=largest[1], **figures)
         if time.time() - saved_at > SAVE_SECONDS or trainer.step == last or log.tick() >= until:
             kept = {"trainer": trainer.state_dict(), "encoder": fingerprint, "hours": log.tick()}
             training.save(kept, state)
-            trainer.save_weights(args.out / "chroma-demo.safetensors")
+            trainer.save_weights(args.out / f"{args.kind}-demo.safetensors")
             saved_at = time.time()
 
 

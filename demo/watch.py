@@ -66,9 +66,13 @@ def paint(
     cfg: float = CFG,
     num_steps: int = NUM_STEPS,
 ) -> Tensor:
-    """Latents (B, 16, h, w); cond rows (B, L, D) and mask, uncond the same for one empty prompt; size in pixels."""
+    """Latents (B, 16, h, w), or pictures (B, 3, H, W) of a model that works on them, in [-1, 1].
+
+    cond: rows (B, L, D) and mask; uncond: the same for one empty prompt; size: (H, W) in pixels.
+    """
     rows, mask = cond
-    shape = (len(rows), latents.CHANNELS, size[0] // latents.BLOCK, size[1] // latents.BLOCK)
+    block = latents.BLOCK if net.config.nerf is None else 1
+    shape = (len(rows), net.config.latent_channels, size[0] // block, size[1] // block)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(rows.device)
     sigmas = torch.linspace(1, 0, num_steps + 1)
     for s, s_next in zip(sigmas.tolist(), sigmas[1:].tolist()):

@@ -3,10 +3,10 @@
 import zlib
 
 import pytest
-import support  # noqa: F401  the repository's root on the path
+import support
 import torch
 
-from demo import latents, network, train_things, training, vae, words
+from demo import latents, lessons, network, train_things, training, vae, words
 
 STEPS = 4
 
@@ -24,14 +24,21 @@ def tokenize(texts):
     return [[2 + zlib.crc32(word.encode()) % 250 for word in text.split()] + [1] for text in texts]
 
 
-@pytest.fixture
-def trainer(sprites, monkeypatch):
-    monkeypatch.setattr(train_things, "SIZES", network.Sizes(32, 1, 1, 1, 16, 1))
+SIZES = network.Sizes(32, 1, 1, 1, 16, 1)
+KINDS = {
+    "chroma": train_things.Kind("toy", SIZES, lessons.PHASES),
+    "radiance": train_things.Kind("toy", SIZES, lessons.PIXEL_PHASES, network.PixelSizes(16, 8, 1, 2)),
+}
+
+
+@pytest.fixture(params=KINDS)
+def trainer(sprites, monkeypatch, request):
+    kind, encoder = KINDS[request.param], vae.Encoder if request.param == "chroma" else train_things.AsPixels
     monkeypatch.setattr(train_things.lessons, "MAX_BATCH", 4)
 
     def make():
         torch.manual_seed(1)
-        return train_things.Trainer(sprites, vae.Encoder().requires_grad_(False), FewWords(), tokenize)
+        return train_things.Trainer(kind, sprites, encoder().requires_grad_(False), FewWords(), tokenize)
 
     return make
 
@@ -83,3 +90,12 @@ def test_loss_is_that_of_a_perfect_velocity():
 
     loss = train_things.loss_of(net, z, torch.zeros(4, 1, 1), torch.ones(4, 1), torch.Generator().manual_seed(1))
     assert loss < 1e-9  # fp32
+
+
+def test_saved_weights_say_what_they_are(trainer, tmp_path):
+    made = trainer()
+    made.save_weights(tmp_path / "weights.safetensors")
+    header = support.dev.load_pack("loaders.files.read").read_header(tmp_path / "weights.safetensors")
+    config = support.dev.load_pack("loaders.checkpoint.detect_variant").detect(header).config
+    assert (config.prediction, config.nerf is None) == (("v", True) if made.kind.pixels is None else ("x0", False))
+    assert config.patch_size == made.net.config.patch_size
