@@ -45,6 +45,7 @@ FEATURES = (
     Feature("clip", ("ChromaCLIPLoader",), ("models", "text encoders")),
     Feature("controlnet", ("ChromaControlNetApply",), ("ControlNets",)),
     Feature("doctor", ("ChromaDoctor",), ("models", "prompts", "samplers", "schedules", "advice")),
+    Feature("inpaint_crop", ("ChromaInpaintCrop", "ChromaInpaintStitch"), ("pictures",)),
     Feature("kontext", ("ChromaKontextSize",), ("pictures",)),
     Feature("ksampler", ("ChromaKSampler",), ("guidance", "schedules", "sampling")),
     Feature("lora", ("ChromaLoraLoader",), ("LoRAs",)),

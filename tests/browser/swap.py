@@ -19,6 +19,7 @@ DEMO: dict[str, dict[str, Any]] = {
     "CLIPVisionLoader": {"clip_name": demo_files.VISION},
     "StyleModelLoader": {"style_model_name": demo_files.STYLE},
     "EmptySD3LatentImage": {"width": 128, "height": 128},
+    "ChromaInpaintCrop": {"megapixels": 0.02},
     "ChromaPreset": {"width": 128, "height": 128, "steps": 4},
     "ChromaKSampler": {"steps": 4},
     "ChromaBetaScheduler": {"steps": 4},
