@@ -365,8 +365,10 @@ def test_int4_marker_is_checked():
     for change, told in (
         ({"beside": {}}, "has no weight_scale beside it"),
         ({"beside": {"weight_scale": torch.ones(7)}}, "fit no known format"),
+        ({"beside": {"weight_scale": torch.ones(16)}}, "fit no known format"),
         ({"beside": {"weight_scale": torch.ones(8, dtype=torch.uint8)}}, "fit no known format"),
         ({"marker": {"format": "convrot_w4a4", "convrot_groupsize": 128}}, "fit no known format"),
+        ({"marker": {"format": "convrot_w4a4", "convrot_groupsize": 1024}}, "fit no known format"),
         ({"marker": {"format": "convrot_w4a4", "linear_dtype": "int2"}}, "'?int2'?, expected int4 or int8"),
     ):
         with pytest.raises(ValueError, match=told):

@@ -214,3 +214,10 @@ def test_packed_shape_counts_bytes_of_the_last_size():
 def test_bad_input_is_refused_with_the_reason(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_the_expression_that_a_compiler_is_given_is_the_same(name, monkeypatch):
+    packed = random_blocks(name)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(types.dequantise(torch.from_numpy(packed), name, torch.float32), by_gguf(packed, name))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import support
 import torch
@@ -40,3 +42,35 @@ def test_texts_of_old_graphs_are_understood(text, fmt):
 def test_unknown_mode_lists_the_known_ones():
     with pytest.raises(ValueError, match="quant_mode 'int3' is not known .*auto, keep, bf16.*int8_convrot"):
         registry.quant_mode("int3")
+
+
+def test_a_mode_keeps_the_file_only_where_it_names_neither_type_nor_format():
+    keeps = {name for name, mode in registry.QUANT_MODES.items() if mode.keeps}
+    assert keeps and all(
+        registry.QUANT_MODES[k].format is None and registry.QUANT_MODES[k].dtype is None for k in keeps
+    )
+    assert not registry.QuantMode(format="int8_tensorwise").keeps
+    assert not registry.QuantMode(dtype=torch.bfloat16).keeps
+
+
+def test_records_cannot_be_changed_by_who_reads_them():
+    for record in (*registry.FORMATS.values(), *registry.QUANT_MODES.values()):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            record.dtype = None
+
+
+def test_rows_stand_alone_but_where_scales_are_in_tiles_or_codes_in_pairs():
+    assert {n for n, f in registry.FORMATS.items() if not f.has_rows} == {"mxfp8", "nvfp4", "convrot_w4a4"}
+
+
+@pytest.mark.parametrize("columns, calls", [(1 << 18, [4, 4, 2]), (1 << 21, [1] * 10), (1 << 16, [10])])
+def test_rows_are_unpacked_a_million_numbers_at_a_time(columns, calls):
+    by_rows = support.dev.load_pack("loaders.formats.base.scale_tiles").by_rows
+    seen = []
+
+    def function(rows):
+        seen.append(len(rows))
+        return rows.expand(-1, columns)
+
+    out = by_rows(function, columns, torch.int8, torch.arange(10, dtype=torch.int8)[:, None])
+    assert seen == calls and out.shape == (10, columns) and out[:, -1].tolist() == list(range(10))
