@@ -3,7 +3,10 @@
 The changes are cosmic-ray's (`pip install cosmic-ray`, only for this), one for each place and kind; annotations are left
 out, for they are never run. Every change runs the area's tests in a fork, so nothing on disk changes. POSIX only.
 
-    python -m benchmarks.mutants [AREA ...] [--sample N] [--show]
+    python -m benchmarks.mutants [AREA ...] [--sample N] [--show] [--again FILE]
+
+--again takes an earlier output of --show and tries only what was alive in it: where tests were only added since, no other
+change can have come back to life.
 """
 
 from __future__ import annotations
@@ -152,8 +155,12 @@ def verdict(test: str, mutant: Mutant | None, limit: float) -> tuple[str, float]
     return ALIVE if os.waitstatus_to_exitcode(status) == 0 else KILLED, seconds
 
 
-def measured(area: str, sample: int, show: bool) -> tuple[int, int, list[Mutant]]:
-    """Number of possible changes, of those tried, and those that no test saw."""
+def where(mutant: Mutant) -> str:
+    return f"{mutant.path.relative_to(dev.ROOT)}:{mutant.line} {mutant.kind}\n  - {mutant.before}\n  + {mutant.after}"
+
+
+def measured(area: str, sample: int, show: bool, earlier: str | None = None) -> tuple[int, int, list[Mutant]]:
+    """Number of possible changes, of those tried, and those that no test saw. earlier: output of --show."""
     patterns, tests = AREAS[area]
     choose = random.Random(0)
     paths = sorted(p for pattern in patterns for p in dev.ROOT.glob(pattern))
@@ -168,16 +175,17 @@ def measured(area: str, sample: int, show: bool) -> tuple[int, int, list[Mutant]
         limits[test] = 5 + 3 * seconds
     alive = []
     for i, mutant in enumerate(tried, 1):
+        if earlier is not None and where(mutant) not in earlier:
+            continue
         if all(verdict(test, mutant, limit)[0] == ALIVE for test, limit in limits.items()):
             alive.append(mutant)
             if show:
-                where = f"{mutant.path.relative_to(dev.ROOT)}:{mutant.line}"
-                print(f"{where} {mutant.kind}\n  - {mutant.before}\n  + {mutant.after}", flush=True)
+                print(where(mutant), flush=True)
         print(f"{area} {i}/{len(tried)}, {len(alive)} alive", end="\r", file=sys.stderr, flush=True)
     return len(every), len(tried), alive
 
 
-def main(areas: tuple[str, ...], sample: int, show: bool) -> None:
+def main(areas: tuple[str, ...], sample: int, show: bool, earlier: str | None = None) -> None:
     sys.path.insert(0, str(dev.ROOT / "tests"))
     with contextlib.suppress(ImportError):  # what every test file would import anew
         import diffusers  # noqa: F401
@@ -190,7 +198,7 @@ def main(areas: tuple[str, ...], sample: int, show: bool) -> None:
         torch.set_num_threads(1)  # a fork inherits no threads
     print("| area | changes | tried | alive | share |\n|---|---|---|---|---|")
     for area in areas:
-        possible, tried, alive = measured(area, sample, show)
+        possible, tried, alive = measured(area, sample, show, earlier)
         print(f"| {area} | {possible} | {tried} | {len(alive)} | {len(alive) / tried:.1%} |", flush=True)
 
 
@@ -199,5 +207,7 @@ if __name__ == "__main__":
     parser.add_argument("areas", nargs="*", default=[])
     parser.add_argument("--sample", type=int, default=SAMPLE)
     parser.add_argument("--show", action="store_true", help="each that is alive, as it is found")
+    parser.add_argument("--again", type=Path, help="an earlier output of --show, for what was alive in it")
     arguments = parser.parse_args()
-    main(tuple(arguments.areas) or tuple(AREAS), arguments.sample, arguments.show)
+    earlier = arguments.again.read_text(encoding="utf-8") if arguments.again else None
+    main(tuple(arguments.areas) or tuple(AREAS), arguments.sample, arguments.show, earlier)
