@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
@@ -43,18 +44,36 @@ def ratio_table(seconds: dict[str, list[float]], base: str) -> list[str]:
     return rows
 
 
+INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
+
+
+def processor() -> tuple[str, frozenset[str]]:
+    """Its name, and which of INSTRUCTIONS it has: they decide how fast 8 and 16 bits are. None is known but on Linux."""
+    name, flags = platform.processor() or platform.machine(), ""
+    with contextlib.suppress(OSError):
+        facts = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        found = {key.strip(): value.strip() for key, _, value in facts}
+        name, flags = found.get("model name", name), found.get("flags", found.get("Features", ""))
+    return name, frozenset(flags.split()) & frozenset(INSTRUCTIONS)
+
+
 def machine() -> str:
     """Processor or GPU, versions and commit, in one line."""
     import torch
 
-    cpu = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                cpu = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
+    cpu, instructions = processor()
+    cpu += f" ({', '.join(i for i in INSTRUCTIONS if i in instructions)})" if instructions else ""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=dev.ROOT, capture_output=True, text=True
     ).stdout.strip()
