@@ -501,3 +501,22 @@ def test_what_is_no_matrix_of_bytes_is_no_nvfp4(dtype, shape):
     beside = {"weight_scale": torch.ones(128, 4).to(E4M3), "weight_scale_2": torch.ones(())}
     with pytest.raises(ValueError, match="which no known format|but stored as int16"):
         recognised("", Case(torch.zeros(shape, dtype=dtype), beside, {"format": "nvfp4"}, torch.zeros(1), 0.0))
+
+
+@pytest.mark.parametrize(
+    "rows, shape, name",
+    [
+        (2, (2,), "rowwise"),
+        (2, (2, 1), "rowwise"),
+        (8, (2, 1), "blockwise"),
+        (8, (1, 2), "blockwise"),
+        (1, (1, 2), "blockwise"),
+    ],
+)
+def test_two_scales_are_of_rows_or_blocks(rows, shape, name):
+    data = cast(gaussian(rows, 64), torch.float8_e4m3fn)
+    found = Case(data, {"weight_scale": torch.full(shape, 0.5)}, None, data.float() / 2, 0.0)
+    storage = recognised("", found)
+    assert storage.format == f"float8_e4m3fn_{name}"
+    unpack = registry.FORMATS[storage.format].unpack
+    assert torch.equal(unpack(found.data, dict(found.beside), storage.settings, torch.float32), found.dense)

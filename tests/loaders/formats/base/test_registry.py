@@ -74,3 +74,8 @@ def test_rows_are_unpacked_a_million_numbers_at_a_time(columns, calls):
 
     out = by_rows(function, columns, torch.int8, torch.arange(10, dtype=torch.int8)[:, None])
     assert seen == calls and out.shape == (10, columns) and out[:, -1].tolist() == list(range(10))
+
+
+def test_formats_whose_inputs_the_host_would_round_are_unpacked_here():
+    unpacked = {n for n, f in registry.FORMATS.items() if f.unpacked_here}
+    assert unpacked == {"float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "convrot_w4a4"}
