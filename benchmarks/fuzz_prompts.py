@@ -46,7 +46,8 @@ class Of(str):
     """In place of a value: a connection to what makes this type."""
 
 
-SOURCES: dict[str, tuple[str, dict[str, Any]]] = {  # what an input of a type may be connected to
+# What an input of a type may be connected to: a node, its inputs, and the number of its output where that is not 0.
+SOURCES: dict[str, tuple[Any, ...]] = {
     "MODEL": ("ChromaDiffusionLoader", {"unet_name": "chroma-demo.safetensors", "quant_mode": "auto"}),
     "CLIP": ("CLIPLoader", {"clip_name": "chroma-demo-t5.safetensors", "type": "chroma", "device": "default"}),
     "VAE": ("VAELoader", {"vae_name": "chroma-demo-vae.safetensors"}),
@@ -59,6 +60,12 @@ SOURCES: dict[str, tuple[str, dict[str, Any]]] = {  # what an input of a type ma
         {"model": Of("MODEL"), "positive": Of("CONDITIONING"), "negative": Of("CONDITIONING"), "cfg": 3.0},
     ),
     "IMAGE": ("EmptyImage", {"width": 64, "height": 64, "batch_size": 1, "color": 0}),
+    "MASK": ("SolidMask", {"value": 1.0, "width": 64, "height": 64}),
+    "CHROMA_CUTOUT": (
+        "ChromaInpaintCrop",
+        {"image": Of("IMAGE"), "mask": Of("MASK"), "context": 1.5, "megapixels": 0.01},
+        2,
+    ),
     "INT": ("PrimitiveInt", {"value": 3}),
     "FLOAT": ("PrimitiveFloat", {"value": 0.5}),
     "STRING": ("PrimitiveString", {"value": "text"}),
@@ -81,11 +88,9 @@ class Builder:
         return key
 
     def source(self, type_: str) -> list[Any]:
-        kind, inputs = SOURCES[type_]
-        for key, node in self.nodes.items():
-            if node["class_type"] == kind:
-                return [key, 0]
-        return [self.add(kind, inputs), 0]
+        kind, inputs, *slot = SOURCES[type_]
+        key = next((k for k, node in self.nodes.items() if node["class_type"] == kind), None)
+        return [self.add(kind, inputs) if key is None else key, slot[0] if slot else 0]
 
     def sound(self, kind: str) -> dict[str, Any]:
         """A node's inputs as a person would leave them."""
