@@ -10,7 +10,7 @@ from browser import demo_files
 
 # Node class -> input -> what it becomes. A workflow with a loader or a size that is not here needs a row.
 DEMO: dict[str, dict[str, Any]] = {
-    "ChromaDiffusionLoader": {"unet_name": "chroma-demo.safetensors"},
+    "ChromaDiffusionLoader": {"unet_name": "chroma-demo.safetensors", "approximator": "from the model file"},
     "ChromaCLIPLoader": {"clip_name": "chroma-demo-t5.safetensors"},
     "CLIPLoader": {"clip_name": "chroma-demo-t5.safetensors"},
     "VAELoader": {"vae_name": "chroma-demo-vae.safetensors"},
@@ -20,6 +20,7 @@ DEMO: dict[str, dict[str, Any]] = {
     "StyleModelLoader": {"style_model_name": demo_files.STYLE},
     "EmptySD3LatentImage": {"width": 128, "height": 128},
     "ChromaInpaintCrop": {"megapixels": 0.02},
+    "ChromaKontextSize": {"mode": "by area", "mode.megapixels": 0.02, "mode.multiple": 16},
     "ChromaPreset": {"width": 128, "height": 128, "steps": 4},
     "ChromaKSampler": {"steps": 4},
     "ChromaBetaScheduler": {"steps": 4},
@@ -35,6 +36,7 @@ def with_demo_files(prompt: dict[str, Any]) -> dict[str, Any]:
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
         row = DEMO.get(node["class_type"], {})
+        node["inputs"] |= {name: value for name, value in row.items() if "." in name}  # inputs of a choice
         for name, value in node["inputs"].items():
             if name in row and not isinstance(value, list):  # a list is a link
                 node["inputs"][name] = row[name]
