@@ -18,10 +18,12 @@ from comfy_kitchen.tensor.base import BaseLayoutParams, get_layout_class, regist
 from torch import Tensor
 
 from ...loaders.formats.base.format import OWN_LAYOUT, Format
+from ...loaders.formats.base.hadamard import rotate
 from ...loaders.formats.base.lora_change import Change, change_between
 from ...loaders.formats.base.registry import FORMATS
 
-FP8_LAYOUTS = ("TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout")
+# The host's layouts whose rows stand alone: a scale each, or one for all.
+ROW_LAYOUTS = ("TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout", "TensorWiseINT8Layout")
 CPU_CHUNK = 1 << 22  # weights unpacked at a time on a CPU: 16 MB in float32
 ROW_STEP = 256  # a multiple of the heights of all known blocks
 
@@ -99,9 +101,12 @@ def linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
     """x (..., K) @ weight (N, K).T + bias, the weight unpacked straight into the type of x.
 
     On a CPU a few rows are unpacked at a time: they stay in the cache, and no whole unpacked copy is made. A change of
-    low rank is multiplied on its own, which is cheaper than adding it to the weight first.
+    low rank is multiplied on its own, which is cheaper than adding it to the weight first. Of a rotated weight the
+    inputs are turned and not the weight, which gives the same product: they are fewer.
     """
     params = weight._params
+    if getattr(params, "convrot", False):
+        x, params = rotate(x, params.convrot_groupsize), dataclasses.replace(params, convrot=False)
     low_rank = getattr(params, "up", None) is not None
     plain = dataclasses.replace(params, orig_dtype=x.dtype, **({"up": None, "down": None} if low_rank else {}))
     rows, columns = weight.shape
@@ -126,7 +131,7 @@ def _has_rows(weight: QuantizedTensor) -> bool:
     scale = weight._params.scale
     if scale is not None and scale.numel() > 1 and ROW_STEP % (weight.shape[0] // scale.shape[0]):
         return False
-    return weight._layout_cls == OWN_LAYOUT or weight._layout_cls in FP8_LAYOUTS
+    return weight._layout_cls == OWN_LAYOUT or weight._layout_cls in ROW_LAYOUTS
 
 
 def _rows_of(params: Any, piece: slice, rows: int) -> Any:

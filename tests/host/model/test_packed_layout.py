@@ -85,3 +85,28 @@ def test_precision_whose_name_is_taken_is_refused(comfy, monkeypatch):
     monkeypatch.setattr(load, "TAKEN", frozenset({"Q8_0"}))
     with pytest.raises(ValueError, match="something else has registered gguf_q8_0 .* choose another precision"):
         load.choose_mode(mode, None, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype, limit", [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+@pytest.mark.parametrize("rotated", [True, False])
+def test_int8_weight_is_unpacked_a_few_rows_at_a_time_and_the_inputs_are_turned(
+    layout, monkeypatch, dtype, limit, rotated
+):
+    """A weight of 600 rows of 256, in steps of 256 rows, against the product in float64."""
+    generator = torch.Generator().manual_seed(0)
+    dense, bias = torch.randn(600, 256, generator=generator), torch.randn(600, generator=generator)
+    weight = layout.QuantizedTensor.from_float(
+        dense, "TensorWiseINT8Layout", per_channel=True, convrot=rotated, convrot_groupsize=64
+    )
+    x = torch.randn(2, 5, 256, generator=generator).to(dtype)
+    expected = torch.nn.functional.linear(x.double(), weight.dequantize().double(), bias.double())
+    seen, dequantize = [], weight.layout_cls.dequantize
+    monkeypatch.setattr(
+        weight.layout_cls,
+        "dequantize",
+        lambda q, params: seen.append((len(q), params.convrot)) or dequantize(q, params),
+    )
+    monkeypatch.setattr(layout, "CPU_CHUNK", 256 * 256)
+    found = layout.linear(x, weight, bias.to(dtype))
+    assert found.dtype == dtype and support.relative(found.double(), expected) < limit
+    assert seen == [(256, False), (256, False), (88, False)]
