@@ -6,13 +6,14 @@ import re
 from typing import Iterator
 
 from ...constants import MAX_TOKENS, SHORT_NEGATIVE
-from ...samplers.guided_run import CURVES
+from ...samplers.guided_run import CURVES, ROUGH_SAMPLERS
 from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
 from ..presets import FLUXES
 from ..queued_graph import Graph
 from ..queued_run import QueuedRun
 
 FLASH_CFG = 2.0  # the sources say 1 to 1.5
+OFF_SCHEDULE_SAMPLERS = ("dpm_fast", "dpm_adaptive")  # they step on sigmas of their own, as a run finds by itself
 
 
 @rule
@@ -50,6 +51,32 @@ def changes_cfg(graph: Graph, run: QueuedRun) -> bool:
 def has_nag(graph: Graph, run: QueuedRun) -> bool:
     return any(
         re.search(r"NAG(?![a-z])|NAGuidance", kind) for _, kind in [*run.kinds(graph), ("", graph.kind(run.node))]
+    )
+
+
+@rule
+def alternate_that_is_off(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Where a sampler uses uncond itself, leaves the schedule, or moves by over 2 of 255, a run computes it in every step.
+
+    source: benchmarks/savings, the demo model under each of the host's samplers.
+    """
+    node = next((n for n in (run.guider, *run.models) if graph.value(n, "alternate") is True), None)
+    if node is None:
+        return
+    if "cfg_pp" in run.sampler:
+        why = "The sampler uses the negative prompt itself."
+    elif run.sampler in OFF_SCHEDULE_SAMPLERS:
+        why = "The sampler steps on noise levels of its own, between which nothing can be extrapolated."
+    elif run.sampler in ROUGH_SAMPLERS:
+        why = "With extrapolated steps its picture is far from that of plain CFG."
+    else:
+        return
+    yield Finding(
+        IDLE,
+        node,
+        f"alternate saves nothing with {run.sampler}",
+        f"{why} So it is computed in every step.",
+        "Take euler or res_multistep; or save with interval or adaptive instead.",
     )
 
 
