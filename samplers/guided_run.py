@@ -24,7 +24,7 @@ USES_UNCOND = "the sampler uses the negative prompt itself, so it is computed in
 OFF_SCHEDULE = "the sampler does not keep to the schedule's sigmas, so nothing is extrapolated between steps"
 ROUGH = "alternate is off: with extrapolated steps this sampler's picture is far from that of plain CFG"
 # Samplers whose picture moves by over 2 of 255 with `alternate` for other reasons, as `benchmarks/savings.py` finds them.
-ROUGH_SAMPLERS = frozenset({"dpmpp_3m_sde", "dpmpp_3m_sde_gpu"})
+ROUGH_SAMPLERS = frozenset({"dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "lcm", "sa_solver"})
 
 
 def within(sigma: float, interval: tuple[float, float]) -> bool:

@@ -392,3 +392,13 @@ def test_values_are_read_from_text():
     assert guided_run.parse_values(" 5, 4.5;3\n2，1 ") == (5.0, 4.5, 3.0, 2.0, 1.0)  # also with a Chinese comma
     with pytest.raises(ValueError, match="'four'.*no number"):
         guided_run.parse_values("5, four")
+
+
+def test_rough_samplers_are_those_that_the_table_shows():
+    """`benchmarks/savings`: mean difference to plain CFG of 255, and a star where the run keeps uncond by itself."""
+    text = (support.ROOT / "benchmarks" / "results" / "savings.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    found = {row[0]: row[rows[0].index("alternate")].split()[0] for row in rows[1:]}
+    assert len(found) > 40
+    assert {name for name, off in found.items() if "*" not in off and float(off) > 2} == guided_run.ROUGH_SAMPLERS
+    assert all(float(off.strip("*")) == 0 for off in found.values() if "*" in off)
