@@ -4,8 +4,10 @@
 
 Every prompt has one of our nodes between sound ones, with one or two of its inputs replaced. Most of the wrong values
 come through a switch: the host checks no value and no type behind its output. What comes back is `run`,
-`refused` by the host's own checks, `told` in one sentence by a node, or `unclear`: another kind of exception than a
-ValueError, or one without words. Nothing may hang for longer than a minute, and the server must live.
+`refused` by the host's own checks, `told` in one sentence by a node of ours, or `unclear`: another kind of exception than
+a ValueError, or one without words. Where a node of the host's fails, since ours passed on what it was given (Run Report
+changes nothing), or since the links go in a circle, that is the `host`'s. Nothing may hang for longer than a minute, and
+the server must live.
 """
 
 from __future__ import annotations
@@ -154,8 +156,8 @@ def prompt(rng: random.Random, info: dict[str, Any], kind: str) -> tuple[dict[st
     return builder.nodes, wrong
 
 
-def outcome(server: dev.Server, nodes: dict[str, Any]) -> tuple[str, str]:
-    """(kind, what was said)."""
+def outcome(server: dev.Server, nodes: dict[str, Any], ours: list[str]) -> tuple[str, str]:
+    """(kind, what was said). ours: names of the pack's nodes."""
     answer = server.post("/prompt", {"prompt": nodes, "client_id": "fuzz"})
     if "prompt_id" not in answer:
         return "refused", json.dumps(answer.get("error", answer))[:200]
@@ -169,8 +171,9 @@ def outcome(server: dev.Server, nodes: dict[str, Any]) -> tuple[str, str]:
     for message, data in entry["status"]["messages"]:
         if message == "execution_error":
             said, kind = data["exception_message"].strip(), data["exception_type"].rpartition(".")[2]
-            ours = kind in TOLD and 0 < len(said) <= LONGEST
-            return "told" if ours else "unclear", f"{data['node_type']}: {kind}: {said[:300]}"
+            clear = kind in TOLD and 0 < len(said) <= LONGEST
+            found = "host" if data["node_type"] not in ours else "told" if clear else "unclear"
+            return found, f"{data['node_type']}: {kind}: {said[:300]}"
     return "run", ""
 
 
@@ -184,9 +187,9 @@ def main(rounds: int = 0, count: int = 1000, seed: int = 0) -> None:
             kind = ours[i % len(ours)]
             nodes, wrong = prompt(rng, info, kind)
             started = time.monotonic()
-            what, said = outcome(server, nodes)
+            what, said = outcome(server, nodes, ours)
             counts[what] += 1
-            if what in ("unclear", "hung", "dead"):
+            if what in ("host", "unclear", "hung", "dead"):
                 unclear.append(f"- {what}, `{kind}` with `{json.dumps(wrong)[:200]}`: {said}")
                 print(unclear[-1], flush=True)
             if what in ("hung", "dead"):
@@ -198,7 +201,7 @@ def main(rounds: int = 0, count: int = 1000, seed: int = 0) -> None:
         "",
         "| outcome | prompts |",
         "|---|---|",
-        *(f"| {what} | {counts[what]} |" for what in ("run", "refused", "told", "unclear", "hung", "dead")),
+        *(f"| {what} | {counts[what]} |" for what in ("run", "refused", "told", "host", "unclear", "hung", "dead")),
         "",
         *unclear,
     ]
