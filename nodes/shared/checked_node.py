@@ -6,21 +6,23 @@ allowed.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import math
 from numbers import Real
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 import torch
 from comfy_api.latest import io
 
-from ...loaders.files.error_text import short
+from ...loaders.files.error_text import MAX_NAME, short
 from ...samplers.schedules import MAX_STEPS
 
 # Menus that are checked elsewhere, with remedies of their own: files, and quant_mode with its names of other packs.
 OPEN_MENUS = ("unet_name", "clip_name", "lora_name", "approximator", "lite_patch", "quant_mode")
 MAX_WHOLE = 100 * MAX_STEPS  # limit of steps / denoise, the length of the whole schedule
+MAX_LISTED = 20  # choices of a menu that an error names
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -96,7 +98,7 @@ def choose(node: type[io.ComfyNode], one: io.DynamicCombo.Input, out: dict[str, 
         return
     options = {option.key: option.inputs for option in one.options}
     if not isinstance(key, str) or key not in options:
-        raise ValueError(f"{one.id} is {found(key)}; it must be one of {', '.join(options)}")
+        raise ValueError(f"{one.id} is {found(key)}; it must be one of {listed(options, key)}")
     out[one.id] = {one.id: key}
     for sub in options[key]:
         if sub.id in values:
@@ -109,7 +111,17 @@ def check_menu(node: type[io.ComfyNode], name: str, value: str) -> None:
     """Checks against the menu as it is now: other packs may add samplers and schedules later. raises: ValueError."""
     options = next(one.options for one in node.define_schema().inputs if one.id == name)
     if value not in options:
-        raise ValueError(f"{name} is {found(value)}; it must be one of {', '.join(map(str, options))}")
+        raise ValueError(f"{name} is {found(value)}; it must be one of {listed(options, value)}")
+
+
+def listed(options: Iterable[Any], asked: Any) -> str:
+    """The choices of a menu; of a long one those that are most like what was asked for, and the first."""
+    names = [str(option) for option in options]
+    if len(names) <= MAX_LISTED:
+        return ", ".join(names)
+    close = difflib.get_close_matches(str(asked)[:MAX_NAME], names, 3)
+    shown = list(dict.fromkeys([*close, *names]))[:MAX_LISTED]
+    return f"{', '.join(shown)} and {len(names) - len(shown)} more"
 
 
 def check_value(name: str, one: io.Input, value: Any) -> Any:

@@ -212,3 +212,12 @@ def test_nodes_that_only_tell_take_inputs_that_they_do_not_have(nodes, name):
         prepared(node, prompt={}, unique_id="1", extra_pnginfo={}, dynprompt=None).execute(**{"no such input": 1})
         is not None
     )
+
+
+def test_a_long_menu_is_told_by_what_is_near_and_what_is_first():
+    module = support.dev.load_pack("nodes.shared.checked_node")
+    names = [f"sampler_{i}" for i in range(60)] + ["euler"]
+    told = module.listed(names, "eular")
+    assert told.startswith("euler, sampler_0, sampler_1, ") and told.endswith(" and 41 more")
+    assert module.listed(names[:20], "x") == ", ".join(names[:20])
+    assert len(module.listed(["a" * 9] * 99, "🦊" * 5000)) < 300
