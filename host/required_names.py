@@ -176,6 +176,15 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.samplers.sampler_object",
         "comfy_api.latest.ui.PreviewText",
     ),
+    "Python": (
+        "comfy.model_management.intermediate_device",
+        "comfy.sd.VAE",
+        "comfy.utils.load_torch_file",
+        "comfy_extras.nodes_custom_sampler.RandomNoise.execute",
+        "comfy_extras.nodes_custom_sampler.SamplerCustomAdvanced.execute",
+        "folder_paths.get_folder_paths",
+        "folder_paths.get_full_path",
+    ),
     "curve": (
         "comfy.model_sampling.ModelSamplingDiscreteFlow",
         "comfy.model_sampling.ModelSamplingFlux",

@@ -33,7 +33,7 @@ LOADERS = (
     "loaders.t5",
 )
 PURE = ("chroma_model", "samplers", "prompts", "advice", *LOADERS)
-HOST_ROOMS = ("host", "host.run", "host.model", "host.text", "host.sample")
+HOST_ROOMS = ("host", "host.run", "host.model", "host.text", "host.sample")  # for nodes
 ALLOWED: dict[str, tuple[str, ...]] = {
     "constants": (),
     "chroma_model": (),
@@ -52,6 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "host.model": (*PURE, "host.run"),
     "host.text": (*PURE, "host.run", "host.model"),
     "host.sample": (*PURE, "host.run"),
+    "host.api": (*PURE, *HOST_ROOMS),
     "nodes.shared": (*PURE, *HOST_ROOMS),
     "nodes": (*PURE, *HOST_ROOMS, "nodes.shared"),
 }
