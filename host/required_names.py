@@ -23,6 +23,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.model_base.Flux.concat_cond",
         "comfy.model_management.cast_to_device",
         "comfy.model_management.free_memory",
+        "comfy.model_management.get_free_memory",
         "comfy.model_management.get_torch_device",
         "comfy.model_management.in_training",
         "comfy.model_management.is_device_cpu",
