@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         help="a ComfyUI that runs, as http://192.168.1.5:8188; repeatable. None: one is started on this machine",
     )
     p.add_argument(
-        "--comfyui", metavar="OPTIONS", default="", help='options of the one that is started, as "--lowvram"'
+        "--comfyui", metavar="OPTIONS", default="", help="options of the one that is started, as --comfyui=--lowvram"
     )
     p.add_argument(
         "--patience",
