@@ -25,17 +25,18 @@ import json
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
+
+from tools.batching.local import end, free_port, heed_signals, tied
+from tools.batching.workflow import api_graph
 
 ROOT = Path(__file__).resolve().parent
 MIN_PYTHON = (3, 10)
@@ -50,14 +51,13 @@ HOST_FOLDER = "vendor/ComfyUI"
 FRONT_END_PACKAGE = "comfyui-frontend-package"  # ComfyUI's page; a release of ComfyUI names one version of it
 
 SERVE_PORT = 8188
-START_SECONDS, PICTURE_SECONDS, END_SECONDS = 300, 600, 30
+START_SECONDS, PICTURE_SECONDS = 300, 600
 DEMO_FILES = {  # file in demo/weights -> folder of models
     "chroma-demo.safetensors": "diffusion_models",
     "chroma-demo-vae.safetensors": "vae",
 }
 TEXT_ENCODER = "text_encoders/chroma-demo-t5.safetensors"
 UTF8 = {"PYTHONUTF8": "1"}  # else Python on Windows reads and writes text in another encoding
-DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # the host's type of a choice that has inputs of its own
 WORKFLOW = ROOT / "demo" / "demo_text_to_image.json"
 
 
@@ -322,32 +322,6 @@ def has_gpu() -> bool:
     return subprocess.run([str(venv_python()), "-c", code], capture_output=True, text=True).stdout.strip() == "True"
 
 
-def heed_signals() -> None:
-    """What would end this process ends its children too: SIGTERM and SIGHUP become what Ctrl+C is."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, signal.default_int_handler)
-
-
-def tied(command: list[str]) -> list[str]:
-    """The command, ended by Linux itself when its parent was killed with no time to end it."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM", *command] if setpriv else command
-
-
-def end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 class Server:
     """A ComfyUI of our own on a loopback port, with this pack in it. Use with `with`."""
 
@@ -478,63 +452,6 @@ def port_is_free(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) != 0
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def api_graph(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """A workflow as a person saves it -> the prompt that the front end would queue for it.
-
-    For plain graphs: no subgraphs, no reroutes. Muted nodes and notes are left out.
-    """
-    links = {link[0]: link for link in workflow["links"]}
-    graph: dict[str, Any] = {}
-    for node in workflow["nodes"]:
-        if node["type"] not in object_info or node.get("mode", 0) != 0:
-            if node["type"] not in ("Note", "MarkdownNote") and node.get("mode", 0) == 0:
-                raise Problem(f"the workflow has a node {node['type']}, which this ComfyUI does not know")
-            continue
-        definition = object_info[node["type"]]
-        connected = {i["name"]: links[i["link"]] for i in node.get("inputs", []) if i.get("link") is not None}
-        values = list(node.get("widgets_values", []))
-        inputs: dict[str, Any] = {}
-        for name, kind, options in expanded(definition["input"], values):
-            if is_widget(kind, options) and values:
-                inputs[name] = values.pop(0)
-                if options.get("control_after_generate") and values:
-                    values.pop(0)
-            if name in connected:
-                inputs[name] = [str(connected[name][1]), connected[name][2]]
-        graph[str(node["id"])] = {
-            "class_type": node["type"],
-            "inputs": inputs,
-            "_meta": {"title": node.get("title", "")},
-        }
-    return graph
-
-
-def expanded(
-    definition: dict[str, Any], values: list[Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Name, kind and options of every input; a dynamic choice is followed by the inputs of what is chosen in values."""
-    for group in ("required", "optional"):
-        for name, (kind, *rest) in definition.get(group, {}).items():
-            options = rest[0] if rest else {}
-            chosen = values[0] if kind == DYNAMIC_COMBO and values else None
-            yield prefix + name, kind, options
-            for option in options.get("options", ()) if kind == DYNAMIC_COMBO else ():
-                if option["key"] == chosen:
-                    yield from expanded(option["inputs"], values, f"{prefix}{name}.")
-
-
-def is_widget(kind: Any, options: dict[str, Any]) -> bool:
-    return not options.get("forceInput") and (
-        isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO)
-    )
-
-
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
@@ -543,7 +460,10 @@ def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
     say("starting ComfyUI")
     with Server(arguments.port) as server:
         workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-        graph = api_graph(workflow, server.get("/object_info"))
+        try:
+            graph = api_graph(workflow, server.get("/object_info"))
+        except ValueError as error:  # a node of this pack that has not loaded
+            raise Problem(f"{error}. The end of {server.log}:\n{server.log_tail()}") from error
         for node in graph.values():
             if node["class_type"] == "KSampler" and arguments.seed is not None:
                 node["inputs"]["seed"] = arguments.seed

@@ -22,6 +22,7 @@ NAMES = (
     "large",
     "presets",
     "start",
+    "batch",
 )
 
 

@@ -23,6 +23,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.model_base.Flux.concat_cond",
         "comfy.model_management.cast_to_device",
         "comfy.model_management.free_memory",
+        "comfy.model_management.get_free_memory",
         "comfy.model_management.get_torch_device",
         "comfy.model_management.in_training",
         "comfy.model_management.is_device_cpu",
@@ -175,6 +176,15 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.samplers.SAMPLER_NAMES",
         "comfy.samplers.sampler_object",
         "comfy_api.latest.ui.PreviewText",
+    ),
+    "Python": (
+        "comfy.model_management.intermediate_device",
+        "comfy.sd.VAE",
+        "comfy.utils.load_torch_file",
+        "comfy_extras.nodes_custom_sampler.RandomNoise.execute",
+        "comfy_extras.nodes_custom_sampler.SamplerCustomAdvanced.execute",
+        "folder_paths.get_folder_paths",
+        "folder_paths.get_full_path",
     ),
     "curve": (
         "comfy.model_sampling.ModelSamplingDiscreteFlow",

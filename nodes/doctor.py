@@ -12,11 +12,11 @@ from ..advice.doctor import examine, findings_text, prompts
 from ..advice.queued_graph import OUR_LOADER, Graph
 from ..host.model import matmul
 from ..host.model.report import packed_formats
+from ..host.sample.apply_preset import known
 from ..host.text.encode_prompt import find_t5, tokenize
 from ..loaders.files.error_text import encodable
 from ..loaders.formats.base.format import Format
 from ..loaders.formats.base.registry import FORMATS, QUANT_MODES
-from .preset import known
 from .shared.report import only_tell, report
 
 TITLE = "Chroma Doctor"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Mapping
 
-import comfy.model_base
 import comfy.samplers
 from comfy_api.latest import io
 
@@ -16,14 +15,14 @@ from ..advice.recognise_preset import Recognition
 from ..advice.user_changes import settle, tell
 from ..constants import FROM_PRESET
 from ..host.sample import samplers as comfy_samplers
-from ..host.sample.shift import CURVE, shifted
-from ..samplers.schedules import CURVES, MAX_STEPS, schedule
+from ..host.sample.apply_preset import SIZE, applied, known
+from ..host.sample.shift import CURVE
+from ..samplers.schedules import CURVES, MAX_STEPS
 from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, number_input, summary
 from .shared.report import report
 
 AUTO = "auto"
-SIZE = ("width", "height")  # parameters of curves that get the picture's size
 VALUE = "value"  # key of a shift's number in the menu `shift`, where the key `shift` has the choice
 MAX_SIDE = 16384
 
@@ -37,25 +36,6 @@ def own_parameters(curve: str) -> list[io.Input]:
     ]
 
 
-def with_size(curve: str | None, params: Mapping[str, float], width: int, height: int) -> dict[str, float]:
-    """A curve's parameters, with the picture's size added if the curve has one."""
-    names = {p.name for p in CURVES[curve].parameters} if curve else set()
-    return {**params, **{k: v for k, v in zip(SIZE, (width, height)) if k in names}}
-
-
-def known(model: Any) -> tuple[str | None, str]:
-    """A MODEL's variant, as our loader calls it, and its file's name; None and "" if they are not known."""
-    loaded = vars(model.model.model_config).get("loaded")
-    if loaded is not None:
-        return loaded.detection.variant, loaded.file
-    kinds = (
-        (comfy.model_base.ChromaRadiance, "Radiance"),
-        (comfy.model_base.Chroma, "Chroma"),
-        (comfy.model_base.Flux, "FLUX"),
-    )
-    return next((name for kind, name in kinds if isinstance(model.model, kind)), None), ""
-
-
 def recognised(model: Any, prompt: Mapping[str, Any] | None, node_id: str | None) -> Recognition:
     """The preset for a MODEL. Only the graph has the names of LoRAs, and the file of a model from the host's loader."""
     variant, file = known(model)
@@ -63,18 +43,6 @@ def recognised(model: Any, prompt: Mapping[str, Any] | None, node_id: str | None
     chain = graph.model_chain(node) if node in graph.nodes else []
     path = graph.file(chain)  # with the folder
     return recognise_chain(graph, chain, variant, path if path.endswith(file) else file)
-
-
-def sampler_of(name: str) -> Any:
-    """A SAMPLER by its name in the host's menus, ours included.
-
-    raises: ValueError for an unknown name.
-    """
-    if name in comfy_samplers.SAMPLERS:
-        return comfy_samplers.sampler(name)
-    if name not in comfy.samplers.SAMPLER_NAMES:
-        raise ValueError(f"sampler {name!r} is not known. Choose one of: {', '.join(comfy.samplers.SAMPLER_NAMES)}")
-    return comfy.samplers.sampler_object(name)
 
 
 def choice(value: Mapping[str, Any] | str | None, name: str) -> tuple[str | None, dict[str, Any]]:
@@ -216,11 +184,10 @@ class ChromaPreset(CheckedNode):
             width=width,
             height=height,
         )
-        size = (settings.width, settings.height)
-        clone, _ = shifted(model, settings.shift, **with_size(CURVE.get(settings.shift), settings.shift_params, *size))
-        sigmas = sigmas_of(clone, settings, denoise)
+        clone, sampler_object, sigmas = applied(model, settings, denoise)
         report(cls, lambda: f"{tell(settings, found, chosen=preset != AUTO)}\n{schedule_line(sigmas, settings.steps)}")
-        return io.NodeOutput(clone, sampler_of(settings.sampler), sigmas, settings.steps, settings.cfg, *size)
+        size = (settings.width, settings.height)
+        return io.NodeOutput(clone, sampler_object, sigmas, settings.steps, settings.cfg, *size)
 
 
 def schedule_line(sigmas: Any, steps: int) -> str:
@@ -228,15 +195,3 @@ def schedule_line(sigmas: Any, steps: int) -> str:
     if 0 < num_steps < steps:
         line += f"; the model has too few noise levels there for {steps}"
     return line
-
-
-def sigmas_of(model: Any, settings: Any, denoise: float) -> Any:
-    """The settings' schedule on a MODEL that has their shift.
-
-    It has exactly their number of steps, unless the model has too few noise levels for that.
-    """
-    curve = settings.curve if settings.curve in CURVES else None
-    params = with_size(curve, settings.params, settings.width, settings.height)
-    table = model.get_model_object("model_sampling").sigmas
-    keep = settings.steps <= len(table) * denoise
-    return schedule(settings.curve, settings.steps, params, table, denoise=denoise, keep_steps=keep)

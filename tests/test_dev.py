@@ -1,4 +1,4 @@
-"""dev.py: what it tells when something is missing, and the workflow converter. Faults are forced, nothing is installed."""
+"""dev.py: what it tells when something is missing. Faults are forced, nothing is installed."""
 
 import json
 import os
@@ -28,7 +28,10 @@ def test_dev_uses_the_standard_library_only():
     found = subprocess.run(
         [sys.executable, "-S", "-c", code], cwd=support.ROOT, capture_output=True, text=True, check=True
     )
-    tops = {name.split(".")[0] for name in found.stdout.split()} - {"dev"}
+    tops = {name.split(".")[0] for name in found.stdout.split()} - {
+        "dev",
+        "tools",
+    }  # tools.batching.workflow, which is plain too
     assert tops <= set(sys.stdlib_module_names), tops - set(sys.stdlib_module_names)
 
 
@@ -215,81 +218,6 @@ def test_link_points_here_and_is_renewed(tmp_path):
         dev.link(place)
         assert place.resolve() == support.ROOT
     assert other.exists()
-
-
-INFO = {
-    "Sampler": {
-        "input": {
-            "required": {
-                "model": ["MODEL", {}],
-                "seed": ["INT", {"control_after_generate": True}],
-                "name": [["a", "b"], {}],
-                "cfg": ["FLOAT", {}],
-            },
-            "optional": {"note": ["STRING", {}], "forced": ["INT", {"forceInput": True}]},
-        },
-        "input_order": {"required": ["model", "seed", "name", "cfg"], "optional": ["note", "forced"]},
-    },
-    "Loader": {"input": {"required": {"file": ["COMBO", {"options": ["x"]}]}}, "input_order": {"required": ["file"]}},
-}
-WORKFLOW = {
-    "nodes": [
-        {"id": 1, "type": "Loader", "inputs": [], "widgets_values": ["x"], "title": "T"},
-        {
-            "id": 2,
-            "type": "Sampler",
-            "inputs": [{"name": "model", "link": 7}, {"name": "cfg", "widget": {}, "link": 8}],
-            "widgets_values": [5, "randomize", "b", 2.0, "hi"],
-        },
-        {"id": 3, "type": "MarkdownNote", "inputs": [], "widgets_values": ["words"]},
-        {"id": 4, "type": "Loader", "mode": 4, "inputs": [], "widgets_values": ["x"]},
-    ],
-    "links": [[7, 1, 0, 2, 0, "MODEL"], [8, 1, 1, 2, 1, "FLOAT"]],
-}
-
-
-def test_workflow_becomes_the_prompt_of_the_front_end():
-    assert dev.api_graph(WORKFLOW, INFO) == {
-        "1": {"class_type": "Loader", "inputs": {"file": "x"}, "_meta": {"title": "T"}},
-        "2": {
-            "class_type": "Sampler",
-            "inputs": {"model": ["1", 0], "seed": 5, "name": "b", "cfg": ["1", 1], "note": "hi"},
-            "_meta": {"title": ""},
-        },
-    }
-
-
-def test_a_dynamic_choice_brings_the_inputs_of_what_is_chosen():
-    inner = {"required": {"deep": ["INT", {}]}}
-    options = [
-        {"key": "off", "inputs": {"required": {}}},
-        {"key": "list", "inputs": {"required": {"values": ["STRING", {}]}, "optional": {"picture": ["IMAGE", {}]}}},
-        {
-            "key": "more",
-            "inputs": {"required": {"mode": [dev.DYNAMIC_COMBO, {"options": [{"key": "x", "inputs": inner}]}]}},
-        },
-    ]
-    info = {
-        "Node": {
-            "input": {
-                "required": {"curve": [dev.DYNAMIC_COMBO, {"options": options}]},
-                "optional": {"last": ["INT", {}]},
-            }
-        }
-    }
-
-    def inputs(*values):
-        nodes = [{"id": 1, "type": "Node", "inputs": [], "widgets_values": list(values)}]
-        return dev.api_graph({"nodes": nodes, "links": []}, info)["1"]["inputs"]
-
-    assert inputs("off", 7) == {"curve": "off", "last": 7}
-    assert inputs("list", "3, 2", 7) == {"curve": "list", "curve.values": "3, 2", "last": 7}
-    assert inputs("more", "x", 5, 7) == {"curve": "more", "curve.mode": "x", "curve.mode.deep": 5, "last": 7}
-
-
-def test_workflow_with_an_unknown_node_is_told():
-    with pytest.raises(dev.Problem, match="has a node Loader, which this ComfyUI does not know"):
-        dev.api_graph(WORKFLOW, {"Sampler": INFO["Sampler"]})
 
 
 @pytest.mark.parametrize(

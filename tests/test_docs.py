@@ -153,7 +153,7 @@ def test_quoted_errors_are_in_the_sources():
 
 
 def test_templates_that_the_guides_name_are_there():
-    names = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
+    names = {path.stem for path in (*(ROOT / "example_workflows").glob("*.json"), *ROOT.glob("*.py"))}
     for guide in GUIDES:
         told = set(re.findall(r"\bchroma_[a-z_]+\b(?<!chroma_res_)", guide.read_text()))
         assert {name for name in told if not name.startswith("chroma_res")} <= names

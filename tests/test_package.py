@@ -18,8 +18,17 @@ FOLDERS = (
 )
 WHERE_PRESENT = ("locales", "subgraphs")  # folders that the host looks for
 FILES = (
-    *("CHANGELOG.md", "LICENSE", "NOTICE", "README.md", "__init__.py", "constants.py", "pyproject.toml", "quantize.py"),
-    "requirements.txt",
+    *(
+        "CHANGELOG.md",
+        "LICENSE",
+        "NOTICE",
+        "README.md",
+        "__init__.py",
+        "chroma_api.py",
+        "constants.py",
+        "pyproject.toml",
+    ),
+    *("quantize.py", "requirements.txt"),
 )
 OWN = ("benchmarks", "demo", "dev", "tests")  # not in the archive
 MAX_ARCHIVE_BYTES = 2_000_000  # 0.4 MB in 0.2.0; the demo's weights alone would be 8.8 MB

@@ -57,7 +57,7 @@ def test_guide_opens_from_a_help_page_and_closes(shared_page, path):
 
 
 def test_links_within_a_guide_are_followed_and_lead_back(shared_page):
-    first, second = GUIDES[1], GUIDES[0]
+    first, second = (DOCS / "guides" / f"{name}.md" for name in ("which_settings", "something_looks_wrong"))
     help_of(shared_page, "ChromaNAG").get_by_role("link", name=title(first)).click()
     dialog = shown(shared_page, title(first))
     dialog.get_by_role("link", name="Chroma Preset", exact=True).first.click()

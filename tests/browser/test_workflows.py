@@ -10,6 +10,8 @@ import support
 from browser import comfy_page
 from browser.swap import DEMO, with_demo_files
 
+from tools.batching.workflow import api_graph
+
 Image = pytest.importorskip("PIL.Image")
 
 pytestmark = [pytest.mark.browser, pytest.mark.host]
@@ -57,17 +59,63 @@ def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(page, server,
     assert all(p.std() > 1 for p in pictures)  # of 255; an empty picture has 0
 
 
-PLAIN = [path for path in (dev.WORKFLOW, *WORKFLOWS) if "definitions" not in workflow(path)]
+def bypassed(saved):
+    """Every second LoRA, guidance or conditioning node bypassed: all that give what they take."""
+    for node in saved["nodes"]:
+        kinds = {entry["type"] for entry in node.get("inputs", ())}
+        if kinds & {o["type"] for o in node.get("outputs", ())} and node["type"] != "KSampler":
+            node["mode"] = 4
 
 
-@pytest.mark.parametrize("path", PLAIN, ids=lambda p: p.stem)
-def test_dev_converts_a_workflow_as_the_page_does(page, server, path):
-    comfy_page.load(page, workflow(path))
-    theirs = comfy_page.prompt_of(page)
-    ours = dev.api_graph(workflow(path), server.get("/object_info"))
-    assert {k: v["class_type"] for k, v in ours.items()} == {k: v["class_type"] for k, v in theirs.items()}
-    for key, node in ours.items():  # the page adds defaults of inputs that are newer than the workflow
-        assert {k: v for k, v in theirs[key]["inputs"].items() if k in node["inputs"]} == node["inputs"]
+def muted(saved):
+    """Text encoders and what is like them muted, of which their takers keep nothing."""
+    for node in saved["nodes"]:
+        if any(o["type"] in ("CONDITIONING", "INT", "FLOAT") for o in node.get("outputs", ())):
+            node["mode"] = 2
+
+
+def rerouted(saved):
+    """A Reroute in each link of the outer graph."""
+    number = max(node["id"] for node in saved["nodes"])
+    link_number = max([0, *(link[0] for link in saved["links"])])
+    nodes = {node["id"]: node for node in saved["nodes"]}
+    for link, source, slot, target, place, kind in list(saved["links"]):
+        number, link_number = number + 1, link_number + 1
+        saved["nodes"].append(
+            {
+                "id": number,
+                "type": "Reroute",
+                "pos": [0, 0],
+                "size": [75, 26],
+                "flags": {},
+                "order": 0,
+                "mode": 0,
+                "inputs": [{"name": "", "type": "*", "link": link}],
+                "outputs": [{"name": "", "type": kind, "links": [link_number]}],
+                "properties": {"showOutputText": False, "horizontal": False},
+            }
+        )
+        saved["links"] = [entry for entry in saved["links"] if entry[0] != link]
+        saved["links"] += [[link, source, slot, number, 0, kind], [link_number, number, 0, target, place, kind]]
+        nodes[target]["inputs"][place]["link"] = link_number
+    saved["last_node_id"], saved["last_link_id"] = number, link_number
+
+
+CHANGES = [lambda saved: None, bypassed, muted, rerouted]
+
+
+@pytest.mark.parametrize("path", [dev.WORKFLOW, *WORKFLOWS, *BLUEPRINTS], ids=lambda p: p.stem)
+def test_a_workflow_is_converted_as_the_page_does_it(shared_page, server, path):
+    """As it is, and with nodes bypassed, muted and rerouted: all nodes, inputs, links and titles."""
+    info = server.get("/object_info")
+    for change in CHANGES:
+        saved = workflow(path)
+        change(saved)
+        comfy_page.load(shared_page, saved)
+        theirs, ours = comfy_page.prompt_of(shared_page), api_graph(saved, info)
+        for key in ours.keys() & theirs.keys():
+            assert ours[key] == theirs[key], (getattr(change, "__name__", ""), key, ours[key], theirs[key])
+        assert ours.keys() == theirs.keys(), change
 
 
 SUBGRAPH = "Chroma: text to image"  # the title of the first workflow's node that holds the others

@@ -9,6 +9,8 @@ import os
 import pytest
 import support
 
+from tools.batching.workflow import DYNAMIC_COMBO
+
 pytestmark = pytest.mark.host
 
 ROOT = support.ROOT
@@ -32,7 +34,7 @@ def all_inputs(node, prefix=""):
         for name, (kind, *rest) in node.get(group, {}).items():
             options = rest[0] if rest else {}
             yield prefix + name, kind, options
-            if kind == support.dev.DYNAMIC_COMBO:
+            if kind == DYNAMIC_COMBO:
                 for option in options["options"]:
                     yield from all_inputs(option["inputs"], f"{prefix}{name}.")
 

@@ -7,6 +7,7 @@ const OURS = `custom_nodes.${decodeURIComponent(DOCS.pathname.split("/").at(-3))
 const GUIDES = {
   "guides/which_settings.md": { id: "Chroma.WhichSettings", label: "Chroma: Which file, which settings?" },
   "guides/something_looks_wrong.md": { id: "Chroma.SomethingLooksWrong", label: "Chroma: Something looks wrong" },
+  "guides/many_pictures.md": { id: "Chroma.ManyPictures", label: "Chroma: Many pictures" },
 };
 const STYLE = `
 .chroma-page { width: min(72rem, 92vw); height: 88vh; padding: 0; border: 1px solid var(--border-color);

@@ -10,6 +10,8 @@ import urllib.request
 import pytest
 import support
 
+from tools.batching.workflow import DYNAMIC_COMBO
+
 pytestmark = pytest.mark.host
 
 dev = support.dev
@@ -208,7 +210,7 @@ def hosts(comfy):
 def choices(inputs, combo):
     """Value -> names of the widgets that it brings, of an input that is a dynamic combo."""
     kind, options = inputs[combo]
-    assert kind == dev.DYNAMIC_COMBO
+    assert kind == DYNAMIC_COMBO
     return {
         option["key"]: {
             name

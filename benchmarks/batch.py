@@ -1,0 +1,145 @@
+"""Many pictures: `python -m tools batch` beside a plain loop over HTTP, on one server, two and four; and with faults.
+
+Each server computes with one thread. The plain loop sends a prompt, waits for its end, fetches its picture, sends the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dev
+
+from .measure import write
+
+ROWS, FAULT_ROWS, STEPS = 24, 200, 4
+COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("circle", "square", "triangle")
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def table(path: Path, num_rows: int, first_seed: int) -> list[dict[str, Any]]:
+    """Writes rows of different prompts and seeds; gives them."""
+    rows = [
+        {"prompt": f"a {COLOURS[i % 4]} {SHAPES[i % 3]}", "seed": first_seed + i, "steps": STEPS}
+        for i in range(num_rows)
+    ]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def start(rows: Path, out: Path, servers: list[dev.Server], *more: str) -> subprocess.Popen:
+    urls = [part for server in servers for part in ("--server", server.url)]
+    command = [sys.executable, "-m", "tools", "batch", str(dev.WORKFLOW), str(rows), "--out", str(out), *urls, *more]
+    return subprocess.Popen(command, cwd=dev.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def loop(server: dev.Server, rows: list[dict[str, Any]]) -> dict[int, bytes]:
+    """The plain loop: seed -> pixels."""
+    from PIL import Image
+
+    graph = dev.api_graph(json.loads(dev.WORKFLOW.read_text(encoding="utf-8")), server.get("/object_info"))
+    inputs = {(node["class_type"], node["_meta"]["title"]): node["inputs"] for node in graph.values()}
+    sampler = next(value for (kind, _), value in inputs.items() if kind == "KSampler")
+    found = {}
+    for row in rows:
+        sampler.update(seed=row["seed"], steps=row["steps"])
+        inputs["CLIPTextEncode", "Prompt"]["text"] = row["prompt"]
+        found[row["seed"]] = Image.open(server.run(graph)[-1]).convert("RGB").tobytes()
+    return found
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    path = out / "batch.jsonl"
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+
+def num_done(out: Path) -> int:
+    return sum("done" in event for event in events(out))
+
+
+def ratios(folder: Path, servers: list[dev.Server], rounds: int) -> list[str]:
+    """Rows of a table: seconds a picture, and of the plain loop's."""
+    seconds: dict[str, list[float]] = {}
+    counts = [n for n in (1, 2, 4) if n <= len(servers)]
+    for turn in range(rounds):
+        for count in (0, *counts):
+            seed = 10_000 + 1_000 * (turn * 10 + count)
+            rows, out = folder / f"rows-{turn}-{count}.csv", folder / f"out-{turn}-{count}"
+            data = table(rows, ROWS, seed)
+            begun = time.perf_counter()
+            if count:
+                if start(rows, out, servers[:count]).wait():
+                    raise RuntimeError(f"the batch on {count} servers failed")
+            else:
+                loop(servers[0], data)
+            name = f"batch, {count} server{'s' * (count > 1)}" if count else "plain loop, 1 server"
+            seconds.setdefault(name, []).append((time.perf_counter() - begun) / ROWS)
+    base = statistics.median(seconds["plain loop, 1 server"])
+    return ["| | seconds a picture | ratio to the plain loop |", "|---|---|---|"] + [
+        f"| {name} | {statistics.median(s):.2f} | {statistics.median(s) / base:.2f} |" for name, s in seconds.items()
+    ]
+
+
+def faults(folder: Path, servers: list[dev.Server]) -> list[str]:
+    """One of three servers killed, one stopped and continued, then the driver killed and started again."""
+    from PIL import Image
+
+    rows, out = folder / "faults.csv", folder / "faults"
+    data = table(rows, FAULT_ROWS, 90_000)
+    killed, stopped, whole = servers[:3]
+    driver = start(rows, out, servers[:3], "--patience", "5")
+    for share, act in (
+        (0.2, killed.process.kill),
+        (0.3, lambda: stopped.process.send_signal(signal.SIGSTOP)),
+        (0.5, lambda: stopped.process.send_signal(signal.SIGCONT)),
+        (0.7, driver.kill),
+    ):
+        while num_done(out) < share * FAULT_ROWS and driver.poll() is None:
+            time.sleep(0.1)
+        act()
+    driver.wait()
+    before = num_done(out)
+    code = start(rows, out, servers[:3], "--patience", "5").wait()
+    done = [event["job"] for event in events(out) if "done" in event]
+    with open(out / "results.csv", newline="", encoding="utf-8") as file:
+        results = {int(line["seed"]): line["files"] for line in csv.DictReader(file)}
+    wanted = loop(whole, data)
+    equal = sum(Image.open(out / results[seed]).convert("RGB").tobytes() == pixels for seed, pixels in wanted.items())
+    return [
+        "| 200 rows, three servers: one killed, one stopped and continued, the driver killed | |",
+        "|---|---|",
+        f"| pictures when the driver was killed | {before} |",
+        f"| prompts sent in all | {sum('sent' in event for event in events(out))} |",
+        f"| pictures at the end | {len(list(out.glob('*.png')))} |",
+        f"| painted twice | {len(done) - len(set(done))} |",
+        f"| pixels equal to the plain loop's | {equal} |",
+        f"| return code | {code} |",
+    ]
+
+
+def main(rounds: int) -> None:
+    os.environ.update(THREADS)
+    dev.place_models()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        servers = [dev.Server(log=dev.cache_dir() / f"bench-batch-{i}.log", cpu=True) for i in range(4)]
+        list(pool.map(stack.enter_context, servers))
+        for server in servers:  # each loads the model before anything is timed
+            loop(server, table(Path(name) / "warm.csv", 1, 1))
+        speed = ratios(Path(name), servers, min(rounds, 3))
+        lines = [*speed, "", *(faults(Path(name), servers) if os.name != "nt" else [])]
+    intro = f"The demo model, {STEPS} steps, {ROWS} pictures a round; each server computes with one thread, all on this machine."
+    write("batch", "Many pictures: the batch beside a plain loop over HTTP, and with faults", [intro, "", *lines])

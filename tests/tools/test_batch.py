@@ -1,0 +1,314 @@
+"""python -m tools batch: each input that cannot be used is one line; faults of servers, with small ones of our own."""
+
+import asyncio
+import errno
+import io
+import json
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+import tools.batch as batch
+from tools.batching import local, pictures, servers
+from tools.batching.fill import name_of
+from tools.batching.ledger import Ledger
+
+web = pytest.importorskip("aiohttp.web")
+Image = pytest.importorskip("PIL.Image")
+
+INFO = {
+    "Paint": {"input": {"required": {"seed": ["INT", {"min": 0, "max": 99}]}}},
+    "SaveImage": {"input": {"required": {"images": ["IMAGE", {}], "filename_prefix": ["STRING", {}]}}},
+}
+PROMPT = {
+    "1": {"class_type": "Paint", "inputs": {"seed": 0}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
+
+
+def png(seed):
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4), (seed, 0, 0)).save(out, "PNG")
+    return out.getvalue()
+
+
+class Fake:
+    """What a ComfyUI answers, of which a test changes a part. `ran` are the seeds that it has painted."""
+
+    def __init__(self, version="0.30.0", info=INFO, forget=0):
+        """forget: so many prompts are dropped without a word."""
+        self.version, self.info, self.forget = version, info, forget
+        self.files, self.jobs, self.ran = {}, {}, []
+
+    def app(self):
+        app = web.Application()
+        app.router.add_get("/system_stats", self.stats)
+        app.router.add_get("/object_info", self.object_info)
+        app.router.add_post("/prompt", self.prompt)
+        app.router.add_get("/api/jobs/{id}", self.job)
+        app.router.add_get("/view", self.view)
+        return app
+
+    async def object_info(self, request):
+        return web.json_response(self.info)
+
+    async def stats(self, request):
+        return web.json_response({"system": {"comfyui_version": self.version}})
+
+    async def prompt(self, request):
+        body = await request.json()
+        seed, save = (body["prompt"][key]["inputs"] for key in ("1", "2"))
+        if self.forget:
+            self.forget -= 1
+            return web.json_response({"prompt_id": body["prompt_id"]})
+        if seed["seed"] == 13:
+            error = {"errors": [{"message": "Value not valid", "details": "13"}], "class_type": "Paint"}
+            return web.json_response({"error": {"message": "invalid"}, "node_errors": {"1": error}}, status=400)
+        if seed["seed"] == 14:
+            error = {"node_type": "Paint", "exception_message": "out of\npaint"}
+            self.jobs[body["prompt_id"]] = {"status": "failed", "execution_error": error}
+            return web.json_response({})
+        name = save["filename_prefix"].partition("/")[2] + "_00001_.png"
+        self.ran.append(seed["seed"])
+        self.files[name] = png(seed["seed"])
+        image = {"filename": name, "subfolder": "chroma-batch", "type": "output"}
+        self.jobs[body["prompt_id"]] = {"status": "completed", "outputs": {"2": {"images": [image]}}}
+        return web.json_response({"prompt_id": body["prompt_id"]})
+
+    async def job(self, request):
+        found = self.jobs.get(request.match_info["id"])
+        return web.json_response(found or {"error": "Job not found"}, status=200 if found else 404)
+
+    async def view(self, request):
+        data = self.files.get(request.query["filename"])
+        return web.Response(body=data, content_type="image/png") if data else web.Response(status=404)
+
+
+@pytest.fixture
+def serve():
+    """Starts a Fake in a thread; gives its address. All end with the test."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    runners = []
+
+    def started(fake):
+        async def start():
+            runner = web.AppRunner(fake.app(), shutdown_timeout=0.1)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            runners.append(runner)
+            return site._server.sockets[0].getsockname()[1]
+
+        return f"http://127.0.0.1:{asyncio.run_coroutine_threadsafe(start(), loop).result(20)}"
+
+    yield started
+    for runner in runners:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(20)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(20)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """(workflow, rows, out); the rows' seeds are 1, 13, 14, 2."""
+    (tmp_path / "flow.json").write_text(json.dumps(PROMPT))
+    (tmp_path / "rows.csv").write_text("seed\n1\n13\n14\n2\n")
+    return tmp_path / "flow.json", tmp_path / "rows.csv", tmp_path / "out"
+
+
+def run(capsys, flow, rows, out, *more):
+    """(return code, lines of standard error that are ours)."""
+    code = batch.main([str(flow), *([str(rows)] if rows else []), "--out", str(out), *more])
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    return code, [line for line in lines if line.startswith("batch: ")]
+
+
+def test_a_refused_and_a_failed_row_do_not_end_the_run(serve, files, capsys):
+    fake = Fake()
+    code, told = run(capsys, *files, "--server", serve(fake))
+    assert code == 1 and sorted(fake.ran) == [1, 2]
+    assert "batch: row 2 failed: Paint: Value not valid (13)" in told
+    assert "batch: row 3 failed: Paint: out of paint" in told
+    seeds = sorted(Image.open(path).getpixel((0, 0))[0] for path in files[2].glob("*.png"))
+    assert seeds == [1, 2]
+
+
+def test_a_prompt_that_the_server_has_lost_is_sent_again(serve, files, capsys):
+    fake = Fake(forget=1)
+    run(capsys, *files, "--server", serve(fake))
+    assert sorted(fake.ran) == [1, 2]
+
+
+def test_a_disk_that_is_full_ends_the_run_and_nothing_is_painted_twice(serve, files, capsys, monkeypatch):
+    fake = Fake()
+    url = serve(fake)
+
+    def full(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "save", full)
+        code, told = run(capsys, *files, "--server", url)
+    assert code == 1
+    assert any("No space left on device. The disk is full: make room and run the same command again" in t for t in told)
+    run(capsys, *files, "--server", url)
+    assert sorted(fake.ran) == [1, 2]  # what was painted before was fetched, not painted again
+    assert len(list(files[2].glob("*.png"))) == 2
+
+
+def test_pictures_that_a_server_saved_before_it_ended_are_found_by_name(serve, files, capsys):
+    """The driver is gone before it learns of them, and the server has lost its history."""
+    flow, rows, out = files
+    rows.write_text("seed\n5\n")
+    fake = Fake()
+    url = serve(fake)
+    name = name_of({**PROMPT, "1": {**PROMPT["1"], "inputs": {"seed": 5}}})
+    with Ledger(out) as ledger:
+        ledger.write(job=name, sent=ledger.new_id(name), to=url)
+        fake.files[f"{name}-{ledger.run[:8]}_00001_.png"] = png(77)
+    code, told = run(capsys, flow, rows, out, "--server", url)
+    assert code == 0, told
+    assert Image.open(out / f"{name}.png").getpixel((0, 0))[0] == 77 and fake.ran == []
+
+
+def test_a_server_that_ends_is_replaced_by_the_others(serve, files, capsys):
+    fake = Fake()
+    code, told = run(capsys, *files, "--server", "http://127.0.0.1:9", "--server", serve(fake))
+    assert sorted(fake.ran) == [1, 2]
+    assert told[0].startswith("batch: http://127.0.0.1:9 does not answer (") and told[0].endswith("as soon as it does")
+
+
+@pytest.mark.parametrize(
+    "fake, told",
+    [
+        (Fake(version="0.29.1"), "runs ComfyUI 0.29.1, expected 0.30.0 or newer. Update it"),
+        (Fake(version=None), "is no ComfyUI: it names no version. Check the address"),
+        (Fake(info={}), "the workflow has a node Paint, SaveImage, which this ComfyUI does not know. Install its pack"),
+    ],
+    ids=["old", "other", "without the pack"],
+)
+def test_a_server_that_cannot_be_used_is_one_line(serve, files, capsys, fake, told):
+    code, (line,) = run(capsys, *files, "--server", serve(fake))
+    assert code == 1 and told in line
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda f: f[0].write_text("{"), "flow.json is no workflow: it is not JSON"),
+        (lambda f: f[0].unlink(), "flow.json: No such file or directory"),
+        (lambda f: f[1].unlink(), "rows.csv: No such file or directory"),
+        (lambda f: f[1].write_text("sed\n1\n"), "the column 'sed' fills no input of the workflow. Its inputs are seed"),
+        (lambda f: f[1].write_text("7.seed\n1\n"), "the column '7.seed' fills no input of the workflow"),
+        (lambda f: f[1].write_text("seed,1.seed\n1,2\n"), "both fill 1.seed. Remove one"),
+        (lambda f: f[1].write_text("\n"), "rows.csv has no rows"),
+        (lambda f: f[2].write_text("a file"), "out: File exists"),
+    ],
+    ids=["no JSON", "no workflow", "no rows", "unknown column", "unknown node", "twice", "empty", "out is a file"],
+)
+def test_input_that_cannot_be_used_is_one_line_and_nothing_runs(serve, files, capsys, change, told):
+    fake = Fake()
+    url = serve(fake)
+    change(files)
+    code, (line,) = run(capsys, *files, "--server", url)
+    assert code == 1 and told in line and fake.ran == []
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--server", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer (Cannot connect"),
+        (["--server", "127.0.0.1:8188"], "expected an address as http://127.0.0.1:8188"),
+        (["--cross", "seed"], "--cross seed: expected NAME=1,2,3"),
+        (["--cross", "seed=1,2", "--server", "http://127.0.0.1:9"], "'seed' is given twice, as a column or by --cross"),
+    ],
+)
+def test_options_that_cannot_be_used_are_one_line(files, capsys, more, told):
+    code, (line,) = run(capsys, *files, *more)
+    assert code == 1 and told in line
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--quality", "0"], "--quality is 0, expected 1 to 100"),
+        (["--plot", "seed"], "--plot is seed, expected two columns"),
+        (["--patience", "0"], "--patience is 0, expected seconds"),
+        (["--format", "tiff"], "invalid choice: 'tiff'"),
+    ],
+)
+def test_wrong_options_are_told_with_the_help(files, capsys, more, told):
+    with pytest.raises(SystemExit):
+        run(capsys, *files, *more)
+    assert told in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_each_column_fills(serve, files, capsys):
+    fake = Fake()
+    batch.main([*map(str, files[:2]), "--out", str(files[2]), "--server", serve(fake), "--dry-run"])
+    assert capsys.readouterr().out.splitlines() == ["seed: 1.seed", "4 rows, 4 different pictures"]
+    assert fake.ran == []
+
+
+def test_without_a_comfyui_the_remedy_is_told(files, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    code, (line,) = run(capsys, *files)
+    assert code == 1 and "which has no main.py. Set COMFYUI_PATH to ComfyUI's folder, or give" in line
+
+
+# --- a ComfyUI of this machine -----------------------------------------------------------------------------------------
+
+MAIN = """
+import argparse, asyncio, os, sys
+sys.path[:0] = {paths}
+from test_batch import Fake
+from aiohttp import web
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--port", type=int)
+parser.add_argument("--listen")
+for flag in ("--disable-auto-launch", "--cpu"):
+    parser.add_argument(flag, action="store_true")
+options = parser.parse_args()  # refuses others
+
+class Mortal(Fake):
+    async def prompt(self, request):
+        if (await request.json())["prompt"]["1"]["inputs"]["seed"] == 13:
+            os._exit(9)
+        return await super().prompt(request)
+
+web.run_app(Mortal().app(), host=options.listen, port=options.port, print=None)
+"""
+
+
+@pytest.fixture
+def comfyui(tmp_path, monkeypatch):
+    """A folder whose main.py is a Fake that ends when it is asked for the seed 13."""
+    folder = tmp_path / "ComfyUI"
+    folder.mkdir()
+    here = Path(__file__).resolve().parent
+    paths = [str(here), str(here.parent.parent)]
+    (folder / "main.py").write_text(MAIN.format(paths=paths))
+    monkeypatch.setenv("COMFYUI_PATH", str(folder))
+    monkeypatch.setattr(local, "HERE", tmp_path)  # not in custom_nodes, wherever the tests run
+    monkeypatch.setattr(local, "has_device", lambda: False)
+
+
+def test_a_comfyui_is_started_started_again_and_ended_and_the_row_that_ends_it_is_named(comfyui, files, capsys):
+    code, told = run(capsys, *files)
+    assert code == 1 and f"batch: row 2 failed: {servers.MAX_DEATHS} servers ended while they had it" in told
+    assert any("ComfyUI has ended and is started again. Its log is " in line for line in told)
+    seeds = sorted(Image.open(path).getpixel((0, 0))[0] for path in files[2].glob("*.png"))
+    assert seeds == [1, 2]
+    url = json.loads((files[2] / "batch.jsonl").read_text().splitlines()[1])["to"]
+    with socket.socket() as s:
+        assert s.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0  # it is not left behind
+
+
+def test_a_comfyui_that_does_not_start_is_told_with_the_end_of_its_log(comfyui, files, capsys):
+    code, lines = run(capsys, *files, "--comfyui=--no-such-option")
+    assert code == 1 and lines[0].startswith("batch: ComfyUI does not start. The end of ")
