@@ -190,7 +190,7 @@ def test_more_steps_than_noise_levels_are_as_many_as_there_are(load, preset, sho
     "inputs, message",
     [
         ({"preset": "HD"}, "preset is 'HD'; it must be one of auto, "),
-        ({"sampler": "eular"}, "sampler is 'eular'; it must be one of from the preset, "),
+        ({"sampler": "eular"}, "sampler is 'eular'; it must be one of euler, from the preset, "),
         ({"schedule": "betta"}, "schedule is 'betta'; it must be one of from the preset, beta, "),
         ({"shift": {"shift": "two"}}, "shift is 'two'; it must be one of from the preset, shift 1, "),
     ],
