@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from comfy_api.latest import io
@@ -23,7 +22,7 @@ from .shared.inputs import (
     share,
     skip_first_steps_input,
 )
-from .shared.report import show, title
+from .shared.report import node_before, only_tell, show, title
 
 WHOLE, PERCENT, SIGMA = "whole run", "percent", "sigma"
 OFF, STOP = "off", "stop when alike"
@@ -182,13 +181,17 @@ def guidance_of(
     )
 
 
-def patch_of(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> GuidancePatch:
-    """The node's guidance, which shows each run's record on that node."""
+def patch_of(node: type[io.ComfyNode], role: str, pairing: str, options: dict[str, Any]) -> GuidancePatch:
+    """The node's guidance, which shows each run's record on the node of this class that the run is made with.
 
-    def told(name: str, node_id: str | None, record: RunRecord) -> None:
-        show(name, node_id, record.text)
+    role: of what the node gives, "guider" or "model".
+    """
+    name, kind = title(node), (node.SCHEMA or node.define_schema()).node_id
 
-    return GuidancePatch(guidance_of(**options), pairing, functools.partial(told, title(node), node.hidden.unique_id))
+    def told(record: RunRecord) -> None:
+        show(name, only_tell(name, lambda: node_before(kind, role)), record.text)
+
+    return GuidancePatch(guidance_of(**options), pairing, told)
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------
@@ -233,7 +236,9 @@ class ChromaCFGGuider(CheckedNode):
         pairing: str = "auto",
         **options: Any,
     ) -> io.NodeOutput:
-        return io.NodeOutput(chroma_guider(patch_of(cls, pairing, options).on(model), positive, negative, cfg))
+        return io.NodeOutput(
+            chroma_guider(patch_of(cls, "guider", pairing, options).on(model), positive, negative, cfg)
+        )
 
 
 class ChromaGuidance(CheckedNode):
@@ -253,4 +258,4 @@ class ChromaGuidance(CheckedNode):
 
     @classmethod
     def execute(cls, model: Any, pairing: str = "auto", **options: Any) -> io.NodeOutput:
-        return io.NodeOutput(patch_of(cls, pairing, options).on(model))
+        return io.NodeOutput(patch_of(cls, "model", pairing, options).on(model))

@@ -34,7 +34,7 @@ from .shared.inputs import (
     steps_input,
     summary,
 )
-from .shared.report import only_tell, report, show, title
+from .shared.report import only_tell, report, title
 
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
@@ -164,10 +164,9 @@ class ChromaKSampler(CheckedNode):
         head = f"{schedule}: {summary(sigmas, steps)}; {shift_line}"
         if schedule in CURVES and not CURVES[schedule].from_table and label not in (AS_TRAINED, FROM_MODEL):
             head += f". {schedule} does not use the shift; simple and beta do"
-        node, node_id = title(cls), cls.hidden.unique_id
 
         def told(record: RunRecord) -> None:
-            show(node, node_id, lambda: Lines([head, record.text()]))
+            report(cls, lambda: Lines([head, record.text()]))
 
         model, patch = with_guidance(model, skip_first_steps, told)
         guider = chroma_guider(model, positive, negative, cfg)
@@ -176,5 +175,5 @@ class ChromaKSampler(CheckedNode):
         if patch.last is None:
             report(cls, head)
         else:
-            only_tell(node, lambda: write(cls.hidden, patch.last))
+            only_tell(title(cls), lambda: write(cls.hidden, patch.last))
         return io.NodeOutput(out)

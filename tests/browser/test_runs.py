@@ -1,0 +1,186 @@
+"""What nodes tell of real runs: of what is computed, cached, refused and failed; in subgraphs, other tabs and after a reload."""
+
+import itertools
+import json
+import re
+
+import pytest
+import support
+from browser import comfy_page, demo_files
+from browser.swap import DEMO
+
+pytestmark = [pytest.mark.browser, pytest.mark.host]
+
+dev = support.dev
+SUBGRAPH = support.ROOT / "example_workflows" / "chroma_text_to_image.json"
+NEW_SEED = itertools.count(880_000)
+both = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+
+
+def load_demo(page, path=dev.WORKFLOW, **rows):
+    comfy_page.load(page, json.loads(path.read_text()))
+    comfy_page.put(page, {**DEMO, **rows})
+
+
+def set_widget(page, node_type, name, value):
+    page.evaluate(
+        """([type, name, value]) => {
+            for (const node of app.rootGraph.nodes.filter(node => node.type === type))
+                node.widgets.find(widget => widget.name === name).value = value
+        }""",
+        [node_type, name, value],
+    )
+
+
+def forget(server):
+    """Empties the server's cache."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+
+
+def run(page, server):
+    """Presses Run; gives the nodes that came out of the server's cache."""
+    entry = server.wait(comfy_page.press_run(page))
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+    return [node for kind, data in entry["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]]
+
+
+@both
+def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    load_demo(page, ChromaDiffusionLoader={"unet_name": "chroma-demo.safetensors", "quant_mode": ["fp16", "bf16"][vue]})
+    comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED), "steps": 2}})
+    forget(server)
+    assert run(page, server) == []
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    (first,) = comfy_page.told_by(page, "ChromaDiffusionLoader")
+    assert page.get_by_text(re.compile("^Chroma, 3.5 M parameters")).is_visible()
+    comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
+    assert run(page, server)  # the loader among them
+    assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [first]
+
+    name = page.evaluate("app.extensionManager.workflow.activeWorkflow.filename")
+    page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("app.rootGraph.nodes.length === 0")
+    page.get_by_text(name, exact=True).click()
+    page.wait_for_function("app.rootGraph.nodes.length > 3")
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [first]
+    page.get_by_text(re.compile("^Chroma, 3.5 M parameters")).wait_for()
+
+    page.wait_for_timeout(1500)  # the front end keeps the open workflows a moment after they change
+    page.reload()
+    page.wait_for_function(comfy_page.READY)
+    page.wait_for_function("app.rootGraph.nodes.length > 3")
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [first]
+
+
+@both
+def test_report_of_a_node_in_a_subgraph_is_on_the_inner_node(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    load_demo(page, SUBGRAPH)
+    page.evaluate(
+        """seed => {
+            const inner = [...app.rootGraph.subgraphs.values()][0]
+            for (const node of inner.nodes) for (const widget of node.widgets ?? [])
+                if (widget.name === 'width' || widget.name === 'height') widget.value = 128
+            const outer = app.rootGraph.nodes.find(node => node.subgraph)
+            for (const widget of outer.widgets)
+                if (widget.name in seed) widget.value = seed[widget.name]
+        }""",
+        {"width": 128, "height": 128, "steps": 2, "seed": next(NEW_SEED)},
+    )
+    forget(server)
+    run(page, server)
+    comfy_page.wait_until_told(page, "ChromaKSampler", "prompts computed")
+    outer = page.evaluate("app.rootGraph.nodes.find(node => node.subgraph).widgets.map(widget => widget.name)")
+    assert "chroma_report" not in outer
+    page.evaluate(
+        "(node => app.canvas.openSubgraph(node.subgraph, node))(app.rootGraph.nodes.find(node => node.subgraph))"
+    )
+    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.get_by_text(re.compile("prompts computed in")).first.wait_for()
+    page.get_by_text(re.compile(r"of 512 tokens")).nth(1).wait_for()  # each prompt's, which the page may draw later
+    assert page.get_by_text(re.compile(r"of 512 tokens")).count() == 2
+
+
+def test_report_is_shown_in_the_tab_and_the_workflow_that_queued_it(visit, server):
+    with visit() as (page, errors), visit() as (other, _):
+        for each in (page, other):
+            load_demo(each)
+        comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}, "CLIPTextEncode": {"text": "a yellow ring"}})
+        run(page, server)
+        comfy_page.wait_until_told(page, "ChromaPadMask", "tokens")
+        other.wait_for_timeout(300)
+        assert set(comfy_page.told_by(other, "ChromaPadMask")) == {""}
+
+        node = page.evaluate("app.rootGraph.nodes.find(node => node.type === 'ChromaPadMask').id")
+        comfy_page.tell(page, str(node), "of another workflow", workflow="00000000-1111-4222-8333-555555555555")
+        assert not any("another workflow" in text for text in comfy_page.told_by(page, "ChromaPadMask"))
+        workflow = page.evaluate("app.rootGraph.serialize()")
+        comfy_page.load(page, {**workflow, "id": "00000000-1111-4222-8333-555555555555"})
+        comfy_page.wait_until_told(page, "ChromaPadMask", "of another workflow")
+        assert errors == []
+
+
+def failed_run(page, server):
+    """Presses Run; waits for the failure."""
+    assert server.wait(comfy_page.press_run(page))["status"]["status_str"] == "error"
+
+
+@both
+def test_error_stands_on_the_node_that_failed_in_red(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    load_demo(page)
+    comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
+    forget(server)
+    run(page, server)
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    comfy_page.wait_until_told(page, "ChromaPadMask", "tokens")
+    set_widget(page, "ChromaDiffusionLoader", "unet_name", demo_files.MODULATOR)
+    failed_run(page, server)
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "ERROR: ")
+    (text,) = comfy_page.told_by(page, "ChromaDiffusionLoader")
+    assert demo_files.MODULATOR in text and "Approximator" in text
+    assert "3.5 M" not in text
+    head = page.locator(".chroma-report .panel.error .head").first
+    red, green, blue = comfy_page.colour(head)
+    assert red > max(green, blue) + 40
+    assert head.is_visible()
+
+
+@both
+def test_error_of_a_linked_choice_stands_on_its_node(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    load_demo(page)
+    set_widget(page, "KSampler", "seed", next(NEW_SEED))
+    page.evaluate(
+        """() => {  // a guidance whose list of values has no number
+            const loader = app.rootGraph.nodes.find(node => node.type === 'ChromaDiffusionLoader')
+            const sampler = app.rootGraph.nodes.find(node => node.type === 'KSampler')
+            const patch = LiteGraph.createNode('ChromaGuidance')
+            app.rootGraph.add(patch)
+            const curve = patch.widgets.find(widget => widget.name === 'curve')
+            curve.value = 'list'
+            curve.callback?.('list')
+            patch.widgets.find(widget => widget.name === 'curve.values').value = 'one, two'
+            loader.connect(0, patch, 0)
+            patch.connect(0, sampler, 0)
+        }"""
+    )
+    failed_run(page, server)
+    comfy_page.wait_until_told(page, "ChromaGuidance", "ERROR: ")
+
+
+@both
+def test_refused_prompt_is_told_on_the_node(visit, server, vue):
+    with visit() as (page, _):  # its console tells of the refused prompt
+        comfy_page.use_vue_nodes(page, vue)
+        load_demo(page)
+        comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
+        run(page, server)
+        comfy_page.wait_until_told(page, "ChromaPadMask", "tokens")
+        set_widget(page, "ChromaDiffusionLoader", "quant_mode", "thin air")
+        page.get_by_test_id("queue-button").click()
+        comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "precision 'thin air' is not known")
+        assert set(comfy_page.told_by(page, "ChromaPadMask")) == {""}
