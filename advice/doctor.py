@@ -19,6 +19,8 @@ from .queued_graph import Graph
 from .queued_run import runs
 
 LEVEL_OF = {HARM: ERROR, IDLE: WARNING, HINT: INFO}
+MUTED = 2  # a node's mode in a workflow
+MAX_DEPTH = 20  # of subgraphs
 FAILED_TEXT = "This rule could not be checked; the others were."
 FAILED_REMEDY = "Please report this with the workflow; the log has the error."
 
@@ -30,11 +32,12 @@ def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -
     """Findings on the runs of Chroma models in a graph of the API format, the gravest first, once each.
 
     record: what is known beside it, all optional: "node", whose model input has "variant" (as the loader reports it) and
-            "file"; "tokens" and "slow" as in `Facts`. Without it the files' names tell which runs are Chroma's.
+            "file"; "tokens", "slow" and "unknown" as in `Facts`; "outputs", the nodes that show or save something, and
+            "muted", titles of the page's muted nodes by id. Without it the files' names tell which runs are Chroma's.
     """
     record = record or {}
-    read, facts = Graph(graph), Facts(record.get("tokens", {}), record.get("slow", {}))
-    found: dict[Finding, None] = {}
+    read, facts = Graph(graph), Facts(*(record.get(name, {}) for name in ("tokens", "slow", "unknown")))
+    found: dict[Finding, None] = dict.fromkeys(unpainted(read, record))
     for run in (run for run in runs(read, record) if run.is_chroma):
         for rule in RULES:
             try:
@@ -45,6 +48,57 @@ def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -
                 name = rule.__name__.replace("_", " ")
                 found[Finding(HINT, run.node, f"the rule on {name} failed", FAILED_TEXT, FAILED_REMEDY)] = None
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def unpainted(graph: Graph, record: Mapping[str, Any]) -> list[Finding]:
+    """A finding if nothing can be painted since the page has left muted nodes out: no sampler reaches an output.
+
+    A node with a model counts as a sampler: of other packs' nodes no more is known.
+    """
+    muted: Mapping[str, str] = record.get("muted", {})
+    waiting, seen = [str(node) for node in record.get("outputs", ()) if str(node) in graph.nodes], set()
+    while waiting:
+        if (node := waiting.pop()) not in seen:
+            seen.add(node)
+            waiting += [source for source, _ in graph.links(node).values()]
+    samplers = {run.node for run in runs(graph, {})}
+    if not muted or samplers & seen or any("model" in graph.links(n) and "positive" in graph.links(n) for n in seen):
+        return []
+    names = ", ".join(f"{title} (node {node})" for node, title in muted.items())
+    many = len(muted) > 1
+    return [
+        Finding(
+            HARM,
+            next(iter(muted)),
+            "nothing is painted",
+            f"{names} {'are' if many else 'is'} muted, so no sampler reaches an output.",
+            f"Select {'them' if many else 'it'} and press Ctrl+M.",
+        )
+    ]
+
+
+def muted_nodes(workflow: Any) -> dict[str, str]:
+    """Muted nodes of a page's workflow, those in subgraphs too: id as in a prompt -> title."""
+    whole = workflow if isinstance(workflow, Mapping) else {}
+    subgraphs = {g["id"]: g for g in _list(whole.get("definitions", {}), "subgraphs") if "id" in g}
+    out: dict[str, str] = {}
+
+    def add(graph: Mapping[str, Any], before: str) -> None:
+        for node in _list(graph, "nodes"):
+            key = f"{before}{node.get('id')}"
+            if node.get("mode") == MUTED:
+                out[key] = str(node.get("title") or node.get("type"))
+            elif node.get("type") in subgraphs and before.count(":") < MAX_DEPTH:
+                add(subgraphs[node["type"]], f"{key}:")
+
+    add(whole, "")
+    return out
+
+
+def _list(whole: Any, name: str) -> list[Mapping[str, Any]]:
+    """The objects of a list in what a page has sent, which may have any form."""
+    found = whole.get(name) if isinstance(whole, Mapping) else None
+    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
 
 
 def prompts(graph: Mapping[str, Any]) -> list[str]:

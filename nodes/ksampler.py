@@ -166,7 +166,7 @@ class ChromaKSampler(CheckedNode):
             head += f". {schedule} does not use the shift; simple and beta do"
 
         def told(record: RunRecord) -> None:
-            report(cls, lambda: Lines([head, record.text()]))
+            report(cls, lambda: record.text(head))
 
         model, patch = with_guidance(model, skip_first_steps, told)
         guider = chroma_guider(model, positive, negative, cfg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Iterator
 
-from ...constants import MAX_TOKENS, SHORT_NEGATIVE
+from ...constants import FOREIGN_SYNTAX, MAX_TOKENS, SHORT_NEGATIVE, UNREAD_SCRIPTS
 from ...samplers.guided_run import CURVES
 from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
 from ..presets import FLUXES
@@ -128,6 +128,45 @@ def prompt_too_long(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Find
             f"The prompt has {number} tokens. Chroma has never seen more than {MAX_TOKENS}.",
             "Shorten the prompt, or use Chroma Text Encode, which cuts it off as in training.",
         )
+
+
+@rule
+def prompt_that_t5_cannot_read(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """A character outside of T5's vocabulary becomes its one token for the unknown, whichever character it is.
+
+    source: the tokenizer; without a clip the letters of scripts that its vocabulary has no words of.
+    """
+    for chain in (run.positive, run.negative):
+        text = graph.text(chain) or ""
+        found = re.findall(f"[{UNREAD_SCRIPTS}]+", text)
+        if text in facts.unknown and not facts.unknown[text] or text not in facts.unknown and not found:
+            continue
+        shown = f"“{found[0][:12]}”" if found else "an emoji or a rare sign"
+        yield Finding(
+            IDLE,
+            chain[-1],
+            "a prompt that T5 cannot read",
+            f"T5 does not know these characters ({shown}): they all look alike to the model.",
+            "Write English.",
+        )
+
+
+@rule
+def syntax_of_other_programs(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Tags that other programs take out of the prompt reach T5 as text.
+
+    source: constants.FOREIGN_SYNTAX; the host's tokenizer knows weights and `embedding:` alone.
+    """
+    for chain in (run.positive, run.negative):
+        for pattern, remedy in FOREIGN_SYNTAX:
+            if match := re.search(pattern, graph.text(chain) or ""):
+                yield Finding(
+                    HINT,
+                    chain[-1],
+                    f"“{match[0][:40]}” in the prompt",
+                    "T5 reads it as words.",
+                    f"{remedy[0].upper()}{remedy[1:]}.",
+                )
 
 
 @rule

@@ -76,6 +76,7 @@ class GuidancePatch:
         counter = functools.partial(count, record)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, counter, guider.model_options, is_model_options=True)
         started = time.perf_counter()
+        args, kwargs = with_steps_counted(record, started, args, kwargs)
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             record.finished = True
@@ -94,6 +95,21 @@ class GuidancePatch:
         sampling = patcher.get_model_object("model_sampling")
         start, end = self.guidance.percent
         return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
+
+
+def with_steps_counted(
+    record: RunRecord, started: float, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of OUTER_SAMPLE after the sigmas (denoise_mask, callback, ...), with a callback that counts steps."""
+    given = args[1] if len(args) > 1 else kwargs.get("callback")
+
+    def callback(step: int, *more: Any) -> Any:
+        record.step_done(step, time.perf_counter() - started)
+        return None if given is None else given(step, *more)
+
+    if len(args) > 1:
+        return (args[0], callback, *args[2:]), kwargs
+    return args, {**kwargs, "callback": callback}
 
 
 def sampler_name(sampler: Any) -> str:

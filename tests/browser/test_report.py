@@ -266,3 +266,50 @@ def test_collapsed_node_hides_its_report(nodes_page):
     comfy_page.tell(nodes_page, str(nodes_page.evaluate("app.rootGraph.nodes[0].id")), "told meanwhile")
     nodes_page.evaluate("app.rootGraph.nodes[0].collapse(); app.canvas.setDirty(true, true)")
     found.get_by_text("told meanwhile").wait_for()
+
+
+# --- of runs that fail -----------------------------------------------------------------------------------------------
+
+
+def heard(page, event, **detail):
+    """Hands the page an event of the host, as its websocket does."""
+    page.evaluate(
+        "async ([event, detail]) => (await import('/scripts/api.js')).api.dispatchCustomEvent(event, detail)",
+        [event, {"prompt_id": "7b9e3c1a-0000-4000-8000-000000000001", **detail}],
+    )
+
+
+def pack_folder(page):
+    return page.evaluate("LiteGraph.registered_node_types.ChromaDoctor.nodeData.python_module").split(".", 1)[1]
+
+
+@pytest.mark.parametrize("separator", ["/", "\\"])
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "foreign"])
+def test_error_in_a_host_node_is_told_if_it_comes_from_our_code(nodes_page, ours, separator):
+    node_id = new_node(nodes_page, "KSampler")
+    place = separator.join(
+        ["", "custom_nodes", pack_folder(nodes_page) if ours else "another-pack", "host", "forward.py"]
+    )
+    trace = [f'  File "{place}", line 3, in forward\n']
+    text = "the text is 4096 wide, the model takes 768."
+    heard(nodes_page, "execution_start")
+    heard(nodes_page, "execution_error", node_id=node_id, exception_message=text + "\n", traceback=trace)
+    nodes_page.wait_for_timeout(200)
+    assert comfy_page.told_by(nodes_page, "KSampler") == [f"ERROR: {text}" if ours else ""]
+
+
+def test_a_run_forgets_what_is_not_cached_and_the_node_keeps_its_size(nodes_page):
+    found = told(nodes_page, THREE)
+    before = node_on_page(nodes_page)
+    node_id = str(nodes_page.evaluate("app.rootGraph.nodes[0].id"))
+    heard(nodes_page, "execution_start")
+    heard(nodes_page, "execution_cached", nodes=[node_id])
+    assert lines(found) == THREE.split("\n")
+    heard(nodes_page, "execution_start")
+    heard(nodes_page, "execution_cached", nodes=[])
+    nodes_page.wait_for_timeout(200)
+    assert lines(found) == [""] and not found.locator(".panel").is_visible()
+    assert node_on_page(nodes_page) == before
+    comfy_page.load(nodes_page, nodes_page.evaluate("app.rootGraph.serialize()"))
+    nodes_page.wait_for_timeout(200)
+    assert report(nodes_page).count() == 0

@@ -182,5 +182,73 @@ def test_refused_prompt_is_told_on_the_node(visit, server, vue):
         comfy_page.wait_until_told(page, "ChromaPadMask", "tokens")
         set_widget(page, "ChromaDiffusionLoader", "quant_mode", "thin air")
         page.get_by_test_id("queue-button").click()
-        comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "precision 'thin air' is not known")
+        comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "ERROR: precision 'thin air' is not known")
         assert set(comfy_page.told_by(page, "ChromaPadMask")) == {""}
+
+
+# --- what else is told of runs ---------------------------------------------------------------------------------------
+
+
+def load_doctor(page, vue):
+    """The demo's graph with a Doctor beside it."""
+    comfy_page.use_vue_nodes(page, vue)
+    load_demo(page)
+    set_widget(page, "KSampler", "seed", next(NEW_SEED))
+    page.evaluate("(doctor => { app.rootGraph.add(doctor); doctor.pos = [0, 800] })(LiteGraph.createNode('ChromaDoctor'))")
+
+
+@both
+@pytest.mark.parametrize("muted", ["ChromaDiffusionLoader", "KSampler"])
+def test_doctor_names_the_muted_node_that_keeps_everything_from_being_painted(visit, server, vue, muted):
+    with visit() as (page, _):  # its console tells of the refused output
+        load_doctor(page, vue)
+        title = page.evaluate(
+            "type => (node => { node.mode = 2; return node.title })(app.rootGraph.nodes.find(n => n.type === type))", muted
+        )
+        comfy_page.press_run(page)
+        comfy_page.wait_until_told(page, "ChromaDoctor", "nothing is painted")
+        (told,) = comfy_page.told_by(page, "ChromaDoctor")
+        assert f"{title} (node " in told and "muted, so no sampler reaches an output" in told
+        assert page.locator(".chroma-report .error .head, .chroma-report .line.error .head").first.is_visible()
+
+
+@both
+def test_encoder_and_doctor_warn_of_a_prompt_that_t5_cannot_read(page, server, vue):
+    load_doctor(page, vue)
+    page.evaluate(
+        """() => {
+            const [prompt] = app.rootGraph.nodes.filter(node => node.type === 'CLIPTextEncode')
+            const encode = LiteGraph.createNode('ChromaTextEncode')
+            app.rootGraph.add(encode)
+            encode.pos = [0, 1100]
+            const clip = app.rootGraph.nodes.find(node => node.type === 'CLIPLoader')
+            const sampler = app.rootGraph.nodes.find(node => node.type === 'KSampler')
+            clip.connect(0, encode, 0)
+            encode.connect(0, sampler, 1)
+            encode.widgets.find(widget => widget.name === 'text').value = '雪中的红狐狸 <lora:fox:1>'
+        }"""
+    )
+    run(page, server)
+    comfy_page.wait_until_told(page, "ChromaTextEncode", "T5 does not know the characters")
+    (told,) = comfy_page.told_by(page, "ChromaTextEncode")
+    assert "write English" in told and "hint: “<lora:fox:1>”" in told
+    comfy_page.wait_until_told(page, "ChromaDoctor", "a prompt that T5 cannot read")
+    assert "“<lora:fox:1>” in the prompt" in comfy_page.told_by(page, "ChromaDoctor")[0]
+
+
+@both
+def test_interrupted_run_tells_the_steps_that_were_done(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
+    comfy_page.put(page, {**DEMO, "ChromaKSampler": {"steps": 3000, "seed": next(NEW_SEED)}})
+    prompt = comfy_page.press_run(page)
+    page.wait_for_function("app.rootGraph.nodes.find(node => node.type === 'ChromaKSampler').progress > 0.001")
+    server.post("/interrupt", {})
+    server.wait(prompt)
+    comfy_page.wait_until_told(page, "ChromaKSampler", "stopped before its end")
+    (told,) = comfy_page.told_by(page, "ChromaKSampler")
+    seconds, speed, done = map(
+        float, re.match(r"([\d.]+) s, ([\d.]+) s a step.*?: (\d+) of 3000 steps are done", told).groups()
+    )
+    assert 0 < done < 3000
+    assert speed == pytest.approx(seconds / done, rel=0.5, abs=0.011)  # the step that was broken off is not in it

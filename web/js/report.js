@@ -185,8 +185,13 @@ function watchAnswer() {
 function refuse(workflow, found) {
   const ours = Object.entries(found).filter(([id, { errors }]) => errors.length && isOurs(nodeOf(id)));
   if (ours.length) forget(workflow);
-  for (const [id, { errors }] of ours)
-    tell(workflow, id, errorOf(errors.map(({ message, details }) => [message, details].filter(Boolean).join(": ")).join("\n")));
+  for (const [id, { errors }] of ours) tell(workflow, id, errorOf(errors.map(refusal).join("\n")));
+}
+
+/** The sentence of a refusal: a node's own stands behind the host's words and the input's name. */
+function refusal({ type, message, details }) {
+  if (type === "custom_validation_failed" && details) return details.replace(/^\S+ - /, "");
+  return [message, details].filter(Boolean).join(": ");
 }
 
 /** Gives the nodes of the workflow that was just opened what they told before. */
