@@ -28,17 +28,20 @@ for _module in pkgutil.iter_modules([str(Path(__file__).with_name("rules"))]):  
     importlib.import_module(f".rules.{_module.name}", __package__)
 
 
-def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> list[Finding]:
+def examine(
+    graph: Mapping[str, Any], record: Mapping[str, Any] | None = None, sampler: str | None = None
+) -> list[Finding]:
     """Findings on the runs of Chroma models in a graph of the API format, the gravest first, once each.
 
     record: what is known beside it, all optional: "node", whose model input has "variant" (as the loader reports it) and
             "file"; "tokens", "slow" and "unknown" as in `Facts`; "outputs", the nodes that show or save something, and
             "muted", titles of the page's muted nodes by id. Without it the files' names tell which runs are Chroma's.
+    sampler: the node whose run alone is looked at; None for all.
     """
     record = record or {}
     read, facts = Graph(graph), Facts(*(record.get(name, {}) for name in ("tokens", "slow", "unknown")))
     found: dict[Finding, None] = dict.fromkeys(unpainted(read, record))
-    for run in (run for run in runs(read, record) if run.is_chroma):
+    for run in (run for run in runs(read, record) if run.is_chroma and sampler in (None, run.node)):
         for rule in RULES:
             try:
                 found.update(dict.fromkeys(rule(read, run, facts)))
@@ -53,7 +56,7 @@ def examine(graph: Mapping[str, Any], record: Mapping[str, Any] | None = None) -
 def unpainted(graph: Graph, record: Mapping[str, Any]) -> list[Finding]:
     """A finding if nothing can be painted since the page has left muted nodes out: no sampler reaches an output.
 
-    A node with a model counts as a sampler: of other packs' nodes no more is known.
+    A node with a guider, or with a model and a prompt, counts as a sampler: of other packs' no more is known.
     """
     muted: Mapping[str, str] = record.get("muted", {})
     waiting, seen = [str(node) for node in record.get("outputs", ()) if str(node) in graph.nodes], set()
@@ -61,8 +64,7 @@ def unpainted(graph: Graph, record: Mapping[str, Any]) -> list[Finding]:
         if (node := waiting.pop()) not in seen:
             seen.add(node)
             waiting += [source for source, _ in graph.links(node).values()]
-    samplers = {run.node for run in runs(graph, {})}
-    if not muted or samplers & seen or any("model" in graph.links(n) and "positive" in graph.links(n) for n in seen):
+    if not muted or any(_has_model(graph, node) for node in seen):
         return []
     names = ", ".join(f"{title} (node {node})" for node, title in muted.items())
     many = len(muted) > 1
@@ -75,6 +77,16 @@ def unpainted(graph: Graph, record: Mapping[str, Any]) -> list[Finding]:
             f"Select {'them' if many else 'it'} and press Ctrl+M.",
         )
     ]
+
+
+def _has_model(graph: Graph, node: str) -> bool:
+    """Whether a node is a sampler whose model comes from somewhere."""
+    links = graph.links(node)
+    guider = next((g for g in graph.chain(links.get("guider"), "guider") if "model" in graph.links(g)), None)
+    if guider is None and not ("model" in links and "positive" in links):
+        return False
+    chain = graph.model_chain(guider or node)
+    return bool(graph.file(chain)) or graph.is_open(chain)
 
 
 def muted_nodes(workflow: Any) -> dict[str, str]:
@@ -106,6 +118,14 @@ def prompts(graph: Mapping[str, Any]) -> list[str]:
     read = Graph(graph)
     texts = (read.text(chain) for run in runs(read, {}) for chain in (run.positive, run.negative))
     return list(dict.fromkeys(text for text in texts if text))
+
+
+def warnings(graph: Mapping[str, Any], record: Mapping[str, Any], sampler: str) -> list[Line]:
+    """A line for each finding on what a one-node sampler itself sets, or on the size of its picture."""
+    read = Graph(graph)
+    own = {sampler, *(chain[-1:] if (chain := read.chain(read.source(sampler, "latent"), "latent")) else ())}
+    found = (f for f in examine(graph, record, sampler) if f.node_id in own)
+    return [Line(f"{f.severity.upper()}: ", LEVEL_OF[f.severity], f"{f.title}. {f.remedy}") for f in found]
 
 
 def findings_text(findings: list[Finding], graph: Mapping[str, Any]) -> Lines:

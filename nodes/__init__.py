@@ -47,7 +47,7 @@ FEATURES = (
     Feature("doctor", ("ChromaDoctor",), ("models", "prompts", "samplers", "schedules", "advice")),
     Feature("inpaint_crop", ("ChromaInpaintCrop", "ChromaInpaintStitch"), ("pictures",)),
     Feature("kontext", ("ChromaKontextSize",), ("pictures",)),
-    Feature("ksampler", ("ChromaKSampler",), ("guidance", "schedules", "sampling")),
+    Feature("ksampler", ("ChromaKSampler",), ("guidance", "samplers", "schedules", "sampling", "advice")),
     Feature("lora", ("ChromaLoraLoader",), ("LoRAs",)),
     Feature("compare_models", ("ChromaCompareModels",), ("models", "blocks", "saving")),
     Feature("measure_blocks", ("ChromaMeasureBlocks",), ("models", "blocks")),

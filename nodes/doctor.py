@@ -78,9 +78,7 @@ def slow_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> d
     return {node: f"{f.matmul.name} {why}" for node, f, why in found if why}
 
 
-def doctor_report(
-    model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None, workflow: Any = None
-) -> str:
+def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None, workflow: Any = None) -> str:
     """The report. It never raises, whatever is connected and whatever other packs put into the graph."""
     return only_tell(
         TITLE, lambda: findings_text(examine(graph, record_of(model, clip, graph, node_id, workflow)), graph), FAILED

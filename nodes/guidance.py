@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sample.guiders import PAIRINGS, GuidancePatch, chroma_guider
+from ..advice.queued_graph import Graph
+from ..host.sample.guiders import NO_NEGATIVE, PAIRINGS, GuidancePatch, chroma_guider
 from ..samplers.guided_run import Guidance, parse_values
 from ..samplers.run_record import RunRecord
 from ..samplers.schedules import MAX_STEPS
@@ -22,7 +23,7 @@ from .shared.inputs import (
     share,
     skip_first_steps_input,
 )
-from .shared.report import node_before, only_tell, show, title
+from .shared.report import node_before, only_tell, running_graph, show, title
 
 WHOLE, PERCENT, SIGMA = "whole run", "percent", "sigma"
 OFF, STOP = "off", "stop when alike"
@@ -194,6 +195,28 @@ def patch_of(node: type[io.ComfyNode], role: str, pairing: str, options: dict[st
     return GuidancePatch(guidance_of(**options), pairing, told)
 
 
+LAZY = (
+    "model",
+    "positive",
+    "negative",
+    "latent",
+)  # what files are read for; asked for once the node's values are known
+
+
+def wanted(node: type[io.ComfyNode], given: dict[str, Any]) -> list[str]:
+    """For `check_lazy_status`: the inputs that are still to be computed.
+
+    raises: ValueError before any file is read, where cfg needs a negative prompt and none is connected.
+    """
+    cfg, skip = given.get("cfg"), given.get("skip_first_steps")
+    if isinstance(cfg, (int, float)) and cfg != 1 and "negative" not in given and skip != -1:
+        graph, node_id = Graph(running_graph()), str(node.hidden.unique_id)
+        models = graph.model_chain(node_id) if node_id in graph.nodes else []
+        if not any("skip_first_steps" in graph.inputs(one) for one in models):  # which may leave it out in every step
+            raise ValueError(NO_NEGATIVE.format(cfg))
+    return [name for name in LAZY if name in given and given[name] is None]
+
+
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 
@@ -216,15 +239,19 @@ class ChromaCFGGuider(CheckedNode):
                 "rescale cfg",
             ],
             inputs=[
-                model_input("The model to sample with."),
-                positive_input(),
-                negative_input(),
+                model_input("The model to sample with.", lazy=True),
+                positive_input(lazy=True),
+                negative_input(lazy=True),
                 cfg_input(),
                 *settings("cfg above"),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
+
+    @classmethod
+    def check_lazy_status(cls, **given: Any) -> list[str]:
+        return wanted(cls, given)
 
     @classmethod
     def execute(

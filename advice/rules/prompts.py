@@ -12,6 +12,7 @@ from ..presets import FLUXES
 from ..queued_graph import Graph
 from ..queued_run import QueuedRun
 
+HIGH_CFG = 10.0  # every preset's is at most half of it
 FLASH_CFG = 2.0  # the sources say 1 to 1.5
 
 
@@ -67,6 +68,42 @@ def flash_with_high_cfg(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
             f"{run.found.name} ({run.found.reason}) has guidance built in. A higher cfg burns pictures, at twice the time.",
             "Set cfg to 1, at most 1.5.",
         )
+
+
+@rule
+def cfg_that_no_model_has(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """At cfg 0 the prediction is uncond alone; far above the presets' cfg colours burn out.
+
+    source: the formula of CFG; presets.PRESETS.
+    """
+    if run.cfg is None or changes_cfg(graph, run) or run.cfg and run.cfg <= HIGH_CFG:
+        return
+    if run.cfg:
+        title, text = (
+            f"cfg {run.cfg:g}",
+            f"The checkpoints that are known here take {run.found.preset.cfg:g} or so; colours burn out.",
+        )
+    else:
+        title, text = "cfg 0", "Only the negative prompt is painted; the positive one does nothing."
+    yield Finding(HARM, run.guider, title, text, f"Set cfg to {run.found.preset.cfg:g}.")
+
+
+@rule
+def more_steps_skipped_than_there_are(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Where the negative prompt is skipped in every step, cfg multiplies nothing.
+
+    source: samplers/guided_run.py.
+    """
+    for node in dict.fromkeys((run.guider, *run.models)):
+        skipped = graph.number(node, "skip_first_steps")
+        if skipped and run.steps and skipped >= run.steps:
+            yield Finding(
+                IDLE,
+                node,
+                f"skip first steps {skipped:g} of {run.steps}",
+                "The negative prompt is skipped in every step, so that cfg does nothing.",
+                "Set it to a few steps, or cfg to 1.",
+            )
 
 
 @rule

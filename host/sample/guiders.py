@@ -20,6 +20,7 @@ from ..run.conds import PAIRING
 
 KEY = "chroma_guidance"  # of our wrappers on a MODEL and in a run
 PAIRINGS = ("auto", "paired", "apart")
+NO_NEGATIVE = "cfg is {:g} and there is no negative prompt. Connect one, an empty one if need be, or set cfg to 1"
 POST_CFG, NO_CFG1 = "sampler_post_cfg_function", "disable_cfg1_optimization"  # ComfyUI's, in model_options
 
 
@@ -233,9 +234,7 @@ def chroma_guider(model: Any, positive: list[Any], negative: list[Any] | None, c
     patch = patch_on(model)
     needs = cfg != 1 or (patch is not None and patch.guidance.curve != "constant")
     if negative is None and needs and (patch is None or patch.guidance.skip_first_steps != -1):
-        raise ValueError(
-            f"cfg is {cfg:g} and there is no negative prompt. Connect one, an empty one if need be, or set cfg to 1"
-        )
+        raise ValueError(NO_NEGATIVE.format(cfg))
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     guider.set_cfg(cfg)

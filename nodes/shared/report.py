@@ -94,17 +94,21 @@ def _send_event(node_id: str, told: Mapping[str, Any]) -> None:
     server.send_sync(EVENT, {"node": node_id, "workflow": _workflow(server), **told}, server.client_id)
 
 
+def running_graph() -> dict[str, Any]:
+    """The graph that is executed, with what nodes have been expanded into; empty if none is."""
+    dynprompt = get_progress_state().dynprompt
+    return {node: dynprompt.get_node(node) for node in dynprompt.all_node_ids()}
+
+
 def node_before(kind: str, role: str) -> str | None:
     """The nearest node of a class before the running one, in the graph that is executed: what it made may be another's
     from the cache, so its own memory of an id is worth nothing.
 
     role: of the link to it, "guider" or "model". returns: its id; None if there is none.
     """
-    running = get_executing_context()
-    dynprompt = get_progress_state().dynprompt
-    if running is None or not dynprompt.has_node(running.node_id):
+    running, graph = get_executing_context(), Graph(running_graph())
+    if running is None or running.node_id not in graph.nodes:
         return None
-    graph = Graph({node: dynprompt.get_node(node) for node in dynprompt.all_node_ids()})
     chain = graph.chain(graph.source(running.node_id, role), role)
     return next((node for node in chain if graph.kind(node) == kind), None)
 
