@@ -89,8 +89,11 @@ def _has_model(graph: Graph, node: str) -> bool:
     return bool(graph.file(chain)) or graph.is_open(chain)
 
 
-def muted_nodes(workflow: Any) -> dict[str, str]:
-    """Muted nodes of a page's workflow, those in subgraphs too: id as in a prompt -> title."""
+def muted_nodes(workflow: Any, names: Mapping[str, str]) -> dict[str, str]:
+    """Muted nodes of a page's workflow, those in subgraphs too: id as in a prompt -> title.
+
+    names: of the classes, for nodes that have no title of their own.
+    """
     whole = workflow if isinstance(workflow, Mapping) else {}
     subgraphs = {g["id"]: g for g in _list(whole.get("definitions", {}), "subgraphs") if "id" in g}
     out: dict[str, str] = {}
@@ -99,7 +102,7 @@ def muted_nodes(workflow: Any) -> dict[str, str]:
         for node in _list(graph, "nodes"):
             key = f"{before}{node.get('id')}"
             if node.get("mode") == MUTED:
-                out[key] = str(node.get("title") or node.get("type"))
+                out[key] = str(node.get("title") or names.get(str(node.get("type"))) or node.get("type"))
             elif node.get("type") in subgraphs and before.count(":") < MAX_DEPTH:
                 add(subgraphs[node["type"]], f"{key}:")
 
@@ -134,7 +137,7 @@ def findings_text(findings: list[Finding], graph: Mapping[str, Any]) -> Lines:
         return Lines(["nothing found"])
     read, lines = Graph(graph), [f"{len(findings)} finding{'s' * (len(findings) > 1)}"]
     for f in findings:
-        name = read.title(f.node_id) if f.node_id in read.nodes else ""
-        head = Line(f"{f.severity.upper()}: ", LEVEL_OF[f.severity], f"{f.title} (node {f.node_id}, {name})")
+        name = f", {read.title(f.node_id)}" if f.node_id in read.nodes else ""
+        head = Line(f"{f.severity.upper()}: ", LEVEL_OF[f.severity], f"{f.title} (node {f.node_id}{name})")
         lines += ["", head, f.text, f"→ {f.remedy}"]
     return Lines(lines)

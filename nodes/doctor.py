@@ -6,9 +6,10 @@ import logging
 from typing import Any, Mapping
 
 import comfy.model_management
-import nodes
 import torch
 from comfy_api.latest import io, ui
+
+import nodes
 
 from ..advice.doctor import examine, findings_text, muted_nodes, prompts
 from ..advice.queued_graph import OUR_LOADER, Graph
@@ -35,7 +36,7 @@ def record_of(
     def add_outputs() -> None:
         of_graph = Graph(graph).nodes.items()
         record["outputs"] = [key for key, node in of_graph if key != str(node_id) and is_output(node)]
-        record["muted"] = muted_nodes(workflow)
+        record["muted"] = muted_nodes(workflow, nodes.NODE_DISPLAY_NAME_MAPPINGS)
 
     def add_model() -> None:
         record["variant"], record["file"] = known(model)
