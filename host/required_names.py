@@ -184,6 +184,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.samplers.SAMPLER_NAMES",
         "comfy.samplers.sampler_object",
         "comfy_api.latest.ui.PreviewText",
+        "nodes.NODE_CLASS_MAPPINGS",
+        "nodes.NODE_DISPLAY_NAME_MAPPINGS",
     ),
     "curve": (
         "comfy.model_sampling.ModelSamplingDiscreteFlow",

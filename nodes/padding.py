@@ -50,7 +50,7 @@ def _trim(tokens: Any, options: dict[str, Any], num_pads: int) -> tuple[Any, str
     counts = (kinds != HIDDEN).sum(dim=1)
     if int(counts.min()) < tokens.shape[1]:
         options["attention_mask"] = kinds  # int64, since the host casts all but int32 and int64 to float
-        line += f" (prompts of {int(counts.min())} to {int(counts.max())} tokens in one batch)"
+        line += f" (prompts of {int(counts.min())} to {int(counts.max())} rows in one batch)"
     if mask is not None and mask.shape[-1] != before:
         beyond = "only its start counts" if mask.shape[-1] > before else "text beyond it counts unless it is zero"
         line += f" (the mask is for {mask.shape[-1]}: {beyond})"

@@ -76,7 +76,7 @@ def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server
 
 
 @both
-def test_report_of_a_node_in_a_subgraph_is_on_the_inner_node(page, server, vue):
+def test_report_of_a_node_in_a_subgraph_is_on_it_and_summed_up_outside(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     load_demo(page, SUBGRAPH)
     page.evaluate(
@@ -93,8 +93,14 @@ def test_report_of_a_node_in_a_subgraph_is_on_the_inner_node(page, server, vue):
     forget(server)
     run(page, server)
     comfy_page.wait_until_told(page, "ChromaKSampler", "prompts computed")
-    outer = page.evaluate("app.rootGraph.nodes.find(node => node.subgraph).widgets.map(widget => widget.name)")
-    assert "chroma_report" not in outer
+    outer = page.evaluate(
+        "app.rootGraph.nodes.find(n => n.subgraph).widgets.find(w => w.name === 'chroma_report').element.innerText"
+    )
+    first, *rest = outer.strip().split("\n")
+    assert re.match(r"[\d.]+ s, [\d.]+ s a step \(Chroma KSampler\)", first)
+    assert sum("of 512 tokens (" in line for line in rest) == 2
+    assert page.locator(".chroma-report", has_text="s a step").first.is_visible()
+    page.screenshot(path=dev.cache_dir() / "browser" / f"outer-{vue}.png")
     page.evaluate(
         "(node => app.canvas.openSubgraph(node.subgraph, node))(app.rootGraph.nodes.find(node => node.subgraph))"
     )
@@ -283,3 +289,84 @@ def test_missing_negative_is_told_before_a_file_is_read(page, server, vue):
     failed_run(page, server)
     comfy_page.wait_until_told(page, "ChromaKSampler", "ERROR: cfg is 3.5 and there is no negative prompt. Connect one")
     assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [""]
+
+
+# --- a guider's reports reach the node of the run ----------------------------------------------------------------------
+
+
+def hd(page, vue):
+    """The workflow with guider, scheduler and sampler apart, small."""
+    comfy_page.use_vue_nodes(page, vue)
+    comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_hd").read_text()))
+    small = {"ChromaPreset": {"width": 128, "height": 128, "steps": 2}, "RandomNoise": {"noise_seed": next(NEW_SEED)}}
+    comfy_page.put(page, {**DEMO, **small})
+
+
+def guider_report(page):
+    comfy_page.wait_until_told(page, "ChromaCFGGuider", "prompts computed")
+    types = page.evaluate(
+        """() => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
+            .filter(n => n.widgets?.find(w => w.name === 'chroma_report')?.element.textContent.includes('prompts computed'))
+            .map(n => n.type)"""
+    )
+    assert {kind for kind in types if kind in LEAVES} == {"ChromaCFGGuider"}
+
+
+LEAVES = ("ChromaCFGGuider", "VAEDecode", "SamplerCustomAdvanced", "ChromaPreset", "RandomNoise", "SaveImage")
+NEW_NOISE = """seed => {
+    for (const graph of [app.rootGraph, ...app.rootGraph.subgraphs.values()])
+        for (const node of graph.nodes) if (node.type === 'RandomNoise') node.widgets[0].value = seed
+}"""
+CHANGES = {
+    "exchanged ids": """() => {
+        const workflow = app.rootGraph.serialize()
+        const [a, b] = ['ChromaCFGGuider', 'VAEDecode'].map(type => workflow.nodes.find(node => node.type === type).id)
+        const other = id => (id === a ? b : id === b ? a : id)
+        for (const node of workflow.nodes) node.id = other(node.id)
+        for (const link of workflow.links) [link[1], link[3]] = [other(link[1]), other(link[3])]
+        return app.loadGraphData(workflow)
+    }""",
+    "cloned and deleted": """() => {
+        const old = app.rootGraph.nodes.find(node => node.type === 'ChromaCFGGuider')
+        const copy = old.clone()
+        app.rootGraph.add(copy)
+        old.inputs.forEach((input, slot) => {
+            if (input.link != null) old.getInputNode(slot).connect(app.rootGraph.links.get(input.link).origin_slot, copy, slot)
+        })
+        for (const node of old.getOutputNodes(0)) copy.connect(0, node, node.inputs.findIndex(i => i.name === 'guider'))
+        app.rootGraph.remove(old)
+    }""",
+    "in a subgraph": """() => {
+        const types = ['ChromaCFGGuider', 'SamplerCustomAdvanced', 'RandomNoise']
+        app.rootGraph.convertToSubgraph(new Set(app.rootGraph.nodes.filter(node => types.includes(node.type))))
+    }""",
+    "another workflow": """() => {
+        const workflow = app.rootGraph.serialize()
+        workflow.id = '00000000-1111-4222-8333-666666666666'
+        return app.loadGraphData(workflow)
+    }""",
+}
+
+
+@both
+@pytest.mark.parametrize("change", CHANGES)
+def test_report_of_a_guider_from_the_cache_is_on_the_guider_of_this_run(page, server, vue, change):
+    hd(page, vue)
+    run(page, server)
+    guider_report(page)
+    page.evaluate(CHANGES[change])
+    page.evaluate(NEW_NOISE, next(NEW_SEED))
+    run(page, server)
+    guider_report(page)
+
+
+@both
+def test_cached_nodes_tell_again_in_a_second_tab(visit, server, vue):
+    with visit() as (page, _), visit() as (other, _):
+        for each in (page, other):
+            hd(each, vue)
+            each.evaluate(NEW_NOISE, 7 + vue)
+        run(page, server)
+        assert run(other, server)  # all from the cache
+        for kind, text in {"ChromaDiffusionLoader": "3.5 M parameters", "ChromaPreset": "steps 2"}.items():
+            comfy_page.wait_until_told(other, kind, text)
