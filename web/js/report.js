@@ -5,7 +5,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { ReportView, withoutBar } from "./report_view.js";
+import { ReportView } from "./report_view.js";
 
 const WIDGET = "chroma_report";
 const MARGIN = 6; // pixels around the widget on the canvas
@@ -121,38 +121,6 @@ function tell(workflow, id, report) {
   told.add(key);
   save();
   if (node) show(node, report, true);
-  if (workflow === app.rootGraph.id) sumUp(id);
-}
-
-/** Shows on the nodes that stand for subgraphs around a node what matters of the nodes in them. */
-function sumUp(id, room = true) {
-  const parts = id.split(":");
-  for (let depth = parts.length - 1; depth > 0; depth--) {
-    const outer = parts.slice(0, depth).join(":");
-    const node = nodeOf(outer);
-    const report = summary(`${app.rootGraph.id}/${outer}:`);
-    if (node && (report.text || widgets.has(node))) show(node, report, room);
-  }
-}
-
-/** Errors and warnings, then times, then the first line of each node's report, such as its number of tokens. */
-function summary(prefix) {
-  const rows = [];
-  for (const [key, { text, marks, bar }] of reports) {
-    if (!key.startsWith(prefix)) continue;
-    const lines = withoutBar(text, bar).split("\n");
-    const where = nodeOf(key.slice(key.indexOf("/") + 1))?.title;
-    const grave = new Map(marks.filter(([, , level]) => level !== "info").map(([line, ...mark]) => [line, mark]));
-    lines.forEach((line, i) => {
-      const [length, level] = grave.get(i) ?? [0, ""];
-      const rank = level ? 0 : /^[\d.]+ s\b/.test(line) ? 1 : 2;
-      if (level || i === 0) rows.push({ text: where ? `${line} (${where})` : line, length, level, rank });
-    });
-  }
-  rows.sort((a, b) => a.rank - b.rank);
-  const marks = rows.flatMap(({ length, level }, i) => (level ? [[i, length, level]] : []));
-  const level = ["error", "warning"].find((name) => marks.some((mark) => mark[2] === name)) ?? "info";
-  return { text: rows.map((row) => row.text).join("\n"), marks, bar: null, level };
 }
 
 /** Forgets what a workflow's nodes have told, except those of which `keeps` says so; they keep their room. */
@@ -163,7 +131,6 @@ function forget(workflow, keeps = () => false) {
     reports.delete(key);
     const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
     if (node) widgets.get(node)?.show(NOTHING);
-    if (node) sumUp(id);
   }
   save();
 }
@@ -232,9 +199,7 @@ function restore() {
   for (const [key, report] of reports) {
     const [workflow, id] = key.split("/");
     const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
-    if (!node || (report.type ?? node.type) !== node.type) continue;
-    show(node, report, false);
-    sumUp(id, false);
+    if (node && (report.type ?? node.type) === node.type) show(node, report, false);
   }
 }
 

@@ -78,7 +78,7 @@ export class ReportView {
     this.element.classList.toggle("empty", this.isEmpty);
     this.panel.className = `panel ${level}`;
     this.panel.scrollTop = 0;
-    const shown = withoutBar(text, bar);
+    const shown = bar ? text.replace(/^[█░]+ /, "") : text; // a bar for those who see the text alone
     const marked = new Map(marks.map(([line, ...mark]) => [line, mark]));
     this.lines.replaceChildren(...shown.split("\n").map((line, i) => lineOf(line, ...(marked.get(i) ?? []))));
     if (bar) this.lines.firstChild.after(barOf(bar));
@@ -113,11 +113,6 @@ export class ReportView {
       return false;
     return this.panel.scrollHeight > this.panel.clientHeight;
   }
-}
-
-/** A text without the bar for those who see the text alone. */
-export function withoutBar(text, bar) {
-  return bar ? text.replace(/^[█░]+ /, "") : text;
 }
 
 function lineOf(text, length = 0, level = "") {
