@@ -92,7 +92,7 @@ def cfg_that_no_model_has(graph: Graph, run: QueuedRun, facts: Facts) -> Iterato
 def more_steps_skipped_than_there_are(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Where the negative prompt is skipped in every step, cfg multiplies nothing.
 
-    source: samplers/guided_run.py.
+    source: the formula of CFG, and skip_first_steps in samplers/guided_run.py.
     """
     for node in dict.fromkeys((run.guider, *run.models)):
         skipped = graph.number(node, "skip_first_steps")
