@@ -3,6 +3,15 @@
 MAX_TOKENS = 512  # in a prompt, `</s>` included; Chroma's training
 SHORT_NEGATIVE = 70  # tokens; a shorter negative prompt does harm; levzzz's guide to Chroma
 
+# What other programs read in a prompt, and T5 reads as words: pattern, and the remedy.
+FOREIGN_SYNTAX = (
+    (r"<(?:lora|lyco|hypernet):[^<>]*>", "it loads nothing here; use Load Chroma LoRA"),
+    (r"\bBREAK\b", "it is read as a word; T5 takes the prompt as one text, so leave it out"),
+    (r"(?<!\w)__[\w/*.-]+?__(?!\w)", "no file of wildcards is read; write {one|another} for a choice by chance"),
+)
+# Letters of scripts that T5's vocabulary, made for English, German, French and Romanian, has no words of.
+UNREAD_SCRIPTS = "\u0590-\u08ff\u0900-\u0dff\u0e00-\u0fff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+
 MASK_CHANNELS = 64  # beside a latent (Fill): the 8 x 8 pixels of a mask that belong to one of its pixels
 
 # The Approximator's guidance if a conditioning has none. Chroma was trained with 0, FLUX's own with 3.5.

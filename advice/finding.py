@@ -31,11 +31,13 @@ class Facts:
     """What is known beside the graph.
 
     tokens: of a prompt by its text, where somebody has counted them.
+    unknown: tokens of a prompt, by its text, that T5 does not know, where somebody has counted them.
     slow:   node of a loader -> how much slower this device multiplies its weights as they are stored.
     """
 
     tokens: Mapping[str, int]
     slow: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
     def least(self, text: str) -> int:
         return self.tokens.get(text, math.ceil(TOKENS_A_WORD[0] * len(text.split())) + 1)

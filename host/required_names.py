@@ -9,7 +9,16 @@ from __future__ import annotations
 import importlib
 from typing import Any, Mapping
 
-PACKAGES = ("comfy", "comfy_api", "comfy_extras", "comfy_kitchen", "folder_paths", "nodes", "server")  # of the host
+PACKAGES = (
+    "comfy",
+    "comfy_api",
+    "comfy_execution",
+    "comfy_extras",
+    "comfy_kitchen",
+    "folder_paths",
+    "nodes",
+    "server",
+)  # of the host
 # Feature -> names of the host, each "module.attribute..."; those of comfy_api's `io` stand in the nodes' schemas, which are
 # asked for one by one.
 NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -176,6 +185,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.samplers.SAMPLER_NAMES",
         "comfy.samplers.sampler_object",
         "comfy_api.latest.ui.PreviewText",
+        "nodes.NODE_CLASS_MAPPINGS",
+        "nodes.NODE_DISPLAY_NAME_MAPPINGS",
     ),
     "Python": (
         "comfy.model_management.intermediate_device",
@@ -190,6 +201,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.model_sampling.ModelSamplingDiscreteFlow",
         "comfy.model_sampling.ModelSamplingFlux",
     ),
+    "reports": ("server.PromptServer.add_on_prompt_handler",),
     "old graphs": (
         "comfy_api.latest.ComfyAPISync",
         "nodes.NODE_CLASS_MAPPINGS",
@@ -197,6 +209,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     ),
     "nodes": (
         "comfy_api.latest.ComfyExtension",
+        "comfy_execution.progress.get_progress_state",
+        "comfy_execution.utils.get_executing_context",
         "folder_paths.folder_names_and_paths",
         "folder_paths.get_filename_list",
         "folder_paths.get_folder_paths",

@@ -47,7 +47,7 @@ FEATURES = (
     Feature("doctor", ("ChromaDoctor",), ("models", "prompts", "samplers", "schedules", "advice")),
     Feature("inpaint_crop", ("ChromaInpaintCrop", "ChromaInpaintStitch"), ("pictures",)),
     Feature("kontext", ("ChromaKontextSize",), ("pictures",)),
-    Feature("ksampler", ("ChromaKSampler",), ("guidance", "schedules", "sampling")),
+    Feature("ksampler", ("ChromaKSampler",), ("guidance", "samplers", "schedules", "sampling", "advice")),
     Feature("lora", ("ChromaLoraLoader",), ("LoRAs",)),
     Feature("compare_models", ("ChromaCompareModels",), ("models", "blocks", "saving")),
     Feature("measure_blocks", ("ChromaMeasureBlocks",), ("models", "blocks")),
@@ -68,6 +68,7 @@ FEATURES = (
 REGISTRATIONS = (
     Registration("..host.sample.scheduler_menu", "schedules in KSampler's menus", ("schedules",)),
     Registration("..host.sample.samplers", "samplers in KSampler's menus", ("samplers",)),
+    Registration(".shared.report", "reports on nodes of several workflows", ("reports",)),
     Registration(".shared.scheduler_curve", "the curve on scheduler nodes", ("curve",)),
     Registration(".old_graphs.registration", "nodes in the place of FluxMod's old ones", ("old graphs",)),
 )
@@ -120,12 +121,12 @@ class ChromaExtension(ComfyExtension):
         nodes: list[type[io.ComfyNode]] = []
 
         def load(feature: Feature) -> None:
-            from .shared.report import with_encodable_errors  # not at the top: an old host may lack what it needs
+            from .shared.report import reporting  # not at the top: an old host may lack what it needs
 
             module = importlib.import_module(f".{feature.module}", __name__)
             found = [getattr(module, name) for name in feature.nodes]
             for node in found:
-                node.execute = classmethod(with_encodable_errors(node.execute.__func__))
+                reporting(node)
                 node.GET_SCHEMA()  # now, so that a feature whose schema fails is left out whole
             nodes.extend(found)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import folder_paths
 from comfy_api.latest import io
 
@@ -34,7 +36,9 @@ class ChromaCLIPLoader(CheckedNode):
             inputs=[
                 io.Combo.Input(
                     "clip_name",
-                    options=sorted(listed(FOLDERS), key=str.lower),
+                    options=sorted(
+                        listed(FOLDERS), key=lambda name: (not re.search("t5|flan", name, re.I), name.lower())
+                    ),
                     display_name="text encoder",
                     tooltip="A file with T5's weights from models/text_encoders (.safetensors, .gguf; the "
                     ".index.json of a sharded one). Chroma needs T5-XXL v1.1 (t5xxl) or flan-T5-xxl.",

@@ -6,14 +6,17 @@ import logging
 from typing import Any, Mapping
 
 import comfy.model_management
+import torch
 from comfy_api.latest import io, ui
 
-from ..advice.doctor import examine, findings_text, prompts
+import nodes
+
+from ..advice.doctor import examine, findings_text, muted_nodes, prompts
 from ..advice.queued_graph import OUR_LOADER, Graph
 from ..host.model import matmul
 from ..host.model.report import packed_formats
 from ..host.sample.apply_preset import known
-from ..host.text.encode_prompt import find_t5, tokenize
+from ..host.text.encode_prompt import UNKNOWN, find_t5, tokenize
 from ..loaders.files.error_text import encodable
 from ..loaders.formats.base.format import Format
 from ..loaders.formats.base.registry import FORMATS, QUANT_MODES
@@ -23,10 +26,17 @@ TITLE = "Chroma Doctor"
 FAILED = "The Doctor itself has failed ({}); this graph was not checked. The run goes on."
 
 
-def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, Any]:
+def record_of(
+    model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None, workflow: Any = None
+) -> dict[str, Any]:
     """What is known beside the graph: the model's variant and file, the loaders whose weights this device multiplies
-    slowly, and the number of tokens of each prompt."""
+    slowly, the tokens of each prompt, the output nodes and the page's muted ones."""
     record: dict[str, Any] = {"node": node_id}
+
+    def add_outputs() -> None:
+        of_graph = Graph(graph).nodes.items()
+        record["outputs"] = [key for key, node in of_graph if key != str(node_id) and is_output(node)]
+        record["muted"] = muted_nodes(workflow, nodes.NODE_DISPLAY_NAME_MAPPINGS)
 
     def add_model() -> None:
         record["variant"], record["file"] = known(model)
@@ -34,15 +44,25 @@ def record_of(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | No
     def add_slow() -> None:
         record["slow"] = slow_loaders(model, graph, node_id)
 
-    for add in (add_model, add_slow) if model is not None else (add_slow,):
+    for add in (add_outputs, add_model, add_slow) if model is not None else (add_outputs, add_slow):
         only_tell(TITLE, add)
     if clip is not None:
         try:
             t5 = find_t5(clip)
-            record["tokens"] = {text: len(tokenize(clip, t5, text, whole=True)) + 1 for text in prompts(graph)}
+            tokens = {text: [token for token, _ in tokenize(clip, t5, text, whole=True)] for text in prompts(graph)}
+            record["tokens"] = {text: len(found) + 1 for text, found in tokens.items()}
+            record["unknown"] = {
+                text: sum(not torch.is_tensor(token) and token == UNKNOWN for token in found)
+                for text, found in tokens.items()
+            }
         except Exception as error:  # another pack's text encoder: tokens are estimated, as without a clip
             logging.info("%s: tokens are not counted: %s: %s", TITLE, type(error).__name__, encodable(str(error)))
     return record
+
+
+def is_output(node: Mapping[str, Any]) -> bool:
+    """Whether a queued node shows or saves something."""
+    return bool(getattr(nodes.NODE_CLASS_MAPPINGS.get(node.get("class_type")), "OUTPUT_NODE", False))
 
 
 def slow_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> dict[str, str]:
@@ -59,10 +79,10 @@ def slow_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> d
     return {node: f"{f.matmul.name} {why}" for node, f, why in found if why}
 
 
-def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None) -> str:
+def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None, workflow: Any = None) -> str:
     """The report. It never raises, whatever is connected and whatever other packs put into the graph."""
     return only_tell(
-        TITLE, lambda: findings_text(examine(graph, record_of(model, clip, graph, node_id)), graph), FAILED
+        TITLE, lambda: findings_text(examine(graph, record_of(model, clip, graph, node_id, workflow)), graph), FAILED
     )
 
 
@@ -88,7 +108,7 @@ class ChromaDoctor(io.ComfyNode):
                 ),
             ],
             outputs=[],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
@@ -98,6 +118,8 @@ class ChromaDoctor(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any = None, clip: Any = None, **_: Any) -> io.NodeOutput:  # _: other versions' inputs
-        text = doctor_report(model, clip, cls.hidden.prompt or {}, cls.hidden.unique_id)
+        info = cls.hidden.extra_pnginfo
+        workflow = info.get("workflow") if isinstance(info, Mapping) else None
+        text = doctor_report(model, clip, cls.hidden.prompt or {}, cls.hidden.unique_id, workflow)
         report(cls, text)
         return io.NodeOutput(ui=ui.PreviewText(text))

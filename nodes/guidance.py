@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sample.guiders import PAIRINGS, GuidancePatch, chroma_guider
+from ..advice.queued_graph import Graph
+from ..host.sample.guiders import NO_NEGATIVE, PAIRINGS, GuidancePatch, chroma_guider
 from ..samplers.guided_run import Guidance, parse_values
 from ..samplers.run_record import RunRecord
 from ..samplers.schedules import MAX_STEPS
@@ -23,7 +23,7 @@ from .shared.inputs import (
     share,
     skip_first_steps_input,
 )
-from .shared.report import show, title
+from .shared.report import node_before, only_tell, running_graph, show, title
 
 WHOLE, PERCENT, SIGMA = "whole run", "percent", "sigma"
 OFF, STOP = "off", "stop when alike"
@@ -182,13 +182,39 @@ def guidance_of(
     )
 
 
-def patch_of(node: type[io.ComfyNode], pairing: str, options: dict[str, Any]) -> GuidancePatch:
-    """The node's guidance, which shows each run's record on that node."""
+def patch_of(node: type[io.ComfyNode], role: str, pairing: str, options: dict[str, Any]) -> GuidancePatch:
+    """The node's guidance, which shows each run's record on the node of this class that the run is made with.
 
-    def told(name: str, node_id: str | None, record: RunRecord) -> None:
-        show(name, node_id, record.text)
+    role: of what the node gives, "guider" or "model".
+    """
+    name, kind = title(node), (node.SCHEMA or node.define_schema()).node_id
 
-    return GuidancePatch(guidance_of(**options), pairing, functools.partial(told, title(node), node.hidden.unique_id))
+    def told(record: RunRecord) -> None:
+        show(name, only_tell(name, lambda: node_before(kind, role)), record.text)
+
+    return GuidancePatch(guidance_of(**options), pairing, told)
+
+
+LAZY = (
+    "model",
+    "positive",
+    "negative",
+    "latent",
+)  # what files are read for; asked for once the node's values are known
+
+
+def wanted(node: type[io.ComfyNode], given: dict[str, Any]) -> list[str]:
+    """For `check_lazy_status`: the inputs that are still to be computed.
+
+    raises: ValueError before any file is read, where cfg needs a negative prompt and none is connected.
+    """
+    cfg, skip = given.get("cfg"), given.get("skip_first_steps")
+    if isinstance(cfg, (int, float)) and cfg != 1 and "negative" not in given and skip != -1:
+        graph, node_id = Graph(running_graph()), str(node.hidden.unique_id)
+        models = graph.model_chain(node_id) if node_id in graph.nodes else []
+        if not any("skip_first_steps" in graph.inputs(one) for one in models):  # which may leave it out in every step
+            raise ValueError(NO_NEGATIVE.format(cfg))
+    return [name for name in LAZY if name in given and given[name] is None]
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------
@@ -213,15 +239,19 @@ class ChromaCFGGuider(CheckedNode):
                 "rescale cfg",
             ],
             inputs=[
-                model_input("The model to sample with."),
-                positive_input(),
-                negative_input(),
+                model_input("The model to sample with.", lazy=True),
+                positive_input(lazy=True),
+                negative_input(lazy=True),
                 cfg_input(),
                 *settings("cfg above"),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
+
+    @classmethod
+    def check_lazy_status(cls, **given: Any) -> list[str]:
+        return wanted(cls, given)
 
     @classmethod
     def execute(
@@ -233,7 +263,9 @@ class ChromaCFGGuider(CheckedNode):
         pairing: str = "auto",
         **options: Any,
     ) -> io.NodeOutput:
-        return io.NodeOutput(chroma_guider(patch_of(cls, pairing, options).on(model), positive, negative, cfg))
+        return io.NodeOutput(
+            chroma_guider(patch_of(cls, "guider", pairing, options).on(model), positive, negative, cfg)
+        )
 
 
 class ChromaGuidance(CheckedNode):
@@ -253,4 +285,4 @@ class ChromaGuidance(CheckedNode):
 
     @classmethod
     def execute(cls, model: Any, pairing: str = "auto", **options: Any) -> io.NodeOutput:
-        return io.NodeOutput(patch_of(cls, pairing, options).on(model))
+        return io.NodeOutput(patch_of(cls, "model", pairing, options).on(model))

@@ -11,12 +11,15 @@ from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from torch import Tensor
 
+from ..advice.doctor import warnings
 from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED, Lines
 from ..host.sample.guiders import GuidancePatch, chroma_guider, patch_on
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
 from ..samplers.run_record import RunRecord
 from ..samplers.schedules import CURVES, schedule
+from .guidance import wanted
+from .preset import known
 from .run_report import write
 from .shared.checked_node import CheckedNode
 from .shared.inputs import (
@@ -34,7 +37,7 @@ from .shared.inputs import (
     steps_input,
     summary,
 )
-from .shared.report import only_tell, report, show, title
+from .shared.report import only_tell, report, running_graph, show, title
 
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
@@ -94,6 +97,13 @@ def with_guidance(model: Any, skip_first_steps: int, told: Callable[[RunRecord],
     return patch.on(model), patch
 
 
+def warned(node: type[io.ComfyNode], model: Any) -> list[str]:
+    """What the Doctor's rules say on the running node's own values."""
+    graph, node_id = running_graph(), str(node.hidden.unique_id)
+    variant, file = known(model)
+    return warnings(graph, {"node": node_id, "variant": variant, "file": file}, node_id) if node_id in graph else []
+
+
 class ChromaKSampler(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,11 +115,11 @@ class ChromaKSampler(CheckedNode):
             "sampler in one node. Shows what the run cost, and writes it into the saved picture.",
             search_aliases=["KSampler", "sample", "txt2img", "img2img", "skip_first_steps", "shift"],
             inputs=[
-                model_input("A Chroma model. It is not changed."),
-                positive_input(),
-                negative_input(),
+                model_input("A Chroma model. It is not changed.", lazy=True),
+                positive_input(lazy=True),
+                negative_input(lazy=True),
                 io.Latent.Input(
-                    "latent", tooltip="An empty latent, or a picture to start from, with or without a mask."
+                    "latent", tooltip="An empty latent, or a picture to start from, with or without a mask.", lazy=True
                 ),
                 seed_input(),
                 steps_input(),
@@ -142,6 +152,10 @@ class ChromaKSampler(CheckedNode):
         )
 
     @classmethod
+    def check_lazy_status(cls, **given: Any) -> list[str]:
+        return wanted(cls, given)
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -157,6 +171,9 @@ class ChromaKSampler(CheckedNode):
         skip_first_steps: int = 0,
         negative: list[Any] | None = None,
     ) -> io.NodeOutput:
+        advice = only_tell(title(cls), lambda: Lines(warned(cls, model)), "")
+        if advice:
+            show(title(cls), cls.hidden.unique_id, advice)  # now, while the run lasts
         values = dict(shift) if isinstance(shift, Mapping) else {"shift": shift}
         label = values.get("shift")
         model, shift_line = with_shift(model, latent, label, values.get("value", FIXED_SHIFT.default))
@@ -164,10 +181,10 @@ class ChromaKSampler(CheckedNode):
         head = f"{schedule}: {summary(sigmas, steps)}; {shift_line}"
         if schedule in CURVES and not CURVES[schedule].from_table and label not in (AS_TRAINED, FROM_MODEL):
             head += f". {schedule} does not use the shift; simple and beta do"
-        node, node_id = title(cls), cls.hidden.unique_id
+        head = Lines([advice, head]) if advice else head
 
         def told(record: RunRecord) -> None:
-            show(node, node_id, lambda: Lines([head, record.text()]))
+            report(cls, lambda: record.text(head))
 
         model, patch = with_guidance(model, skip_first_steps, told)
         guider = chroma_guider(model, positive, negative, cfg)
@@ -176,5 +193,5 @@ class ChromaKSampler(CheckedNode):
         if patch.last is None:
             report(cls, head)
         else:
-            only_tell(node, lambda: write(cls.hidden, patch.last))
+            only_tell(title(cls), lambda: write(cls.hidden, patch.last))
         return io.NodeOutput(out)

@@ -36,6 +36,8 @@ class ChromaDiffusionLoader(CheckedNode):
                 "Chroma",
                 "Radiance",
                 "FluxMod",
+                "approximator",
+                "distilled_guidance_layer",
             ],
             inputs=[
                 io.Combo.Input(

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..chroma_model.padding import HIDDEN, padding_mask, trim_padding
+from ..chroma_model.padding import HIDDEN, VALID, padding_mask, trim_padding
 from ..constants import STYLE_MASK
 from .shared.checked_node import CheckedNode
 from .shared.report import report
@@ -29,7 +29,7 @@ def trim_conditioning(conditioning: list[Any], num_pads: int) -> tuple[list[Any]
                 "encode the prompt again"
             )
         elif STYLE_MASK in options:
-            lines.append(f"{tokens.shape[1]} tokens: unchanged. Connect this node before the style model")
+            lines.append(f"{tokens.shape[1]} rows: unchanged. Connect this node before the style model")
         else:
             tokens, line = _trim(tokens, options, num_pads)
             lines.append(line)
@@ -43,13 +43,14 @@ def _trim(tokens: Any, options: dict[str, Any], num_pads: int) -> tuple[Any, str
     kinds = padding_mask(tokens, mask)
     if kinds is None:
         zeroed = before > 0 and not bool(tokens.any())
-        return tokens, f"{before} tokens, {'all zeroed' if zeroed else 'none marked as padding'}: unchanged"
+        return tokens, f"{before} rows, {'all zeroed' if zeroed else 'none marked as padding'}: unchanged"
     tokens, kinds = trim_padding(tokens, kinds, num_pads)
-    line = f"{before} tokens -> {tokens.shape[1]}"
+    num_tokens = (kinds == VALID).sum(dim=1).max()
+    line = f"{before} rows -> {tokens.shape[1]}, for {num_tokens} tokens"
     counts = (kinds != HIDDEN).sum(dim=1)
     if int(counts.min()) < tokens.shape[1]:
         options["attention_mask"] = kinds  # int64, since the host casts all but int32 and int64 to float
-        line += f" (prompts of {int(counts.min())} to {int(counts.max())} tokens in one batch)"
+        line += f" (prompts of {int(counts.min())} to {int(counts.max())} rows in one batch)"
     if mask is not None and mask.shape[-1] != before:
         beyond = "only its start counts" if mask.shape[-1] > before else "text beyond it counts unless it is zero"
         line += f" (the mask is for {mask.shape[-1]}: {beyond})"

@@ -25,7 +25,17 @@ class ChromaSaveQuantized(CheckedNode):
             category="advanced/chroma",
             description="Writes a Chroma model with its LoRAs and merges into the output folder, as a safetensors or "
             "GGUF file in a precision of your choice.",
-            search_aliases=["ModelSave", "save model", "quantize", "quantise", "GGUF", "fp8", "int8", "convert"],
+            search_aliases=[
+                "ModelSave",
+                "save model",
+                "quantize",
+                "quantise",
+                "GGUF",
+                "fp8",
+                "int8",
+                "convert",
+                "save gguf",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A Chroma model. LoRAs and merges on it go into the file's weights."),
                 io.Combo.Input(

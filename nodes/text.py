@@ -72,5 +72,5 @@ class ChromaTextEncode(CheckedNode):
         cls, clip: Any, text: str, mode: str = "exact", over_limit: str = "truncate", used_as: str = "positive"
     ) -> io.NodeOutput:
         conditioning, prompt = encode(clip, text, mode, over_limit)
-        report(cls, lambda: prompt_report(prompt, mode, used_as))
+        report(cls, lambda: prompt_report(prompt, mode, used_as, text))
         return io.NodeOutput(conditioning)

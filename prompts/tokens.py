@@ -9,10 +9,11 @@ of tokens include `</s>`, as the 512 do.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from ..constants import INFO, MAX_TOKENS, SHORT_NEGATIVE, WARNING, Line, Lines
+from ..constants import FOREIGN_SYNTAX, INFO, MAX_TOKENS, SHORT_NEGATIVE, WARNING, Line, Lines
 
 BAR_CELLS = 20
 NUM_TOLD = 8  # most words or weights that a line names
@@ -113,8 +114,14 @@ def bar(num_tokens: int) -> str:
     return "█" * full + "░" * (BAR_CELLS - full)
 
 
-def prompt_report(prompt: Prompt, mode: str, role: str) -> Lines:
-    """What a person is told. mode: one of MODES. role: one of ROLES; only a hint depends on it."""
+def foreign_syntax(text: str) -> list[tuple[str, str]]:
+    """What in a prompt is meant for another program, with the remedy; once for each kind."""
+    found = ((re.search(pattern, text), remedy) for pattern, remedy in FOREIGN_SYNTAX)
+    return [(match[0], remedy) for match, remedy in found if match]
+
+
+def prompt_report(prompt: Prompt, mode: str, role: str, text: str = "") -> Lines:
+    """What a person is told. mode: one of MODES. role: one of ROLES; only a hint depends on it. text: the prompt."""
     count, kind = prompt.num_tokens, MODES[mode]
     lines = [f"{bar(count)} {count:,} of {MAX_TOKENS} tokens", kind.told if kind else LEGACY_TOLD]
     if prompt.weights:
@@ -141,8 +148,14 @@ def prompt_report(prompt: Prompt, mode: str, role: str) -> Lines:
         )
     if prompt.unknown:
         lines.append(
-            f"{prompt.unknown} tokens are unknown to T5 (emoji and many scripts); they all look alike to the model"
+            Line(
+                "WARNING: ",
+                WARNING,
+                f"T5 does not know the characters of {prompt.unknown} of the tokens, which all look alike to the model; "
+                "write English",
+            )
         )
+    lines += [Line("hint: ", INFO, f"“{found}”: {remedy}") for found, remedy in foreign_syntax(text)]
     if role == "negative" and 1 < count < SHORT_NEGATIVE:
         lines.append(
             Line(

@@ -15,6 +15,7 @@ from ..constants import WARNING, Line, Lines
 class RunRecord:
     """Filled while the run lasts; `finished` is False if it was stopped or failed.
 
+    done:    number of steps that were finished, and done_seconds the time until then; `step_done` counts them.
     prompts: conditionings that went through the network, those for uncond included.
     calls:   of the network; several prompts may share one.
     plain:   prompts that plain CFG computes; None if a side has several conditionings.
@@ -29,6 +30,8 @@ class RunRecord:
     calls: int = 0
     seconds: float = 0.0
     finished: bool = False
+    done: int = 0
+    done_seconds: float = 0.0
     plain: int | None = None
     evaluations: int = 0
     zeroed: int = 0
@@ -37,6 +40,17 @@ class RunRecord:
     stopped: int | None = None
     cosines: list[tuple[int, Tensor | float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def step_done(self, step: int, seconds: float) -> None:
+        """Another step is finished, so many seconds after the run's begin. step: its number, from 0."""
+        self.done, self.done_seconds = step + 1, seconds
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds a step, of those that were finished; None if none was."""
+        if self.finished:
+            return self.seconds / max(self.steps, 1)
+        return self.done_seconds / self.done if self.done else None
 
     def close(self) -> None:
         """Ends the record; it then holds no tensor."""
@@ -47,6 +61,7 @@ class RunRecord:
         out = {
             "cfg": self.cfg,
             "steps": self.steps,
+            "steps_done": self.steps if self.finished else self.done,
             "prompts_computed": self.prompts,
             "uncond_computed": self.uncond_prompts,
             "network_calls": self.calls,
@@ -63,13 +78,14 @@ class RunRecord:
             out["notes"] = self.notes
         return out
 
-    def text(self) -> Lines:
-        """For a person, on the node."""
-        lines = self._computed() if self.evaluations else []
-        lines.append(f"{self.seconds:.1f} s, {self.seconds / max(self.steps, 1):.2f} s a step")
+    def text(self, settings: str = "") -> Lines:
+        """For a person, on the node: time and warnings first, then the settings, what it cost, what was left out."""
+        speed = f", {self.step_seconds:.2f} s a step" if self.step_seconds is not None else ""
+        lines: list[str] = [f"{self.seconds:.1f} s{speed}"]
         if not self.finished:
-            lines.append(Line("stopped before its end", WARNING))
-        return Lines([*lines, *self.notes])
+            lines.append(Line("stopped before its end", WARNING, f": {self.done} of {self.steps} steps are done"))
+        lines += [*self.notes, *([settings] if settings else [])]
+        return Lines([*lines, *(self._computed() if self.evaluations else [])])
 
     def _computed(self) -> list[str]:
         line = f"{self.steps} steps, cfg {self.cfg:g}: {self.prompts} prompts computed in {self.calls} forwards"

@@ -89,5 +89,11 @@ def follow(server, graph, on_step=None):
 
 
 def texts(messages):
-    """Texts that nodes showed on themselves."""
-    return [m["data"]["text"] for m in messages if isinstance(m, dict) and m["type"] == "chroma.report"]
+    """Texts that nodes showed on themselves: beside their outputs, or as an event after them."""
+    out = []
+    for message in (m for m in messages if isinstance(m, dict)):
+        if message["type"] == "chroma.report":
+            out.append(message["data"]["text"])
+        if message["type"] == "executed":
+            out += [json.loads(told)["text"] for told in (message["data"]["output"] or {}).get("chroma_report", ())]
+    return out

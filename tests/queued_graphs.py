@@ -83,6 +83,17 @@ CASES = [
     (clean(cfg=1.0), [(HINT, "10", "cfg 1 with Chroma1-HD")]),
     (change(clean(), "10", negative=["5", 0]), [(IDLE, "10", "the positive prompt is the negative one too")]),
     (change(clean(), "6", text="blurry, low quality"), [(HINT, "6", "a short negative prompt")]),
+    (ksampler(clean(), cfg=100.0), [(HARM, "10", "cfg 100")]),
+    (clean(cfg=0.0), [(HARM, "10", "cfg 0")]),
+    (ksampler(clean(), skip_first_steps=40), [(IDLE, "10", "skip first steps 40 of 26")]),
+    (ksampler(clean(), skip_first_steps=3), []),
+    (
+        change(clean(), "9", width=16, height=2048),
+        [(HINT, "9", "16 x 2048 with Chroma1-HD"), (HINT, "9", "16 x 2048 is a strip")],
+    ),
+    (change(clean(), "5", text="雪中的红狐狸"), [(IDLE, "5", "a prompt that T5 cannot read")]),
+    (change(clean(), "5", text="un café à Zürich, ţară"), []),
+    (change(clean(), "5", text="a fox <lora:snow:1>"), [(HINT, "5", "“<lora:snow:1>” in the prompt")]),
     (
         between(clean(), "FluxGuidance", name="positive", guidance=3.5),
         [(HARM, "50", "FLUX's guidance with Chroma")],

@@ -14,6 +14,7 @@ from ..recognise_preset import telling_name
 
 SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
 SIZE_STEP = 16
+MOST_RATIO = 4  # of a picture's sides
 FEW_STEPS = 12  # a cache saves nothing in so few
 
 
@@ -57,6 +58,24 @@ def size_for_another_checkpoint(graph: Graph, run: QueuedRun, facts: Facts) -> I
 
 def sides(low: int, high: int) -> str:
     return f"{low} pixels" if low == high else f"{low} to {high} pixels"
+
+
+@rule
+def sides_of_a_strip(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """A token is 16 x 16 pixels; across a narrow strip there are too few of them for a thing.
+
+    source: patch 2 x 2 of latents of 8 x 8 pixels.
+    """
+    found = picture_size(graph, run)
+    if found and max(found[:2]) > MOST_RATIO * min(found[:2]):
+        narrow = math.ceil(min(found[:2]) / SIZE_STEP)
+        yield Finding(
+            HINT,
+            found[2],
+            f"{found[0]} x {found[1]} is a strip",
+            f"Chroma paints in squares of {SIZE_STEP} pixels, of which {narrow} fit across.",
+            "Stay within 1 to 2 and 2 to 1, and cut the picture afterwards.",
+        )
 
 
 @rule

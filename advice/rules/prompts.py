@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Iterator
 
-from ...constants import MAX_TOKENS, SHORT_NEGATIVE
+from ...constants import FOREIGN_SYNTAX, MAX_TOKENS, SHORT_NEGATIVE, UNREAD_SCRIPTS
 from ...samplers.guided_run import CURVES, ROUGH_SAMPLERS
 from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
 from ..presets import FLUXES
 from ..queued_graph import Graph
 from ..queued_run import QueuedRun
 
+HIGH_CFG = 10.0  # every preset's is at most half of it
 FLASH_CFG = 2.0  # the sources say 1 to 1.5
 OFF_SCHEDULE_SAMPLERS = ("dpm_fast", "dpm_adaptive")  # they step on sigmas of their own, as a run finds by itself
 
@@ -97,6 +98,42 @@ def flash_with_high_cfg(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
 
 
 @rule
+def cfg_that_no_model_has(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """At cfg 0 the prediction is uncond alone; far above the presets' cfg colours burn out.
+
+    source: the formula of CFG; presets.PRESETS.
+    """
+    if run.cfg is None or changes_cfg(graph, run) or run.cfg and run.cfg <= HIGH_CFG:
+        return
+    if run.cfg:
+        title, text = (
+            f"cfg {run.cfg:g}",
+            f"The checkpoints that are known here take {run.found.preset.cfg:g} or so; colours burn out.",
+        )
+    else:
+        title, text = "cfg 0", "Only the negative prompt is painted; the positive one does nothing."
+    yield Finding(HARM, run.guider, title, text, f"Set cfg to {run.found.preset.cfg:g}.")
+
+
+@rule
+def more_steps_skipped_than_there_are(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Where the negative prompt is skipped in every step, cfg multiplies nothing.
+
+    source: the formula of CFG, and skip_first_steps in samplers/guided_run.py.
+    """
+    for node in dict.fromkeys((run.guider, *run.models)):
+        skipped = graph.number(node, "skip_first_steps")
+        if skipped and run.steps and skipped >= run.steps:
+            yield Finding(
+                IDLE,
+                node,
+                f"skip first steps {skipped:g} of {run.steps}",
+                "The negative prompt is skipped in every step, so that cfg does nothing.",
+                "Set it to a few steps, or cfg to 1.",
+            )
+
+
+@rule
 def undistilled_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Chroma1-HD, Base and Radiance have no guidance built in; every source has a cfg of 3 to 5 for them.
 
@@ -155,6 +192,45 @@ def prompt_too_long(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Find
             f"The prompt has {number} tokens. Chroma has never seen more than {MAX_TOKENS}.",
             "Shorten the prompt, or use Chroma Text Encode, which cuts it off as in training.",
         )
+
+
+@rule
+def prompt_that_t5_cannot_read(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """A character outside of T5's vocabulary becomes its one token for the unknown, whichever character it is.
+
+    source: the tokenizer; without a clip the letters of scripts that its vocabulary has no words of.
+    """
+    for chain in (run.positive, run.negative):
+        text = graph.text(chain) or ""
+        found = re.findall(f"[{UNREAD_SCRIPTS}]+", text)
+        if text in facts.unknown and not facts.unknown[text] or text not in facts.unknown and not found:
+            continue
+        shown = f"“{found[0][:12]}”" if found else "an emoji or a rare sign"
+        yield Finding(
+            IDLE,
+            chain[-1],
+            "a prompt that T5 cannot read",
+            f"T5 does not know these characters ({shown}): they all look alike to the model.",
+            "Write English.",
+        )
+
+
+@rule
+def syntax_of_other_programs(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Tags that other programs take out of the prompt reach T5 as text.
+
+    source: constants.FOREIGN_SYNTAX; the host's tokenizer knows weights and `embedding:` alone.
+    """
+    for chain in (run.positive, run.negative):
+        for pattern, remedy in FOREIGN_SYNTAX:
+            if match := re.search(pattern, graph.text(chain) or ""):
+                yield Finding(
+                    HINT,
+                    chain[-1],
+                    f"“{match[0][:40]}” in the prompt",
+                    "T5 reads it as words.",
+                    f"{remedy[0].upper()}{remedy[1:]}.",
+                )
 
 
 @rule

@@ -20,6 +20,7 @@ from ..run.conds import PAIRING
 
 KEY = "chroma_guidance"  # of our wrappers on a MODEL and in a run
 PAIRINGS = ("auto", "paired", "apart")
+NO_NEGATIVE = "cfg is {:g} and there is no negative prompt. Connect one, an empty one if need be, or set cfg to 1"
 POST_CFG, NO_CFG1 = "sampler_post_cfg_function", "disable_cfg1_optimization"  # ComfyUI's, in model_options
 
 
@@ -76,6 +77,7 @@ class GuidancePatch:
         counter = functools.partial(count, record)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, counter, guider.model_options, is_model_options=True)
         started = time.perf_counter()
+        args, kwargs = with_steps_counted(record, started, args, kwargs)
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             record.finished = True
@@ -94,6 +96,21 @@ class GuidancePatch:
         sampling = patcher.get_model_object("model_sampling")
         start, end = self.guidance.percent
         return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
+
+
+def with_steps_counted(
+    record: RunRecord, started: float, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of OUTER_SAMPLE after the sigmas (denoise_mask, callback, ...), with a callback that counts steps."""
+    given = args[1] if len(args) > 1 else kwargs.get("callback")
+
+    def callback(step: int, *more: Any) -> Any:
+        record.step_done(step, time.perf_counter() - started)
+        return None if given is None else given(step, *more)
+
+    if len(args) > 1:
+        return (args[0], callback, *args[2:]), kwargs
+    return args, {**kwargs, "callback": callback}
 
 
 def sampler_name(sampler: Any) -> str:
@@ -217,9 +234,7 @@ def chroma_guider(model: Any, positive: list[Any], negative: list[Any] | None, c
     patch = patch_on(model)
     needs = cfg != 1 or (patch is not None and patch.guidance.curve != "constant")
     if negative is None and needs and (patch is None or patch.guidance.skip_first_steps != -1):
-        raise ValueError(
-            f"cfg is {cfg:g} and there is no negative prompt. Connect one, an empty one if need be, or set cfg to 1"
-        )
+        raise ValueError(NO_NEGATIVE.format(cfg))
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     guider.set_cfg(cfg)

@@ -80,8 +80,18 @@ def model_files() -> list[str]:
     there at first, an Approximator or a lite patch alone, and FLUX where there is an Approximator."""
     kinds = {name: kind_of(path) for name, path in listed((CHECKPOINTS,)).items()}
     wanted = {"Chroma", "Approximator", "lite patch", *(("FLUX",) if "Approximator" in kinds.values() else ())}
-    names = {*listed(DIFFUSION_FOLDERS), *(name for name, kind in kinds.items() if kind in wanted)}
-    return sorted(names, key=str.lower)
+    here = listed(DIFFUSION_FOLDERS)
+    names = {*here, *(name for name, kind in kinds.items() if kind in wanted)}
+    kinds |= {name: kind_of(path) for name, path in here.items()}
+    return sorted(names, key=lambda name: (place_of(name, kinds[name]), name.lower()))
+
+
+def place_of(name: str, kind: str | None) -> int:
+    """Where a file stands in the menu, whose first one a new node takes: Chroma first, what is no whole model last."""
+    if kind in ("Chroma", "FLUX"):
+        return 0 if kind == "Chroma" else 2
+    by_name = None if kind or "lora" in name.lower() else "chroma" in name.lower()
+    return 4 if kind or by_name is None else 1 if by_name else 3
 
 
 def model_path(name: str) -> str:

@@ -62,17 +62,19 @@ def share(name: str, default: float, tooltip: str = SHARE, **more: Any) -> io.In
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def model_input(tooltip: str = "The schedule is taken from this model's own sigmas, with its shift.") -> io.Input:
-    return io.Model.Input("model", tooltip=tooltip)
+def model_input(
+    tooltip: str = "The schedule is taken from this model's own sigmas, with its shift.", **more: Any
+) -> io.Input:
+    return io.Model.Input("model", tooltip=tooltip, **more)
 
 
 def positive_input(**more: Any) -> io.Input:
     return io.Conditioning.Input("positive", tooltip="What the picture should show.", **more)
 
 
-def negative_input() -> io.Input:
+def negative_input(**more: Any) -> io.Input:
     return io.Conditioning.Input(
-        "negative", optional=True, tooltip="What the picture should not show; may be left out at cfg 1."
+        "negative", optional=True, tooltip="What the picture should not show; may be left out at cfg 1.", **more
     )
 
 

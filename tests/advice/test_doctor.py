@@ -649,3 +649,43 @@ def test_graph_is_not_changed():
     before = copy.deepcopy(graph)
     doctor.examine(graph, {"tokens": {}})
     assert graph == before
+
+
+# --- what the page has left out ----------------------------------------------------------------------------------------
+
+
+def muted(graph, *keys):
+    """The graph as the page queues it with muted nodes: they and the links to them are gone."""
+    for key in keys:
+        del graph[key]
+    for one in graph.values():
+        one["inputs"] = {k: v for k, v in one["inputs"].items() if not (isinstance(v, list) and v[0] in keys)}
+    return graph
+
+
+@pytest.mark.parametrize("make, key", [(clean, "1"), (clean, "10"), (custom, "1"), (custom, "21"), (custom, "10")])
+def test_a_muted_node_that_keeps_everything_from_being_painted_is_named(make, key):
+    record = {"outputs": ["12"], "muted": {key: "The Node"}}
+    assert found(muted(make(), key), record)[0] == (HARM, key, "nothing is painted")
+    assert f"The Node (node {key}) is muted" in doctor.examine(muted(make(), key), record)[0].text
+    assert found(make(), record) == found(make())  # another one is muted, and a picture is painted
+    assert found(muted(make(), key), {**record, "muted": {}}) == found(muted(make(), key))
+
+
+def test_muted_nodes_of_subgraphs_have_the_ids_of_a_prompt():
+    inner = {"id": "kind", "nodes": [{"id": 5, "mode": 2, "type": "KSampler"}]}
+    flow = {
+        "nodes": [{"id": 3, "mode": 2, "title": "Mine", "type": "A"}, {"id": 10, "mode": 0, "type": "kind"}, {"id": 4}],
+        "definitions": {"subgraphs": [inner]},
+    }
+    assert doctor.muted_nodes(flow, {"KSampler": "The sampler"}) == {"3": "Mine", "10:5": "The sampler"}
+    for odd in (None, [], "text", {"nodes": 5}, {"nodes": [None], "definitions": []}):
+        assert doctor.muted_nodes(odd, {}) == {}
+
+
+def test_a_one_node_sampler_gets_lines_on_its_own_values_only():
+    graph = change(ksampler(clean(), cfg=100.0, skip_first_steps=40), "6", text="blurry")
+    assert [str(line) for line in doctor.warnings(graph, {}, "10")] == [
+        "DOES HARM: cfg 100. Set cfg to 3.5.",
+        "DOES NOTHING: skip first steps 40 of 26. Set it to a few steps, or cfg to 1.",
+    ]

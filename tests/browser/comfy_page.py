@@ -184,3 +184,45 @@ def click_title(page: Any, node_type: str) -> None:
     )
     page.wait_for_timeout(DOUBLE_CLICK_MS)  # after the click of a test before, which would make it a double one
     page.mouse.click(*spot.json_value())
+
+
+def told_by(page: Any, node_type: str) -> list[str]:
+    """What the nodes of a type tell, in the whole workflow."""
+    return page.evaluate(
+        """type => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
+            .filter(node => node.type === type)
+            .map(node => node.widgets?.find(widget => widget.name === 'chroma_report')?.element.textContent ?? '')""",
+        node_type,
+    )
+
+
+def wait_until_told(page: Any, node_type: str, text: str) -> None:
+    page.wait_for_function(
+        """([type, text]) => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
+            .some(node => node.type === type && node.widgets
+                ?.find(widget => widget.name === 'chroma_report')?.element.textContent.includes(text))""",
+        arg=[node_type, text],
+    )
+
+
+def tell(
+    page: Any, node_id: str, text: str, marks: Any = (), bar: Any = None, level: str = "info", **more: Any
+) -> None:
+    """Hands the page a report, as its websocket does."""
+    detail = {"node": node_id, "text": text, "marks": list(marks), "bar": bar, "level": level, **more}
+    page.evaluate(
+        "async detail => (await import('/scripts/api.js')).api.dispatchCustomEvent('chroma.report', detail)", detail
+    )
+
+
+def colour(found: Any, name: str = "color") -> list[int]:
+    """A computed colour as three numbers of 255; for color-mix's answers too."""
+    return found.evaluate(
+        """(element, name) => {
+            const context = document.createElement('canvas').getContext('2d')
+            context.fillStyle = getComputedStyle(element)[name]
+            context.fillRect(0, 0, 1, 1)
+            return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)]
+        }""",
+        name,
+    )

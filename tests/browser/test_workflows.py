@@ -139,6 +139,21 @@ def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
     )  # with the reports that have grown the nodes, those within the subgraph too
 
 
+@pytest.mark.parametrize("path", [FIRST, FIRST.with_stem("chroma_flash")], ids=lambda p: p.stem)
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_each_run_makes_another_picture(page, server, path, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    comfy_page.load(page, workflow(path))
+    comfy_page.put(page, {**DEMO, SUBGRAPH: SMALL})
+    queued = []
+    page.on("response", lambda answer: answer.url.endswith("/api/prompt") and queued.append(answer.json()["prompt_id"]))
+    page.evaluate("app.queuePrompt(0, 2)")  # as with a batch count of two
+    comfy_page.press_run(page)
+    pictures = [picture_of(server, prompt)[1] for prompt in queued]
+    assert len(pictures) == 3
+    assert len({picture.tobytes() for picture in pictures}) == 3
+
+
 def test_templates_are_listed_with_pictures_and_open(page, server):
     names = [path.stem for path in WORKFLOWS]
     assert sorted(server.get("/workflow_templates")[PACK]) == names

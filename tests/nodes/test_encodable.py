@@ -123,15 +123,15 @@ def test_errors_of_every_node_are_encodable(nodes, encoding):
 def test_trace_of_an_error_that_came_from_another_is_encodable(comfy, encoding):
     report = load_pack("nodes.shared.report")
 
-    @report.with_encodable_errors
-    def fails():
+    @report.with_report
+    def fails(cls):
         try:
             open("/none/モデル█\udcff")
         except OSError as error:
             raise KeyError("█") from error
 
     with pytest.raises(KeyError) as caught:
-        fails()
+        fails(None)
     shown = str(caught.value), str(caught.value.__cause__)
     assert all(text.encode(encoding) for text in shown)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import support
@@ -287,7 +288,7 @@ def test_read_out_names_schedule_shift_and_cost(comfy, model, cfg, caplog):
     caplog.set_level("INFO")
     ours(model, cfg, skip_first_steps=2)
     (text,) = [m for m in caplog.messages if m.startswith("Chroma KSampler: ")]
-    assert text.startswith("Chroma KSampler: beta: 4 steps, sigma 1.000 to ")
+    assert re.match(r"Chroma KSampler: [\d.]+ s, [\d.]+ s a step; beta: 4 steps, sigma 1.000 to ", text)
     assert "; shift 1.000; 4 steps, cfg 3: 6 prompts computed" in text and "2 uncond skipped" in text
 
 
@@ -449,7 +450,8 @@ def test_server_shows_the_read_out_and_writes_it_into_the_picture(server, graph)
     assert (facts["steps"], facts["prompts_computed"], facts["uncond_skipped"]) == (5, 8, 2)
     graph.set("ChromaKSampler", seed=next(NEW_SEED))
     shown = [t for t in texts(follow(server, graph)) if "prompts computed" in t]
-    assert len(shown) == 1 and shown[0].startswith("beta: 5 steps, sigma 1.000 to ")
+    assert len(shown) == 1 and re.match(r"[\d.]+ s, [\d.]+ s a step\nHINT: 5 steps with chroma-demo", shown[0])
+    assert "\nbeta: 5 steps, sigma 1.000 to " in shown[0]
 
 
 def test_server_takes_linked_numbers_and_choices_and_tells_of_bad_ones(server, graph):

@@ -39,7 +39,11 @@ def test_every_entry_is_trimmed_and_nothing_given_is_changed(node):
     assert torch.equal(out[0][1]["pooled_output"], torch.ones(1, 8))
     assert out[1][1]["start_percent"] == 0.5
     assert "attention_mask" not in out[0][1]
-    assert lines == ["10 tokens -> 5", "12 tokens -> 6", "7 tokens, none marked as padding: unchanged"]
+    assert lines == [
+        "10 rows -> 5, for 4 tokens",
+        "12 rows -> 6, for 5 tokens",
+        "7 rows, none marked as padding: unchanged",
+    ]
 
 
 @pytest.mark.parametrize("pads, lengths", [(0, [4, 5, 7]), (3, [7, 8, 7]), (100, [10, 12, 7])])
@@ -52,8 +56,8 @@ def test_treating_twice_changes_no_more(node):
     once, _ = node.trim_conditioning([*conditioning(), batch], 1)
     twice, lines = node.trim_conditioning(once, 1)
     assert equal(once, twice)
-    assert lines[0] == "5 tokens, none marked as padding: unchanged"
-    assert lines[3] == "9 tokens -> 9 (prompts of 4 to 9 tokens in one batch)"
+    assert lines[0] == "5 rows, none marked as padding: unchanged"
+    assert lines[3] == "9 rows -> 9, for 8 tokens (prompts of 4 to 9 rows in one batch)"
 
 
 def prompt(count, length=10, seed=0, **options):
@@ -80,7 +84,7 @@ def test_joined_prompts_lose_the_pads_in_their_middle(comfy, node):
     out, lines = treated(node, joined)
     expected = torch.cat((prompt(4)[0][0][:, :5], prompt(3, 8, 1)[0][0][:, :3]), dim=1)
     assert torch.equal(out[0][0], expected)
-    assert lines == ["18 tokens -> 8 (the mask is for 10: text beyond it counts unless it is zero)"]
+    assert lines == ["18 rows -> 8, for 7 tokens (the mask is for 10: text beyond it counts unless it is zero)"]
 
 
 # Lengths of a prompt of 4 tokens and of one of 6 that is averaged into it -> what stays. Of the last nothing tells that
@@ -95,7 +99,7 @@ def test_averaged_prompts_keep_the_longer_ones_tokens(comfy, node, lengths):
     mixed = nodes.ConditioningAverage().addWeighted(prompt(4, lengths[0]), prompt(6, lengths[1], 1), 0.25)[0]
     out, lines = treated(node, mixed)
     assert torch.equal(out[0][0], mixed[0][0][:, : AVERAGED[lengths]])
-    assert lines == [f"{lengths[0]} tokens -> {AVERAGED[lengths]}"]
+    assert lines == [f"{lengths[0]} rows -> {AVERAGED[lengths]}, for {AVERAGED[lengths] - 1} tokens"]
 
 
 def test_combined_prompts_keep_area_mask_steps_strength_and_hooks(comfy, node):
@@ -109,7 +113,7 @@ def test_combined_prompts_keep_area_mask_steps_strength_and_hooks(comfy, node):
     both = nodes.ConditioningCombine().combine(area, masked)[0]
     both = nodes.ConditioningCombine().combine(both, early)[0]
     out, lines = node.trim_conditioning(both, 1)
-    assert lines == ["10 tokens -> 5", "12 tokens -> 4", "7 tokens -> 3"]
+    assert lines == ["10 rows -> 5, for 4 tokens", "12 rows -> 4, for 3 tokens", "7 rows -> 3, for 2 tokens"]
     for (_, options), (_, given) in zip(out, both):
         expected = {k: v for k, v in given.items() if k != "attention_mask"} | {"guidance": 0.0}
         assert options.keys() == expected.keys()
@@ -126,7 +130,7 @@ def test_conditioning_of_other_nodes_keeps_its_type_and_extras(node, dtype, kind
         out, lines = treated(node, given)
         assert out[0][0].dtype == dtype and torch.equal(out[0][0], given[0][0][:, :5])
         assert out[0][1] == {"pooled_output": None, "of_another_pack": ["x"], "guidance": 0.0}
-        assert lines[0].startswith("10 tokens -> 5")
+        assert lines[0].startswith("10 rows -> 5, for 4 tokens")
 
 
 def test_trimmed_tokens_with_the_mask_they_had_before_are_read_from_its_start(node):
@@ -134,7 +138,7 @@ def test_trimmed_tokens_with_the_mask_they_had_before_are_read_from_its_start(no
     out, lines = treated(node, [[tokens[:, :5], options]])
     assert torch.equal(out[0][0], tokens[:, :5])
     assert "attention_mask" not in out[0][1]
-    assert lines == ["5 tokens -> 5 (the mask is for 10: only its start counts)"]
+    assert lines == ["5 rows -> 5, for 4 tokens (the mask is for 10: only its start counts)"]
 
 
 def test_zeroed_out_prompt_without_a_mask_is_unchanged(comfy, node):
@@ -143,7 +147,7 @@ def test_zeroed_out_prompt_without_a_mask_is_unchanged(comfy, node):
     zeroed = nodes.ConditioningZeroOut().zero_out([[torch.randn(1, 9, 64), {}]])[0]
     out, lines = treated(node, zeroed)
     assert out[0][0].shape[1] == 9
-    assert lines == ["9 tokens, all zeroed: unchanged"]
+    assert lines == ["9 rows, all zeroed: unchanged"]
 
 
 def test_entry_without_text_passes_through(node):
@@ -163,7 +167,7 @@ def test_mask_of_a_style_model_is_left_alone(node):
     out, lines = node.trim_conditioning([[torch.randn(1, 10, 64), options]], 1)
     assert out[0][0].shape[1] == 10
     assert out[0][1]["attention_mask"] is mask
-    assert lines == ["10 tokens: unchanged. Connect this node before the style model"]
+    assert lines == ["10 rows: unchanged. Connect this node before the style model"]
 
 
 def test_prompts_of_two_lengths_in_one_batch_each_see_their_own_tokens(comfy, inference, node, tmp_path):
@@ -173,7 +177,7 @@ def test_prompts_of_two_lengths_in_one_batch_each_see_their_own_tokens(comfy, in
     tokens = torch.randn(2, 12, 64)
     mask = (torch.arange(12) < torch.tensor([[3], [8]])).long()
     both, lines = node.trim_conditioning([[tokens, {"attention_mask": mask}]], 1)
-    assert lines == ["12 tokens -> 9 (prompts of 4 to 9 tokens in one batch)"]
+    assert lines == ["12 rows -> 9, for 8 tokens (prompts of 4 to 9 rows in one batch)"]
     noise = torch.zeros(2, 16, 16, 20)
     negative = [[tokens[:1, :2], {}]]
     together = sample(comfy, model, cfg, positive=both, negative=negative, latent=noise, scale=1.0)

@@ -62,7 +62,7 @@ def test_lines_tell_count_mode_loss_and_weights():
         "exact: T5 with its mask, one pad, as trained",
         "weights: red fox 1.2, sky 0.5",
         "WARNING: the last 1,488 tokens are dropped, from “and then a” on. Shorten the prompt",
-        "2 tokens are unknown to T5 (emoji and many scripts); they all look alike to the model",
+        "WARNING: T5 does not know the characters of 2 of the tokens, which all look alike to the model; write English",
     ]
     many = text.Prompt(40, weights=tuple((f"word{i}", 1.1) for i in range(12)))
     assert text.prompt_report(many, "exact", "positive").endswith("word7 1.1 and 4 more")
@@ -76,3 +76,17 @@ def test_lines_tell_count_mode_loss_and_weights():
 def test_only_a_short_negative_prompt_gets_a_hint(count, hinted):
     assert ("hint: a negative prompt" in text.prompt_report(text.Prompt(count), "exact", "negative")) is hinted
     assert "hint" not in text.prompt_report(text.Prompt(count), "exact", "positive")
+
+
+@pytest.mark.parametrize(
+    "prompt, found",
+    [
+        ("a fox <lora:style_v2:0.8>, snow", "<lora:style_v2:0.8>"),
+        ("a fox BREAK a forest", "BREAK"),
+        ("a __animals/wild__ in snow", "__animals/wild__"),
+        ("a fox __ in snow__, breaking news, a < b", None),
+    ],
+)
+def test_syntax_of_other_programs_is_hinted_at(prompt, found):
+    lines = text.prompt_report(text.Prompt(9), "exact", "positive", prompt).splitlines()[2:]
+    assert [line.split("”")[0] for line in lines] == ([f"hint: “{found}"] if found else [])

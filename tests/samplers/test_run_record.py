@@ -23,6 +23,7 @@ def test_facts_are_numbers_that_json_keeps():
     assert facts == {
         "cfg": 3.5,
         "steps": 6,
+        "steps_done": 6,
         "prompts_computed": 9,
         "uncond_computed": 3,
         "network_calls": 6,
@@ -43,23 +44,32 @@ def test_text_says_all_that_was_left_out():
         zeroed=1, skipped=2, extrapolated=3, stopped=3, cosines=[(0, 0.5), (1, 0.25), (2, 0.75)], notes=["one", "two"]
     )
     assert run.text().split("\n") == [
+        "3.1 s, 0.52 s a step",
+        "one",
+        "two",
         "6 steps, cfg 3.5: 9 prompts computed in 6 forwards; plain CFG computes 12",
         "1 evaluations zeroed, 2 uncond skipped, 3 uncond extrapolated",
         "cond and uncond alike from step 4 on",
         "cosine of cond and uncond 0.500 to 0.750, least 0.250",
-        "3.1 s, 0.52 s a step",
-        "one",
-        "two",
     ]
 
 
 def test_text_says_nothing_that_is_not_known():
     assert record(plain=None, skipped=2).text().split("\n") == [
+        "3.1 s, 0.52 s a step",
         "6 steps, cfg 3.5: 9 prompts computed in 6 forwards",
         "2 uncond skipped",
-        "3.1 s, 0.52 s a step",
     ]
-    assert RunRecord(3.0, 0, seconds=2.0).text() == "2.0 s, 2.00 s a step\nstopped before its end"
+    assert record(plain=None).text("beta").split("\n")[:2] == ["3.1 s, 0.52 s a step", "beta"]
+
+
+def test_an_interrupted_run_has_the_speed_of_the_steps_that_were_done():
+    run = RunRecord(3.0, 26, seconds=9.0)
+    assert run.text() == "9.0 s\nstopped before its end: 0 of 26 steps are done"
+    run.step_done(0, 2.5)
+    run.step_done(2, 7.5)
+    assert run.text() == "9.0 s, 2.50 s a step\nstopped before its end: 3 of 26 steps are done"
+    assert (run.facts()["steps"], run.facts()["steps_done"]) == (26, 3)
 
 
 def test_a_new_record_has_counted_nothing():

@@ -1,5 +1,7 @@
-// Shows what our nodes tell of their runs: the server's event "chroma.report", from nodes/shared/report.py. A node that has
-// told nothing has no widget. A report stays until the next one, also while the node comes out of the server's cache.
+// Shows what nodes tell of their runs, from nodes/shared/report.py: beside their outputs in the host's event "executed",
+// which it repeats for what comes from its cache, and as "chroma.report" after them. Of a node that fails or is refused it
+// shows the error. A node that has told nothing has no widget. What was told is gone once a new run begins, unless the run
+// takes that node's output from the cache.
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
@@ -12,7 +14,13 @@ const MIN_WIDTH = 320; // of a node that has nothing else to show
 const ROW_GAP = 4; // that the canvas puts between widgets of a fixed height
 const KEPT = "chroma.reports"; // in the browser tab's storage, so that they survive a reload of the page
 const MAX_KEPT = 200;
+const MAX_PROMPTS = 100; // whose workflow is remembered
+const OURS = `custom_nodes.${decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))}`; // as the server names it
+const OUR_FILES = new RegExp(`custom_nodes[\\\\/]${OURS.slice(13).replace(/\W/g, "\\$&")}[\\\\/]`);
+const QUEUE_MS = 60_000; // for the server's answer whether it takes a prompt
 
+const workflows = new Map(); // prompt's id -> workflow's id, the oldest first
+const told = new Set(); // keys of what the run has told that is under way
 const reports = new Map(); // "workflow id/execution id" -> what ReportView shows, and the node's type, the oldest first
 const widgets = new WeakMap(); // node -> its ReportWidget
 
@@ -59,7 +67,7 @@ class ReportWidget {
 
   /** Follows the height of the text. */
   fit() {
-    this.whole = this.view.height || this.whole; // 0 while it is not on the page
+    if (!this.view.isEmpty) this.whole = this.view.height || this.whole; // 0 while it is not on the page
     Object.assign(this.view.element.style, { minHeight: `${this.height}px`, maxHeight: `${this.whole}px` });
     this.node.setDirtyCanvas(true, true);
   }
@@ -77,11 +85,7 @@ function grows(widget) {
   return !(maxHeight <= minHeight);
 }
 
-function keep(workflow, id, report) {
-  const key = `${workflow}/${id}`;
-  reports.delete(key); // so that it is the newest
-  reports.set(key, report);
-  if (reports.size > MAX_KEPT) reports.delete(reports.keys().next().value);
+function save() {
   try {
     sessionStorage.setItem(KEPT, JSON.stringify([...reports]));
   } catch {
@@ -104,11 +108,90 @@ function nodeOf(id) {
   return node;
 }
 
-function onReport({ detail }) {
-  const { node: id, workflow, ...report } = detail;
-  const node = (workflow ?? app.rootGraph.id) === app.rootGraph.id ? nodeOf(id) : undefined; // else in another tab
-  keep(workflow ?? app.rootGraph.id, id, { ...report, type: node?.type });
+function isOurs(node) {
+  return node?.constructor.nodeData?.python_module === OURS;
+}
+
+function tell(workflow, id, report) {
+  const key = `${workflow}/${id}`;
+  const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined; // else in another tab
+  reports.delete(key); // so that it is the newest
+  reports.set(key, { ...report, type: node?.type });
+  if (reports.size > MAX_KEPT) reports.delete(reports.keys().next().value);
+  told.add(key);
+  save();
   if (node) show(node, report, true);
+}
+
+/** Forgets what a workflow's nodes have told, except those of which `keeps` says so; they keep their room. */
+function forget(workflow, keeps = () => false) {
+  for (const key of [...reports.keys()]) {
+    const [of, id] = key.split("/");
+    if (of !== workflow || keeps(id, key)) continue;
+    reports.delete(key);
+    const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
+    if (node) widgets.get(node)?.show(NOTHING);
+  }
+  save();
+}
+
+const NOTHING = { text: "", marks: [], bar: null, level: "info" };
+
+function errorOf(text) {
+  return { text: `ERROR: ${text.trim()}`, marks: [[0, 7, "error"]], bar: null, level: "error" };
+}
+
+/** The workflow of a prompt; that on the canvas where a client of another kind has queued it. */
+function workflowOf(prompt) {
+  return workflows.get(prompt) ?? app.rootGraph.id;
+}
+
+const LISTENERS = {
+  "chroma.queued": ({ prompt, workflow }) => {
+    workflows.set(prompt, workflow);
+    if (workflows.size > MAX_PROMPTS) workflows.delete(workflows.keys().next().value);
+  },
+  "chroma.report": ({ node, workflow, ...report }) => tell(workflow ?? app.rootGraph.id, node, report),
+  execution_start: () => told.clear(),
+  execution_cached: ({ prompt_id, nodes }) => forget(workflowOf(prompt_id), (id) => nodes.includes(id)),
+  executed: ({ prompt_id, display_node, node, output }) => {
+    const last = output?.chroma_report?.at(-1);
+    if (last) tell(workflowOf(prompt_id), display_node ?? node, JSON.parse(last));
+  },
+  execution_success: ({ prompt_id }) => forget(workflowOf(prompt_id), (_, key) => told.has(key)),
+  execution_interrupted: ({ prompt_id }) => forget(workflowOf(prompt_id), (_, key) => told.has(key)),
+  execution_error: ({ prompt_id, node_id, exception_message, traceback }) => {
+    const workflow = workflowOf(prompt_id);
+    forget(workflow, (_, key) => told.has(key));
+    const node = workflow === app.rootGraph.id ? nodeOf(node_id) : undefined;
+    if (isOurs(node) || OUR_FILES.test((traceback ?? []).join(""))) tell(workflow, node_id, errorOf(exception_message));
+  },
+  promptQueueing: watchAnswer,
+};
+
+/** Shows what the server refuses to run: its answer to the prompt has it, and the page keeps that. */
+function watchAnswer() {
+  const workflow = app.rootGraph.id;
+  const before = app.extensionManager.lastNodeErrors;
+  const end = Date.now() + QUEUE_MS;
+  const look = () => {
+    const found = app.extensionManager.lastNodeErrors;
+    if (found && found !== before) refuse(workflow, found);
+    else if (Date.now() < end) setTimeout(look, 50);
+  };
+  setTimeout(look, 50);
+}
+
+function refuse(workflow, found) {
+  const ours = Object.entries(found).filter(([id, { errors }]) => errors.length && isOurs(nodeOf(id)));
+  if (ours.length) forget(workflow);
+  for (const [id, { errors }] of ours) tell(workflow, id, errorOf(errors.map(refusal).join("\n")));
+}
+
+/** The sentence of a refusal: a node's own stands behind the host's words and the input's name. */
+function refusal({ type, message, details }) {
+  if (type === "custom_validation_failed" && details) return details.replace(/^\S+ - /, "");
+  return [message, details].filter(Boolean).join(": ");
 }
 
 /** Gives the nodes of the workflow that was just opened what they told before. */
@@ -138,7 +221,7 @@ app.registerExtension({
   name: "Chroma.Report",
   setup() {
     for (const [key, report] of JSON.parse(sessionStorage.getItem(KEPT) ?? "[]")) reports.set(key, report);
-    api.addEventListener("chroma.report", onReport);
+    for (const [event, act] of Object.entries(LISTENERS)) api.addEventListener(event, ({ detail }) => act(detail));
     restore();
   },
   afterConfigureGraph: restore,

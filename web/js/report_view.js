@@ -27,6 +27,7 @@ const STYLE = `
   content: ""; display: block; position: sticky; bottom: -${PADDING}px; height: 20px; margin: -20px 0 0;
   pointer-events: none; background: linear-gradient(transparent, var(--report-ground));
 }
+.chroma-report.empty .panel { visibility: hidden; }
 .chroma-report .panel:focus-visible { box-shadow: inset 0 0 0 1px var(--primary-background, #0b8ce9); }
 .chroma-report .line { overflow-wrap: anywhere; opacity: 0.72; }
 .chroma-report .line:first-child, .chroma-report .line.marked { opacity: 1; }
@@ -73,6 +74,8 @@ export class ReportView {
    * level: of the whole; info, warning or error.
    */
   show({ text, marks, bar, level }) {
+    this.isEmpty = !text; // it is not seen, and keeps its room
+    this.element.classList.toggle("empty", this.isEmpty);
     this.panel.className = `panel ${level}`;
     this.panel.scrollTop = 0;
     const shown = bar ? text.replace(/^[█░]+ /, "") : text; // a bar for those who see the text alone

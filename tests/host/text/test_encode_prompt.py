@@ -433,7 +433,7 @@ def test_hint_comes_with_short_negative_prompts_only(run):
 
 def test_unknown_tokens_are_told(run):
     run("pack", "a fox 🦊🔥 and 👩")
-    assert "tokens are unknown to T5 (emoji and many scripts)" in run.said()
+    assert "WARNING: T5 does not know the characters of" in run.said()
 
 
 # --- what the host has put on the encoder ----------------------------------------------------------------------------

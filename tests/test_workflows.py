@@ -1,0 +1,36 @@
+"""What every shipped workflow has in common, read from its JSON."""
+
+import json
+
+import pytest
+import support
+
+WORKFLOWS = [*(support.ROOT / "example_workflows").glob("*.json"), support.dev.WORKFLOW]
+BLUEPRINTS = [*(support.ROOT / "subgraphs").glob("*.json")]
+every = pytest.mark.parametrize("path", sorted(WORKFLOWS), ids=lambda p: p.stem)
+
+
+def nodes(path):
+    """Its nodes, those in subgraphs too."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    graphs = [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
+    return [node for graph in graphs for node in graph["nodes"]]
+
+
+@pytest.mark.parametrize("path", sorted([*WORKFLOWS, *BLUEPRINTS]), ids=lambda p: p.stem)
+def test_each_run_has_another_seed(path):
+    """The front end keeps what happens to a seed after a run as the widget behind it."""
+    controls = [v for node in nodes(path) for v in node.get("widgets_values") or () if v in ("fixed", "randomize")]
+    assert controls and set(controls) == {"randomize"}
+
+
+@every
+def test_note_tells_how_to_keep_a_picture(path):
+    (note,) = [node["widgets_values"][0] for node in nodes(path) if node["type"] == "MarkdownNote"]
+    assert "Each *Run* makes another picture" in note and "*fixed*" in note
+
+
+@every
+def test_notes_have_no_code(path):
+    """Nodes 2.0 shows code in a dark theme at a contrast of 1.47 to 1."""
+    assert not any("`" in node["widgets_values"][0] for node in nodes(path) if node["type"] == "MarkdownNote")
