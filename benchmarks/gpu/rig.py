@@ -24,6 +24,7 @@ import dev
 
 COMMIT = "CHROMA_PACK_COMMIT"  # the commit, where the checkout has no .git
 GB = 1e9
+ROOM = 40 * GB  # of free memory on the card, with which models of other formats stay there
 PACKAGES = ("torch", "triton", "comfy-kitchen", "comfy-aimdo", "diffusers", "sageattention", "flash-attn")
 
 
@@ -59,8 +60,7 @@ class Rig:
         self.scale = NARROW if rehearse else FULL
         self.found: Mapping[str, dict[str, Any]] = {}
         self._weights: dict[str, Any] | None = None
-        self._kept: dict[str, Any] = {}
-        self._stored = ""
+        self._kept: dict[tuple[str, str], Any] = {}  # (whose, stored as) -> MODEL
         self.changes: dict[str, Any] = {}  # of an output by a LoRA, by format
 
     # --- ComfyUI in this process -------------------------------------------------------------------------------------
@@ -165,25 +165,28 @@ class Rig:
         made.load_state_dict(weights, assign=True)
         return made.eval().requires_grad_(False)
 
-    def only(self, stored: str) -> None:
-        """Frees the models of any other format."""
-        if stored != self._stored:
-            self.free()
-            self._stored = stored
-
     def free(self) -> None:
+        """Forgets all MODELs."""
         self._kept.clear()
         self.comfy.model_management.unload_all_models()
         gc.collect()
         self.comfy.model_management.soft_empty_cache()
+
+    def room(self, stored: str) -> None:
+        """Forgets the MODELs of other formats unless the card has room for one more."""
+        import torch
+
+        others = any(kept != stored for _, kept in self._kept)
+        if others and (self.device.type != "cuda" or torch.cuda.mem_get_info(self.device)[0] < ROOM):
+            self.free()
 
     def ours(self, stored: str) -> Any:
         """Our MODEL with the weights stored so, on the device; by the loader's own code, from tensors instead of a file.
 
         stored: a name of the loader's precisions, or of a type of GGML's.
         """
-        self.only(stored)
-        if "ours" not in self._kept:
+        if ("ours", stored) not in self._kept:
+            self.room(stored)
             load = dev.load_pack("host.model.load")
             source = Source(*self.stored_as(stored))
             mode = stored if stored in dev.load_pack("loaders.formats.base.registry").QUANT_MODES else "keep"
@@ -191,8 +194,9 @@ class Rig:
                 mock.patch.object(load, "ModelFile", lambda *_: source),
                 mock.patch.object(load, "stamps_of", lambda *_: ()),
             ):
-                self._kept["ours"] = load.load_chroma("synthetic", mode, disable_dynamic=True)
-        return self.loaded(self._kept["ours"])
+                patcher = load.load_chroma("synthetic", mode, disable_dynamic=True)
+            self.keep("ours", stored, patcher)
+        return self._kept["ours", stored]
 
     def native(self, stored: str) -> Any:
         """ComfyUI's own MODEL on the very tensors of `ours(stored)`.
@@ -202,7 +206,7 @@ class Rig:
         import torch
 
         ours = self.ours(stored)
-        if "native" not in self._kept:
+        if ("ComfyUI", stored) not in self._kept:
             sd = ours.model.diffusion_model.state_dict()
             config = self.comfy.supported_models.Chroma(
                 {"image_model": "chroma", **self.models.native_params(self.config)}
@@ -221,20 +225,14 @@ class Rig:
             config.set_inference_dtype(torch.bfloat16, compute, device=self.device)
             model = config.get_model({})
             model.load_model_weights(dict(sd), "", assign=True)
-            offload = self.comfy.model_management.unet_offload_device()
-            self._kept["native"] = self.comfy.model_patcher.ModelPatcher(model, self.device, offload)
-        return self.loaded(self._kept["native"])
+            self.keep("ComfyUI", stored, self.comfy.model_patcher.ModelPatcher(model, self.device, self.device))
+        return self._kept["ComfyUI", stored]
 
-    def loaded(self, *patchers: Any) -> Any:
-        """These on the device, and whatever else is loaded stays there if there is room; gives the first."""
-        others = [p for p in self.kept if all(p is not q for q in patchers)]
-        self.comfy.model_management.load_models_gpu([*patchers, *others])
-        return patchers[0]
-
-    @property
-    def kept(self) -> list[Any]:
-        """The MODELs that are there now."""
-        return list(self._kept.values())
+    def keep(self, whose: str, stored: str, patcher: Any) -> None:
+        """Puts a MODEL on the device for good: its place for unloading is the device too, so nothing is copied back."""
+        self._kept[whose, stored] = patcher
+        patcher.offload_device = self.device
+        self.comfy.model_management.load_models_gpu(list(self._kept.values()))
 
     def stored_as(self, stored: str) -> tuple[Any, dict[str, Any]]:
         """(header, tensors) as of a file under published names: the weights, or random blocks of a type of GGML's."""
@@ -301,7 +299,7 @@ class Rig:
             torch.cuda.synchronize(self.device)
 
     def alternate(self, variants: dict[str, Callable[[], Any]], rounds: int | None = None) -> dict[str, Any]:
-        """Median seconds and peak memory of each variant, alternating after a warm-up; and all seconds."""
+        """Median seconds of each variant, alternating after a warm-up; all seconds; memory beyond that of the weights."""
         import torch
 
         figures: dict[str, Any] = {}
@@ -309,10 +307,11 @@ class Rig:
         for name, call in variants.items():
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
+                before = torch.cuda.memory_allocated(self.device)
             call()
             self.sync()
             if self.device.type == "cuda":
-                figures[f"{name}, peak GB"] = torch.cuda.max_memory_allocated(self.device) / GB
+                figures[f"{name}, working GB"] = (torch.cuda.max_memory_allocated(self.device) - before) / GB
         for i in range(rounds or self.scale.rounds):
             for name in list(variants) if i % 2 == 0 else reversed(list(variants)):
                 start = time.perf_counter()

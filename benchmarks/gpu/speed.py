@@ -57,7 +57,6 @@ def calls(rig: Rig, stored: str, pixels: int) -> dict[str, Callable[[], Any]]:
     nets = {"ours": rig.ours(stored).model.diffusion_model}
     if stored in READ_BY_COMFYUI:
         nets["ComfyUI"] = rig.native(stored).model.diffusion_model
-    rig.loaded(*rig.kept)
     x, t, context = given["x"], given["timesteps"], given["context"]
     made = {name: lambda net=net: net(x, t, context, guidance, transformer_options={}) for name, net in nets.items()}
     known = nets["ours"].modulations(t, guidance)
@@ -114,12 +113,12 @@ def ceiling(rig: Rig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def by_block(rig: Rig, *nets: Any, whole: bool = False) -> Iterator[None]:
-    """These networks compiled in place, block by block or as a whole, with the guards that ComfyUI's node uses."""
+    """These networks compiled in place, block by block or as a whole, with no guard on options, as ComfyUI's node has it."""
     import torch
 
     torch._dynamo.reset()
     backend = "eager" if rig.rehearse else "inductor"
-    options = {"guard_filter_fn": lambda entries: ["transformer_options" not in e.name for e in entries]}
+    options = {"guard_filter_fn": lambda entries: ["options" not in e.name for e in entries]}
     modules = [m for net in nets for m in ([net] if whole else [*net.double_blocks, *net.single_blocks])]
     for module in modules:
         module.compile(backend=backend, options=options if backend == "inductor" else None)
@@ -135,7 +134,8 @@ def compiled(rig: Rig, stored: str, whole: bool = False) -> dict[str, Any]:
     import time
 
     made = calls(rig, stored, rig.scale.pixels)
-    nets = [patcher.model.diffusion_model for patcher in rig.kept]
+    patchers = [rig.ours(stored), *([rig.native(stored)] if stored in READ_BY_COMFYUI else [])]
+    nets = [patcher.model.diffusion_model for patcher in patchers]
     first: dict[str, float] = {}
     with by_block(rig, *nets, whole=whole):
         for name, call in made.items():

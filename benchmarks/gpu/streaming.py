@@ -54,10 +54,14 @@ def by_buffers(rig: Rig, stored: str) -> Any:
 
     patcher = model(rig, "ours", stored)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        buffers = vbar.Buffers(monkeypatch, room=False)
+        buffers, plain = vbar.Buffers(monkeypatch, room=False), rig.comfy.ops.cast_bias_weight
         for layer in patcher.model.diffusion_model.modules():
             if getattr(layer, "quant_format", None):
                 buffers.hold(layer)
+        held = rig.comfy.ops.cast_bias_weight
+        monkeypatch.setattr(
+            rig.comfy.ops, "cast_bias_weight", lambda s, *a, **k: (held if hasattr(s, "_v") else plain)(s, *a, **k)
+        )
         return rig.sample(patcher, STEPS, CFG)
 
 

@@ -66,9 +66,14 @@ def test_results_of_another_commit_are_not_mixed(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups")
 def test_a_part_that_hangs_is_ended_and_the_rest_runs(tmp_path, monkeypatch):
+    hanging, number = tmp_path / "python", tmp_path / "number"
+    hanging.write_text(f"#!/bin/sh\necho $$ >{number}\nexec sleep 600\n")
+    hanging.chmod(0o755)
     monkeypatch.setattr(runner, "GRACE", 0)
-    monkeypatch.setattr(sys, "executable", "/bin/yes")
-    assert runner.run_part(BY_NAME["speed"], tmp_path, 0.2, True, False)
+    monkeypatch.setattr(sys, "executable", str(hanging))
+    assert runner.run_part(BY_NAME["speed"], tmp_path, 2, True, False)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
 
 
 def test_tables_show_figures_and_what_has_none(tmp_path):
