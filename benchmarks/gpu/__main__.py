@@ -9,7 +9,7 @@ from pathlib import Path
 from . import runner
 from .parts import BY_NAME, PARTS
 
-REHEARSAL_MINUTES, MINUTES = 10, 10
+MINUTES = 10
 
 
 def main() -> int:

@@ -17,17 +17,17 @@ FP16_SIZES = (1.0, 30.0)  # factors on the text: the second drives the streams o
 
 def cases(rig: Rig) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "bf16 against float32: ours, ComfyUI, diffusers", lambda: against_float32(rig)
-    for name in (*FORMATS, *GGML):
+    for name in (*rig.some(FORMATS), *rig.some(GGML)):
         yield f"products of {name} against the weights unpacked", lambda name=name: products(rig, name)
-    for name in GGML:
+    for name in rig.some(GGML):
         yield f"unpacking {name} equals the CPU's", lambda name=name: unpacking(rig, name)
-    for name in ("pytorch", *ATTENTION[1:]):
+    for name in ATTENTION:
         yield f"attention {name} against PyTorch's", lambda name=name: attention(rig, name)
     for factor in FP16_SIZES:
         yield f"fp16, text times {factor:g}", lambda factor=factor: fp16(rig, factor)
-    for name in ("bf16", *FORMATS[:4], "q8_0", "Q4_K"):
+    for name in rig.some(("bf16", *FORMATS[:4], "q8_0", "Q4_K")):
         yield f"forward in {name}", lambda name=name: forward(rig, name)
-    for name in WITH_LORA:
+    for name in rig.some(WITH_LORA):
         yield f"LoRA on {name}", lambda name=name: lora(rig, name)
 
 
@@ -105,13 +105,13 @@ def rig_layer(rig: Rig, name: str) -> Any:
     registry = dev.load_pack("loaders.formats.base.registry")
     weights, layers = dev.load_pack("host.model.weights"), dev.load_pack("host.model.layers")
     generator = torch.Generator(rig.device).manual_seed(2)
-    width = rig.scale.width
+    width = max(256, rig.scale.width)  # a block of GGML's
     dense = torch.randn(width, width, generator=generator, device=rig.device) * width**-0.5
     if name in registry.QUANT_MODES:
         packed, settings = weights.pack(dense, registry.QUANT_MODES[name])
         format = registry.FORMATS[registry.QUANT_MODES[name].format]
     else:
-        held = weights.Held(name, rig.blocks(name, dense), tuple(dense.shape), {})
+        held = weights.Held(name, rig.blocks(name, dense), tuple(dense.shape), {"scale": None})
         packed, settings, format = weights.tensor_of(held, rig.dtype), {}, registry.FORMATS[name]
     packed = packed.to(dtype=rig.dtype)
     layer = layers.operations(rig.dtype, rig.device).Linear(width, width, bias=True, device=rig.device)

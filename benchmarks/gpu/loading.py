@@ -13,7 +13,7 @@ CFG = 3.5
 
 
 def cases(rig: Rig) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    for stored in STORED:
+    for stored in rig.some(STORED):
         yield f"ours {stored}", lambda stored=stored: timed(rig, "ours", stored)
     yield "ComfyUI bf16", lambda: timed(rig, "ComfyUI", "bf16")
 

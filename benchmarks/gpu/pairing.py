@@ -12,9 +12,9 @@ SIDES = (512, 1024)
 
 
 def cases(rig: Rig) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    for stored in STORED:
+    for stored in rig.some(STORED):
         for side in rig.scale.sides[:2] if rig.rehearse else SIDES:
-            for lengths in LENGTHS:
+            for lengths in rig.some(LENGTHS):
                 name = f"{stored}, {side} pixels, texts {lengths[0]} and {lengths[1]}"
                 yield name, lambda a=stored, b=side, c=lengths: paired(rig, a, b, c)
 

@@ -42,7 +42,7 @@ PARTS = (
         (
             "kernels of a card: fp8, int8, mxfp8 and nvfp4 products, rotary embedding",
             "attention kernels that the machine lacks: flash, sage, xformers",
-            "the size: width 256 at full depth instead of 3072",
+            "the size: width 128 at full depth instead of 3072",
         ),
     ),
     Part(
@@ -73,7 +73,7 @@ PARTS = (
         "Do cond and uncond cost less in one forward than in two? The rule of `auto` follows.",
         "pairing",
         50,
-        ("the size: width 256 instead of 3072",),
+        ("the size: width 128 instead of 3072",),
     ),
     Part(
         "kernels",

@@ -45,7 +45,7 @@ class Scale:
 
 
 FULL = Scale(3072, 24, 4096, (64, 5120, 5), (512, 1024, 2048), 1024, 128, 26, 30, 5)
-NARROW = Scale(256, 2, 64, (64, 64, 2), (64, 96), 96, 8, 2, 2, 1)
+NARROW = Scale(128, 1, 64, (64, 64, 2), (64, 96), 96, 8, 2, 2, 1)
 
 
 class Rig:
@@ -62,6 +62,10 @@ class Rig:
         self._weights: dict[str, Any] | None = None
         self._kept: dict[tuple[str, str], Any] = {}  # (whose, stored as) -> MODEL
         self.changes: dict[str, Any] = {}  # of an output by a LoRA, by format
+
+    def some(self, names: tuple[Any, ...]) -> tuple[Any, ...]:
+        """All of them; in a rehearsal the first and the last, since the others run the same code."""
+        return (names[0], names[-1]) if self.rehearse else names
 
     # --- ComfyUI in this process -------------------------------------------------------------------------------------
 
@@ -243,7 +247,7 @@ class Rig:
         infos = {name: info.TensorInfo(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
         if stored in info.GGML_BLOCKS:
             for name, t in tensors.items():
-                if t.ndim == 2 and "_blocks." in name:
+                if t.ndim == 2 and "_blocks." in name and t.shape[1] % info.GGML_BLOCKS[stored][0] == 0:
                     infos[name] = info.TensorInfo(stored, tuple(t.shape))
                     tensors[name] = self.blocks(stored, t)
         size = sum(t.nbytes for t in tensors.values())

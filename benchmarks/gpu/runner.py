@@ -22,6 +22,7 @@ from .parts import BY_NAME, Part
 Case = tuple[str, Callable[[], dict[str, Any]]]
 UNFINISHED = {"unfinished": True}
 GRACE = 5  # seconds between a part's own end of time and the end of its process
+PATIENCE = 10  # times longer in a rehearsal, whose machine may be busy
 SAME = ("card", "torch", "commit")  # of the machine; results of different ones are not put into one file
 
 
@@ -133,13 +134,14 @@ def end(process: subprocess.Popen) -> None:
 
 def run(parts: Iterable[Part], out: Path, minutes: float, rehearse: bool, again: bool) -> list[str]:
     """All parts in their order while time is left; gives the names of those whose process failed."""
-    last = time.monotonic() + 60 * minutes
+    patience = PATIENCE if rehearse else 1
+    last = time.monotonic() + 60 * minutes * patience
     failed = []
     for part in parts:
         left = last - time.monotonic() - GRACE
         if left <= GRACE:
             print(f"{part.name}: left out, the time is over", flush=True)
             continue
-        if not run_part(part, out, min(left, part.seconds), rehearse, again):
+        if not run_part(part, out, min(left, part.seconds * patience), rehearse, again):
             failed.append(part.name)
     return failed

@@ -22,16 +22,16 @@ def cases(rig: Rig) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     scale = rig.scale
     yield "ceiling of products", lambda: ceiling(rig)
     yield "forward bf16", lambda: forward(rig, "bf16", scale.pixels, with_diffusers=True)
-    for stored in FORMATS[:3]:
+    for stored in rig.some(FORMATS[:3]):
         yield f"forward {stored}", lambda stored=stored: forward(rig, stored, scale.pixels)
     yield "recipe", lambda: picture(rig, RECIPE["stored"], scale.recipe_steps, RECIPE["cfg"])
-    for stored in COMPILED[:3]:
+    for stored in rig.some(COMPILED[:3]):
         yield f"forward {stored}, compiled by block", lambda stored=stored: compiled(rig, stored)
     yield "recipe, compiled by block", lambda: compiled_picture(rig)
     yield "picture bf16", lambda: picture(rig, "bf16", scale.steps, CFG)
     yield "profile of the slowest", lambda: profile_of(rig, slowest=True)
     yield "profile of the best", lambda: profile_of(rig, slowest=False)
-    for stored in FORMATS[3:]:
+    for stored in rig.some(FORMATS[3:]):
         yield f"forward {stored}", lambda stored=stored: forward(rig, stored, scale.pixels)
     for stored in ("bf16", "fp8_scaled"):
         for side in scale.sides:

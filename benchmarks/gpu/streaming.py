@@ -14,8 +14,8 @@ STEPS, CFG = 3, 3.5
 
 def cases(rig: Rig) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "dynamic VRAM on and off", lambda: on_and_off(rig)
-    for limit in LIMITS:
-        for stored in STORED:
+    for limit in rig.some(LIMITS):
+        for stored in rig.some(STORED):
             yield f"{limit} GB, ours {stored}", lambda a=limit, b=stored: limited(rig, a, "ours", b)
         yield f"{limit} GB, ComfyUI bf16", lambda a=limit: limited(rig, a, "ComfyUI", "bf16")
 
@@ -37,7 +37,7 @@ def model(rig: Rig, whose: str, stored: str, dynamic: bool = True) -> Any:
 def on_and_off(rig: Rig) -> dict[str, Any]:
     """Distance of a run with streamed weights, the smallest limit, from one with all of them in the card's memory."""
     found = {}
-    for stored in STORED:
+    for stored in rig.some(STORED):
         resident = rig.sample(model(rig, "ours", stored, dynamic=False), STEPS, CFG)
         if rig.rehearse:
             found[stored] = rig.support.relative(by_buffers(rig, stored), resident)
