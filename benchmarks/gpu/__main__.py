@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="every part on the CPU, narrow")
     parser.add_argument("--again", action="store_true", help="try what failed once more")
     parser.add_argument("--tables", action="store_true", help="only write tables from the results in --out")
-    parser.add_argument("--part", help=argparse.SUPPRESS)  # one part in this process
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)  # these in this process
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     unknown = [name for name in arguments.parts if name not in BY_NAME]

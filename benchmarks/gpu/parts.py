@@ -50,7 +50,12 @@ PARTS = (
         "How long are a forward and a picture: ours, ComfyUI's, diffusers', by format, size, and compiled?",
         "speed",
         230,
-        ("Inductor and Triton: compiled code runs on the `eager` backend", "SageAttention", "device memory"),
+        (
+            "Inductor and Triton: compiled code runs on the `eager` backend",
+            "a network compiled as a whole",
+            "SageAttention",
+            "device memory",
+        ),
     ),
     Part(
         "streaming",

@@ -90,32 +90,34 @@ def brief(found: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in list(shown.items())[:8])
 
 
-def child(name: str, out: Path, rehearse: bool, again: bool, seconds: float) -> None:
-    """One part in this process."""
+def child(names: list[str], out: Path, rehearse: bool, again: bool, seconds: float) -> None:
+    """Parts in this process: one, or in a rehearsal several that need the same of ComfyUI."""
     began = time.monotonic()
-    part = BY_NAME[name]
+    parts = [BY_NAME[name] for name in names]
     from . import rig as rigs
 
     rig = rigs.Rig(out, rehearse)
-    if part.host:
-        rig.start_host(part.dynamic and not rehearse)
-    results = Results(out / f"{name}.json", name, rigs.machine(rehearse), rehearse)
-    rig.found = results.cases
-    cases = importlib.import_module(f".{part.module}", __package__).cases(rig)
-    run_cases(results, cases, seconds - (time.monotonic() - began), again)
+    if parts[0].host:
+        rig.start_host(parts[0].dynamic and not rehearse)
+    for part in parts:
+        results = Results(out / f"{part.name}.json", part.name, rigs.machine(rehearse), rehearse)
+        rig.found = results.cases
+        cases = importlib.import_module(f".{part.module}", __package__).cases(rig)
+        run_cases(results, cases, seconds - (time.monotonic() - began), again)
 
 
-def run_part(part: Part, out: Path, seconds: float, rehearse: bool, again: bool) -> bool:
-    """One part in a process of its own, ended when its time is over; whether it came to its end."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--part", part.name, "--out", str(out)]
+def run_parts(parts: list[Part], out: Path, seconds: float, rehearse: bool, again: bool) -> bool:
+    """Parts in a process of their own, ended when its time is over; whether it came to its end."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--part", *(part.name for part in parts), "--out", str(out)]
     command += ["--rehearse"] * rehearse + ["--again"] * again + ["--seconds", f"{seconds:.0f}"]
-    print(f"{part.name} ({seconds:.0f} s): {part.question}", flush=True)
+    for part in parts:
+        print(f"{part.name} ({part.seconds} s): {part.question}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, start_new_session=os.name != "nt")
     try:
         return process.wait(seconds + GRACE) == 0
     except subprocess.TimeoutExpired:
-        print(f"  {part.name}: its time is over", flush=True)
+        print("  the time is over", flush=True)
         return True
     finally:
         end(process)
@@ -132,16 +134,24 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def groups(parts: Iterable[Part], rehearse: bool) -> list[list[Part]]:
+    """Parts by process: each has its own, but in a rehearsal those with ComfyUI share one, whose start takes longest."""
+    parts = list(parts)
+    if not rehearse:
+        return [[part] for part in parts]
+    shared = [part for part in parts if part.host]
+    return [*([shared] if shared else []), *([part] for part in parts if not part.host)]
+
+
 def run(parts: Iterable[Part], out: Path, minutes: float, rehearse: bool, again: bool) -> list[str]:
     """All parts in their order while time is left; gives the names of those whose process failed."""
     patience = PATIENCE if rehearse else 1
     last = time.monotonic() + 60 * minutes * patience
     failed = []
-    for part in parts:
-        left = last - time.monotonic() - GRACE
+    for group in groups(parts, rehearse):
+        names, left = [part.name for part in group], last - time.monotonic() - GRACE
         if left <= GRACE:
-            print(f"{part.name}: left out, the time is over", flush=True)
-            continue
-        if not run_part(part, out, min(left, part.seconds * patience), rehearse, again):
-            failed.append(part.name)
+            print(f"{', '.join(names)}: left out, the time is over", flush=True)
+        elif not run_parts(group, out, min(left, patience * sum(p.seconds for p in group)), rehearse, again):
+            failed += names
     return failed

@@ -71,7 +71,7 @@ def test_a_part_that_hangs_is_ended_and_the_rest_runs(tmp_path, monkeypatch):
     hanging.chmod(0o755)
     monkeypatch.setattr(runner, "GRACE", 0)
     monkeypatch.setattr(sys, "executable", str(hanging))
-    assert runner.run_part(BY_NAME["speed"], tmp_path, 2, True, False)
+    assert runner.run_parts([BY_NAME["speed"]], tmp_path, 2, True, False)
     with pytest.raises(ProcessLookupError):
         os.kill(int(number.read_text()), 0)
 
