@@ -31,7 +31,7 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x
 LEFT_OUT = ("comfy_kitchen/backends/hip/_C.abi3.so",)  # kernels for another maker's cards
 HOST_LEFT_OUT = {
     *("tests", "tests-unit", "blueprints", "custom_nodes", "input", "models", "output", "temp", "user"),
-    *(".git", ".github", "__pycache__", "comfy_api_nodes", "script_examples"),
+    *("openapi.yaml", ".git", ".github", "__pycache__", "comfy_api_nodes", "script_examples"),
 }
 
 
@@ -67,7 +67,7 @@ def told(to: Path) -> int:
 
 def packages(path: Path, python: str) -> None:
     """ComfyUI and the wheels, unpacked and packed together; nothing is done where that is there already."""
-    wanted = {"host": dev.host_version(), "python": python, "left out": LEFT_OUT}
+    wanted = {"host": dev.host_version(), "python": python, "left out": [*LEFT_OUT, *sorted(HOST_LEFT_OUT)]}
     wanted |= {name: version(name) for name in PACKAGES}
     key = json.loads(json.dumps(wanted))
     note = path.with_name("packages.json")
@@ -107,7 +107,9 @@ def add_wheel(archive: tarfile.TarFile, wheel: Path) -> None:
 
 
 def without_extras(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if HOST_LEFT_OUT & set(entry.name.split("/")[1:]) else entry
+    """An entry of ComfyUI's folder, or None for what no part reads: tokenizers are a sixth of all that travels."""
+    names = entry.name.split("/")[1:]
+    return None if HOST_LEFT_OUT & set(names) or any("tokenizer" in n and "." not in n for n in names) else entry
 
 
 def repository(path: Path) -> None:
