@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Iterator
 
+import dev
+
 from .rig import Rig
 
 FORMATS = ("fp8_scaled", "int8_convrot", "mxfp8", "nvfp4", "q8_0", "q5_1", "q4_1")
+OURS_ONLY = ("q8_0", "q5_1", "q4_1")  # of FORMATS, what ComfyUI does not read
 GGML = ("Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ4_NL", "Q5_0", "Q4_0")
 WITH_LORA = ("bf16", "fp8_scaled", "int8_convrot", "q8_0", "Q4_K")
 ATTENTION = ("pytorch", "sub_quad", "split", "flash", "sage", "xformers")
@@ -44,8 +47,6 @@ def through_diffusers(rig: Rig, net: Any, **inputs: Any) -> Any:
     """diffusers' forward on the same inputs, as (B, C, H, W)."""
     import torch
 
-    import dev
-
     given = {**rig.inputs(), **inputs}
     latents, embeddings = dev.load_pack("chroma_model.latents"), dev.load_pack("chroma_model.embeddings")
     height, width = given["x"].shape[2] // 2, given["x"].shape[3] // 2
@@ -78,8 +79,6 @@ def products(rig: Rig, name: str) -> dict[str, Any]:
     """One layer's product as stored, and with its weight unpacked, both against float32 of the unpacked weight."""
     import torch
 
-    import dev
-
     layer = rig_layer(rig, name)
     x = torch.randn(64, layer.in_features, device=rig.device, dtype=rig.dtype)
     weight = layer.weight.dequantize().float()
@@ -99,8 +98,6 @@ def rig_layer(rig: Rig, name: str) -> Any:
     """One linear of our layers with seeded weights in a format."""
     import formats
     import torch
-
-    import dev
 
     registry = dev.load_pack("loaders.formats.base.registry")
     weights, layers = dev.load_pack("host.model.weights"), dev.load_pack("host.model.layers")
@@ -123,8 +120,6 @@ def rig_layer(rig: Rig, name: str) -> Any:
 def unpacking(rig: Rig, name: str) -> dict[str, Any]:
     """Bit for bit."""
     import torch
-
-    import dev
 
     types = dev.load_pack("loaders.formats.ggml")
     blocks = rig.blocks(name, torch.randn(64, 1024))
@@ -165,32 +160,36 @@ def fp16(rig: Rig, factor: float) -> dict[str, Any]:
     return found
 
 
+def unpacked(rig: Rig, name: str, factors: dict[str, Any] | None = None) -> Any:
+    """A bare network on the weights of `ours(name)`, unpacked; with a LoRA's factors multiplied out and added."""
+    state = dict(rig.ours(name).model.diffusion_model.named_parameters())
+    weights = {k: (w.dequantize() if hasattr(w, "layout_cls") else w).to(rig.dtype) for k, w in state.items()}
+    for layer, w in weights.items():
+        stem = f"diffusion_model.{layer.removesuffix('.weight')}"
+        if factors and f"{stem}.lora_A.weight" in factors:
+            up, down = (factors[f"{stem}.lora_{part}.weight"].to(rig.device) for part in "BA")
+            weights[layer] = (w.float() + up @ down).to(rig.dtype)
+    return rig.net("ours", weights=weights)
+
+
 def forward(rig: Rig, name: str) -> dict[str, Any]:
-    """Ours in this format against the bare bf16 network, and ComfyUI's on the same tensors."""
-    exact = run(rig, rig.net("ours"))
+    """Ours in this format against the network on its weights unpacked, and ComfyUI's on the same tensors."""
+    exact = run(rig, unpacked(rig, name))
     ours = run(rig, rig.ours(name).model.diffusion_model)
-    found = {"ours to the weights unquantised": rig.support.relative(ours, exact)}
-    if name not in GGML and name not in ("q8_0", "q5_1", "q4_1"):
+    found = {"ours to unpacked": rig.support.relative(ours, exact)}
+    if name in dev.load_pack("loaders.formats.base.registry").QUANT_MODES:  # random blocks of GGML's have no original
+        found["ours to the weights unquantised"] = rig.support.relative(ours, run(rig, rig.net("ours")))
+    if name not in (*GGML, *OURS_ONLY):
         native = run(rig, rig.native(name).model.diffusion_model)
-        found["ComfyUI to the weights unquantised"] = rig.support.relative(native, exact)
+        found["ComfyUI to unpacked"] = rig.support.relative(native, exact)
         found["ours to ComfyUI"] = rig.support.relative(ours, native)
     return found
 
 
 def lora(rig: Rig, name: str) -> dict[str, Any]:
-    """The change that a LoRA makes to the output: as in this format, against as on bf16 weights."""
-    if "bf16" not in rig.changes:
-        rig.changes["bf16"] = change(rig, "bf16")
-    found = rig.changes["bf16"] if name == "bf16" else change(rig, name)
-    if name == "bf16":
-        return {"change of the output": float(found.norm())}
-    return {"distance of the change": rig.support.relative(found, rig.changes["bf16"])}
-
-
-def change(rig: Rig, name: str) -> Any:
+    """The change that a LoRA makes to the output, against that of its factors multiplied out on unpacked weights."""
     import torch
 
-    before = run(rig, rig.ours(name).model.diffusion_model).float()
     generator = torch.Generator().manual_seed(3)
     factors = {}
     for layer, w in rig.weights().items():
@@ -199,8 +198,10 @@ def change(rig: Rig, name: str) -> Any:
             stem = f"diffusion_model.{layer.removesuffix('.weight')}"
             factors[f"{stem}.lora_A.weight"] = torch.randn(RANK, columns, generator=generator) * columns**-0.5
             factors[f"{stem}.lora_B.weight"] = torch.randn(rows, RANK, generator=generator) * LORA_SHARE / RANK**0.5
+    exact = run(rig, unpacked(rig, name, factors)).float() - run(rig, unpacked(rig, name)).float()
+    before = run(rig, rig.ours(name).model.diffusion_model).float()
     patched, _ = rig.comfy.sd.load_lora_for_models(rig.ours(name), None, factors, 1.0, 0.0)
     rig.comfy.model_management.load_models_gpu([patched])
-    out = run(rig, patched.model.diffusion_model).float() - before
+    change = run(rig, patched.model.diffusion_model).float() - before
     patched.detach()
-    return out.cpu()
+    return {"size of the change": float(exact.norm() / before.norm()), "distance": rig.support.relative(change, exact)}

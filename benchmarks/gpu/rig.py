@@ -61,7 +61,6 @@ class Rig:
         self.found: Mapping[str, dict[str, Any]] = {}
         self._weights: dict[str, Any] | None = None
         self._kept: dict[tuple[str, str], Any] = {}  # (whose, stored as) -> MODEL
-        self.changes: dict[str, Any] = {}  # of an output by a LoRA, by format
 
     def some(self, names: tuple[Any, ...]) -> tuple[Any, ...]:
         """All of them; in a rehearsal the first and the last, since the others run the same code."""
@@ -132,12 +131,12 @@ class Rig:
         found = self.support.inputs(self.config, batch, side, side, text or self.scale.text)
         return {k: v.to(self.device, v.dtype if k == "timesteps" else self.dtype) for k, v in found.items()}
 
-    def net(self, whose: str, dtype: Any = None) -> Any:
+    def net(self, whose: str, dtype: Any = None, weights: dict[str, Any] | None = None) -> Any:
         """A bare network on the weights: "ours", "ComfyUI" or "diffusers". They share the weights' memory."""
         import torch
 
         dtype = dtype or self.dtype
-        weights = {k: w.to(dtype) for k, w in self.weights().items()}
+        weights = {k: w.to(dtype) for k, w in (weights or self.weights()).items()}
         ops = {"dtype": dtype, "device": "meta", "operations": self.comfy.ops.disable_weight_init}
         if whose == "ours":
             made = dev.load_pack("host.run.forward").HostTransformer(self.config, **ops)
