@@ -26,7 +26,7 @@ from . import rig, start
 
 LIMIT = 64 * 2**20  # bytes of all files together
 # What ComfyUI and the parts import beyond an image with PyTorch, transformers and the usual scientific packages.
-PACKAGES = ("comfy-kitchen", "comfy-aimdo", "torchsde", "trampoline", "av", "gguf", "diffusers", "importlib-metadata")
+PACKAGES = ("comfy-kitchen", "comfy-aimdo", "torchsde", "trampoline", "gguf", "diffusers", "importlib-metadata")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 LEFT_OUT = ("comfy_kitchen/backends/hip/_C.abi3.so",)  # kernels for another maker's cards
 HOST_LEFT_OUT = {
@@ -78,7 +78,8 @@ def packages(path: Path, python: str) -> None:
         print(f"packing ComfyUI and {len(wheels)} wheels; this takes minutes, once", flush=True)
         partial = path.with_suffix(".partial")
         with tarfile.open(partial, "w:xz", preset=6) as archive:
-            archive.add(dev.host_path(), start.HOST, filter=without_extras)
+            archive.add(dev.host_path().resolve(), start.HOST, filter=without_extras)
+            archive.add(Path(__file__).with_name("av_stand_in.py"), f"{start.SITE}/av.py")
             for wheel in wheels:
                 add_wheel(archive, wheel)
         partial.replace(path)
