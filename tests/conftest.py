@@ -14,6 +14,7 @@ from browser import demo_files
 
 dev = support.dev
 dev.BASE = "test-base"  # models and pictures of tests stay out of the demo's
+CARD = os.environ.get("CHROMA_PACK_CARD", "cuda")
 REQUIRED = bool(os.environ.get("CHROMA_PACK_REQUIRE_HOST"))
 
 
@@ -28,27 +29,52 @@ def seeded():
 
 
 @pytest.fixture(scope="session")
-def host_dir() -> Path:
+def host_source() -> Path:
     """ComfyUI's folder, or a skip when this run has none."""
     try:
         path = dev.host_path()
     except dev.Problem as problem:
         give_up(str(problem))
-    if not (path / "main.py").is_file() or not dev.venv_python().is_file():
+    if not (path / "main.py").is_file():
+        give_up("no ComfyUI here: run `python dev.py test`")
+    return path
+
+
+@pytest.fixture(scope="session")
+def host_dir(host_source) -> Path:
+    """The same, with an environment and models, so that it can be started."""
+    path = host_source
+    if not dev.venv_python().is_file():
         give_up("no ComfyUI here: run `python dev.py test`")
     dev.place_models()
     return path
 
 
+def only_on_card(request) -> bool:
+    """Whether this session runs nothing but tests that need a card: ComfyUI chooses one device for its process."""
+    return all(item.get_closest_marker("gpu") for item in request.session.items)
+
+
 @pytest.fixture(scope="session")
-def comfy(host_dir):
-    """The host's modules in this process, on the CPU."""
+def card(request) -> torch.device:
+    """The device of tests marked `gpu`; CHROMA_PACK_CARD=cpu has the CPU stand in for it, which rehearses them."""
+    if not only_on_card(request):
+        pytest.skip("tests of a card need a session of their own: `pytest -m gpu`")
+    if CARD == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no card here; CHROMA_PACK_CARD=cpu rehearses on the CPU")
+    return torch.device(CARD)
+
+
+@pytest.fixture(scope="session")
+def comfy(request):
+    """The host's modules in this process, on the CPU, or on the card where only tests of a card run."""
+    host_dir = request.getfixturevalue("host_source" if only_on_card(request) else "host_dir")
     if importlib.util.find_spec("comfy_kitchen") is None:
         give_up("this Python lacks ComfyUI's requirements: run `python dev.py test`")
     sys.path.insert(0, str(host_dir))
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = CARD == "cpu" or not (only_on_card(request) and torch.cuda.is_available())
     import comfy.ldm.modules.attention
     import comfy.model_management
     import comfy.samplers

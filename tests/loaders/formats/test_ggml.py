@@ -110,13 +110,13 @@ def test_dequantise_is_one_graph_when_compiled(name):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", BLOCKED)
-def test_gpu_equals_cpu(name):
+def test_gpu_equals_cpu(name, card):
     packed = torch.from_numpy(random_blocks(name))
     for dtype in types.DTYPES:
-        assert torch.equal(types.dequantise(packed.cuda(), name, dtype).cpu(), types.dequantise(packed, name, dtype))
+        assert torch.equal(types.dequantise(packed.to(card), name, dtype).cpu(), types.dequantise(packed, name, dtype))
     if name in WRITTEN:
         dense = gaussian()
-        assert torch.equal(types.quantise(dense.cuda(), name).cpu(), types.quantise(dense, name))
+        assert torch.equal(types.quantise(dense.to(card), name).cpu(), types.quantise(dense, name))
 
 
 @pytest.mark.parametrize("name", WRITTEN)
