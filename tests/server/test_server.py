@@ -348,7 +348,7 @@ def test_nodes_say_what_they_loaded_and_what_they_removed(server, graph):
         )
         for t in shown
     ), shown
-    assert "128 rows -> 11" in shown  # seven words (each "a" is two tokens), the end token and one pad
+    assert "128 rows -> 11, for 10 tokens" in shown  # seven words (each "a" is two tokens), the end token and one pad
 
 
 def test_every_step_sends_a_preview(server, graph):
