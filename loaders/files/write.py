@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
+import gguf
 import numpy as np
 import torch
 from torch import Tensor
@@ -177,8 +178,6 @@ class GGUFFile:
 
     @contextlib.contextmanager
     def open(self, path: Path) -> Iterator["GGUFFile"]:
-        import gguf  # not at the top: it takes a tenth of the pack's share of ComfyUI's start
-
         # No program knows an architecture "chroma"; readers of Chroma want "flux" and look at the tensors.
         self.writer = gguf.GGUFWriter(path, arch="flux")
         self.writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -136,7 +136,7 @@ def test_pictures_carry_prompt_workflow_and_parameters(server, tmp_path, form, s
     saved = {
         node["type"]: node["widgets_values"] for node in json.loads(workflow)["nodes"] if node["type"] == "KSampler"
     }
-    assert saved["KSampler"][:3] == [211, "fixed", 2]  # what the page opens has the row's values
+    assert saved["KSampler"][:3] == [211, "randomize", 2]  # what the page opens has the row's values
     assert told.splitlines()[0] == "a grün circle"
     assert told.splitlines()[-1] == (
         "Steps: 2, Sampler: euler, Schedule type: beta, CFG scale: 3.0, Seed: 211, Size: 128x128, Model: chroma-demo"
