@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import support
 import torch
+from host_models import block_params
 
 modulation = support.dev.load_pack("chroma_model.modulation")
 keys = support.dev.load_pack("loaders.checkpoint.keys")
@@ -29,16 +30,7 @@ def flux_net(comfy, cfg, guidance_embed=True, seed=0):
         in_channels=cfg.in_channels // cfg.patch_size**2,
         out_channels=cfg.out_channels // cfg.patch_size**2,
         vec_in_dim=VECTOR,
-        context_in_dim=cfg.context_dim,
-        hidden_size=cfg.hidden_size,
-        mlp_ratio=cfg.mlp_hidden_dim / cfg.hidden_size,
-        num_heads=cfg.num_heads,
-        depth=cfg.num_double_blocks,
-        depth_single_blocks=cfg.num_single_blocks,
-        axes_dim=list(cfg.axes_dim),
-        theta=cfg.theta,
-        patch_size=cfg.patch_size,
-        qkv_bias=cfg.qkv_bias,
+        **block_params(cfg),
         guidance_embed=guidance_embed,
         txt_ids_dims=[],
     )

@@ -6,11 +6,9 @@ import support
 import torch
 
 
-def native_params(cfg):
-    a = cfg.approximator
+def block_params(cfg):
+    """Sizes that the host's Chroma and FLUX name alike."""
     return dict(
-        in_channels=cfg.in_channels,
-        out_channels=cfg.out_channels,
         context_in_dim=cfg.context_dim,
         hidden_size=cfg.hidden_size,
         mlp_ratio=cfg.mlp_hidden_dim / cfg.hidden_size,
@@ -21,6 +19,15 @@ def native_params(cfg):
         theta=cfg.theta,
         patch_size=cfg.patch_size,
         qkv_bias=cfg.qkv_bias,
+    )
+
+
+def native_params(cfg):
+    a = cfg.approximator
+    return dict(
+        in_channels=cfg.in_channels,
+        out_channels=cfg.out_channels,
+        **block_params(cfg),
         in_dim=a.in_dim,
         out_dim=a.out_dim,
         hidden_dim=a.hidden_dim,
