@@ -16,12 +16,22 @@ MASK_CHANNELS = 64  # beside a latent (Fill): the 8 x 8 pixels of a mask that be
 
 # The Approximator's guidance if a conditioning has none. Chroma was trained with 0, FLUX's own with 3.5.
 FLUX_GUIDANCE = 3.5
-GUIDANCE = {"Chroma": 0.0, "Chroma lite": 0.0, "Radiance": 0.0, "FLUX": FLUX_GUIDANCE}
+FLUX_VARIANT, SCHNELL_VARIANT = "FLUX", "FLUX schnell"  # with an Approximator; in files' metadata too
+GUIDANCE = {
+    "Chroma": 0.0,
+    "Chroma lite": 0.0,
+    "Radiance": 0.0,
+    FLUX_VARIANT: FLUX_GUIDANCE,
+    SCHNELL_VARIANT: FLUX_GUIDANCE,
+}
+SHIFTS = {SCHNELL_VARIANT: 0.0}  # exponent of the timestep shift at loading, where that of Chroma is not right
 
 # Menu texts, saved in workflows: never renamed.
 TRAINED, FIXED, BY_RESOLUTION = "shift 1", "fixed", "by resolution"  # Chroma Timestep Shift, Chroma Preset
 AS_TRAINED, FROM_MODEL = "1 (as trained)", "from the model"  # Chroma KSampler, beside FIXED and BY_RESOLUTION
 FROM_PRESET = "from the preset"  # Chroma Preset
+AT_ONCE, GUIDED_FIRST = "at once", "guided first"  # Chroma Flash
+CUSTOM = "custom"  # Chroma KSampler's quality: what its own widgets say
 
 # The host's key in a conditioning for a style model's mask over text and image tokens.
 STYLE_MASK = "attention_mask_img_shape"
@@ -30,12 +40,28 @@ STYLE_MASK = "attention_mask_img_shape"
 LEVELS = INFO, WARNING, ERROR = ("info", "warning", "error")
 
 
-class Line(str):
-    """One line of a report that stands out: its head is shown in the colour of its level."""
+SELF = ""  # a line's node: the one that tells it
 
-    def __new__(cls, head: str, level: str = INFO, rest: str = "") -> "Line":
+
+class Line(str):
+    """One line of a report that stands out: its head is shown in the colour of its level.
+
+    node: the node that it is about, by its id in the graph, to which a click goes; SELF for the node that tells it.
+    fix:  (input, value) of that node, which the page offers to set.
+    insert: a node that the page offers to insert, an `advice.finding.Insert`.
+    """
+
+    def __new__(
+        cls,
+        head: str,
+        level: str = INFO,
+        rest: str = "",
+        node: str | None = None,
+        fix: "tuple[tuple[str, object], ...]" = (),
+        insert: object | None = None,
+    ) -> "Line":
         line = super().__new__(cls, head + rest)
-        line.head, line.level = head, level
+        line.head, line.level, line.node, line.fix, line.insert = head, level, node, fix, insert
         return line
 
 

@@ -8,9 +8,10 @@
     python dev.py sheet    the pictures of the README and of the workflows, painted anew
     python dev.py setup    the set-up alone
 
-ComfyUI is the one in COMFYUI_PATH, else the one whose custom_nodes this folder stands in, else a pinned release that is
-downloaded once. Downloads and the virtual environment go to a cache folder (CHROMA_PACK_CACHE to choose another).
-CHROMA_PACK_FRONT_END=1.58.1 has test and serve use that version of ComfyUI's page instead of the one ComfyUI names.
+ComfyUI is the one that --host PATH or COMFYUI_PATH names, else the one whose custom_nodes this folder stands in, else a pinned
+release that is downloaded once. Downloads and the virtual environment go to a cache folder (CHROMA_PACK_CACHE to choose
+another). --frontend 1.58.1, or CHROMA_PACK_FRONT_END, has test and serve use that version of ComfyUI's page instead of the
+one that ComfyUI names.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from pathlib import Path
 from typing import Any
 
 from tools.batching.local import end, free_port, heed_signals, tied
-from tools.batching.workflow import api_graph
 
 ROOT = Path(__file__).resolve().parent
 MIN_PYTHON = (3, 10)
@@ -80,6 +80,11 @@ def load_pack(name: str = "") -> Any:
     return importlib.import_module("chroma_pack" + (f".{name}" if name else ""))
 
 
+def api_graph(workflow: Any, object_info: Any) -> dict[str, Any]:
+    """The prompt of a saved workflow."""
+    return importlib.import_module("tools.batching.workflow").api_graph(workflow, object_info)  # which loads the pack
+
+
 # --- where things are ------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +106,7 @@ def host_path() -> Path:
         path = Path(given).expanduser().resolve()
         if not (path / "main.py").is_file():
             raise Problem(
-                f"COMFYUI_PATH is {given}, but there is no main.py. Point it at a folder of ComfyUI or unset it"
+                f"COMFYUI_PATH is {given}, but there is no main.py. Point it, or --host, at a folder of ComfyUI, or leave both out"
             )
         return path
     here = Path(__file__).absolute().parent  # not resolved: the folder may be linked into custom_nodes
@@ -249,7 +254,8 @@ def fetch_host() -> None:
         members = [
             m for m in tar.getmembers() if m.name.startswith(stem) and ".." not in m.name and (m.isfile() or m.isdir())
         ]
-        tar.extractall(partial, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        tar.extractall(partial, members=members, **safe)  # noqa: S202  its checksum is ours, and so are the members
     shutil.rmtree(host_path(), ignore_errors=True)  # what an earlier run may have left without main.py
     os.replace(partial / stem, host_path())
     shutil.rmtree(partial)
@@ -398,7 +404,7 @@ class Server:
     def post(self, path: str, body: Any) -> Any:
         """The server's JSON answer; errors of validation come back as they are, with an "error" entry."""
         data = json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})  # noqa: S310  loopback
         try:
             with OPENER.open(request, timeout=30) as answer:
                 return json.loads(answer.read() or b"null")
@@ -480,7 +486,14 @@ def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
 def test(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
     os.environ["CHROMA_PACK_REQUIRE_HOST"] = "1"  # a host that cannot be used is then a failure, not a skip
-    return in_environment(["-m", "pytest", "-m", "not gpu", *rest])
+    how = [] if rest else whole_suite()
+    return in_environment(["-m", "pytest", "-m", "not gpu", *how, *rest])
+
+
+def whole_suite() -> list[str]:
+    """pytest's arguments for two processes of one thread each, between which whole files of tests are shared out."""
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    return ["-n", "2", "--dist", "loadfile"]
 
 
 def bench(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -544,6 +557,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--host", metavar="PATH", help="a folder of ComfyUI to use instead of the pinned one")
+    parser.add_argument("--frontend", metavar="VERSION", help="test, serve: of ComfyUI's page, such as 1.58.1")
     parser.add_argument("--port", type=int, default=0, help=f"serve: {SERVE_PORT} if not given; else any free port")
     parser.add_argument(
         "--prompt", help="demo: 'a [small|large] COLOUR SHAPE [on the left|...] on a COLOUR background'"
@@ -552,6 +567,9 @@ def main() -> int:
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command not in PASS_ON:
         parser.error(f"unknown: {' '.join(rest)}")
+    for name, value in (("COMFYUI_PATH", arguments.host), ("CHROMA_PACK_FRONT_END", arguments.frontend)):
+        if value:
+            os.environ[name] = value  # for this process and those that it starts
     heed_signals()
     try:
         return COMMANDS[arguments.command](arguments, rest)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -17,6 +18,7 @@ from ..constants import ERROR, INFO, WARNING, Line, Lines
 from .finding import HARM, HINT, IDLE, RULES, SEVERITIES, Facts, Finding
 from .queued_graph import Graph
 from .queued_run import runs
+from .studio import all_opened, own_values
 
 LEVEL_OF = {HARM: ERROR, IDLE: WARNING, HINT: INFO}
 MUTED = 2  # a node's mode in a workflow
@@ -39,6 +41,7 @@ def examine(
     sampler: the node whose run alone is looked at; None for all.
     """
     record = record or {}
+    graph, owners = all_opened(own := graph)
     read, facts = Graph(graph), Facts(*(record.get(name, {}) for name in ("tokens", "slow", "unknown")))
     found: dict[Finding, None] = dict.fromkeys(unpainted(read, record))
     for run in (run for run in runs(read, record) if run.is_chroma and sampler in (None, run.node)):
@@ -50,7 +53,15 @@ def examine(
                 logging.warning("Chroma Doctor: the rule %s failed on node %a: %a", rule.__name__, run.node, error)
                 name = rule.__name__.replace("_", " ")
                 found[Finding(HINT, run.node, f"the rule on {name} failed", FAILED_TEXT, FAILED_REMEDY)] = None
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    told = dict.fromkeys(_of_studio(f, owners, own) if f.node_id in owners else f for f in found)
+    return sorted(told, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _of_studio(finding: Finding, owners: Mapping[str, str], graph: Mapping[str, Any]) -> Finding:
+    """A finding on a node that a Chroma Studio stands for, as one on the Studio."""
+    owner = owners[finding.node_id]
+    fix = own_values(finding.fix, graph[owner]["inputs"])
+    return replace(finding, node_id=owner, fix=fix, insert=None)
 
 
 def unpainted(graph: Graph, record: Mapping[str, Any]) -> list[Finding]:
@@ -118,7 +129,7 @@ def _list(whole: Any, name: str) -> list[Mapping[str, Any]]:
 
 def prompts(graph: Mapping[str, Any]) -> list[str]:
     """The typed prompts of all runs, so that their tokens can be counted."""
-    read = Graph(graph)
+    read = Graph(all_opened(graph)[0])
     texts = (read.text(chain) for run in runs(read, {}) for chain in (run.positive, run.negative))
     return list(dict.fromkeys(text for text in texts if text))
 
@@ -128,7 +139,10 @@ def warnings(graph: Mapping[str, Any], record: Mapping[str, Any], sampler: str) 
     read = Graph(graph)
     own = {sampler, *(chain[-1:] if (chain := read.chain(read.source(sampler, "latent"), "latent")) else ())}
     found = (f for f in examine(graph, record, sampler) if f.node_id in own)
-    return [Line(f"{f.severity.upper()}: ", LEVEL_OF[f.severity], f"{f.title}. {f.remedy}") for f in found]
+    return [
+        Line(f"{f.severity.upper()}: ", LEVEL_OF[f.severity], f"{f.title}. {f.remedy}", f.node_id, f.fix, f.insert)
+        for f in found
+    ]
 
 
 def findings_text(findings: list[Finding], graph: Mapping[str, Any]) -> Lines:
@@ -138,6 +152,8 @@ def findings_text(findings: list[Finding], graph: Mapping[str, Any]) -> Lines:
     read, lines = Graph(graph), [f"{len(findings)} finding{'s' * (len(findings) > 1)}"]
     for f in findings:
         name = f", {read.title(f.node_id)}" if f.node_id in read.nodes else ""
-        head = Line(f"{f.severity.upper()}: ", LEVEL_OF[f.severity], f"{f.title} (node {f.node_id}{name})")
-        lines += ["", head, f.text, f"→ {f.remedy}"]
+        head = Line(f"{f.severity.upper()}: ", LEVEL_OF[f.severity], f"{f.title} (node {f.node_id}{name})", f.node_id)
+        act = f.fix or f.insert
+        remedy = Line("→ ", INFO, f.remedy, f.node_id, f.fix, f.insert) if act else f"→ {f.remedy}"
+        lines += ["", head, f.text, remedy]
     return Lines(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from .queued_graph import Graph
 from .queued_run import QueuedRun
@@ -16,14 +16,35 @@ TOKENS_A_WORD = (1.0, 1.8)  # T5 in English prose: a minimum and a generous maxi
 
 
 @dataclass(frozen=True)
+class Insert:
+    """A node that is missing, to be put into links.
+
+    kind:    its class. into: (node, input), all of one source, which get its first output instead.
+    through: its input that takes that source. values: (input, value) of its own.
+    also:    (input, (node, input)): an input of its own that takes what that one gets.
+    """
+
+    kind: str
+    into: tuple[tuple[str, str], ...]
+    through: str = "model"
+    values: tuple[tuple[str, Any], ...] = ()
+    also: tuple[tuple[str, tuple[str, str]], ...] = ()
+
+
+@dataclass(frozen=True)
 class Finding:
-    """severity: one of SEVERITIES. node_id: whose setting it is."""
+    """severity: one of SEVERITIES. node_id: whose setting it is. fix: (input, value) of that node that mend it alone.
+
+    insert: a node that mends it alone.
+    """
 
     severity: str
     node_id: str
     title: str
     text: str
     remedy: str
+    fix: tuple[tuple[str, Any], ...] = ()
+    insert: Insert | None = None
 
 
 @dataclass(frozen=True)

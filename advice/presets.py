@@ -7,9 +7,9 @@ the ranges.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Mapping
+from typing import Any, Mapping
 
-from ..constants import BY_RESOLUTION, TRAINED
+from ..constants import BY_RESOLUTION, CUSTOM, TRAINED
 
 SOURCED, ONE_USER, INTERPOLATED, WEAK, MEASURED = "S", "C", "I", "W", "M"
 GRADES = {  # -> in plain words
@@ -52,6 +52,7 @@ TRAINER = Reference(
     "https://github.com/lodestone-rock/flow/blob/ab6abbccc8d676708f8fabec0a8579aaf2bc1472/train_radiance.json",
 )
 DEMO = Reference("benchmarks/results/judge.md of this pack", "demo/README.md")
+CHOSEN = Reference("benchmarks/results/presets.md and guidance.md of this pack", "benchmarks/presets.py")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Preset:
     grade:     of its values; `grades` are those of single fields that differ.
     also:      field -> what else the sources name for it, in words.
     few_steps: made for a few steps at cfg 1 to 1.5.
+    savings:   fields of `samplers.guided_run.Guidance` that make it cheaper.
     """
 
     steps: int
@@ -78,6 +80,7 @@ class Preset:
     also: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     few_steps: bool = False
+    savings: Mapping[str, Any] = field(default_factory=dict)
 
     def grade_of(self, name: str) -> str:
         return self.grades.get(name, self.grade)
@@ -129,6 +132,7 @@ DETAIL, OVERFIT, LARGE = "v48-detail-calibrated", "v49, v50", "2k-test, DC-2K"
 FLASH, FLASH_HEUN, FLASH_LORA = "Chroma1-Flash", "v47-flash-heun", "any, with a Flash LoRA"
 RADIANCE, FLUX, SCHNELL, TOY = "Radiance, x0", "FLUX.1 dev", "FLUX.1 schnell", "chroma-demo"
 FLUXES = (FLUX, SCHNELL)
+FLASHES = (FLASH, FLASH_HEUN, FLASH_LORA)
 
 PRESETS: dict[str, Preset] = {  # the names are saved in workflows: add, never rename
     HD: _HD,
@@ -262,3 +266,82 @@ PRESETS: dict[str, Preset] = {  # the names are saved in workflows: add, never r
         note="the demo model of this pack, coloured shapes only",
     ),
 }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One word for quality: how it changes the preset of the checkpoint that was recognised.
+
+    A preset for few steps stays as it is: nothing is known of it with other numbers of steps.
+    told:     what it does, for people.
+    steps:    factor of the preset's steps, which become at least MIN_STEPS.
+    sampler:  in place of the preset's.
+    n:        alpha and beta of the schedule beta, in place of the preset's.
+    savings:  as in `Preset`.
+    only_few: refused for every other checkpoint.
+    """
+
+    told: str
+    steps: float = 1.0
+    sampler: str | None = None
+    n: float | None = None
+    savings: Mapping[str, Any] = field(default_factory=dict)
+    only_few: bool = False
+
+    def of(self, preset: Preset) -> Preset:
+        if preset.few_steps or self.steps == 1:
+            return preset
+        beta = self.n is not None and preset.curve == "beta"
+        changes: dict[str, Any] = {
+            "steps": max(MIN_STEPS, round(self.steps * preset.steps)),
+            "sampler": self.sampler or preset.sampler,
+            "params": _beta(self.n) if beta else preset.params,
+            "savings": self.savings,
+        }
+        names = ("steps", "sampler", *(("schedule",) if beta else ()))
+        return replace(
+            preset,
+            **changes,
+            grades={**preset.grades, **dict.fromkeys(names, INTERPOLATED)},
+            also={k: v for k, v in preset.also.items() if k not in names},
+            sources=(*preset.sources, CHOSEN),
+        )
+
+
+MIN_STEPS = 12  # fewer is for checkpoints that are made for it; the Doctor warns below
+DRAFT, STANDARD, BEST, FEW = "draft", "standard", "quality", "flash"
+
+CHOICES: dict[str, Choice] = {  # the names are saved in workflows: add, never rename
+    # Of 8 steps on the demo euler is nearest to the exact picture, and multistep samplers are furthest from it. `alternate`
+    # was measured at 20 steps only, where the picture stays nearly the same.
+    DRAFT: Choice(
+        "half the steps, the negative prompt computed in every second one",
+        steps=0.5,
+        sampler="euler",
+        savings={"alternate": True},
+    ),
+    STANDARD: Choice("the preset of the checkpoint"),
+    BEST: Choice(
+        "a third more steps, a sampler of second order, more of them at both ends", 1.35, "chroma_res_2m", 0.4
+    ),
+    FEW: Choice("the preset of a Flash checkpoint or LoRA", only_few=True),
+}
+NOT_FLASH = (
+    "quality is flash, and the model is {}, which needs more steps than that. Load a Flash checkpoint or put a Flash LoRA "
+    "on it, or choose standard"
+)
+
+
+def of_choice(name: str, choice: str = STANDARD, reason: str = "") -> Preset:
+    """The preset of a row under a choice. reason: why the row was taken, for the error.
+
+    raises: ValueError for a row or choice that is not known, or flash for a checkpoint that is not made for few steps.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is not known. Choose one of: {', '.join(PRESETS)}")
+    if choice not in CHOICES:
+        raise ValueError(f"quality {choice!r} is not known. Choose one of: {', '.join((CUSTOM, *CHOICES))}")
+    preset, how = PRESETS[name], CHOICES[choice]
+    if how.only_few and not (preset.few_steps and name in FLASHES):
+        raise ValueError(NOT_FLASH.format(name + (f" ({reason})" if reason else "")))
+    return how.of(preset)

@@ -11,7 +11,7 @@ from string import digits
 from typing import Any, Mapping
 
 MODEL_FILE = re.compile(r"\.(safetensors|sft|gguf|ckpt|pth|pt|bin|safetensors\.index\.json)$", re.IGNORECASE)
-PRESET_NODE = "ChromaPreset"
+PRESET_NODE, FLASH_NODE, SIZE_NODE = "ChromaPreset", "ChromaFlash", "ChromaSize"
 OUR_LOADER, OUR_SAMPLER = "ChromaDiffusionLoader", "ChromaKSampler"
 MOST = 1e15  # no setting is larger
 MAX_DIGITS = 15  # of a number in an input's name
@@ -28,6 +28,7 @@ ROLES = {
     "guider": ("guider",),
     "sampler": ("sampler",),
     "text": ("text", "string", "value"),
+    "settings": ("settings",),
 }
 NAMED = {name for names in ROLES.values() for name in names} | {
     "image",

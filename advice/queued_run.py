@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
-from ..constants import FROM_PRESET
-from .presets import FLASH_LORA, FLUXES, PRESETS
-from .queued_graph import OUR_LOADER, PRESET_NODE, Graph
-from .queued_shift import Shift, effective_shift, shift_of
+from ..constants import CUSTOM, FROM_PRESET
+from .flash import settings_in_graph
+from .presets import CHOICES, FLASH_LORA, FLUXES, PRESETS, SCHNELL
+from .queued_graph import FLASH_NODE, OUR_LOADER, OUR_SAMPLER, PRESET_NODE, SIZE_NODE, Graph
+from .queued_shift import HOST_SHIFT, Shift, effective_shift, shift_of
 from .recognise_preset import Recognition, in_doubt, names_chroma, recognise
+from .sizes import of_node
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
     if graph.kind(schedule_node) == PRESET_NODE:
         steps = preset_value(graph, schedule_node, "steps", found)
         scheduler = preset_value(graph, schedule_node, "curve", found)
+    if (take := taken(graph, node, found)) is not None:
+        cfg, steps, sampler, scheduler = (take(name) for name in ("cfg", "steps", "sampler", "curve"))
     denoise = math.nan if graph.is_hidden(schedule_node, "denoise") else graph.number(schedule_node, "denoise")
     starts, ends = (graph.number(node, n) for n in ("start_at_step", "end_at_step"))
     whole = steps if steps is not None else math.inf
@@ -138,7 +142,7 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
         positive=graph.chain(texts.get("positive") or texts.get("conditioning"), "positive"),
         negative=graph.chain(texts.get("negative"), "negative"),
         latent=graph.chain(graph.source(node, "latent"), "latent"),
-        shift=effective_shift(graph, schedule_models),
+        shift=effective_shift(graph, schedule_models, 1.0 if found.name == SCHNELL else HOST_SHIFT),
         file=file,
         variant=variant,
         loras=graph.loras(models)[0],
@@ -156,6 +160,8 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
 
 def recognise_chain(graph: Graph, chain: list[str], variant: str | None, file: str) -> Recognition:
     """`recognise` for a chain's model; in doubt where a node hides what decides."""
+    if any(graph.kind(node) == FLASH_NODE for node in chain):
+        return Recognition(FLASH_LORA, "by Chroma Flash")
     loras, hiding = graph.loras(chain)
     found = recognise(variant, file, loras)
     if found.name in (FLASH_LORA, *FLUXES):
@@ -175,11 +181,36 @@ def _schedule(graph: Graph, node: str) -> str:
 
 
 def number_of(graph: Graph, node: str, name: str, found: Recognition) -> float | None:
-    """A node's number, typed in or from Chroma Preset."""
+    """A node's number, typed in or from Chroma Preset or Chroma Size."""
     link = graph.link(node, name)
     if link and graph.kind(link[0]) == PRESET_NODE:
         return preset_value(graph, link[0], name, found)
+    if link and graph.kind(link[0]) == SIZE_NODE:
+        size = of_node(graph, link[0], found.preset)
+        return None if size is None else size[link[1] == 1]
     return graph.number(node, name)
+
+
+def taken(graph: Graph, node: str, found: Recognition) -> Callable[[str], Any] | None:
+    """What a one-node sampler takes in place of its own widgets, by name; None where these count.
+
+    From the settings of Chroma Preset or Chroma Flash, else by its choice of quality. A choice that the node will refuse counts as standard.
+    """
+    if graph.kind(node) != OUR_SAMPLER:
+        return None
+    if link := graph.link(node, "settings"):
+        source = graph.chain(link, "settings")[-1]
+        if graph.kind(source) == FLASH_NODE:
+            flash = settings_in_graph(graph, source)
+            return lambda name: None if flash is None else getattr(flash, name)
+        return lambda name: preset_value(graph, source, name, found) if graph.kind(source) == PRESET_NODE else None
+    if graph.is_hidden(node, "quality"):
+        return lambda name: None
+    quality = graph.value(node, "quality")
+    if quality in (None, CUSTOM):
+        return None
+    preset = CHOICES[quality].of(found.preset) if quality in CHOICES else found.preset
+    return lambda name: getattr(preset, name)
 
 
 def preset_value(graph: Graph, node: str, name: str, found: Recognition) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED
+from ..constants import AS_TRAINED, BY_RESOLUTION, CUSTOM, FIXED, FROM_MODEL, TRAINED
 from ..samplers.schedules import CURVES, PIXELS_PER_TOKEN, flux_mu
 from .queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
 
-HOST_SHIFT = math.exp(1.15)  # what ComfyUI gives Chroma and FLUX unless a node changes it
+HOST_SHIFT = math.exp(1.15)  # what ComfyUI gives Chroma and FLUX.1 dev unless a node changes it
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ def shift_of(graph: Graph, node: str) -> tuple[bool, float | None]:
             return True, by_resolution(*(number(f"mode.{n}") for n in ("width", "height", "base_shift", "max_shift")))
         return True, number("mode.shift") if mode == FIXED else 1.0 if mode == TRAINED else None
     if kind == OUR_SAMPLER:
+        if link := graph.link(node, "settings"):
+            return True, shift_of(graph, link[0])[1]
+        if graph.value(node, "quality") not in (None, CUSTOM) or graph.is_hidden(node, "quality"):
+            return True, None  # the preset's
         mode = graph.value(node, "shift")
         return mode != FROM_MODEL, number("shift.value") if mode == FIXED else 1.0 if mode == AS_TRAINED else None
     if kind == "ModelSamplingFlux":
@@ -51,13 +55,16 @@ def by_resolution(width: float | None, height: float | None, base: float | None,
         return None
 
 
-def effective_shift(graph: Graph, models: list[str]) -> Shift:
-    """The shift of the nearest node that sets one. models: the node where it acts, then its model's chain."""
+def effective_shift(graph: Graph, models: list[str], loaded: float = HOST_SHIFT) -> Shift:
+    """The shift of the nearest node that sets one.
+
+    models: the node where it acts, then its model's chain. loaded: what the model has if no node sets one.
+    """
     for node in models:
         sets, value = shift_of(graph, node)
         if sets:
             return Shift(value, node)
-    return Shift(None, models[-1]) if graph.is_open(models[1:]) else Shift(HOST_SHIFT, None)
+    return Shift(None, models[-1]) if graph.is_open(models[1:]) else Shift(loaded, None)
 
 
 def follows_shift(scheduler: str) -> bool:

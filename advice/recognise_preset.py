@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Sequence
 
+from ..constants import FLUX_VARIANT, SCHNELL_VARIANT
 from .presets import (
     BASE,
     DETAIL,
@@ -104,12 +105,15 @@ def names_chroma(file: str) -> bool:
 def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] = ()) -> Recognition:
     """The row of PRESETS for a model; if nothing tells, Chroma1-HD, not sure.
 
-    variant: what the loader found in the file: "Chroma", "Chroma lite", "Radiance" or "FLUX"; None if it was not ours.
+    variant: what the loader found in the file: "Chroma", "Chroma lite", "Radiance", "FLUX" or "FLUX schnell"; None
+             if it was not ours.
     file:    the checkpoint's name or path, or empty.
     loras:   names of the LoRA files on it.
     """
     name = telling_name(file).lower()
-    if variant == "FLUX" or (variant is None and "flux" in name and "chroma" not in name):
+    if variant == SCHNELL_VARIANT:
+        return Recognition(SCHNELL, "from the loader's report")
+    if variant == FLUX_VARIANT or (variant is None and "flux" in name and "chroma" not in name):
         row, by_name = (SCHNELL, True) if "schnell" in name else (FLUX, variant is None)
         return Recognition(row, f"by the name {telling_name(file)}" if by_name else "from the loader's report")
     for lora in loras:

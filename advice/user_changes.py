@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping
 
-from .presets import GRADES, PRESETS, Preset
+from .presets import GRADES, STANDARD, Preset, of_choice
 from .recognise_preset import Recognition
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A run's settings; `changed` names the FIELDS that a person set differently from the preset."""
+    """A run's settings; `changed` names the FIELDS that a person set differently from the preset.
+
+    choice: one of presets.CHOICES. savings: fields of `samplers.guided_run.Guidance`.
+    """
 
     name: str
     steps: int
@@ -24,6 +27,12 @@ class Settings:
     width: int
     height: int
     changed: frozenset[str] = frozenset()
+    choice: str = STANDARD
+    savings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def preset(self) -> Preset:
+        return of_choice(self.name, self.choice)
 
 
 @dataclass(frozen=True)
@@ -67,15 +76,15 @@ def settle(
     shift_params: Mapping[str, float] | None = None,
     width: int = 0,
     height: int = 0,
+    choice: str = STANDARD,
+    reason: str = "",
 ) -> Settings:
-    """A preset with a person's settings; 0 and None take the preset's.
+    """A preset, under a choice of quality, with a person's settings; 0 and None take the preset's.
 
     If a person chose the curve or shift, its params replace the preset's.
-    raises: ValueError for a preset that is not known.
+    raises: ValueError as `presets.of_choice`, which says what `reason` is.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is not known. Choose one of: {', '.join(PRESETS)}")
-    p = PRESETS[name]
+    p = of_choice(name, choice, reason)
     settings = Settings(
         name=name,
         steps=steps or p.steps,
@@ -87,13 +96,15 @@ def settle(
         shift_params=dict(shift_params or {}) if shift else {},
         width=width or p.size,
         height=height or p.size,
+        choice=choice,
+        savings=p.savings,
     )
     return replace(settings, changed=frozenset(f.name for f in FIELDS if f.of_preset(p) != f.of_settings(settings)))
 
 
 def tell(settings: Settings, found: Recognition, chosen: bool = False) -> str:
     """Every value with where it is from, for the node. chosen: a person chose the row; found is what auto would take."""
-    preset = PRESETS[settings.name]
+    preset = settings.preset
     if chosen:
         head = f"{settings.name}: chosen by you"
         if found.sure and found.name != settings.name:
@@ -119,3 +130,40 @@ def tell(settings: Settings, found: Recognition, chosen: bool = False) -> str:
         )
     lines.append("source: " + "; ".join(source.name for source in preset.sources))
     return "\n".join(lines)
+
+
+def in_short(settings: Settings) -> str:
+    """What a run takes, in one line: "26 steps, cfg 3.5, euler, beta alpha 0.6 beta 0.6, shift 1"."""
+    values = (settings.sampler, schedule_text(settings.curve, settings.params))
+    values = (*values, schedule_text(settings.shift, settings.shift_params), *settings.savings)
+    return ", ".join((f"{settings.steps} steps", f"cfg {settings.cfg:g}", *values))
+
+
+def head_of(settings: Settings, found: Recognition | None, own_guidance: bool = False) -> str:
+    """What a sampler takes and why. found: None where a node before it, such as Chroma Preset, has chosen them.
+
+    own_guidance: the model has guidance of another node, in place of the savings.
+    """
+    if found is None:
+        head = f"settings of the node before: {settings.name}"
+    else:
+        head = f"{settings.choice}: {settings.name}, {'recognised ' if found.sure else ''}{found.reason}"
+    lines = [head, in_short(settings)]
+    if settings.savings and own_guidance:
+        lines.append(f"{', '.join(settings.savings)} left out, since the model has guidance of a node before this one")
+    return "\n".join(lines)
+
+
+def facts(settings: Settings) -> dict[str, Any]:
+    """For a picture's metadata: plain values only."""
+    return {
+        "preset": settings.name,
+        "quality": settings.choice,
+        "steps": settings.steps,
+        "cfg": settings.cfg,
+        "sampler": settings.sampler,
+        "schedule": {"curve": settings.curve, **settings.params},
+        "shift": {"mode": settings.shift, **settings.shift_params},
+        "savings": dict(settings.savings),
+        "changed": sorted(settings.changed),
+    }

@@ -7,9 +7,11 @@ import importlib
 
 NAMES = (
     "forward",
+    "profile",
     "run",
     "load",
     "precision",
+    "numerics",
     "sizes",
     "judge",
     "storage",
@@ -23,6 +25,9 @@ NAMES = (
     "presets",
     "start",
     "batch",
+    "distil",
+    "frontier",
+    "many_workers",
 )
 
 

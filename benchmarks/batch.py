@@ -1,5 +1,7 @@
 """Many pictures: `python -m tools batch` beside a plain loop over HTTP, on one server, two and four; and with faults.
 
+With Ray in this Python, on two of its workers too.
+
 Each server computes with one thread. The plain loop sends a prompt, waits for its end, fetches its picture, sends the next.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import json
 import os
 import signal
@@ -17,9 +20,10 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Sequence
 
 import dev
+from tools.batching.local import end
 
 from .measure import write
 
@@ -96,31 +100,63 @@ def ratios(folder: Path, servers: list[dev.Server], rounds: int) -> list[str]:
 
 def faults(folder: Path, servers: list[dev.Server]) -> list[str]:
     """One of three servers killed, one stopped and continued, then the driver killed and started again."""
-    from PIL import Image
-
     rows, out = folder / "faults.csv", folder / "faults"
     data = table(rows, FAULT_ROWS, 90_000)
     killed, stopped, whole = servers[:3]
     driver = start(rows, out, servers[:3], "--patience", "5")
-    for share, act in (
+    acts = (
         (0.2, killed.process.kill),
         (0.3, lambda: stopped.process.send_signal(signal.SIGSTOP)),
         (0.5, lambda: stopped.process.send_signal(signal.SIGCONT)),
         (0.7, driver.kill),
-    ):
+    )
+    before = acted(driver, out, acts)
+    code = start(rows, out, servers[:3], "--patience", "5").wait()
+    head = "three servers: one killed, one stopped and continued, the driver killed"
+    return outcome(head, out, loop(whole, data), before, code)
+
+
+def faults_of_ray(folder: Path, whole: dev.Server) -> list[str]:
+    """One of two workers of Ray killed, then the driver killed and started again."""
+    import psutil
+
+    rows, out = folder / "ray.csv", folder / "ray"
+    data = table(rows, FAULT_ROWS, 95_000)
+    database = ["--database-url", "sqlite:///:memory:"]
+    options = ["--base-directory", str(dev.base_dir()), "--cpu", "--disable-api-nodes", *database]
+    os.environ["COMFYUI_PATH"] = str(dev.host_path())
+    more = ("--ray", "2", f"--comfyui={' '.join(options)}")
+    driver = start(rows, out, [], *more)
+
+    def kill_one() -> None:
+        below = psutil.Process(driver.pid).children(recursive=True)
+        next(process for process in below if "ray::Worker" in " ".join(process.cmdline())).kill()
+
+    before = acted(driver, out, ((0.3, kill_one), (0.7, driver.kill)))
+    code = start(rows, out, [], *more).wait()
+    return outcome("two workers of Ray: one killed, the driver killed", out, loop(whole, data), before, code)
+
+
+def acted(driver: subprocess.Popen, out: Path, acts: Sequence[tuple[float, Callable[[], Any]]]) -> int:
+    """Does each act once such a share of the pictures is done, the last of which ends the driver; the pictures by then."""
+    for share, act in acts:
         while num_done(out) < share * FAULT_ROWS and driver.poll() is None:
             time.sleep(0.1)
         act()
     driver.wait()
-    before = num_done(out)
-    code = start(rows, out, servers[:3], "--patience", "5").wait()
+    return num_done(out)
+
+
+def outcome(head: str, out: Path, wanted: dict[int, bytes], before: int, code: int) -> list[str]:
+    """Rows of a table. wanted: seed -> pixels of the plain loop."""
+    from PIL import Image
+
     done = [event["job"] for event in events(out) if "done" in event]
     with open(out / "results.csv", newline="", encoding="utf-8") as file:
         results = {int(line["seed"]): line["files"] for line in csv.DictReader(file)}
-    wanted = loop(whole, data)
     equal = sum(Image.open(out / results[seed]).convert("RGB").tobytes() == pixels for seed, pixels in wanted.items())
     return [
-        "| 200 rows, three servers: one killed, one stopped and continued, the driver killed | |",
+        f"| {FAULT_ROWS} rows, {head} | |",
         "|---|---|",
         f"| pictures when the driver was killed | {before} |",
         f"| prompts sent in all | {sum('sent' in event for event in events(out))} |",
@@ -141,5 +177,9 @@ def main(rounds: int) -> None:
             loop(server, table(Path(name) / "warm.csv", 1, 1))
         speed = ratios(Path(name), servers, min(rounds, 3))
         lines = [*speed, "", *(faults(Path(name), servers) if os.name != "nt" else [])]
+        if os.name != "nt" and importlib.util.find_spec("ray"):
+            for server in servers[:2]:  # make room; the first was killed
+                end(server.process)
+            lines += ["", *faults_of_ray(Path(name), servers[2])]
     intro = f"The demo model, {STEPS} steps, {ROWS} pictures a round; each server computes with one thread, all on this machine."
     write("batch", "Many pictures: the batch beside a plain loop over HTTP, and with faults", [intro, "", *lines])

@@ -9,20 +9,19 @@ BAR = 0.9
 
 
 def main(rounds: int) -> None:
-    from demo import evaluate
+    from demo import evaluate, exam
 
     studio = evaluate.Studio()
     lines = [
         f"{evaluate.STEPS} {evaluate.SAMPLER} steps, schedule {evaluate.SCHEDULE}, shift {evaluate.SHIFT:g}, 128 x 128 pixels. "
         f"200 prompts with one thing, unseen seeds, half of them of (colour, shape, background) held out of training; and "
-        f"{evaluate.NUM_PAIRS} with two things. `right` means shape colour, background and shape. The bar: at least "
+        f"{exam.NUM_PAIRS} with two things. `right` means shape colour, background and shape. The bar: at least "
         f"{BAR:.0%} right with guidance on.",
         "",
         "| prompts | CFG | right | right, held out | colour | background | shape | place |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, pairs in (("one thing", False), ("two things", True)):
-        asked = evaluate.questions(pairs)
+    for name, asked in (("one thing", exam.shapes()), ("two things", exam.shape_pairs())):
         for scale in SCALES:
             s = evaluate.scores(studio, asked, scale)
             lines.append(

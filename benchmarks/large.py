@@ -25,26 +25,25 @@ TIMES = (1, 2)  # the trained side
 @torch.inference_mode()
 def main(rounds: int) -> None:
     import dev
-    from demo import evaluate, judge, pictures
+    from demo import evaluate, exam, pictures
 
     studio = evaluate.Studio("fp32")  # which finds the host
     rope = dev.load_pack("chroma_model.rope_scaling")
-    base, asked = studio.model, evaluate.questions()[:: 200 // NUM_PROMPTS][:NUM_PROMPTS]
+    base, asked = studio.model, exam.shapes()[:: 200 // NUM_PROMPTS][:NUM_PROMPTS]
     config = base.model.diffusion_model.config
 
     groups = defaultdict(list)  # prompts of one length share a batch
-    for i, (scene, seed) in enumerate(asked):
-        prompt = pictures.prompts(scene)[i % 2]
-        groups[studio.text(prompt).shape[1]].append((scene, prompt, seed))
+    for question in asked:
+        groups[studio.text(question.prompt).shape[1]].append(question)
 
     def right(size: int) -> tuple[int, int]:
         """How many pictures show what was asked, and how many have a thing of the right shape."""
         verdicts = []
         for group in groups.values():
             for start in range(0, len(group), BATCH):
-                scenes, prompts, seeds = zip(*group[start : start + BATCH])
-                painted = studio.paint(list(prompts), list(seeds), CFG, size=size)
-                verdicts += [judge.score(smaller(p, pictures.PICTURE_SIZE), s) for p, s in zip(painted, scenes)]
+                part = group[start : start + BATCH]
+                painted = studio.paint([q.prompt for q in part], [q.seed for q in part], CFG, size=size)
+                verdicts += [q.verdict(smaller(p, pictures.PICTURE_SIZE)) for q, p in zip(part, painted)]
         return sum(v["right"] for v in verdicts), sum(v["shape"] for v in verdicts)
 
     lines = [

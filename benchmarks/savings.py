@@ -25,12 +25,12 @@ SETTINGS = {
 @torch.inference_mode()
 def main(rounds: int) -> None:
     import dev
-    from demo import evaluate
+    from demo import evaluate, exam
 
     studio = evaluate.Studio("fp32")  # which finds the host
     guiders, run = dev.load_pack("host.sample.guiders"), dev.load_pack("samplers.guided_run")
     rough, run.ROUGH_SAMPLERS = run.ROUGH_SAMPLERS, frozenset()  # measured without the table that follows from this
-    base, asked = studio.model, evaluate.questions()[::25][:NUM_PROMPTS]
+    base, asked = studio.model, exam.shapes()[::25][:NUM_PROMPTS]
 
     def paint(**settings: object) -> tuple[np.ndarray, int, list[str]]:
         told: list[object] = []

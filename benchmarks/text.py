@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from . import likeness
 from .measure import write
 
 SCALE = 3.0
@@ -65,10 +66,9 @@ def random_weights_table() -> list[str]:
 
 def demo_table() -> list[str]:
     """Markdown rows: the demo model's forward and pictures against exact, for prompts of three lengths."""
-    from demo import evaluate, judge
+    from demo import evaluate, exam
 
     from . import networks as n
-    from .pictures import psnr
 
     encode, text = (n.support.dev.load_pack(name) for name in ("host.text.encode_prompt", "prompts.tokens"))
 
@@ -84,29 +84,28 @@ def demo_table() -> list[str]:
     studio = Studio()
     net = studio.model.model.diffusion_model
     x = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
-    one, two = (evaluate.questions(pairs)[::EVERY] for pairs in (False, True))
+    one, two = (asked[::EVERY] for asked in (exam.shapes(), exam.shape_pairs()))
     lines = [
-        "| prompts | tokens | mode | forward | PSNR, dB | worst tenth | right |",
-        "|---|---|---|---|---|---|---|",
+        f"| prompts | tokens | mode | forward | {' | '.join(likeness.COLUMNS)} | right |",
+        "|---|---|---|---|" + "---|" * len(likeness.COLUMNS) + "---|",
     ]
     for name, asked, repeats in (("one thing", one, 1), ("two things", two, 1), ("one thing, repeated", one, REPEATS)):
         exact_forwards, exact_pictures = [], []
         for mode in text.MODES:
             studio.mode, studio.repeats = mode, repeats
-            contexts = [studio.text(evaluate.pictures.prompts(scene)[i % 2]) for i, (scene, _) in enumerate(asked)]
+            contexts = [studio.text(question.prompt) for question in asked]
             forwards = [net(x, torch.tensor([TIME]), c, guidance=torch.zeros(1)) for c in contexts]
             painted, right = [], []
-            for scene, picture in studio.answers(asked, SCALE):
+            for question, picture in studio.answers(asked, SCALE):
                 painted.append(picture)
-                right.append(judge.score(picture, scene)["right"])
+                right.append(question.verdict(picture)["right"])
             if mode == EXACT:
                 exact_forwards, exact_pictures = forwards, painted
                 lengths = sorted(c.shape[1] - 1 for c in contexts)
-                shown = ("", "", "")
+                shown = ("", *likeness.cells(painted, painted))
             else:
                 off = np.median([float((f - e).norm() / e.norm()) for f, e in zip(forwards, exact_forwards)])
-                ratios = sorted(psnr(a, b) for a, b in zip(painted, exact_pictures))
-                shown = (f"{off:.2g}", f"{np.median(ratios):.1f}", f"{ratios[len(ratios) // 10]:.1f}")
+                shown = (f"{off:.2g}", *likeness.cells(painted, exact_pictures))
             lines.append(
                 f"| {name} ({len(asked)}) | {lengths[0]} to {lengths[-1]} | {mode} | {' | '.join(shown)} "
                 f"| {np.mean(right):.0%} |"
@@ -131,8 +130,8 @@ def main(rounds: int) -> None:
         "## The demo model",
         "",
         f"The judge's questions, every {EVERY}th, CFG {SCALE:g}, unseen seeds; the negative prompt is empty and encoded in "
-        "the same mode. `PSNR`: median and worst tenth of the pictures against exact's; `right`: shape, colour and "
-        "background as asked. The demo is no likeness of Chroma here: its T5 looks at most 6 words far, so a pad reaches "
+        f"the same mode. {likeness.TOLD}; `right`: all that was asked. "
+        "The demo is no likeness of Chroma here: its T5 looks at most 6 words far, so a pad reaches "
         "the last words only; it was trained with zeros in the pad's row, which is what ComfyUI's encoder of T5-base gives "
         "for masked rows and what exact keeps; and that encoder has its mask, so legacy equals exact (120 dB: the same "
         "picture).",

@@ -149,8 +149,8 @@ def main() -> None:
         for optimiser, kept in zip(optimisers, saved["optimisers"]):
             optimiser.load_state_dict(kept)
         step, log.hours = saved["step"], saved["hours"]
-    losses, saved_at = [], time.time()
-    while step < args.steps:
+    losses, saved_at, stop = [], time.time(), training.StopRequest()
+    while step < args.steps and not stop:
         rng = np.random.default_rng([8, step])
         training.set_rate(optimisers, PEAK_RATE * training.rate(step, WARM_UP, (args.steps // 2, args.steps // 2)))
         seen, labels = batch(rng, names, sprites, int(rng.choice(SIZES)))
@@ -165,7 +165,7 @@ def main() -> None:
         if step % LOG_EVERY == 0:
             log.write(step, loss=float(np.mean(losses)))
             losses = []
-        if time.time() - saved_at > SAVE_SECONDS or step == args.steps:
+        if time.time() - saved_at > SAVE_SECONDS or step == args.steps or stop:
             net.eval()
             log.write(step, **{f"unseen_{k}": v for k, v in accuracy(net, *unseen).items()})
             net.train()

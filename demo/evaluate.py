@@ -12,25 +12,10 @@ import torch
 
 import dev
 
-from . import judge, pictures
+from . import pictures, scenes
+from .exam import Question
 
 STEPS, SAMPLER, SCHEDULE, SHIFT = 20, "euler", "beta", 1.0  # those of the demo workflow
-NUM_HELD_OUT, NUM_OTHERS, NUM_PAIRS = 100, 100, 40
-FIRST_SEED = 1_000_000  # training draws its noise elsewhere
-
-
-def questions(pairs: bool = False) -> list[tuple[pictures.Scene, int]]:
-    """Scenes and seeds to be judged by: 100 combinations held out of training and 100 others, or 40 with two things."""
-    rng = np.random.default_rng(99)
-    if pairs:
-        scenes = [pictures.random_pair(rng) for _ in range(NUM_PAIRS)]
-    else:
-        everything = pictures.all_scenes()
-        held_out = [s for s in everything if pictures.is_held_out(s.combinations()[0])]
-        others = [s for s in everything if not pictures.is_held_out(s.combinations()[0])]
-        scenes = [held_out[i] for i in rng.permutation(len(held_out))[:NUM_HELD_OUT]]
-        scenes += [others[i] for i in rng.permutation(len(others))[:NUM_OTHERS]]
-    return [(scene, FIRST_SEED + i) for i, scene in enumerate(scenes)]
 
 
 class Studio:
@@ -64,14 +49,24 @@ class Studio:
         return self._texts[prompt]
 
     def paint(
-        self, prompts: list[str], seeds: list[int], cfg: float, size: int = pictures.PICTURE_SIZE, steps: int = STEPS
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        cfg: float,
+        size: int = pictures.PICTURE_SIZE,
+        steps: int = STEPS,
+        shown: np.ndarray | None = None,
     ) -> np.ndarray:
-        """(B, size, size, 3) in [0, 1]. The prompts must have one number of tokens."""
+        """(B, size, size, 3) in [0, 1]. The prompts must have one number of tokens.
+
+        shown: (1, H, W, 3) a picture as reference, for both prompts of guidance.
+        """
         noise = torch.cat(
             [torch.randn(1, 16, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
-        positive = [[torch.cat([self.text(p) for p in prompts]), {"guidance": 0.0}]]
-        negative = [[self.text(""), {"guidance": 0.0}]]
+        more = {} if shown is None else {"reference_latents": [self.vae.encode(torch.from_numpy(shown).float())]}
+        positive = [[torch.cat([self.text(p) for p in prompts]), {"guidance": 0.0, **more}]]
+        negative = [[self.text(""), {"guidance": 0.0, **more}]]
         latent = self.comfy.sample.sample(
             self.model,
             noise,
@@ -88,38 +83,37 @@ class Studio:
         return self.vae.decode(latent).clamp(0, 1).float().cpu().numpy()
 
     def answers(
-        self, asked: list[tuple[pictures.Scene, int]], cfg: float, batch: int = 16, steps: int = STEPS
-    ) -> Iterator[tuple[pictures.Scene, np.ndarray]]:
-        """A picture for each question, in batches of prompts of one length."""
-        groups: dict[int, list[tuple[pictures.Scene, str, int]]] = defaultdict(list)
-        for i, (scene, seed) in enumerate(asked):
-            prompt = pictures.prompts(scene)[i % 2]
-            groups[self.text(prompt).shape[1]].append((scene, prompt, seed))
+        self, asked: list[Question], cfg: float, batch: int = 16, steps: int = STEPS
+    ) -> Iterator[tuple[Question, np.ndarray]]:
+        """A picture for each question, in batches of prompts of one length; edits one by one, of a picture painted first."""
+        for question in (q for q in asked if q.before is not None):
+            first = self.paint([scenes.caption(question.before)], [question.seed], cfg, steps=steps)
+            yield question, self.paint([question.prompt], [question.seed + 1], cfg, steps=steps, shown=first)[0]
+        asked = [q for q in asked if q.before is None]
+        groups: dict[int, list[Question]] = defaultdict(list)
+        for question in asked:
+            groups[self.text(question.prompt).shape[1]].append(question)
         for group in groups.values():
             for start in range(0, len(group), batch):
-                scenes, prompts, seeds = zip(*group[start : start + batch])
-                yield from zip(scenes, self.paint(list(prompts), list(seeds), cfg, steps=steps))
+                part = group[start : start + batch]
+                yield from zip(part, self.paint([q.prompt for q in part], [q.seed for q in part], cfg, steps=steps))
 
 
 @torch.inference_mode()
-def scores(
-    studio: Studio, asked: list[tuple[pictures.Scene, int]], cfg: float, sheet: Path | None = None
-) -> dict[str, Any]:
+def scores(studio: Studio, asked: list[Question], cfg: float, sheet: Path | None = None) -> dict[str, Any]:
     """Shares of right answers, in all and for the combinations held out of training; a contact sheet if wanted."""
     verdicts, shown = [], []
-    for scene, picture in studio.answers(asked, cfg):
-        held_out = any(pictures.is_held_out(c) for c in scene.combinations())
-        verdicts.append({**judge.score(picture, scene), "held_out": held_out})
+    for question, picture in studio.answers(asked, cfg):
+        verdicts.append({**question.verdict(picture), "held_out": question.is_held_out})
         shown.append(picture)
     if sheet:
         from PIL import Image
 
         rows = [np.concatenate(shown[i : i + 10], axis=1) for i in range(0, len(shown) // 10 * 10, 10)]
         Image.fromarray((np.concatenate(rows) * 255).astype(np.uint8)).save(sheet)
-    keys = ("right", "colour", "background", "shape", "place")
     held_out = [v for v in verdicts if v["held_out"]]
     return {
         "count": len(verdicts),
-        **{k: float(np.mean([v[k] for v in verdicts])) for k in keys},
+        **{k: float(np.mean([v[k] for v in verdicts])) for k in verdicts[0] if k != "held_out"},
         "right_held_out": float(np.mean([v["right"] for v in held_out])) if held_out else float("nan"),
     }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import pictures, scenes, things
+from . import edits, pictures, scenes, things
 
 DROP_PROMPT = 0.1
 SHAPES_SHARE, PAIR_SHARE = 0.15, 0.3  # of all batches; the rest shows one thing
@@ -20,31 +20,37 @@ Size = tuple[int, int]  # height, width in pixels
 
 @dataclass(frozen=True)
 class Phase:
-    """From `first_step` on: sizes with their shares, how many things are shown, and how much scenes vary."""
+    """From `first_step` on: sizes with their shares, how many things are shown, how much scenes vary, and the shares of
+    batches that show coloured shapes, and edits of a picture that is shown as reference."""
 
     first_step: int
     sizes: dict[Size, float]
     num_things: int = things.NUM_FIRST
     variety: float = 1.0
+    shapes: float = SHAPES_SHARE
+    edits: float = 0.0
 
 
 # What words mean is learnt on small pictures, which is several times cheaper, and of things that stand still; then they
-# move, and larger pictures join.
+# move, and larger pictures and edits join.
 PHASES = (
     Phase(0, {(64, 64): 1.0}, variety=0.1),
     Phase(3500, {(64, 64): 1.0}, variety=0.5),
-    Phase(5000, {(64, 64): 0.4, (96, 96): 0.3, (128, 128): 0.2, (96, 128): 0.05, (128, 96): 0.05}),
-    Phase(7000, {(64, 64): 0.15, (96, 96): 0.2, (128, 128): 0.45, (96, 128): 0.1, (128, 96): 0.1}),
+    Phase(5000, {(64, 64): 0.4, (96, 96): 0.3, (128, 128): 0.2, (96, 128): 0.05, (128, 96): 0.05}, edits=0.15),
+    Phase(7000, {(64, 64): 0.15, (96, 96): 0.2, (128, 128): 0.45, (96, 128): 0.1, (128, 96): 0.1}, edits=0.2),
     Phase(
         12_000,
         {(64, 64): 0.1, (96, 96): 0.1, (128, 128): 0.4, (96, 128): 0.1, (128, 96): 0.1, (192, 192): 0.1}
         | {(128, 192): 0.04, (192, 128): 0.04, (256, 256): 0.02},
+        edits=0.2,
     ),
 )
 PIXEL_PHASES = (  # of the model that works on pixels: a patch of 16 is one token, so that 64 pixels are 16 tokens too
-    Phase(0, {(64, 64): 1.0}, variety=0.1),
-    Phase(4000, {(64, 64): 0.5, (96, 96): 0.5}, variety=0.5),
-    Phase(6000, {(64, 64): 0.2, (96, 96): 0.4, (128, 128): 0.4}),
+    Phase(0, {(64, 64): 1.0}, shapes=1.0),
+    Phase(1000, {(64, 64): 0.5, (128, 128): 0.5}, shapes=1.0),
+    Phase(2500, {(64, 64): 0.8, (128, 128): 0.2}, variety=0.1),
+    Phase(5000, {(64, 64): 0.5, (96, 96): 0.5}, variety=0.5),
+    Phase(7000, {(64, 64): 0.2, (96, 96): 0.4, (128, 128): 0.4}),
 )
 PIXELS = 64 * 96 * 96  # in a batch at most; 64 pictures where that is fewer
 MAX_BATCH = 64
@@ -52,8 +58,11 @@ MAX_BATCH = 64
 
 @dataclass(frozen=True)
 class Lesson:
-    images: Tensor  # (B, H, W, 3) in [0, 1]
+    """images, sources: (B, H, W, 3) in [0, 1]; sources are the pictures that edits begin with, None where nothing is edited."""
+
+    images: Tensor
     captions: list[str]
+    sources: Tensor | None = None
 
 
 def phase_of(step: int, phases: Sequence[Phase] = PHASES) -> Phase:
@@ -92,18 +101,22 @@ def lesson(step: int, sprites: things.Sprites, phases: Sequence[Phase] = PHASES)
     rng = np.random.default_rng([2, step])
     height, width = size_of(step, phases)
     batch = min(MAX_BATCH, PIXELS // (height * width))
-    kind = rng.random()
-    if kind < SHAPES_SHARE and height == width:  # shapes are drawn in squares
+    kind, phase, sources = rng.random(), phase_of(step, phases), None
+    if kind < phase.shapes and height == width:  # shapes are drawn in squares
         found = [random_shapes(rng) for _ in range(batch)]
         images = torch.from_numpy(np.stack([pictures.draw(scene, rng, height) for scene in found]))
         captions = [pictures.prompts(scene)[int(rng.integers(2))] for scene in found]
     else:
-        phase = phase_of(step, phases)
         names = sprites.names[: phase.num_things]
-        if kind < SHAPES_SHARE + PAIR_SHARE * phase.variety:
+        if kind >= 1 - phase.edits:
+            asked = [edits.random_edit(rng, names) for _ in range(batch)]
+            sources = scenes.draw([edit.before for edit in asked], sprites, height, width)
+            found, captions = [edit.after for edit in asked], [edit.instruction for edit in asked]
+        elif kind < phase.shapes + PAIR_SHARE * phase.variety:
             found = [scenes.random_pair(rng, names) for _ in range(batch)]
+            captions = [scenes.caption(scene, rng) for scene in found]
         else:
             found = [scenes.random_single(rng, names, variety=phase.variety) for _ in range(batch)]
+            captions = [scenes.caption(scene, rng) for scene in found]
         images = scenes.draw(found, sprites, height, width)
-        captions = [scenes.caption(scene, rng) for scene in found]
-    return Lesson(images, ["" if rng.random() < DROP_PROMPT else caption for caption in captions])
+    return Lesson(images, ["" if rng.random() < DROP_PROMPT else caption for caption in captions], sources)

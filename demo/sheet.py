@@ -1,4 +1,4 @@
-"""Paints the README's sheet (docs/demo.png) and the workflows' thumbnails with the demo model in the real host.
+"""Paints the README's sheet (docs/demo.png) and the workflows' thumbnails with the demo model in the real host; draws the icon.
 
 python dev.py sheet
 """
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import dev
 
-from . import evaluate
+from . import emblem, evaluate
 
 SCALE, COLUMNS, CAPTION, CFG = 2, 4, 44, 3.0
 PROMPTS = (
@@ -50,6 +50,7 @@ def sheet(studio: evaluate.Studio) -> Image.Image:
 
 @torch.inference_mode()
 def main() -> None:
+    emblem.main()
     studio = evaluate.Studio()
     docs = dev.ROOT / "docs"
     docs.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ Run from the repository's root, in the environment that `python dev.py setup` ma
     python -m demo.train_things [chroma|radiance] [--out DIR] [--steps N] [--hours H] [--decay N] [--threads 2]
     python -m demo.train_things --from WEIGHTS.safetensors
 
-State goes to DIR every few minutes, and the same command goes on from there; every step's batch, noise and rate follow
+State goes to DIR every few minutes and when it is stopped, and the same command goes on from there; every step's batch, noise and rate follow
 from its number. --from begins with averaged weights where the state was lost, at the step that they name. --decay N
 lets the rate fall to nothing over N steps from now on, which ends the run. DIR/KIND-demo.safetensors is the averaged
 model in float16, DIR/log.csv has hours, loss and seconds a step, DIR/sheet-STEP.png shows the same prompts every time.
@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from . import lessons, network, things, training, vae, watch, words
+from . import lessons, network, scenes, things, training, vae, watch, words
 from .muon import Muon
 
 
@@ -73,13 +73,23 @@ class FromPixels(nn.Module):
         return (x + 1) / 2
 
 
-def loss_of(net: nn.Module, z: Tensor, rows: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Flow matching: velocity = noise - data, timesteps logit-normal. The draws are the same on every device."""
+def loss_of(
+    net: nn.Module,
+    z: Tensor,
+    rows: Tensor,
+    mask: Tensor,
+    generator: torch.Generator,
+    source: Tensor | None = None,
+) -> Tensor:
+    """Flow matching: velocity = noise - data, timesteps logit-normal. The draws are the same on every device.
+
+    z, source: (B, C, h, w) data, and what is shown beside it as reference.
+    """
     noise = torch.randn(z.shape, generator=generator).to(z.device)
     t = torch.sigmoid(torch.randn(len(z), generator=generator)).to(z.device)
     noisy = torch.lerp(z, noise, t.view(-1, 1, 1, 1))
     with torch.autocast(z.device.type, torch.bfloat16, enabled=z.device.type == "cuda"):
-        velocity = net(noisy, t, rows, context_mask=mask)
+        velocity = net(noisy, t, rows, context_mask=mask, **watch.shown(source))
     return nn.functional.mse_loss(velocity.float(), noise - z)
 
 
@@ -106,16 +116,20 @@ class Trainer:
         rows, mask = self.text.encode(self.tokenize(captions))
         return rows.to(self.device), mask.to(self.device)
 
+    def latents(self, images: Tensor) -> Tensor:
+        """(B, H, W, 3) in [0, 1] -> (B, C, h, w), or (B, 3, H, W) of a model that works on pictures."""
+        return self.encoder(images.permute(0, 3, 1, 2).to(self.device))
+
     def advance(self) -> float:
         """One step; gives its loss."""
         share = training.rate(self.step, WARM_UP, self.decay, self.began)
         training.set_rate(self.optimisers, PEAK_RATE * share)
         lesson = lessons.lesson(self.step, self.sprites, self.kind.phases)
-        with torch.inference_mode():
-            z = self.encoder(lesson.images.permute(0, 3, 1, 2).to(self.device))
+        with torch.no_grad():
+            z, source = self.latents(lesson.images), None if lesson.sources is None else self.latents(lesson.sources)
             rows, mask = self.rows(lesson.captions)
         generator = torch.Generator().manual_seed(1_000_003 + self.step)
-        loss = loss_of(self.net, z.clone(), rows.clone(), mask.clone(), generator)
+        loss = loss_of(self.net, z, rows, mask, generator, source)
         self.net.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -158,13 +172,24 @@ class Trainer:
 
 
 def look(trainer: Trainer, reader: nn.Module, size: tuple[int, int], path: Path, judge: Path) -> dict[str, float]:
-    """Paints the sheet; gives its figures if there is a judge."""
-    net = trainer.averaged()
+    """Paints the sheet, with two rows of edits once they are taught; gives its figures if there is a judge."""
+    net, figures = trainer.averaged(), {}
+    empty = trainer.rows([""])
     with torch.inference_mode():
-        z = watch.paint(net, trainer.rows(watch.questions()), trainer.rows([""]), size)
-        images = reader.to(z.device)(z).float().cpu()
+        images = reader(watch.paint(net, trainer.rows(watch.questions()), empty, size)).float().cpu()
+        if judge.exists():
+            figures = watch.figures(images, judge)
+        if lessons.phase_of(trainer.step, trainer.kind.phases).edits:
+            asked = watch.edits_asked()
+            sources = scenes.draw([edit.before for edit in asked], trainer.sprites, *size)
+            cond = trainer.rows([edit.instruction for edit in asked])
+            edited = reader(watch.paint(net, cond, empty, size, source=trainer.latents(sources))).float().cpu()
+            if judge.exists():
+                figures |= watch.edit_figures(edited, judge)
+            images = torch.cat([images, images.new_ones(-len(images) % watch.COLUMNS, *images.shape[1:])])
+            images = torch.cat([images, sources.permute(0, 3, 1, 2), edited])
     watch.sheet(images, path)
-    return watch.figures(images, judge) if judge.exists() else {}
+    return figures
 
 
 def main() -> None:
@@ -206,8 +231,8 @@ def main() -> None:
     print(f"{sum(p.numel() for p in trainer.net.parameters()):,} parameters, from step {trainer.step}", flush=True)
 
     losses: dict[str, list[float]] = {}
-    saved_at, until = time.time(), log.hours + args.hours
-    while trainer.step < last and log.tick() < until:
+    saved_at, until, stop = time.time(), log.hours + args.hours, training.StopRequest()
+    while trainer.step < last and log.tick() < until and not stop:
         before = log.tick()
         size = lessons.size_of(trainer.step, kind.phases)
         losses.setdefault(f"loss{size[0]}x{size[1]}", []).append(trainer.advance())
@@ -219,7 +244,7 @@ def main() -> None:
             largest = lessons.common_size(trainer.step, kind.phases)
             figures = look(trainer, reader, largest, args.out / f"sheet-{trainer.step}.png", args.judge)
             log.write(trainer.step, height=largest[0], width=largest[1], **figures)
-        if time.time() - saved_at > SAVE_SECONDS or trainer.step == last or log.tick() >= until:
+        if time.time() - saved_at > SAVE_SECONDS or trainer.step == last or log.tick() >= until or stop:
             kept = {"trainer": trainer.state_dict(), "encoder": fingerprint, "hours": log.tick()}
             training.save(kept, state)
             trainer.save_weights(args.out / f"{args.kind}-demo.safetensors")

@@ -186,7 +186,8 @@ def main() -> None:
     last = min(args.steps, sum(decay)) if decay else args.steps
 
     losses, squares, seconds, saved_at = [], [], [], time.time()
-    while step < last:
+    stop = training.StopRequest()
+    while step < last and not stop:
         began = time.time()
         rng = np.random.default_rng([3, step])  # a restart sees what an unbroken run would have seen
         training.set_rate(optimisers, PEAK_RATE * training.rate(step, WARM_UP, decay))
@@ -214,7 +215,7 @@ def main() -> None:
             figures, decoded = judge(shown, real)
             log.write(step, **{f"held_out_{k}": v for k, v in figures.items()})
             show(real, decoded, args.out / f"{args.part}-sheet.png")
-        if time.time() - saved_at > SAVE_SECONDS or step == last:
+        if time.time() - saved_at > SAVE_SECONDS or step == last or stop:
             kept = {"net": net.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "ema": ema}
             training.save(kept | {"step": step, "decay": decay, "hours": log.tick()}, state)
             shown = with_weights(net, ema)

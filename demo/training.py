@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,22 @@ def save(state: dict[str, Any], path: Path) -> None:
     with partial.open("rb+") as f:
         os.fsync(f.fileno())
     partial.replace(path)
+
+
+class StopRequest:
+    """True once the process was asked to end (Ctrl-C, SIGTERM), so that a run saves first."""
+
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, _: Any) -> None:
+        self.came = True
+        signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
+
+    def __bool__(self) -> bool:
+        return self.came
 
 
 @dataclass

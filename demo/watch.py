@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import classifier, judge_things, latents, pictures, scenes, things
+import dev
+
+from . import classifier, edits, judge_things, latents, pictures, scenes, things
 
 NUM_STEPS, CFG, SEED, COLUMNS = 16, 3.0, 7, 12
 FAVOURITES = tuple("fox cat penguin car rocket robot castle guitar".split()) + ("red apple", "face with sunglasses")
@@ -56,6 +59,28 @@ def figures(images: Tensor, judge: Path) -> dict[str, float]:
     return shares | {"sharpness": judge_things.sharpness(images, real)}
 
 
+def edits_asked() -> list[edits.Edit]:
+    """A row of edits, each kind as often."""
+    rng, names = np.random.default_rng(13), things.names()[: things.NUM_FIRST]
+    kinds = list(edits.KINDS.values())
+    return [kinds[i % len(kinds)](rng, names) for i in range(COLUMNS)]
+
+
+def edit_figures(images: Tensor, judge: Path) -> dict[str, float]:
+    """Share of the edits in which everything that is judged is as asked, and shares of each; images as in `figures`."""
+    asked = [edit.after for edit in edits_asked()]
+    found = judge_things.verdicts(images.clamp(0, 1), asked, *classifier.load(judge))
+    shares = {f"edits_{key}": float(np.mean([v[key] for v in found])) for key in found[0]}
+    return {"edits": float(np.mean([all(v.values()) for v in found]))} | shares
+
+
+def shown(source: Tensor | None) -> dict[str, Any]:
+    """The transformer's argument that shows it this latent (B, C, h, w) beside what it paints."""
+    if source is None:
+        return {}
+    return {"references": dev.load_pack("chroma_model.references").References((source,))}
+
+
 @torch.inference_mode()
 def paint(
     net: nn.Module,
@@ -65,10 +90,12 @@ def paint(
     seed: int = SEED,
     cfg: float = CFG,
     num_steps: int = NUM_STEPS,
+    source: Tensor | None = None,
 ) -> Tensor:
     """Latents (B, 16, h, w), or pictures (B, 3, H, W) of a model that works on them, in [-1, 1].
 
     cond: rows (B, L, D) and mask; uncond: the same for one empty prompt; size: (H, W) in pixels.
+    source: like what is painted; shown to both as reference.
     """
     rows, mask = cond
     block = latents.BLOCK if net.config.nerf is None else 1
@@ -77,9 +104,10 @@ def paint(
     sigmas = torch.linspace(1, 0, num_steps + 1)
     for s, s_next in zip(sigmas.tolist(), sigmas[1:].tolist()):
         t = torch.full((len(x),), s, device=x.device)
-        v = net(x, t, rows, context_mask=mask)
+        v = net(x, t, rows, context_mask=mask, **shown(source))
         if cfg != 1:
-            empty = net(x, t, uncond[0].expand(len(x), -1, -1), context_mask=uncond[1].expand(len(x), -1))
+            rows_0, mask_0 = uncond[0].expand(len(x), -1, -1), uncond[1].expand(len(x), -1)
+            empty = net(x, t, rows_0, context_mask=mask_0, **shown(source))
             v = empty + cfg * (v - empty)
         x = x + (s_next - s) * v
     return x

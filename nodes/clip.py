@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..host.text.t5_clip import DEVICES, PRECISIONS, encoder_report, load_encoder
+from ..host.model.file_stamp import fingerprint
+from ..host.text.t5_clip import DEVICES, LOADER, PRECISIONS, encoder_report, load_encoder
 from .shared.checked_node import CheckedNode
-from .shared.files import HOW_TO_ADD, listed
+from .shared.files import HOW_TO_ADD, listed, refused
 from .shared.report import report
 
 FOLDERS = ("text_encoders", "clip_gguf")  # the second exists where a GGUF pack has registered it
@@ -28,7 +30,7 @@ class ChromaCLIPLoader(CheckedNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ChromaCLIPLoader",
-            display_name="Load Chroma Text Encoder",
+            display_name=LOADER,
             category="loaders/chroma",
             description="Loads a T5 text encoder for Chroma of any kind (safetensors, GGUF, sharded, whole or encoder "
             "alone; any precision) at its own sizes, and keeps or changes the precision of its weights.",
@@ -67,6 +69,18 @@ class ChromaCLIPLoader(CheckedNode):
             outputs=[io.Clip.Output(tooltip="The text encoder, for any node that takes a CLIP.")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, clip_name: Any = None) -> bool | str:
+        return refused(clip_name, encoder_path) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, clip_name: Any = None, **_: Any) -> str:
+        """Differs when a file has changed on disk, so that the encoder is loaded anew."""
+        try:
+            return fingerprint(LOADER, encoder_path(clip_name))
+        except (ValueError, OSError):  # `execute` raises it
+            return ""
 
     @classmethod
     def execute(cls, clip_name: str, device: str = "default", precision: str = "auto") -> io.NodeOutput:

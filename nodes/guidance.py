@@ -200,6 +200,7 @@ LAZY = (
     "positive",
     "negative",
     "latent",
+    "settings",
 )  # what files are read for; asked for once the node's values are known
 
 

@@ -12,18 +12,27 @@ from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from torch import Tensor
 
 from ..advice.doctor import warnings
-from ..constants import AS_TRAINED, BY_RESOLUTION, FIXED, FROM_MODEL, TRAINED, Lines
+from ..advice.presets import CHOICES
+from ..advice.queued_graph import Graph
+from ..advice.queued_run import runs
+from ..advice.recognise_preset import Recognition
+from ..advice.run_costs import savings_text
+from ..advice.user_changes import Settings, facts, head_of, settle
+from ..constants import AS_TRAINED, BY_RESOLUTION, CUSTOM, FIXED, FROM_MODEL, TRAINED, Lines
+from ..host.sample.apply_preset import applied, known
 from ..host.sample.guiders import GuidancePatch, chroma_guider, patch_on
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
 from ..samplers.run_record import RunRecord
 from ..samplers.schedules import CURVES, schedule
 from .guidance import wanted
-from .preset import known
+from .preset import recognised
 from .run_report import write
+from .shared import before_run
 from .shared.checked_node import CheckedNode
 from .shared.inputs import (
     CATEGORY,
+    SETTINGS,
     cfg_input,
     choice,
     denoise_input,
@@ -41,6 +50,10 @@ from .shared.report import only_tell, report, running_graph, show, title
 
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
 FIXED_SHIFT = dataclasses.replace(CURVES[CURVE[FIXED]].parameters[0], name="value")
+SHIFT = (
+    "Moves steps towards high noise. 1: none, as Chroma was trained. by resolution: FLUX's, larger for larger pictures. "
+    "from the model: what a node before this one has set, else ComfyUI's 3.16."
+)
 OWN_SHIFT = ("flux_shift", "fixed_shift")  # curves with a shift of their own, beside the node's
 
 
@@ -48,6 +61,25 @@ def schedules() -> list[str]:
     """Names for the menu: our curves, then the host's schedules of other names."""
     ours = [name for name in CURVES if name not in OWN_SHIFT]
     return [*ours, *(name for name in comfy.samplers.KSampler.SCHEDULERS if name not in CURVES)]
+
+
+def sampler_input() -> io.Input:
+    return io.Combo.Input(
+        "sampler",
+        options=comfy.samplers.KSampler.SAMPLERS,
+        default="res_multistep",
+        tooltip="How the steps are computed. Chroma1-HD: res_multistep or euler; Flash: heun, with 8 steps.",
+    )
+
+
+def schedule_input() -> io.Input:
+    return io.Combo.Input(
+        "schedule",
+        options=schedules(),
+        default="beta",
+        tooltip="How the noise falls over the steps. beta is the usual one; sigmoid_offset, bong_tangent and linear are "
+        "good too.",
+    )
 
 
 def sigmas_of(model: Any, name: str, steps: int, denoise: float) -> Tensor:
@@ -76,13 +108,16 @@ def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) 
     return clone, line
 
 
-def with_guidance(model: Any, skip_first_steps: int, told: Callable[[RunRecord], None]) -> tuple[Any, GuidancePatch]:
+def with_guidance(
+    model: Any, skip_first_steps: int, savings: Mapping[str, Any], told: Callable[[RunRecord], None]
+) -> tuple[Any, GuidancePatch]:
     """A clone with the model's own guidance, and that guidance. told: is called with each run's record.
 
     skip_first_steps: replaces that of the guidance, unless it is 0.
+    savings:          fields of Guidance, for a model that has none.
     """
     found = patch_on(model)
-    guidance = Guidance() if found is None else found.guidance
+    guidance = Guidance(**savings) if found is None else found.guidance
     if skip_first_steps:
         guidance = dataclasses.replace(guidance, skip_first_steps=skip_first_steps)
 
@@ -102,6 +137,48 @@ def warned(node: type[io.ComfyNode], model: Any) -> list[str]:
     graph, node_id = running_graph(), str(node.hidden.unique_id)
     variant, file = known(model)
     return warnings(graph, {"node": node_id, "variant": variant, "file": file}, node_id) if node_id in graph else []
+
+
+def cfg_of_graph(node: type[io.ComfyNode]) -> float | None:
+    """The running node's cfg as far as the graph tells before a file is read; None where it does not surely."""
+    node_id = str(node.hidden.unique_id)
+    run = next((run for run in runs(Graph(running_graph()), {}) if run.node == node_id), None)
+    return run.cfg if run is not None and run.found.sure else None
+
+
+def settings_of(
+    node: type[io.ComfyNode], model: Any, latent: Mapping[str, Any], quality: str
+) -> tuple[Settings, Recognition]:
+    """The settings of a choice of quality for a MODEL, and what it was recognised as.
+
+    raises: ValueError for flash, where the model is not made for few steps.
+    """
+    found = recognised(model, running_graph(), node.hidden.unique_id)
+    return settle(found.name, choice=quality, reason=found.reason, **latent_size(model, latent)), found
+
+
+def keep(
+    node: type[io.ComfyNode],
+    model: Any,
+    latent: Mapping[str, Any],
+    record: RunRecord,
+    sampler: str,
+    cfg: float,
+    savings: Mapping[str, Any],
+    skip_first_steps: int,
+) -> None:
+    """Keeps what a run has cost, for what is told before the next one."""
+    before_run.keep(
+        running_graph(),
+        str(node.hidden.unique_id),
+        model,
+        record,
+        **latent_size(model, latent),
+        batch=len(latent["samples"]),
+        sampler=sampler,
+        guided=cfg != 1,
+        savings=savings_text(savings, skip_first_steps, record.steps),
+    )
 
 
 class ChromaKSampler(CheckedNode):
@@ -124,28 +201,31 @@ class ChromaKSampler(CheckedNode):
                 seed_input(),
                 steps_input(),
                 cfg_input(),
-                io.Combo.Input(
-                    "sampler",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="res_multistep",
-                    tooltip="How the steps are computed. Chroma1-HD: res_multistep or euler; Flash: heun, with 8 "
-                    "steps.",
-                ),
-                io.Combo.Input(
-                    "schedule",
-                    options=schedules(),
-                    default="beta",
-                    tooltip="How the noise falls over the steps. beta is the usual one; sigmoid_offset, bong_tangent "
-                    "and linear are good too.",
-                ),
+                sampler_input(),
+                schedule_input(),
                 choice(
                     "shift",
-                    "Moves steps towards high noise. 1: none, as Chroma was trained. by resolution: FLUX's, larger for "
-                    "larger pictures. from the model: what a node before this one has set, else ComfyUI's 3.16.",
+                    SHIFT,
                     {label: [number_input(FIXED_SHIFT)] if label == FIXED else [] for label in SHIFTS},
                 ),
                 denoise_input(),
                 skip_first_steps_input(),
+                io.Combo.Input(
+                    "quality",
+                    options=[CUSTOM, *CHOICES],
+                    default=CUSTOM,
+                    optional=True,
+                    tooltip="custom: the values above. The others take steps, cfg, sampler, schedule and shift from the "
+                    "checkpoint that is recognised. standard: its preset. draft: half the steps, and the negative prompt "
+                    "in every second one. quality: a third more steps with chroma_res_2m. flash: for a Flash checkpoint "
+                    "or LoRA.",
+                ),
+                SETTINGS.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="From Chroma Preset or Chroma Flash: their values in place of those above.",
+                    lazy=True,
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The finished latent, for VAE Decode.")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
@@ -153,6 +233,8 @@ class ChromaKSampler(CheckedNode):
 
     @classmethod
     def check_lazy_status(cls, **given: Any) -> list[str]:
+        if given.get("quality", CUSTOM) != CUSTOM or "settings" in given:
+            given["cfg"] = only_tell(title(cls), lambda: cfg_of_graph(cls), "")
         return wanted(cls, given)
 
     @classmethod
@@ -170,28 +252,43 @@ class ChromaKSampler(CheckedNode):
         denoise: float = 1.0,
         skip_first_steps: int = 0,
         negative: list[Any] | None = None,
+        quality: str = CUSTOM,
+        settings: Settings | None = None,
     ) -> io.NodeOutput:
         advice = only_tell(title(cls), lambda: Lines(warned(cls, model)), "")
         if advice:
             show(title(cls), cls.hidden.unique_id, advice)  # now, while the run lasts
-        values = dict(shift) if isinstance(shift, Mapping) else {"shift": shift}
-        label = values.get("shift")
-        model, shift_line = with_shift(model, latent, label, values.get("value", FIXED_SHIFT.default))
-        sigmas = sigmas_of(model, schedule, steps, denoise)
-        head = f"{schedule}: {summary(sigmas, steps)}; {shift_line}"
-        if schedule in CURVES and not CURVES[schedule].from_table and label not in (AS_TRAINED, FROM_MODEL):
-            head += f". {schedule} does not use the shift; simple and beta do"
-        head = Lines([advice, head]) if advice else head
+        loaded, found = model, None
+        if settings is None and quality != CUSTOM:
+            settings, found = settings_of(cls, model, latent, quality)
+        if settings is None:
+            values = dict(shift) if isinstance(shift, Mapping) else {"shift": shift}
+            label = values.get("shift")
+            model, shift_line = with_shift(model, latent, label, values.get("value", FIXED_SHIFT.default))
+            sigmas = sigmas_of(model, schedule, steps, denoise)
+            head = f"{schedule}: {summary(sigmas, steps)}; {shift_line}"
+            if schedule in CURVES and not CURVES[schedule].from_table and label not in (AS_TRAINED, FROM_MODEL):
+                head += f". {schedule} does not use the shift; simple and beta do"
+            method, name, savings, more = comfy.samplers.sampler_object(sampler), sampler, {}, {}
+        else:
+            head = head_of(settings, found, patch_on(model) is not None)
+            model, method, sigmas = applied(model, settings, denoise)
+            name, cfg, savings = settings.sampler, settings.cfg, settings.savings
+            more = {"settings": facts(settings)}
+            head += f"\n{summary(sigmas, settings.steps)}"
+        head = Lines([advice, *head.split("\n")]) if advice else head
 
         def told(record: RunRecord) -> None:
             report(cls, lambda: record.text(head))
+            # `loaded`, not the model that holds this function: a circle of references looks like a leak to the host
+            only_tell(title(cls), lambda: keep(cls, loaded, latent, record, name, cfg, savings, skip_first_steps))
 
-        model, patch = with_guidance(model, skip_first_steps, told)
+        model, patch = with_guidance(model, skip_first_steps, savings, told)
         guider = chroma_guider(model, positive, negative, cfg)
         noise = RandomNoise.execute(seed)[0]
-        out = SamplerCustomAdvanced.execute(noise, guider, comfy.samplers.sampler_object(sampler), sigmas, latent)[0]
+        out = SamplerCustomAdvanced.execute(noise, guider, method, sigmas, latent)[0]
         if patch.last is None:
             report(cls, head)
         else:
-            only_tell(title(cls), lambda: write(cls.hidden, patch.last))
+            only_tell(title(cls), lambda: write(cls.hidden, patch.last, more))
         return io.NodeOutput(out)

@@ -6,13 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.model.file_stamp import stamps_of
-from ..host.model.load import load_chroma
+from ..host.model.file_stamp import fingerprint
+from ..host.model.load import LOADER, load_chroma
 from ..host.model.report import model_report
 from ..loaders.checkpoint.detect_variant import PREDICTIONS, TEXT_IDS
 from ..loaders.formats.base.registry import ALIASES, QUANT_MODES
 from .shared.checked_node import CheckedNode
-from .shared.files import model_files, model_path
+from .shared.files import model_files, model_path, refused
 from .shared.report import report
 
 OWN_APPROXIMATOR = "from the model file"
@@ -25,7 +25,7 @@ class ChromaDiffusionLoader(CheckedNode):
         files = model_files()
         return io.Schema(
             node_id="ChromaDiffusionLoader",
-            display_name="Load Chroma Model",
+            display_name=LOADER,
             category="loaders/chroma",
             description="Loads a Chroma diffusion model of any kind (safetensors, GGUF, sharded, all-in-one; any "
             "precision) at its own sizes, and keeps or changes the precision of its weights.",
@@ -111,11 +111,14 @@ class ChromaDiffusionLoader(CheckedNode):
         )
 
     @classmethod
-    def validate_inputs(cls, quant_mode: str) -> bool | str:
-        # The host does not check an input that is named here, so names of other packs (ALIASES) pass too.
-        if quant_mode in QUANT_MODES or quant_mode in ALIASES:
-            return True
-        return f"precision {quant_mode!r} is not known. Choose one of: {', '.join(QUANT_MODES)}"
+    def validate_inputs(
+        cls, quant_mode: Any = None, unet_name: Any = None, approximator: Any = None, lite_patch: Any = None
+    ) -> bool | str:
+        """The host does not check inputs that are named here: names of other packs (ALIASES) pass too."""
+        if isinstance(quant_mode, str) and quant_mode not in QUANT_MODES and quant_mode not in ALIASES:
+            return f"precision {quant_mode!r} is not known. Choose one of: {', '.join(QUANT_MODES)}"
+        names = [unet_name, *(name for name in (approximator, lite_patch) if name not in (OWN_APPROXIMATOR, NO_PATCH))]
+        return next((told for name in names if (told := refused(name, model_path))), True)
 
     @classmethod
     def fingerprint_inputs(
@@ -123,7 +126,7 @@ class ChromaDiffusionLoader(CheckedNode):
     ) -> str:
         """Differs when a file has changed on disk, so that the model is loaded anew."""
         try:
-            return str(stamps_of(model_path(unet_name), *paths_of(approximator, lite_patch)))
+            return fingerprint(LOADER, model_path(unet_name), *paths_of(approximator, lite_patch))
         except (ValueError, OSError):  # `execute` raises it
             return ""
 

@@ -7,8 +7,10 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..host.model.lora import apply_lora
+from ..host.model.file_stamp import fingerprint
+from ..host.model.lora import LOADER, apply_lora
 from .shared.checked_node import CheckedNode
+from .shared.files import refused
 from .shared.report import report
 
 
@@ -16,8 +18,16 @@ def lora_path(name: str) -> str:
     """raises: ValueError if the name is not one of the listed files."""
     path = folder_paths.get_full_path("loras", name) if name in folder_paths.get_filename_list("loras") else None
     if path is None:
-        raise ValueError(f"{name}: not among the LoRA files. Put it into ComfyUI/models/loras and refresh the page")
+        raise ValueError(f"{name}: not among the LoRA files. Put it into ComfyUI/models/loras and press R on the page")
     return path
+
+
+def lora_fingerprint(name: Any) -> str:
+    """Differs when the file has changed on disk, so that the LoRA is read anew."""
+    try:
+        return fingerprint(LOADER, lora_path(name))
+    except (ValueError, OSError):  # `execute` raises it
+        return ""
 
 
 class ChromaLoraLoader(CheckedNode):
@@ -25,7 +35,7 @@ class ChromaLoraLoader(CheckedNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ChromaLoraLoader",
-            display_name="Load Chroma LoRA",
+            display_name=LOADER,
             category="loaders/chroma",
             description="Applies a LoRA from models/loras to a Chroma model and tells which of its layers fit. The "
             "LoRA may be made for Chroma or FLUX.1, in any trainer's layout.",
@@ -51,6 +61,14 @@ class ChromaLoraLoader(CheckedNode):
             outputs=[io.Model.Output(tooltip="The model with the LoRA on it. The input stays as it was.")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: Any = None) -> bool | str:
+        return refused(lora_name, lora_path) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: Any = None, **_: Any) -> str:
+        return lora_fingerprint(lora_name)
 
     @classmethod
     def execute(cls, model: Any, lora_name: str, strength_model: float) -> io.NodeOutput:

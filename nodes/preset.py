@@ -19,7 +19,7 @@ from ..host.sample.apply_preset import SIZE, applied, known
 from ..host.sample.shift import CURVE
 from ..samplers.schedules import CURVES, MAX_STEPS
 from .shared.checked_node import CheckedNode
-from .shared.inputs import CATEGORY, number_input, summary
+from .shared.inputs import CATEGORY, SETTINGS, number_input, summary
 from .shared.report import report
 
 AUTO = "auto"
@@ -151,6 +151,7 @@ class ChromaPreset(CheckedNode):
                 io.Float.Output(display_name="cfg", tooltip="For Chroma CFG Guider or a KSampler."),
                 io.Int.Output(display_name="width", tooltip="For an empty latent, in pixels."),
                 io.Int.Output(display_name="height", tooltip="For an empty latent, in pixels."),
+                SETTINGS.Output(display_name="settings", tooltip="All of them but the size, for Chroma KSampler."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
@@ -187,7 +188,7 @@ class ChromaPreset(CheckedNode):
         clone, sampler_object, sigmas = applied(model, settings, denoise)
         report(cls, lambda: f"{tell(settings, found, chosen=preset != AUTO)}\n{schedule_line(sigmas, settings.steps)}")
         size = (settings.width, settings.height)
-        return io.NodeOutput(clone, sampler_object, sigmas, settings.steps, settings.cfg, *size)
+        return io.NodeOutput(clone, sampler_object, sigmas, settings.steps, settings.cfg, *size, settings)
 
 
 def schedule_line(sigmas: Any, steps: int) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..constants import Lines
 from ..prompts.tags import AESTHETICS, MAX_REPEATS, NONE, OPENINGS, QUALITIES, STYLE_PROMPTS, STYLES, Choice, build
 from .shared.checked_node import CheckedNode
 from .shared.report import report
+from .shared.text_ahead import terse_lines
 
 
 class ChromaPrompt(CheckedNode):
@@ -120,5 +122,5 @@ class ChromaPrompt(CheckedNode):
         prompt, rules = build(text, choice)
         lines = [prompt if prompt != text else "nothing added"]
         lines += [f"{rule.text} — {rule.told}" for rule in rules]
-        report(cls, "\n".join(lines))
+        report(cls, lambda: Lines([*lines, *terse_lines(text, vars(choice))]))
         return io.NodeOutput(prompt)

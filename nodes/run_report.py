@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Mapping
 
 from comfy_api.latest import io
 
@@ -22,15 +23,17 @@ NO_METADATA = "not written into the picture: this prompt was queued without meta
 METADATA = "chroma_run"  # key in a picture's metadata
 
 
-def write(hidden: Any, record: RunRecord) -> bool:
+def write(hidden: Any, record: RunRecord, more: Mapping[str, Any] = MappingProxyType({})) -> bool:
     """Puts a record into the metadata of this prompt's pictures, under the node's id: a prompt may have several runs.
+
+    more: further facts, plain values only.
 
     returns: False if the client sent no metadata, or metadata of another form.
     """
     info = hidden.extra_pnginfo
     if not isinstance(info, dict) or not isinstance(info.setdefault(METADATA, {}), dict):
         return False
-    info[METADATA][str(hidden.unique_id)] = record.facts()
+    info[METADATA][str(hidden.unique_id)] = {**record.facts(), **more}
     return True
 
 

@@ -15,6 +15,7 @@ from typing import Any, Sequence
 
 from ..constants import FOREIGN_SYNTAX, INFO, MAX_TOKENS, SHORT_NEGATIVE, WARNING, Line, Lines
 
+MAX_CHOICES = 20  # that stand in each other
 BAR_CELLS = 20
 NUM_TOLD = 8  # most words or weights that a line names
 
@@ -57,6 +58,7 @@ class Prompt:
     num_tokens: of the whole text, with `</s>`.
     chunks:     number of runs of T5.
     dropped:    number of tokens cut off; `first_dropped` is their first word.
+    falls_off:  more of them, for the page.
     unknown:    number of tokens unknown to T5.
     weights:    words and weight of every run of tokens whose weight is not 1.
     """
@@ -67,6 +69,19 @@ class Prompt:
     first_dropped: str = ""
     unknown: int = 0
     weights: tuple[tuple[str, float], ...] = ()
+    falls_off: str = ""
+
+
+CHOICE = re.compile(r"(?<!\\)\{([^{}]*)\}")  # {one|another}, which the page resolves by chance when it queues
+
+
+def longest(text: str) -> str:
+    """The text with the longest of each choice by chance, of which a run gets any."""
+    for _ in range(MAX_CHOICES):
+        text, found = CHOICE.subn(lambda match: max(match[1].split("|"), key=len), text)
+        if not found:
+            break
+    return text
 
 
 def chunks(starts: Sequence[bool], size: int) -> list[slice]:

@@ -43,6 +43,7 @@ class Guidance:
 
     curve:            of the scale over the run: constant; linear or cosine from cfg to `end`; list through `values`.
     skip_first_steps: cond only for the first n steps, -1 for all of them.
+    guided_steps:     cond only from this step on, counted from 0; or None.
     zero_init_steps:  the first n steps do nothing at all, as in CFG-Zero*.
     percent, sigmas:  where the scale acts: (start, end) from 0 to 1, or (upper, lower) sigma; at most one.
     stop_above:       cosine of cond and uncond above which uncond is no longer computed; or None.
@@ -59,6 +60,7 @@ class Guidance:
     end: float = 1.0
     values: tuple[float, ...] = ()
     skip_first_steps: int = 0
+    guided_steps: int | None = None
     zero_init_steps: int = 0
     percent: tuple[float, float] | None = None
     sigmas: tuple[float, float] | None = None
@@ -76,6 +78,8 @@ class Guidance:
         _check("momentum", self.momentum, -1, 1)
         _check("skip_first_steps", self.skip_first_steps, -1, math.inf)
         _check("zero_init_steps", self.zero_init_steps, 0, math.inf)
+        if self.guided_steps is not None:
+            _check("guided_steps", self.guided_steps, 0, math.inf)
         if self.curve == "list" and not self.values:
             raise ValueError("the list of cfg values is empty; write numbers with commas, such as 5, 4, 3")
         for value in self.values:
@@ -223,6 +227,7 @@ class GuidedRun:
         alone = (
             guidance.skip_first_steps == -1
             or step < first
+            or (guidance.guided_steps is not None and step >= guidance.guided_steps)
             or self.record.stopped is not None
             or (self.interval is not None and not within(sigma, self.interval))
         )

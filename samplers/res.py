@@ -8,6 +8,9 @@ exactly. Over a step of length h on which D changes linearly, by `slope` in all,
 
 sigma = 1 needs no special case. For a step to sigma = 0 (h infinite) the limit is x_next = D, of first order.
 
+With few steps D turns between them, and a slope that is carried on overshoots. The limited forms weigh it by how far it
+goes the way of the slope before, see `agreement`.
+
 Sources: Hochbruck and Ostermann, Explicit exponential Runge-Kutta methods for semilinear parabolic problems (2005) and
 Exponential integrators (Acta Numerica 2010) for phi_k and their order conditions; Zhang et al., Improved Order Analysis
 and Design of Exponential Integrator for Diffusion Models Sampling (arXiv:2308.02157) for the two schemes.
@@ -129,6 +132,20 @@ def integrate(x: Tensor, denoised: Tensor, slope: Tensor | None, sigma: float, t
     return x if slope is None else x + h * phi_2(-h) * slope
 
 
+def agreement(slope: Tensor, before: Tensor | None) -> Tensor:
+    """Weight of a slope: max(0, cosine of the angle to the slope before), for each row, (B, 1, ...); 0 without one before.
+
+    On a smooth path the angle is of the order of the step, so the weight is 1 - O(h^2) and the method stays of second
+    order; where the path turns, the step is of first order, which cannot overshoot.
+    """
+    dims = tuple(range(1, slope.ndim))
+    if before is None or not dims:
+        return slope.new_zeros([len(slope), *(1 for _ in dims)])
+    product, lengths = (slope * before).sum(dims, keepdim=True), slope.square().sum(dims, keepdim=True).sqrt()
+    lengths = lengths * before.square().sum(dims, keepdim=True).sqrt()
+    return torch.where(lengths > 0, product / lengths, 0).clamp(min=0)
+
+
 def silent(steps: list[Step], disable: bool | None = None) -> Iterable[Step]:
     """A progress bar that shows nothing."""
     return steps
@@ -143,6 +160,7 @@ class Options:
     noise_sampler: (sigma, sigma_next) -> like x; without it noise is seeded by extra_args["seed"].
     flow:          whether it is a flow model; matters for eta > 0 only.
     c2:            of `res_2s`: place of the second stage, as a part of the step in log(sigma), in (0, 1].
+    limited:       weigh each slope by its `agreement` with the one before.
     progress:      a bar: called with the steps and `disable`, gives the steps.
     """
 
@@ -151,6 +169,7 @@ class Options:
     noise_sampler: NoiseSampler | None = None
     flow: bool = True
     c2: float = 0.5
+    limited: bool = False
     progress: Progress = silent
 
 
@@ -176,10 +195,18 @@ class Solve:
         self.dtype = x.dtype
         self.work = torch.promote_types(x.dtype, torch.float32)
         self.noise_sampler = options.noise_sampler or seeded_noise(x, self.extra_args.get("seed"))
+        self.limited, self.before = options.limited, None  # before: slope of the step before
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         levels = x.new_full((x.shape[0],), sigma, dtype=self.work)
         return self.model(x.to(self.dtype), levels, **self.extra_args).to(self.work)
+
+    def limit(self, slope: Tensor) -> Tensor:
+        """The slope as far as it is to be used. To be called once a step."""
+        if not self.limited:
+            return slope
+        before, self.before = self.before, slope
+        return agreement(slope, before) * slope
 
     def report(self, step: Step, x: Tensor, denoised: Tensor) -> None:
         if self.callback is not None:
@@ -227,6 +254,7 @@ def res_2m(
         if previous is not None and step.to > 0:
             sigma, before = previous
             slope = (denoised - before) * (math.log(step.sigma / step.to) / math.log(sigma / step.sigma))
+            slope = solve.limit(slope)
         x = solve.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
         previous = step.sigma, denoised
     return x.to(solve.dtype)
@@ -259,6 +287,6 @@ def res_2s(
         if step.down > 0:
             middle = step.sigma * (step.down / step.sigma) ** c2
             stage = integrate(x, denoised, None, step.sigma, middle)
-            slope = (solve.denoise(stage, middle) - denoised) / c2
+            slope = solve.limit((solve.denoise(stage, middle) - denoised) / c2)
         x = solve.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
     return x.to(solve.dtype)

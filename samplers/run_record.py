@@ -21,6 +21,8 @@ class RunRecord:
     plain:   prompts that plain CFG computes; None if a side has several conditionings.
     stopped: the step at which cond and uncond were found alike.
     cosines: (step, cosine of cond and uncond); `close` makes numbers of tensors.
+    warm:    seconds and prompts at the second evaluation, when the model is loaded and all is compiled.
+    memory:  bytes of the device that the run has used at most; 0 if that is not known.
     """
 
     cfg: float
@@ -40,6 +42,20 @@ class RunRecord:
     stopped: int | None = None
     cosines: list[tuple[int, Tensor | float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warm: tuple[float, int] | None = None
+    memory: int = 0
+
+    def evaluation_begins(self, seconds: float) -> None:
+        """An evaluation, which is counted already, begins so many seconds after the run."""
+        if self.evaluations == 2:
+            self.warm = seconds, self.prompts
+
+    @property
+    def prompt_seconds(self) -> float | None:
+        """Seconds of a prompt once the model is loaded; None if the run has not ended well or is too short to tell."""
+        if not self.finished or self.warm is None or self.prompts <= self.warm[1]:
+            return None
+        return (self.seconds - self.warm[0]) / (self.prompts - self.warm[1])
 
     def step_done(self, step: int, seconds: float) -> None:
         """Another step is finished, so many seconds after the run's begin. step: its number, from 0."""

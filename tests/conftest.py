@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,20 @@ import torch
 from browser import demo_files
 
 dev = support.dev
-dev.BASE = "test-base"  # models and pictures of tests stay out of the demo's
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0")  # the whole suite runs in two processes, each with its own server
+dev.BASE = "test-base" + (
+    "" if WORKER == "gw0" else f"-{WORKER}"
+)  # models and pictures of tests stay out of the demo's
 CARD = os.environ.get("CHROMA_PACK_CARD", "cuda")
 REQUIRED = bool(os.environ.get("CHROMA_PACK_REQUIRE_HOST"))
+
+with contextlib.suppress(ImportError):  # the tests of tests/properties skip where there is none
+    from hypothesis import settings
+
+    # The same few examples in every run; `--hypothesis-profile many` draws others each time and keeps those that fail.
+    settings.register_profile("plain", max_examples=25, derandomize=True, database=None, deadline=None)
+    settings.register_profile("many", max_examples=1000, deadline=None, print_blob=True)
+    settings.load_profile("plain")
 
 
 def give_up(reason: str) -> None:
@@ -24,8 +36,10 @@ def give_up(reason: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def known_state():
+    """Every test starts from the same seed, and with denormal numbers, which the demo's trainers turn off."""
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
@@ -114,8 +128,11 @@ def server(host_dir):
     """A running ComfyUI with this pack and the demo models, shared by all tests."""
     demo_files.place(dev.base_dir())
     arguments = ("--preview-method", "latent2rgb", *dev.front_end())
-    with dev.Server(arguments=arguments, log=dev.cache_dir() / "test-server.log", cpu=True) as running:
+    log = dev.cache_dir() / f"{dev.BASE}-server.log"
+    with dev.Server(arguments=arguments, log=log, cpu=True) as running:
         yield running
+    # The host's own sign of a model that only the garbage collector frees: it then counts its memory as used.
+    assert "memory leak" not in log.read_text(encoding="utf-8", errors="replace"), f"models leak: {log}"
     shutil.rmtree(dev.base_dir() / "output", ignore_errors=True)  # another run of tests may share it
 
 
@@ -136,3 +153,20 @@ def models_dir(server):
 @pytest.fixture
 def loras_dir(server):
     yield from kept_clean(dev.base_dir() / "models" / "loras")
+
+
+SLOWEST = 20  # files that the summary names
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Names the files of tests that took longest: the suite is shared out by files, and its time has a limit."""
+    seconds, counts = Counter(), Counter()
+    for report in (one for group in terminalreporter.stats.values() for one in group if hasattr(one, "duration")):
+        file = report.nodeid.partition("::")[0]
+        seconds[file] += report.duration
+        counts[file] += report.when == "call"
+    if sum(seconds.values()) < 60:
+        return
+    terminalreporter.section("slowest files")
+    for file, taken in seconds.most_common(SLOWEST):
+        terminalreporter.write_line(f"{taken:7.0f} s  {counts[file]:5d} tests  {file}")

@@ -38,4 +38,4 @@ def read_header_of(kind):
 
 
 def flux(kind):
-    return expect_of(kind)["variant"] == "FLUX"
+    return expect_of(kind)["variant"].startswith("FLUX")

@@ -83,6 +83,7 @@ def sample(
     batch=1,
     tokens=(11, 7),
     latent=None,
+    noise=None,
     **more,
 ):
     """A run of the host's sampler; conditionings of different lengths unless given."""
@@ -94,7 +95,7 @@ def sample(
         negative = [[torch.randn(1, tokens[1], cfg.context_dim, generator=generator), {}]]
     channels = cfg.in_channels // cfg.patch_size**2
     latent = torch.zeros(batch, channels, *size) if latent is None else latent
-    noise = torch.randn(latent.shape, generator=generator)
+    noise = torch.randn(latent.shape, generator=generator) if noise is None else noise
     return comfy.sample.sample(
         patcher,
         noise,

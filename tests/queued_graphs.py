@@ -78,6 +78,14 @@ def ksampler(graph, model="1", **inputs):
     return graph
 
 
+def flashed(graph, **inputs):
+    """Chroma Flash between the model and a Chroma KSampler, which takes its settings."""
+    graph["60"] = node("ChromaFlash", **{"model": graph["10"]["inputs"]["model"], "lora_name": "x.safetensors", "strength_model": 1.0, "steps": 0, "start": "at once", **inputs})  # fmt: skip
+    return change(graph, "10", model=["60", 0], settings=["60", 1])
+
+
+GUIDED = {"start": "guided first", "start.guided_steps": 2, "start.cfg": 3.5}
+
 # Graphs, and what the Doctor finds in them.
 CASES = [
     (clean(cfg=1.0), [(HINT, "10", "cfg 1 with Chroma1-HD")]),
@@ -87,6 +95,8 @@ CASES = [
     (clean(cfg=0.0), [(HARM, "10", "cfg 0")]),
     (ksampler(clean(), skip_first_steps=40), [(IDLE, "10", "skip first steps 40 of 26")]),
     (ksampler(clean(), skip_first_steps=3), []),
+    (flashed(ksampler(clean())), []),
+    (flashed(ksampler(clean()), **GUIDED), []),
     (
         change(clean(), "9", width=16, height=2048),
         [(HINT, "9", "16 x 2048 with Chroma1-HD"), (HINT, "9", "16 x 2048 is a strip")],

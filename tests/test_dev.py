@@ -54,6 +54,21 @@ def test_wrong_comfyui_path_is_told(cache, monkeypatch, tmp_path):
         dev.host_path()
 
 
+@pytest.mark.parametrize("command", ["setup", "test", "serve"])
+def test_host_and_frontend_of_the_command_line_are_used(cache, monkeypatch, tmp_path, command):
+    monkeypatch.setenv("COMFYUI_PATH", "elsewhere")
+    monkeypatch.delenv("CHROMA_PACK_FRONT_END", raising=False)
+    (tmp_path / "main.py").write_text("")
+    found = []
+    monkeypatch.setitem(
+        dev.COMMANDS, command, lambda *_: found.extend((dev.host_path(), os.environ["CHROMA_PACK_FRONT_END"])) or 0
+    )
+    monkeypatch.setattr(dev, "heed_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["dev.py", command, "--host", str(tmp_path), "--frontend", "1.58.1"])
+    monkeypatch.setattr(dev.sys, "stdout", sys.__stdout__)
+    assert dev.main() == 0 and found == [tmp_path, "1.58.1"]
+
+
 def test_taken_port_is_told():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -176,9 +191,9 @@ def test_a_command_that_is_stopped_leaves_no_comfyui_behind(cache, tmp_path, mon
         cwd=support.ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGHUP, signal.SIG_DFL
-        ),  # which `nohup` before these tests would ignore
+        preexec_fn=lambda: [  # which `nohup` or `&` before these tests would have ignored
+            signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)
+        ],
     )
     port = int(parent.stdout.readline())
     assert not dev.port_is_free(port)

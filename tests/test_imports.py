@@ -9,20 +9,10 @@ import sys
 import pytest
 import support
 
+from tools import check_host
+
 HOST_DOOR = ("host", "nodes")  # whose files may import it
-HOST = {
-    "comfy",
-    "comfy_api",
-    "comfy_extras",
-    "comfy_execution",
-    "comfy_kitchen",
-    "folder_paths",
-    "nodes",
-    "node_helpers",
-    "server",
-    "execution",
-    "latent_preview",
-}
+HOST = check_host.MODULES
 # Room -> the rooms whose files it may import, beside its own and `constants`. A file directly in a folder is a room too.
 LOADERS = (
     "loaders.tensor_info",
@@ -32,13 +22,14 @@ LOADERS = (
     "loaders.lora",
     "loaders.t5",
 )
-PURE = ("chroma_model", "samplers", "prompts", "advice", *LOADERS)
+PURE = ("chroma_model", "samplers", "prompts", "tables", "advice", *LOADERS)
 HOST_ROOMS = ("host", "host.run", "host.model", "host.text", "host.sample")  # for nodes
 ALLOWED: dict[str, tuple[str, ...]] = {
     "constants": (),
     "chroma_model": (),
     "samplers": (),
     "prompts": (),
+    "tables": (),
     "loaders": (),
     "loaders.tensor_info": (),
     "loaders.files": LOADERS[:1],
@@ -119,12 +110,15 @@ def test_package_imports_without_host_or_torch():
 
 SCRIPTS = [p for f in ("benchmarks", "demo", "tools") for p in sorted((support.ROOT / f).rglob("*.py"))]
 WITHOUT_INSTALL = {
+    "atheris",
     "convert_to_quant",
     "cosmic_ray",
     "fcntl",
     "mlx",
     "msvcrt",
     "pyarrow",
+    "ray",
+    "resource",
     "resvg_py",
     "stable_diffusion_cpp",
 }  # the script says how to get it, or needs it on one system only

@@ -13,7 +13,19 @@ import pytest
 import support
 
 FOLDERS = (
-    *("advice", "chroma_model", "example_workflows", "host", "loaders", "nodes", "prompts", "samplers", "tools"),
+    *(
+        "advice",
+        "chroma_model",
+        "docs",
+        "example_workflows",
+        "host",
+        "loaders",
+        "nodes",
+        "prompts",
+        "samplers",
+        "tables",
+        "tools",
+    ),
     *("web/docs", "web/js"),
 )
 WHERE_PRESENT = ("locales", "subgraphs")  # folders that the host looks for
@@ -31,7 +43,7 @@ FILES = (
     *("quantize.py", "requirements.txt"),
 )
 OWN = ("benchmarks", "demo", "dev", "tests")  # not in the archive
-MAX_ARCHIVE_BYTES = 2_000_000  # 0.4 MB in 0.2.0; the demo's weights alone would be 8.8 MB
+MAX_ARCHIVE_BYTES = 2_000_000  # the demo's weights alone would be 8.8 MB
 MAX_PATH = 140  # of Windows' 260, of which a long user name, ComfyUI and custom_nodes take up to 110
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 BINARY = (".jpg", ".png", ".safetensors")
@@ -100,7 +112,7 @@ def test_file_names_are_possible_on_every_system():
 
 def test_text_files_have_unix_line_ends():
     for name in archive.files():
-        if not name.endswith(BINARY):
+        if not name.endswith(BINARY) and not name.startswith("tests/corpus/"):
             assert b"\r" not in (support.ROOT / name).read_bytes(), name
     attributes = text(".gitattributes").splitlines()
     assert attributes[0] == "* text=auto eol=lf"  # or git on Windows changes them
@@ -124,12 +136,30 @@ def test_project_has_what_the_registry_demands(project):
     assert "dynamic" not in facts and "web" not in comfy  # the host would serve `web` under the project's name too
     assert comfy["requires-comfyui"] == f">={pack.REQUIRED_HOST}"
     assert pack.REQUIRED_HOST.startswith(".".join(map(str, support.dev.MIN_HOST)))
-    for key, values in (("Icon", comfy), ("Banner", comfy), ("Repository", facts["urls"])):
-        assert values[key] == "" or values[key].startswith("https://"), key
+    named = re.findall(r'^(\w+) = "" # PLACEHOLDER: .*$', text("pyproject.toml"), re.MULTILINE)
+    wanted = {**facts["urls"], **{key: comfy[key] for key in ("PublisherId", "Icon", "Banner")}}
+    assert {key for key, value in wanted.items() if not value} == set(named)
+    for key in ("Repository", "Icon", "Banner"):
+        assert wanted[key] == "" or wanted[key].startswith("https://"), key
+    for key in ("Icon", "Banner"):
+        assert wanted[key] == "" or wanted[key].endswith(f"/.github/{key.lower()}.png"), key
+
+
+def test_icon_and_banner_have_the_registrys_shape():
+    image = pytest.importorskip("PIL.Image")
+    icon, banner = (image.open(support.ROOT / ".github" / f"{n}.png") for n in ("icon", "banner"))
+    assert max(icon.size) <= 400 and icon.width == icon.height
+    assert banner.width * 9 == banner.height * 21
 
 
 def test_changelog_begins_with_the_version(project):
     assert re.search(r"^## (.+)$", text("CHANGELOG.md"), re.MULTILINE)[1] == project["project"]["version"]
+
+
+def test_security_names_files_that_are_there_and_ruff_has_its_rules(project):
+    named = re.findall(r"`((?:loaders|nodes|tests|web)/[\w./]+)`", text("SECURITY.md"))
+    assert len(named) > 10 and all((support.ROOT / name).exists() for name in named)
+    assert "S" in project["tool"]["ruff"]["lint"]["select"]
 
 
 # --- GitHub's workflows ----------------------------------------------------------------------------------------------
@@ -177,6 +207,8 @@ def test_tests_run_on_all_three_systems():
         ("v1.2.3", {"- A change.\n": ""}, "or an empty one"),
         ("v1.2.3", {'PublisherId = "a"': 'PublisherId = ""'}, "PublisherId under [tool.comfy] is empty"),
         ("v1.2.3", {'"https://x"': '""'}, "Repository under [project.urls] is empty"),
+        ("v1.2.3", {'"https://i"': '""'}, "Icon under [tool.comfy] is empty"),
+        ("v1.2.3", {'"https://b"': '""'}, "Banner under [tool.comfy] is empty"),
     ],
 )
 def test_only_a_whole_release_is_published(tmp_path, project, tag, edits, told):
@@ -185,7 +217,7 @@ def test_only_a_whole_release_is_published(tmp_path, project, tag, edits, told):
     script = next(step["run"] for step in steps(publish) if step.get("id") == "check")
     files = {
         "pyproject.toml": '[project]\nversion = "1.2.3"\n[project.urls]\nRepository = "https://x"\n'
-        '[tool.comfy]\nPublisherId = "a"\n',
+        '[tool.comfy]\nPublisherId = "a"\nIcon = "https://i"\nBanner = "https://b"\n',
         "CHANGELOG.md": "# Changelog\n\n## 1.2.3\n\n- A change.\n\n## 1.2.0\n\n- Another.\n",
     }
     for name, content in files.items():

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any, Sequence
 
+from . import load_pack
 from .quantize import FAILED, INTERRUPTED, Parser
 
 RESULTS, LOG = "results.csv", "comfyui.log"
@@ -51,7 +52,13 @@ def parser() -> argparse.ArgumentParser:
         help="a ComfyUI that runs, as http://192.168.1.5:8188; repeatable. None: one is started on this machine",
     )
     p.add_argument(
-        "--comfyui", metavar="OPTIONS", default="", help="options of the one that is started, as --comfyui=--lowvram"
+        "--ray",
+        metavar="WORKERS",
+        type=int,
+        help="start so many on a Ray cluster, a GPU each: RAY_ADDRESS's, else one on this machine. Needs the package ray",
+    )
+    p.add_argument(
+        "--comfyui", metavar="OPTIONS", default="", help="options of those that are started, as --comfyui=--lowvram"
     )
     p.add_argument(
         "--patience",
@@ -77,6 +84,8 @@ def main(arguments: list[str]) -> int:
         p.error(f"--quality is {args.quality}, expected 1 to 100")
     if args.plot and args.plot.count(",") != 1:
         p.error(f"--plot is {args.plot}, expected two columns, as seed,cfg")
+    if args.ray is not None and (args.ray < 1 or args.server):
+        p.error("--ray is a number of workers from 1, in place of --server")
     if args.patience <= 0:
         p.error(f"--patience is {args.patience:g}, expected seconds")
     try:
@@ -101,11 +110,12 @@ def tell(text: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """raises: ValueError and OSError with a line for the user."""
-    from .batching import rows as tables
     from .batching import servers, workflow
     from .batching.ledger import Ledger
     from .batching.local import LocalServer, heed_signals
+    from .batching.transport import lift_file_limit
 
+    tables = load_pack("tables.rows")
     heed_signals()
     saved = workflow.read(args.workflow)
     axes = [tables.read_axis(text) for text in args.cross]
@@ -113,12 +123,23 @@ def run(args: argparse.Namespace) -> int:
     rows = tables.cross(rows, axes) if axes else rows
     with Ledger(args.out) as ledger:
         if args.server:
+            lift_file_limit()
             found = [servers.Server(url.rstrip("/")) for url in dict.fromkeys(args.server)]
             return with_servers(args, saved, rows, ledger, found)
-        local = LocalServer(args.out / LOG, shlex.split(args.comfyui, posix=os.name != "nt"))
+        options = shlex.split(args.comfyui, posix=os.name != "nt")
+        if args.ray is not None:
+            from .batching.ray_workers import end_workers, start_workers
+
+            workers = start_workers(args.ray, options)
+            found = [servers.Server(name, way, starts=True) for name, way in workers]
+            try:
+                return with_servers(args, saved, rows, ledger, found)
+            finally:
+                end_workers(workers)
+        local = LocalServer(args.out / LOG, options)
         try:
             local.start()
-            return with_servers(args, saved, rows, ledger, [servers.Server(local.url, local)])
+            return with_servers(args, saved, rows, ledger, [servers.Server(local.url, local=local, starts=True)])
         finally:
             local.end()
 
@@ -128,18 +149,21 @@ def with_servers(args: argparse.Namespace, saved: Any, rows: Sequence[Any], ledg
 
     from .batching import fill, pictures, servers, workflow
 
-    infos = {server.url: asyncio.run(servers.object_info_of(server)) for server in found}
-    silent = [f"{server.url} does not answer ({server.problem})" for server in found if infos[server.url] is None]
-    if len(silent) == len(found):
+    def check(url: str, info: Any) -> None:
+        try:
+            workflow.convert(saved, info)
+        except ValueError as error:
+            raise ValueError(f"{url}: {error}") from error
+
+    info = asyncio.run(servers.survey(found, check))
+    silent = [
+        f"{server.url} does not answer ({server.problem})" for server in found if server.problem and not server.starts
+    ]
+    if info is None:
         raise ValueError(f"{'; '.join(silent)}. Start ComfyUI there")
     for text in silent:
         tell(f"{text}. It is used as soon as it does")
-    known = {url: info for url, info in infos.items() if info is not None}
-    for url, info in known.items():
-        try:
-            converted = workflow.convert(saved, info)
-        except ValueError as error:
-            raise ValueError(f"{url}: {error}") from error
+    converted = workflow.convert(saved, info)
     filled = fill.fill(converted, rows, info)
     if args.dry_run:
         print(plan_text(converted, rows, info, filled))
@@ -228,17 +252,16 @@ def write_results(path: Path, lines: Sequence[dict[str, Any]]) -> None:
 
 def finish(args: argparse.Namespace, results: Sequence[dict[str, Any]]) -> int:
     """Sheets, and the last line."""
-    from .batching import sheets
-
+    grid = load_pack("tables.grid")
     done = [line for line in results if line["status"] == "done"]
     entries = [(file, line) for line in done for file in line["files"]]
     if args.sheet and entries:
         labels = [(file, f"{line['row']}: {', '.join(map(str, line['values'].values()))}") for file, line in entries]
-        for path in sheets.contact_sheets(args.out, labels):
+        for path in grid.contact_sheets(args.out, labels):
             print(path)
     if args.plot:
         x, y = (part.strip() for part in args.plot.split(","))
-        print(sheets.plot(args.out, x, y, [(file, line["values"]) for file, line in entries]))
+        print(grid.plot(args.out, x, y, [(file, line["values"]) for file, line in entries]))
     bad = len(results) - len(done)
     print(f"{len(done)} of {len(results)} rows are painted; {args.out / RESULTS} lists them")
     if bad:
@@ -254,6 +277,6 @@ def plan_text(converted: Any, rows: Sequence[Any], info: Any, filled: Any) -> st
     lines = []
     for name in columns:
         places = fill.places_of(name, converted, info)
-        lines.append(f"{name}: {', '.join(fill.told(place, converted.prompt) for place in places)}")
+        lines.append(f"{name}: {', '.join(fill.PLACES.told(place, converted.prompt) for place in places)}")
     lines += [f"row {row.number} cannot be used: {row.error}" for row in filled.refused]
     return "\n".join([*lines, f"{len(rows)} rows, {len(filled.jobs)} different pictures"])

@@ -93,6 +93,7 @@ def size_in_steps_of_16(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
             f"{found[0]} x {found[1]} is not in steps of {SIZE_STEP}",
             "Chroma paints in squares of 16 pixels; the edge is filled up and cut off again.",
             f"Use {fit}.",
+            tuple(zip(("width", "height"), map(int, fit.split(" x ")))),
         )
 
 
@@ -109,6 +110,7 @@ def denoise_without_a_picture(graph: Graph, run: QueuedRun, facts: Facts) -> Ite
             f"denoise {run.denoise:g} of an empty picture",
             "The first steps are left out, and what they should have painted is grey.",
             "Set denoise to 1, or connect a picture through VAE Encode.",
+            (("denoise", 1.0),),
         )
 
 
@@ -134,7 +136,8 @@ def vae_of_the_other_kind(graph: Graph, run: QueuedRun, facts: Facts) -> Iterato
             continue
         if radiance:
             text = f"Radiance paints pixels, not latents; {name} takes them for latents, which fails or gives noise."
-            yield Finding(HARM, vaes[-1], "Radiance with a latent VAE", text, "Choose pixel_space in Load VAE.")
+            remedy, fix = "Choose pixel_space in Load VAE.", (("vae_name", "pixel_space"),)
+            yield Finding(HARM, vaes[-1], "Radiance with a latent VAE", text, remedy, fix)
         else:
             text = "This model paints latents; pixel_space shows them as they are."
             yield Finding(HARM, vaes[-1], "pixel_space without Radiance", text, "Choose FLUX's VAE, ae.safetensors.")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Iterator
 
-from ...constants import FOREIGN_SYNTAX, MAX_TOKENS, SHORT_NEGATIVE, UNREAD_SCRIPTS
+from ...constants import FOREIGN_SYNTAX, GUIDED_FIRST, MAX_TOKENS, SHORT_NEGATIVE, UNREAD_SCRIPTS
 from ...samplers.guided_run import CURVES, ROUGH_SAMPLERS
-from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
+from ..finding import HARM, HINT, IDLE, Facts, Finding, Insert, rule
 from ..presets import FLUXES
-from ..queued_graph import Graph
+from ..queued_graph import FLASH_NODE, Graph
 from ..queued_run import QueuedRun
 
 HIGH_CFG = 10.0  # every preset's is at most half of it
@@ -40,13 +40,27 @@ def negative_prompt_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iter
             "At cfg 1 only the positive prompt is computed.",
             "Empty the negative prompt, or use Chroma NAG, which works at cfg 1"
             + ("." if run.found.preset.few_steps else ", or a cfg of 3 to 4, at twice the time."),
+            insert=nag_before(graph, run),
         )
+
+
+def nag_before(graph: Graph, run: QueuedRun) -> Insert | None:
+    """Chroma NAG between the model and its guider, with the guider's negative prompt; None for ComfyUI's own Chroma."""
+    links = graph.links(run.guider)
+    if not run.is_ours or "model" not in links or "negative" not in links:
+        return None
+    return Insert("ChromaNAG", ((run.guider, "model"),), also=(("negative", (run.guider, "negative")),))
 
 
 def changes_cfg(graph: Graph, run: QueuedRun) -> bool:
     """Whether a guidance node changes cfg over the run; then both prompts are computed, whatever it begins with."""
     changing = set(CURVES) - {"constant"}
     return any(graph.value(node, "curve") in changing for node in (run.guider, *run.models))
+
+
+def is_guided_first(graph: Graph, run: QueuedRun) -> bool:
+    """Whether cfg is that of the first steps only, in which a Flash LoRA does not act yet."""
+    return any(kind == FLASH_NODE and graph.value(node, "start") == GUIDED_FIRST for node, kind in run.kinds(graph))
 
 
 def has_nag(graph: Graph, run: QueuedRun) -> bool:
@@ -87,6 +101,8 @@ def flash_with_high_cfg(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
 
     source: levzzz's guide to Chroma, 'scheduling'.
     """
+    if is_guided_first(graph, run):
+        return
     if run.found.preset.few_steps and run.cfg is not None and run.cfg > FLASH_CFG:
         yield Finding(
             HARM,
@@ -94,6 +110,7 @@ def flash_with_high_cfg(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
             f"cfg {run.cfg:g} with a model for few steps",
             f"{run.found.name} ({run.found.reason}) has guidance built in. A higher cfg burns pictures, at twice the time.",
             "Set cfg to 1, at most 1.5.",
+            (("cfg", 1.0),),
         )
 
 
@@ -112,7 +129,8 @@ def cfg_that_no_model_has(graph: Graph, run: QueuedRun, facts: Facts) -> Iterato
         )
     else:
         title, text = "cfg 0", "Only the negative prompt is painted; the positive one does nothing."
-    yield Finding(HARM, run.guider, title, text, f"Set cfg to {run.found.preset.cfg:g}.")
+    cfg = run.found.preset.cfg
+    yield Finding(HARM, run.guider, title, text, f"Set cfg to {cfg:g}.", (("cfg", cfg),))
 
 
 @rule
@@ -130,6 +148,7 @@ def more_steps_skipped_than_there_are(graph: Graph, run: QueuedRun, facts: Facts
                 f"skip first steps {skipped:g} of {run.steps}",
                 "The negative prompt is skipped in every step, so that cfg does nothing.",
                 "Set it to a few steps, or cfg to 1.",
+                (("skip_first_steps", 0),),
             )
 
 
@@ -149,6 +168,7 @@ def undistilled_at_cfg_1(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator
             f"cfg 1 with {run.found.name}",
             "It has no guidance built in, so it follows prompts weakly.",
             f"Set cfg to {preset.cfg:g}, or use a Flash checkpoint or LoRA at cfg 1.",
+            (("cfg", preset.cfg),),
         )
 
 
@@ -255,6 +275,7 @@ def short_negative_prompt(graph: Graph, run: QueuedRun, facts: Facts) -> Iterato
             "a short negative prompt",
             f"It has fewer than {SHORT_NEGATIVE} tokens. Those do more harm than good, says levzzz's guide to Chroma.",
             f"Leave it empty, or write {SHORT_NEGATIVE} tokens or more.",
+            (("text", ""),),
         )
 
 
@@ -315,5 +336,6 @@ def padded_text_encoder(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
                 f"a text encoder of the type {type_}",
                 "It fills short prompts up with pad tokens, and the model, trained with one pad, sees all.",
                 "Set the type to chroma, or use Chroma Text Encode or Chroma Padding.",
+                (("type", "chroma"),),
             )
             return

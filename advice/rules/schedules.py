@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from ...constants import FROM_MODEL
-from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
+from ...constants import FROM_MODEL, TRAINED
+from ..finding import HARM, HINT, IDLE, Facts, Finding, Insert, rule
 from ..presets import FLUX, FLUXES
-from ..queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
+from ..queued_graph import OUR_SAMPLER, PRESET_NODE, ROLES, Graph
 from ..queued_run import QueuedRun, shift_setters
 from ..queued_shift import HOST_SHIFT, by_resolution, follows_shift, shift_of
 
@@ -36,7 +36,26 @@ def few_steps_of_a_shifted_schedule(graph: Graph, run: QueuedRun, facts: Facts) 
             f"{run.steps} steps of {run.scheduler} at a shift of {s:.2f}",
             f"The last step goes from a noise level of {last:.2f} to 0 at once; users report soft pictures.",
             "Set the shift to 1 with Chroma Timestep Shift, and use the schedule beta; or take more steps.",
+            insert=no_shift_behind_the_loader(graph, run),
         )
+
+
+def no_shift_behind_the_loader(graph: Graph, run: QueuedRun) -> Insert | None:
+    """Chroma Timestep Shift for the model and all that takes it; None where that is not what decides.
+
+    So where a node sets the shift, where the schedule has its own, or is made on another model.
+    """
+    chain = [run.guider, *run.models]
+    if len(chain) < 2 or shift_setters(graph, run) or not follows_shift(run.scheduler):
+        return None
+    before, loader = chain[-2:]
+    if run.is_open or run.schedule_models[-1] != loader:
+        return None
+    link = next((graph.links(before)[name] for name in ROLES["model"] if name in graph.links(before)), None)
+    if link is None or link[0] != loader:
+        return None
+    into = ((node, name) for node in graph.nodes for name, given in graph.links(node).items() if given == link)
+    return Insert("ChromaTimestepShift", tuple(into), values=(("mode", TRAINED),))
 
 
 def schedule_shift(graph: Graph, run: QueuedRun) -> float | None:
@@ -66,6 +85,7 @@ def shift_not_set(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Findin
             f"the model's shift is ComfyUI's {HOST_SHIFT:.2f}",
             "Chroma was trained with 1. A larger one spends more steps on the composition and fewer on details.",
             "Connect Chroma Timestep Shift with shift 1 behind the model's loader, also for the scheduler.",
+            insert=no_shift_behind_the_loader(graph, run),
         )
 
 
@@ -100,7 +120,7 @@ def two_shifts(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
         if graph.kind(node) == PRESET_NODE and value in (None, shift_of(graph, setters[0])[1]):
             continue
         if graph.kind(setters[0]) == OUR_SAMPLER:
-            remedy = f"Choose {FROM_MODEL!r} as its shift, or remove the other."
+            remedy = f"Choose {FROM_MODEL!r} as its shift, with quality custom, or remove the other."
         else:
             remedy = "Remove one of them."
         yield Finding(
@@ -154,6 +174,7 @@ def schedule_of_another_model(graph: Graph, run: QueuedRun, facts: Facts) -> Ite
         f"the schedule {run.scheduler} with Chroma",
         text,
         "Use beta, or Chroma Scheduler, whose karras and exponential fit.",
+        (("scheduler", "beta"),) if isinstance(graph.inputs(run.schedule_node).get("scheduler"), str) else (),
     )
 
 
@@ -184,4 +205,5 @@ def few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
                 f"{run.steps} steps with {run.found.name}",
                 f"Its pictures need more of them: {preset.steps}.",
                 f"Take {preset.steps} steps, or a Flash checkpoint or LoRA, which is made for 8.",
+                (("steps", preset.steps),),
             )

@@ -1,8 +1,9 @@
-"""Checks before each run that a model's file has not changed since it was loaded.
+"""Checks before weights are read that the files they come from have not changed since they were loaded.
 
 Weights are memory-mapped, not copied. If the file is overwritten, some of them become another model's; if it becomes
 shorter, reading them crashes the server.
-Not caught: a change during a run, and weights that the host itself reads between runs.
+Not caught: a change during a run, a model that the host's merging nodes took weights from, and weights that the host
+itself reads between runs.
 """
 
 from __future__ import annotations
@@ -10,52 +11,63 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from ...loaders.files.read import INDEX_SUFFIX, shards, whole
+
+ATTACHMENT = "chroma_files"  # key of the stamps on a patcher
 
 
 @dataclass(frozen=True)
 class FileStamp:
+    """loader: the node that reads the file."""
+
     path: str
+    loader: str
     inode: int
     size: int
     modified: int
 
 
-def stamps_of(*paths: str | None) -> tuple[FileStamp, ...]:
-    """Stamps of a model's files or their shards; None where there is no such file."""
+def stamps_of(loader: str, *paths: str | os.PathLike[str] | None) -> tuple[FileStamp, ...]:
+    """Stamps of files or their shards; None where there is no such file."""
     files: list[str] = []
     for path in (path for path in paths if path is not None):
         path = str(whole(path))
         files += [str(file) for file in shards(Path(path))] if path.endswith(INDEX_SUFFIX) else [path]
-    return tuple(stamp(file) for file in files)
+    return tuple(stamp(file, loader) for file in files)
 
 
-def stamp(path: str) -> FileStamp:
+def stamp(path: str, loader: str) -> FileStamp:
     found = os.stat(path)
-    return FileStamp(path, found.st_ino, found.st_size, found.st_mtime_ns)
+    return FileStamp(path, loader, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def check_unchanged(stamps: tuple[FileStamp, ...]) -> None:
+def fingerprint(loader: str, *paths: str | os.PathLike[str] | None) -> str:
+    """For the host's cache: differs when a file has changed, so that the loader runs anew."""
+    return str(stamps_of(loader, *paths))
+
+
+def watch(patcher: Any, stamps: tuple[FileStamp, ...]) -> None:
+    """Adds stamps, taken before any weight was read, to those of a patcher. Its clones keep them."""
+    patcher.set_attachments(ATTACHMENT, (*(patcher.get_attachment(ATTACHMENT) or ()), *stamps))
+
+
+def check_unchanged(patcher: Any) -> None:
     """raises: ValueError naming the first file that has changed. A deleted file has not: what is mapped of it stays."""
-    for before in stamps:
+    for before in patcher.get_attachment(ATTACHMENT) or ():
         try:
-            now = stamp(before.path)
+            now = stamp(before.path, before.loader)
         except OSError:
             continue
         if now != before:
             raise ValueError(
                 f"{os.path.basename(before.path)} has changed on disk since it was loaded ({before.size:,} bytes then, "
-                f"{now.size:,} now). Queue again, so that Load Chroma Model reads it anew"
+                f"{now.size:,} now). Queue again, so that {before.loader} reads it anew"
             )
 
 
-def unchanged_files(stamps: tuple[FileStamp, ...]) -> Callable[..., Any]:
-    """An OUTER_SAMPLE wrapper that runs `check_unchanged` before any weight is read."""
-
-    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        check_unchanged(stamps)
-        return executor(*args, **kwargs)
-
-    return wrapper
+def check_before_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """An OUTER_SAMPLE wrapper."""
+    check_unchanged(executor.class_obj.model_patcher)
+    return executor(*args, **kwargs)

@@ -31,12 +31,13 @@ from ..run.base_model import model_config
 from ..run.kept_modulations import ModulationStore
 from ..run.overflow import tell_overflow
 from .damage import warn_of_damage, warn_of_nan
-from .file_stamp import FileStamp, stamps_of, unchanged_files
+from .file_stamp import check_before_run, stamps_of, watch
 from .layers import operations
 from .matmul import fast_matmul
 from .packed_layout import TAKEN
 from .weights import StateBuilder
 
+LOADER = "Load Chroma Model"
 WRAPPERS = "chroma"  # of our wrappers and callbacks on the patcher
 
 
@@ -65,7 +66,7 @@ def load_chroma(
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     source = ModelFile(path, approximator, lite_patch)
-    stamps = stamps_of(path, approximator, lite_patch)  # before any weight is read
+    stamps = stamps_of(LOADER, path, approximator, lite_patch)
     header = source.header
     detection = detect(header, prediction, text_ids)
     if lite_patch is not None:
@@ -102,7 +103,8 @@ def load_chroma(
     # mapped them read-only and the patcher writes into its parameters.
     assign = patcher.is_dynamic() or not comfy.memory_management.aimdo_enabled
     model.load_model_weights(weights, "", assign=assign)
-    attach(patcher, header, stamps)
+    watch(patcher, stamps)
+    attach(patcher, header)
     patcher.cached_patcher_init = (
         load_chroma,
         (path, mode_name, approximator, prediction, text_ids, full_precision, lite_patch),
@@ -181,7 +183,7 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
     return chosen, f"{reason}. Not int8_convrot: {int8.matmul.name} {problem}" if problem else reason
 
 
-def attach(patcher: Any, header: Header, stamps: tuple[FileStamp, ...]) -> None:
+def attach(patcher: Any, header: Header) -> None:
     """Adds wrappers around a model's runs: check of its files, store of modulations, warnings of NaN and overflow."""
     store = ModulationStore()
 
@@ -191,7 +193,7 @@ def attach(patcher: Any, header: Header, stamps: tuple[FileStamp, ...]) -> None:
 
     wrapper_type = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, store.sample_wrapper)
-    patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, unchanged_files(stamps))
+    patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, check_before_run)
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, warn_of_nan(header.name))
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, tell_overflow(header.name))
     patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, WRAPPERS, forget)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, Mapping
 
 import comfy.lora
 import comfy.lora_convert
+import comfy.weight_adapter
 import torch
 
+from ...constants import Lines
 from ...loaders.checkpoint.keys import APPROXIMATOR
 from ...loaders.files.read import read_header, read_tensors
 from ...loaders.lora.adapters import Shape
@@ -16,21 +19,43 @@ from ...loaders.lora.layer_names import Rows
 from ...loaders.lora.plan import MATCHED, Plan, make_plan, pieces_as_layers, prepare
 from ...loaders.lora.report import nothing_matched, summary
 from ..run.base_model import IMG_IN, input_width
+from .file_stamp import stamps_of, watch
 
+LOADER = "Load Chroma LoRA"
 PREFIX = "diffusion_model."  # of the network in the host's names
 
 
-def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tuple[Any, str]:
-    """A clone of a Chroma MODEL with a LoRA file on it, and what was applied, in words.
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA file read for one MODEL. name: the file's. adapters: the host's, by what they change, as in `key_map`."""
 
-    raises: ValueError if the model is not Chroma, the file is damaged, or none of its layers fits the model.
-    """
+    name: str
+    tensors: Mapping[str, torch.Tensor]
+    plan: Plan
+    adapters: Mapping[Any, Any]
+    stamps: Any
+
+    @property
+    def ranks(self) -> list[int]:
+        """Of its pairs of matrices, each once."""
+        pairs = (a for a in self.adapters.values() if isinstance(a, comfy.weight_adapter.LoRAAdapter))
+        return sorted({adapter.weights[1].shape[0] for adapter in pairs})
+
+    @property
+    def summary(self) -> Lines:
+        """What is applied and what is not, in words."""
+        return summary(self.plan, self.tensors)
+
+
+def read_lora(model: Any, path: str | os.PathLike[str]) -> LoraFile:
+    """raises: ValueError if the model is not Chroma, the file is damaged, or none of its layers fits the model."""
     shapes = parameter_shapes(model.model.diffusion_model, model.patches)
     if not any(name.startswith(APPROXIMATOR) for name in shapes):
         raise ValueError(
             "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use ComfyUI's "
             "own LoRA node"
         )
+    stamps = stamps_of(LOADER, path)
     header = read_header(path)
     tensors = pieces_as_layers(comfy.lora_convert.convert_lora(read_tensors(path)))
     try:
@@ -41,15 +66,30 @@ def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tup
         raise ValueError(f"{header.name}: {error}") from error
     if not found.layers[MATCHED]:
         raise ValueError(nothing_matched(header.name, found, tensors))
-    clone = model.clone()
     adapters = comfy.lora.load_lora(prepare(tensors, found), key_map(found), log_missing=False)
-    refused = adapters.keys() - set(clone.add_patches(adapters, strength))
-    if refused or len(adapters) != len(found.targets):
+    return LoraFile(header.name, tensors, found, adapters, stamps)
+
+
+def with_lora(model: Any, lora: LoraFile, strength: float) -> Any:
+    """A clone of the MODEL with the LoRA in its weights. raises: ValueError if the host does not take all of it."""
+    clone = model.clone()
+    watch(clone, lora.stamps)
+    refused = lora.adapters.keys() - set(clone.add_patches(lora.adapters, strength))
+    if refused or len(lora.adapters) != len(lora.plan.targets):
         raise ValueError(
-            f"{header.name}: ComfyUI took {len(adapters) - len(refused)} of {len(found.targets)} adapters of this "
+            f"{lora.name}: ComfyUI took {len(lora.adapters) - len(refused)} of {len(lora.plan.targets)} adapters of this "
             "LoRA. Please report this with the versions of ComfyUI and of this pack"
         )
-    return clone, summary(found, tensors)
+    return clone
+
+
+def apply_lora(model: Any, path: str | os.PathLike[str], strength: float) -> tuple[Any, Lines]:
+    """A clone of a Chroma MODEL with a LoRA file on it, and what was applied, in words.
+
+    raises: ValueError as `read_lora` and `with_lora`.
+    """
+    lora = read_lora(model, path)
+    return with_lora(model, lora, strength), lora.summary
 
 
 def key_map(found: Plan) -> dict[str, Any]:

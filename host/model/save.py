@@ -27,6 +27,7 @@ from ...loaders.files.read import Header, read_header
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.tensor_info import TensorInfo
 from ..run.skip_blocks import skipped_on
+from .file_stamp import check_unchanged
 from .lora import PREFIX, parameter_shapes
 
 WORKSPACE = 4  # memory for quantising on the device, in float32 copies of the largest weight
@@ -36,7 +37,8 @@ class PatchedWeights:
     """The weights that a MODEL computes with, each made when it is asked for. The MODEL stays as it is."""
 
     def __init__(self, patcher: Any):
-        """raises: ValueError if the model is not Chroma. `dense` raises it for a weight in a type of another pack."""
+        """raises: ValueError if the model is not Chroma or a file of it has changed. `dense` raises it for a weight in a type of another pack."""
+        check_unchanged(patcher)
         self.patcher = patcher
         network = patcher.model.diffusion_model
         shapes = parameter_shapes(network, patcher.patches)

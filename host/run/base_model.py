@@ -17,7 +17,7 @@ from torch import Tensor
 from ...chroma_model import ChromaConfig
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from ...chroma_model.references import TIMESTEP_ZERO
-from ...constants import GUIDANCE, STYLE_MASK
+from ...constants import GUIDANCE, SHIFTS, STYLE_MASK
 from ...loaders.checkpoint.detect_variant import Detection
 from .conds import PAIRING, TextCond, sharing
 from .forward import HostTransformer, check_channels
@@ -133,6 +133,8 @@ class ChromaModelConfig(comfy.supported_models.Chroma):
         config = detection.config
         self.chroma_config = config
         self.variant = detection.variant
+        if self.variant in SHIFTS:
+            self.sampling_settings = {**self.sampling_settings, "shift": SHIFTS[self.variant]}
         self.loaded = None
         super().__init__(
             {

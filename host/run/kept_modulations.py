@@ -12,7 +12,10 @@ from collections import OrderedDict
 from typing import Any, Hashable
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
+
+from .late_lora import KEY as LATE_LORA
 
 OPTION = "chroma_modulations"  # where a run's store stands in transformer_options
 APPROXIMATOR = re.compile(
@@ -62,7 +65,8 @@ class RunModulations:
         self._model = weakref.ref(patcher.model)
         # Some patches change weights without a new patches_uuid, and are constant only within a run. Such a run has its
         # own store, which ends with it.
-        self._own = bool(patcher.injections or patcher.hook_patches) or any(
+        self._late = [w.__self__ for w in patcher.get_wrappers(WrappersMP.APPLY_MODEL, LATE_LORA)]
+        self._own = bool(patcher.injections or patcher.hook_patches or self._late) or any(
             map(APPROXIMATOR.match, patcher.object_patches)
         )
         self._store = ModulationStore() if self._own else store
@@ -74,7 +78,7 @@ class RunModulations:
         if self._model() is not model or torch.is_grad_enabled():
             return net.modulations(timesteps, guidance).to(dtype)
         rows = [tuple(row) for row in torch.stack((timesteps, guidance), dim=1).tolist()]  # one wait for the device
-        hooks = self._patcher.current_hooks if self._own else None
+        hooks = (self._patcher.current_hooks, *(late.acts for late in self._late)) if self._own else None
         found: dict[tuple[float, float], Tensor] = {}
         for i, row in enumerate(rows):
             if row in found:

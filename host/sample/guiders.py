@@ -17,6 +17,7 @@ from torch import Tensor
 from ...samplers.guided_run import COMPUTE, EXTRAPOLATE, SHOW, Guidance, GuidedRun
 from ...samplers.run_record import RunRecord
 from ..run.conds import PAIRING
+from .peak_memory import PeakMemory
 
 KEY = "chroma_guidance"  # of our wrappers on a MODEL and in a run
 PAIRINGS = ("auto", "paired", "apart")
@@ -61,10 +62,11 @@ class GuidancePatch:
         """An OUTER_SAMPLE wrapper: `guider.model_options` and `guider.conds` are this run's own copies."""
         guider = executor.class_obj
         interval = self.interval(guider.model_patcher)
+        started = time.perf_counter()
         run = GuidedRun(self.guidance, sigmas.tolist(), guider.cfg, interval, sampler_name(sampler))
         record = run.record
         if type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise:
-            install(run, guider)
+            install(run, guider, started)
         elif self.guidance != Guidance():
             record.notes.append(
                 f"{type(guider).__name__} combines its prompts by itself: these settings do nothing with it. Use "
@@ -76,14 +78,14 @@ class GuidancePatch:
                     cond[PAIRING] = self.pairing
         counter = functools.partial(count, record)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, counter, guider.model_options, is_model_options=True)
-        started = time.perf_counter()
-        args, kwargs = with_steps_counted(record, started, args, kwargs)
+        memory = PeakMemory(guider.model_patcher)
+        args, kwargs = with_steps_counted(record, started, memory.look, args, kwargs)
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             record.finished = True
             return out
         finally:
-            record.seconds = time.perf_counter() - started
+            record.seconds, record.memory = time.perf_counter() - started, memory.look()
             run.end()
             self.last = record
             if self.report is not None:
@@ -99,13 +101,17 @@ class GuidancePatch:
 
 
 def with_steps_counted(
-    record: RunRecord, started: float, args: tuple[Any, ...], kwargs: dict[str, Any]
+    record: RunRecord, started: float, look: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of OUTER_SAMPLE after the sigmas (denoise_mask, callback, ...), with a callback that counts steps."""
+    """The arguments of OUTER_SAMPLE after the sigmas (denoise_mask, callback, ...), with a callback that counts steps.
+
+    look: called at the end of each.
+    """
     given = args[1] if len(args) > 1 else kwargs.get("callback")
 
     def callback(step: int, *more: Any) -> Any:
         record.step_done(step, time.perf_counter() - started)
+        look()
         return None if given is None else given(step, *more)
 
     if len(args) > 1:
@@ -122,8 +128,8 @@ def sampler_name(sampler: Any) -> str:
 # --- functions of one run, which the host calls; they share `run` ----------------------------------------------------
 
 
-def install(run: GuidedRun, guider: Any) -> None:
-    """Puts a run's functions into the guider's options, which are this run's own copy."""
+def install(run: GuidedRun, guider: Any, started: float) -> None:
+    """Puts a run's functions into the guider's options, which are this run's own copy. started: by the clock of `time`."""
     negative = guider.conds.get("negative")
     run.guides = negative is not None and (guider.cfg != 1 or run.guidance.curve != "constant")
     single = len(guider.conds["positive"]) == 1 and (not run.guides or len(negative) == 1)
@@ -138,16 +144,17 @@ def install(run: GuidedRun, guider: Any) -> None:
                 f"{changes} takes the place of another node's CFG, since a model can have only one. Remove one of them"
             )
         options["sampler_cfg_function"] = functools.partial(combined, run)
-    wrapper = functools.partial(predict_noise, run, guider)
+    wrapper = functools.partial(predict_noise, run, guider, started)
     add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper, options, is_model_options=True)
 
 
 def predict_noise(
-    run: GuidedRun, guider: Any, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
+    run: GuidedRun, guider: Any, started: float, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """A PREDICT_NOISE wrapper: the host's own CFG, at the scale of this evaluation."""
     options = args[0] if args else kwargs.get("model_options", {})
     now = run.begin(float(timestep[0]), uses_uncond(guider, options))  # waits for the device; once an evaluation
+    run.record.evaluation_begins(time.perf_counter() - started)
     if now.zero:
         return unmoved(guider, x, timestep, options)
     start = guider.cfg  # another node may have set it for this step

@@ -16,11 +16,17 @@ from tqdm.auto import tqdm
 
 from ...samplers.res import Callback, Model, Options, res_2m, res_2s
 
+LIMITED = "_limited"  # in the names of samplers that weigh their slopes
+_2M, _2S = {"eta": 0.0, "s_noise": 1.0}, {"eta": 0.0, "s_noise": 1.0, "c2": 0.5}
 SAMPLERS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {  # name -> function, its options and defaults
-    "chroma_res_2m": (res_2m, {"eta": 0.0, "s_noise": 1.0}),
-    "chroma_res_2s": (res_2s, {"eta": 0.0, "s_noise": 1.0, "c2": 0.5}),
-    "chroma_res_2m_sde": (res_2m, {"eta": 1.0, "s_noise": 1.0}),
-    "chroma_res_2s_sde": (res_2s, {"eta": 1.0, "s_noise": 1.0, "c2": 0.5}),
+    "chroma_res_2m": (res_2m, _2M),
+    "chroma_res_2s": (res_2s, _2S),
+    "chroma_res_2m_sde": (res_2m, {**_2M, "eta": 1.0}),
+    "chroma_res_2s_sde": (res_2s, {**_2S, "eta": 1.0}),
+    "chroma_res_2m_limited": (res_2m, _2M),
+    "chroma_res_2s_limited": (res_2s, _2S),
+    "chroma_res_2m_limited_sde": (res_2m, {**_2M, "eta": 1.0}),
+    "chroma_res_2s_limited_sde": (res_2s, {**_2S, "eta": 1.0}),
 }
 
 
@@ -41,7 +47,8 @@ def on_host(name: str) -> Callable[..., Tensor]:
         options = {**defaults, **options}
         options["s_noise"] *= getattr(sampling, "noise_scale", 1.0)  # of models whose noise is not of variance 1
         flow = isinstance(sampling, comfy.model_sampling.CONST)
-        return function(model, x, sigmas, extra_args, callback, disable, Options(flow=flow, progress=tqdm, **options))
+        options = Options(flow=flow, progress=tqdm, limited=LIMITED in name, **options)
+        return function(model, x, sigmas, extra_args, callback, disable, options)
 
     sample.__name__, sample.__doc__ = f"sample_{name}", function.__doc__
     return sample

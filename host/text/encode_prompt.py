@@ -13,11 +13,13 @@ import functools
 import math
 from bisect import bisect_left
 from itertools import accumulate, groupby
+from types import SimpleNamespace
 from typing import Any, Sequence
 
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.sd1_clip
+import comfy.text_encoders.pixart_t5
 import torch
 from torch import Tensor
 
@@ -25,10 +27,12 @@ from ...constants import MAX_TOKENS
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.t5.detect_t5 import NEEDED
 from ...prompts.tokens import MODES, NUM_TOLD, OUTER, UNMASKED, Mode, Prompt, Token, fit, word_start
+from ..model.file_stamp import check_unchanged
 
 T5_NAMES = ("t5xxl", "t5base")  # the host's names for a T5 with T5's vocabulary; UMT5, mT5 and ByT5 have other names
 REMEDY = f"{NEEDED}: load it with Load Chroma Text Encoder, or with Load CLIP and the type chroma"
 WORD_START = "▁"  # the tokenizer's mark of a word's start
+MAX_SHOWN = 60  # words of what falls off, while a person types
 UNKNOWN = 2  # number of the token for text that is not in the vocabulary
 
 
@@ -214,39 +218,71 @@ def encode(clip: Any, text: str, mode: str = "exact", limit: str = "truncate") -
     clip:   the host's CLIP with a T5 in it; it is not changed.
     mode:   one of tokens.MODES.
     limit:  one of tokens.LIMITS. The mode `legacy` has no limit, so there only `error` acts.
-    raises: ValueError if there is no T5, if mode or limit is not known, or if limit is `error` and the text too long.
+    raises: ValueError if there is no T5, if its file has changed, if mode or limit is not known, or if limit is `error`
+            and the text too long.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is not known (known: {', '.join(MODES)})")
-    t5, kind = find_t5(clip), MODES[mode]
-    tokens = tokenize(clip, t5, text, whole=kind is not None and kind.masked)
-    words = t5.tokenizer.inv_vocab
-    starts = [not isinstance(token, int) or words[token].startswith(WORD_START) for token, _ in tokens]
-    runs = fit(tokens, starts, limit)
+    t5 = find_t5(clip)
+    check_unchanged(clip.patcher)
+    kind, tokens, runs, prompt = fitted(clip, t5, text, mode, limit)
     if kind is None:
-        runs = [tokens]
         options = {f"{t5.name}_min_padding": 1, f"{t5.name}_min_length": 0}
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, tokenizer_options=options))
     else:
         ours = copy.copy(clip)  # shares the patcher, so a loaded encoder stays loaded
         ours.cond_stage_model = Stage(clip.cond_stage_model, t5.model, kind)
         conditioning = ours.encode_from_tokens_scheduled(runs, add_dict={"guidance": 0.0})
+    return conditioning, prompt
 
+
+@functools.cache
+def weightless() -> tuple[Any, Encoder]:
+    """A CLIP's part that counts tokens, with T5's tokenizer and no weights."""
+    tokenizer = comfy.text_encoders.pixart_t5.PixArtTokenizer()
+    return SimpleNamespace(tokenizer_options={}), Encoder("t5xxl", None, getattr(tokenizer, tokenizer.clip))
+
+
+def count(text: str, mode: str = "exact", limit: str = "truncate") -> Prompt:
+    """What `encode` would make of a text, before any file is loaded; embeddings count as words.
+
+    raises: ValueError as `encode` does.
+    """
+    clip, t5 = weightless()
+    return fitted(clip, t5, text, mode, limit)[3]
+
+
+def fitted(
+    clip: Any, t5: Encoder, text: str, mode: str, limit: str
+) -> tuple[Mode | None, list[Token], list[list[Token]], Prompt]:
+    """The mode's row, all tokens, those of each run, and what became of the prompt.
+
+    raises: ValueError if mode or limit is not known, or if limit is `error` and the text too long.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is not known (known: {', '.join(MODES)})")
+    kind = MODES[mode]
+    tokens = tokenize(clip, t5, text, whole=kind is not None and kind.masked)
+    words = t5.tokenizer.inv_vocab
+    starts = [not isinstance(token, int) or words[token].startswith(WORD_START) for token, _ in tokens]
+    runs = fit(tokens, starts, limit)
+    if kind is None:
+        runs = [tokens]
     kept = sum(map(len, runs))
-    return conditioning, Prompt(
+    prompt = Prompt(
         num_tokens=len(tokens) + 1,
         chunks=len(runs),
         dropped=len(tokens) - kept,
         first_dropped=spoken(t5, tokens[word_start(starts, kept) :]) if kept < len(tokens) else "",
+        falls_off=spoken(t5, tokens[word_start(starts, kept) :], MAX_SHOWN) if kept < len(tokens) else "",
         unknown=sum(isinstance(token, int) and token == UNKNOWN for token, _ in tokens),
         weights=tuple(
             (spoken(t5, list(run)), weight) for weight, run in groupby(tokens, key=lambda pair: pair[1]) if weight != 1
         ),
     )
+    return kind, tokens, runs, prompt
 
 
-def spoken(t5: Encoder, tokens: Sequence[Token]) -> str:
+def spoken(t5: Encoder, tokens: Sequence[Token], most: int = NUM_TOLD) -> str:
     """The first words of these tokens, for people."""
-    numbers = [token if isinstance(token, int) else UNKNOWN for token, _ in tokens[: 4 * NUM_TOLD]]
+    numbers = [token if isinstance(token, int) else UNKNOWN for token, _ in tokens[: 4 * most]]
     words = t5.tokenizer.tokenizer.decode(numbers).split()
-    return " ".join(words[:NUM_TOLD])
+    return " ".join(words[:most])

@@ -25,6 +25,7 @@ from ...loaders.formats.base.registry import ENCODER_MODES, FORMATS, QuantMode
 from ...loaders.t5.detect_t5 import T5Detection, detect_t5
 from ...loaders.t5.sizes import EMBEDDING, FINAL_NORM, T5Config, is_linear
 from ..model.damage import warn_of_damage
+from ..model.file_stamp import check_unchanged, stamps_of, watch
 from ..model.layers import operations, take_marker
 from ..model.load import Loaded, ModelFile
 from ..model.report import count_text, kept_text, num_bytes, packed_formats, stored_text
@@ -33,6 +34,7 @@ from ..model.weights import StateBuilder
 COMPUTE = torch.float32
 PRECISIONS = tuple(ENCODER_MODES)
 DEVICES = ("default", "cpu")
+LOADER = "Load Chroma Text Encoder"
 ATTACHMENT = "chroma_t5"  # key of a `Loaded` on the patcher
 
 
@@ -164,6 +166,7 @@ def load_encoder(
     for what, asked, known in (("precision", precision, PRECISIONS), ("device", device, DEVICES)):
         if asked not in known:
             raise ValueError(f"{what} {asked!r} is not known (known: {', '.join(known)})")
+    stamps = stamps_of(LOADER, path)
     source = ModelFile(path)
     detection = detect_t5(source.header)
     mode = ENCODER_MODES[precision]
@@ -192,6 +195,9 @@ def load_encoder(
         disable_dynamic=disable_dynamic,
     )
     clip.patcher.set_attachments(ATTACHMENT, Loaded(source.header.name, source.header.num_bytes, detection, ""))
+    watch(clip.patcher, stamps)
+    table = getattr(clip.cond_stage_model, encoder.name).transformer.get_input_embeddings()
+    table.register_forward_pre_hook(lambda *_: check_unchanged(clip.patcher))  # the host's own nodes read it first
     clip.patcher.cached_patcher_init = (load_patcher, (path, precision, device, embeddings))
     return clip
 

@@ -7,13 +7,13 @@ from typing import Any, Mapping
 
 from ...chroma_model import ChromaConfig
 from ...chroma_model.block_lists import Block, parse_blocks
+from ...constants import FLUX_VARIANT, SCHNELL_VARIANT
 from ..files.error_text import short
 from ..files.read import Header
 from .detect_sizes import config_of
 from .keys import (
     APPROXIMATOR,
     FLAGS,
-    FLUX,
     FLUX_MODULATION,
     LEFT_OUT,
     METADATA_PREFIX,
@@ -38,8 +38,8 @@ TEXT_IDS = ("auto", "zeros", "sequential")
 class Detection(Collected):
     """What a file holds.
 
-    variant: "Chroma", "Chroma lite", "Radiance" or "FLUX" (with an Approximator from another file). `dropped` says
-             nothing about it: merges of Chroma may still have some of FLUX's modulation.
+    variant: "Chroma", "Chroma lite", "Radiance", or "FLUX" or "FLUX schnell" (with an Approximator from another file).
+             `dropped` says nothing about it: merges of Chroma may still have some of FLUX's modulation.
     layout:  "BFL" or "diffusers".
     dropped: names in the file that are not used, because the Approximator replaces them.
     """
@@ -135,6 +135,6 @@ def _variant(config: ChromaConfig, metadata: Mapping[str, Any]) -> str:
     """The sizes tell every variant but FLUX, which has Chroma's; `with_approximator` and this pack's files name it."""
     if config.nerf is not None:
         return "Radiance"
-    if metadata.get(VARIANT) == FLUX:
-        return FLUX
+    if metadata.get(VARIANT) in (FLUX_VARIANT, SCHNELL_VARIANT):
+        return metadata[VARIANT]
     return "Chroma lite" if config.approximator.in_dim == LITE_IN_DIM else "Chroma"

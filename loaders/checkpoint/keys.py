@@ -84,7 +84,8 @@ SCALES = (
 METADATA_PREFIX = "chroma."
 VARIANT = METADATA_PREFIX + "variant"
 PRUNED = METADATA_PREFIX + "left_out"
-FLUX = "FLUX"
+TIME_EMBEDDING = ("time_in.", "time_text_embed.timestep_embedder.")
+GUIDANCE_EMBEDDING = ("guidance_in.", "time_text_embed.guidance_embedder.")  # schnell has none
 
 
 class Rename(NamedTuple):

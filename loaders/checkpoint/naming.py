@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...constants import FLUX_VARIANT, SCHNELL_VARIANT
 from ..files.read import Header
 from .foreign import refuse_foreign
 from .keys import (
     APPROXIMATOR,
     APPROXIMATOR_ALONE,
-    FLUX,
+    GUIDANCE_EMBEDDING,
     OLD_MARKER,
     OTHER_COMPONENTS,
     SIGNATURES,
+    TIME_EMBEDDING,
     VARIANT,
     is_marker,
     other_model,
@@ -68,7 +70,7 @@ def names_of(header: Header, prefix: str) -> dict[str, str]:
 def with_approximator(header: Header, approximator: Header) -> Header:
     """A header that also holds the Approximator of another file, as FluxMod does it for FLUX.
 
-    A file without an Approximator of its own is FLUX, and its metadata say so from then on.
+    A file without an Approximator of its own is FLUX, dev or schnell, and its metadata say so from then on.
     Tensors of the Approximator stand under the first file's prefix; `source_names` tells what they are called in theirs.
     """
     _, prefix = layout_of(header)
@@ -82,10 +84,19 @@ def with_approximator(header: Header, approximator: Header) -> Header:
         header,
         name=f"{header.name} with {approximator.name}",
         tensors=tensors,
-        metadata={**header.metadata, **({VARIANT: FLUX} if is_flux else {})},
+        metadata={**header.metadata, **({VARIANT: flux_variant(header, prefix)} if is_flux else {})},
         markers=markers,
         num_bytes=header.num_bytes + approximator.num_bytes,
     )
+
+
+def flux_variant(header: Header, prefix: str) -> str:
+    """FLUX without guidance is schnell. A file without all embeddings, as FluxMod's pruned ones, is taken for dev."""
+    names = [name.removeprefix(prefix) for name in header.tensors]
+    has_time, has_guidance = (
+        any(name.startswith(parts) for name in names) for parts in (TIME_EMBEDDING, GUIDANCE_EMBEDDING)
+    )
+    return SCHNELL_VARIANT if has_time and not has_guidance else FLUX_VARIANT
 
 
 def source_names(approximator: Header) -> dict[str, str]:

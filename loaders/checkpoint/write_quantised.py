@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...chroma_model.block_lists import Block, blocks_text, parse_blocks
+from ...constants import FLUX_VARIANT, SCHNELL_VARIANT
 from ..files.error_text import encodable
 from ..files.read import read_header, read_tensors
 from ..files.write import GGUFFile, SafetensorsFile, Stored, whole_file
@@ -127,7 +128,7 @@ class Written:
             f"{count} layers of input width {width} are in 16 bits too: no block of this format fits that width"
             for width, count in self.skipped.items()
         ]
-        if self.variant == "FLUX":
+        if self.variant in (FLUX_VARIANT, SCHNELL_VARIANT):
             lines.append(
                 "without FLUX's own modulation: other loaders take it for Chroma; set its guidance, usually 3.5, by node "
                 "there"

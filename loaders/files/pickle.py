@@ -19,6 +19,9 @@ ZIP_HEADER_BYTES, ZIP_LENGTHS_AT = 30, 26  # of a part; the lengths are of what 
 ZIP_DESCRIPTOR = b"PK\x07\x08"  # begins the sizes that may stand behind
 MAX_BYTES = 1 << 23  # of all but the weights; some 500 bytes a tensor
 
+# PyTorch's reader of weights alone could be made to run code before (CVE-2025-32434, 2.6; CVE-2026-24747, 2.10).
+SAFE_TORCH = (2, 10)
+
 CLASS = re.compile(r"GLOBAL ([\w.]+)")  # in torch's refusal: what the file wants to be made of
 QUANTISERS = (
     "torchao",
@@ -30,7 +33,12 @@ QUANTISERS = (
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
-    """Its tensors by name. raises: ValueError if it is damaged, or holds more than plain tensors."""
+    """Its tensors by name. raises: ValueError if it is damaged, holds more than plain tensors, or PyTorch is too old to tell."""
+    if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < SAFE_TORCH:
+        raise ValueError(
+            f"{path.name}: not read, since a file of this kind could run code on this machine with PyTorch {torch.__version__}. "
+            f"Take the model's .safetensors file, or update PyTorch to {'.'.join(map(str, SAFE_TORCH))} or newer"
+        )
     try:
         mapped = zipfile.is_zipfile(path)  # only the zipped kind, torch's since 1.6, can be mapped
         if mapped:

@@ -204,7 +204,14 @@ class GGUFFile:
         data = _bytes(tensor)
         if data.nbytes != stored.nbytes or name != stored.name:
             raise ValueError(f"{name}: {tensor.dtype} of {data.nbytes:,} bytes, expected {stored}")
-        self.writer.write_tensor_data(data)
+        self.writer.write_tensor_data(data.view(_Written))
+
+
+class _Written(np.ndarray):
+    """Bytes that are written by Python, which tells why the system takes no more; numpy tells only how many it took."""
+
+    def tofile(self, file: Any, sep: str = "", format: str = "%s") -> None:
+        file.write(self)
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:

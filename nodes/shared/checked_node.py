@@ -15,12 +15,14 @@ from typing import Any, Callable, Iterable, Mapping
 
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph_utils import is_link
 
+from ...advice.user_changes import Settings
 from ...loaders.files.error_text import MAX_NAME, short
 from ...samplers.schedules import MAX_STEPS
 
 # Menus that are checked elsewhere, with remedies of their own: files, and quant_mode with its names of other packs.
-OPEN_MENUS = ("unet_name", "clip_name", "lora_name", "approximator", "lite_patch", "quant_mode")
+OPEN_MENUS = ("unet_name", "clip_name", "vae_name", "lora_name", "approximator", "lite_patch", "quant_mode")
 MAX_WHOLE = 100 * MAX_STEPS  # limit of steps / denoise, the length of the whole schedule
 MAX_LISTED = 20  # choices of a menu that an error names
 PLAIN = (bool, int, float, str, type(None))
@@ -68,9 +70,13 @@ def check_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[str
     raises: ValueError in one sentence.
     """
     out = dict(given)
-    for one in (node.SCHEMA or node.define_schema()).inputs:
+    schema = node.SCHEMA or node.define_schema()
+    for one in schema.inputs:
         if isinstance(one, io.DynamicCombo.Input):
             choose(node, one, out)
+        elif one.id in out and schema.is_input_list:  # of values without a menu; an optional one may be None
+            values = out[one.id]
+            out[one.id] = values and [check_value(one.id, one, value) for value in values]
         elif one.id in out:
             out[one.id] = check_value(one.id, one, out[one.id])
             if one.get_io_type() == "COMBO" and one.id not in OPEN_MENUS and out[one.id] not in one.options:
@@ -130,6 +136,8 @@ def check_value(name: str, one: io.Input, value: Any) -> Any:
     raises: ValueError naming it, what was found and what is allowed.
     """
     kind = one.get_io_type()
+    if one.rawLink and is_link(value):  # where it comes from, not what comes
+        return value
     if kind in ("INT", "FLOAT"):
         return number(name, value, kind == "INT", one.min, one.max)
     if kind in KINDS and not (value is None and one.optional):
@@ -194,6 +202,7 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "CLIP": (is_clip, "a CLIP, from a text encoder's loader"),
     "CONDITIONING": (is_conditioning, "CONDITIONING, from a prompt's node"),
     "LATENT": (is_latent, "a LATENT, from an empty latent's node or VAE Encode"),
+    "CHROMA_SETTINGS": (lambda value: isinstance(value, Settings), "the settings of Chroma Preset or Chroma Flash"),
     "SIGMAS": (is_sigmas, "SIGMAS, from a scheduler"),
     "STYLE_MODEL": (has("get_cond"), "a STYLE_MODEL, from Load Style Model"),
     "CLIP_VISION_OUTPUT": (has("last_hidden_state"), "a CLIP_VISION_OUTPUT, from CLIP Vision Encode"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import Any, Callable
 
 import folder_paths
 
@@ -15,7 +16,20 @@ from ...loaders.files.write import not_written
 
 DIFFUSION_FOLDERS = ("diffusion_models", "unet_gguf")  # the second exists where a GGUF pack has registered it
 CHECKPOINTS = "checkpoints"
-HOW_TO_ADD = "Put it into ComfyUI/models/{folder} and refresh the page"
+HOW_TO_ADD = "Put it into ComfyUI/models/{folder} and press R on the page"
+
+
+def refused(name: Any, path_of: Callable[[str], Any]) -> str:
+    """The sentence of a name that is no file here, for a node's `validate_inputs`: the host's own names no remedy.
+
+    path_of: raises ValueError with it. returns: empty where there is nothing to refuse, or a link brings the name.
+    """
+    try:
+        if isinstance(name, str):
+            path_of(name)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def listed(folders: tuple[str, ...]) -> dict[str, str]:

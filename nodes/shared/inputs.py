@@ -11,6 +11,7 @@ from torch import Tensor
 from ...samplers.schedules import CURVES, MAX_STEPS, Parameter
 
 CATEGORY = "sampling/chroma"
+SETTINGS = io.Custom("CHROMA_SETTINGS")  # an `advice.user_changes.Settings`
 TOKEN_SIDE = 16  # an image token is 16 x 16 pixels
 MAX_SEED = 2**64 - 1
 SHARE = "Share of the run, 0 to 1."

@@ -7,6 +7,7 @@ comes after its node, such as a guider's: an event, for the node that the runnin
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import functools
 import json
 import logging
@@ -56,18 +57,26 @@ def only_tell(title: str, tell: Callable[[], T], failed: str = FAILED) -> T | st
 Text = str | Callable[[], str]
 
 
-def report(node: type[io.ComfyNode], text: Text, bar: Bar | None = None, level: str | None = None) -> None:
+def report(
+    node: type[io.ComfyNode],
+    text: Text,
+    bar: Bar | None = None,
+    level: str | None = None,
+    parts: Mapping[str, str] | None = None,
+) -> None:
     """Shows text on the running node and in the log. The node's schema must ask for Hidden.unique_id.
 
     text:  or a function that makes it, whose errors then do not fail the run.
     bar:   drawn with the text. None: drawn from characters at the text's start, as in "██░░ 256 of 512", if any.
     level: of the whole report, one of constants.LEVELS. None: that of its most serious line.
+    parts: id -> title of the nodes that it expands into, whose reports the page shows on it too.
     """
     name = title(node)
     made = only_tell(name, text) if callable(text) else text
     log(name, made)
     if (told := TOLD.get()) is not None:
-        only_tell(name, lambda: told.append(json.dumps(message(made, bar, level))))
+        of_parts = {"parts": list(parts.items())} if parts else {}
+        only_tell(name, lambda: told.append(json.dumps({**message(made, bar, level), **of_parts})))
 
 
 def show(title: str, node_id: str | None, text: Text, bar: Bar | None = None, level: str | None = None) -> None:
@@ -90,8 +99,9 @@ def _send_event(node_id: str, told: Mapping[str, Any]) -> None:
     server = PromptServer.instance
     if server.client_id is None:  # of the page that queued the prompt; others may have nodes of the same ids
         return
-    node_id = get_progress_state().dynprompt.get_display_node_id(str(node_id))
-    server.send_sync(EVENT, {"node": node_id, "workflow": _workflow(server), **told}, server.client_id)
+    shown_on = get_progress_state().dynprompt.get_display_node_id(str(node_id))
+    part = {"part": str(node_id)} if shown_on != str(node_id) else {}  # it has expanded into this one, or is copied
+    server.send_sync(EVENT, {"node": shown_on, "workflow": _workflow(server), **part, **told}, server.client_id)
 
 
 def running_graph() -> dict[str, Any]:
@@ -117,13 +127,21 @@ def message(text: str, bar: Bar | None = None, level: str | None = None) -> dict
     """A report as it is sent to the page: its text, and how to show it.
 
     marks: [line, length of its head, level] of each line that stands out.
+    acts:  [line, node, [[input, value], ...]] of each line about a node: a click goes there, or sets the values; with a
+           fourth entry it inserts the node that this describes, an `advice.finding.Insert`.
     """
     lines = text.lines if isinstance(text, Lines) else ()
-    marks = [[i, len(line.head), line.level] for i, line in enumerate(lines) if isinstance(line, Line)]
+    marked = [(i, line) for i, line in enumerate(lines) if isinstance(line, Line)]
+    marks = [[i, len(line.head), line.level] for i, line in marked]
+    acts = [
+        [i, line.node, [list(pair) for pair in line.fix], *([dataclasses.asdict(line.insert)] if line.insert else [])]
+        for i, line in marked
+        if line.node is not None
+    ]
     if found := bar is None and BAR.match(text):
         bar = dict(zip(("value", "max"), (int(number.replace(",", "")) for number in found.groups())))
     level = level or max((mark[2] for mark in marks), key=LEVELS.index, default=INFO)
-    return {"text": text, "marks": marks, "bar": bar, "level": level}
+    return {"text": text, "marks": marks, "acts": acts, "bar": bar, "level": level}
 
 
 def reporting(node: type[io.ComfyNode]) -> type[io.ComfyNode]:

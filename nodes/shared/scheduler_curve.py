@@ -5,32 +5,35 @@ GET tells the page once which nodes have a curve, and which widgets set it; POST
 
 from __future__ import annotations
 
-import asyncio
-import json
 import math
 from typing import Any, Mapping
 
 import comfy.model_sampling
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from server import PromptServer
 from torch import Tensor
 
 from ...host.sample.shift import CURVE
 from ...samplers.schedules import CURVES, PIXELS_PER_TOKEN, check_parameters, curve_points, flux_mu
+from .routes import add_route, answering, checked_object
 
 PATH = "/chroma/curve"
 MAX_DRAWN = 1000  # steps; a node is some hundred pixels wide
 MAX_COMPUTED = 10_000  # limit of steps / denoise, the length of the whole schedule: 10 ms of a slider's drag
-MAX_ERROR = 600  # characters
-MAX_QUERY = 1 << 14  # bytes; a query of the page has some hundred
 SWITCHES = ("pin_first", "keep_steps")
 OPTIONS = ("steps", "denoise", *SWITCHES)  # beside the curve: the names of widgets, and keys of a query
 KEYS = ("curve", "params", *OPTIONS, "shift")
 MODELS = ("fixed_shift", "flux_shift")  # a model's own sigmas are one of these curves
 # Nodes that give the model that they get with its sigmas unchanged, and nodes that hold one number for an input.
 PASSING = (
-    *("ChromaGuidance", "ChromaLoraLoader", "ChromaNAG", "ChromaRoPEScaling", "ChromaSkipBlocks"),
+    *(
+        "ChromaCache",
+        "ChromaFlash",
+        "ChromaGuidance",
+        "ChromaLoraLoader",
+        "ChromaNAG",
+        "ChromaRoPEScaling",
+        "ChromaSkipBlocks",
+    ),
     *("LoraLoader", "LoraLoaderModelOnly", "TorchCompileModel"),
 )
 CONSTANTS = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean")
@@ -81,11 +84,11 @@ def drawn(query: Any) -> dict[str, Any]:
                that does not follow it.
     raises:    ValueError in one line for anything else.
     """
-    _object("the query", query, KEYS)
+    checked_object("the query", query, KEYS)
     name, steps, denoise = query.get("curve"), query.get("steps"), query.get("denoise", 1.0)
     if not isinstance(name, str) or name not in CURVES:
         raise ValueError(f"curve {name!r} is not known. Choose one of: {', '.join(CURVES)}")
-    params = _object(f"{name}: params", query.get("params", {}), CURVES[name].defaults)
+    params = checked_object(f"{name}: params", query.get("params", {}), CURVES[name].defaults)
     switches = {key: query.get(key, False) for key in SWITCHES}
     for key, value in switches.items():
         if not isinstance(value, bool):
@@ -114,7 +117,7 @@ def model_sigmas(shift: Any) -> tuple[Tensor, float]:
     name = shift["curve"]
     params = {**CURVES[name].defaults, **shift}
     del params["curve"]
-    _object(f"shift: {name}", params, CURVES[name].defaults)
+    checked_object(f"shift: {name}", params, CURVES[name].defaults)
     check_parameters(name, params)
     if name == "fixed_shift":
         sampling, value = comfy.model_sampling.ModelSamplingDiscreteFlow(), params["shift"]
@@ -132,36 +135,7 @@ async def tell(request: web.Request) -> web.Response:
     return web.json_response(table())
 
 
-async def answer(request: web.Request) -> web.Response:
-    """`drawn` over HTTP; an error is status 400 with its line as `error`. A thread computes, so others do not wait."""
-    try:
-        query = json.loads(await body(request))
-        return web.json_response(await asyncio.to_thread(drawn, query))
-    except (ValueError, OverflowError, RecursionError) as problem:  # of the query, or of its JSON
-        return web.json_response({"error": cut(str(problem))}, status=400)
-
-
-async def body(request: web.Request) -> bytes:
-    """The request's body. raises: ValueError if it is too long, or not compressed as its header says."""
-    try:
-        return await request.clone(client_max_size=MAX_QUERY).read()
-    except web.HTTPRequestEntityTooLarge:
-        raise ValueError(f"the query has more than {MAX_QUERY:,} bytes") from None
-    except (web.RequestPayloadError, HttpProcessingError) as problem:
-        raise ValueError(f"the query cannot be read: {problem}".replace("\n", " ")) from None
-
-
-def cut(text: str) -> str:
-    """An error without the middle, where it repeats a long query; its end says what is allowed."""
-    return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR // 2]} ... {text[-MAX_ERROR // 2 :]}"
-
-
-def _object(what: str, found: Any, allowed: Any) -> Mapping[str, Any]:
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{what} is {found!r}; allowed is an object")
-    if unknown := sorted(set(found) - set(allowed)):
-        raise ValueError(f"{what}: {unknown[0]} is not known ({', '.join(allowed) or 'nothing'})")
-    return found
+answer = answering(drawn)
 
 
 def _is_number(value: Any) -> bool:
@@ -169,13 +143,5 @@ def _is_number(value: Any) -> bool:
 
 
 def register() -> None:
-    """Adds both routes to the server, if there is one; nodes can also be loaded without.
-
-    Only once: the host does not start if a second copy of this pack adds the same route again.
-    """
-    if not hasattr(PromptServer, "instance"):
-        return
-    routes = PromptServer.instance.routes
-    if not any(getattr(route, "path", None) == PATH for route in routes):
-        routes.get(PATH)(tell)
-        routes.post(PATH)(answer)
+    """Adds both routes to the server."""
+    add_route(PATH, answer, tell)

@@ -240,6 +240,16 @@ def test_flux_with_an_approximator_is_left_alone():
     assert found(between(graph, "FluxGuidance", name="positive", guidance=3.5)) == []
 
 
+def test_schnell_is_loaded_without_a_shift():
+    graph = clean(file="flux1-schnell.safetensors", cfg=1.0, steps=4, scheduler="simple")
+    graph["10"]["inputs"]["model"] = ["1", 0]
+    graph["2"]["inputs"]["type"] = "flux"
+    assert the_run(graph).shift == queued_run.Shift(1.0, None) and found(graph) == []
+    graph["4"] = node("ModelSamplingAuraFlow", model=["1", 0], shift=math.exp(1.15))
+    graph["10"]["inputs"]["model"] = ["4", 0]
+    assert [f.title for f in doctor.examine(graph)] == ["4 steps of simple at a shift of 3.16"]
+
+
 # --- reading graphs ------------------------------------------------------------------------------------------------------
 
 
@@ -689,3 +699,158 @@ def test_a_one_node_sampler_gets_lines_on_its_own_values_only():
         "DOES HARM: cfg 100. Set cfg to 3.5.",
         "DOES NOTHING: skip first steps 40 of 26. Set it to a few steps, or cfg to 1.",
     ]
+
+
+# --- one choice for quality ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", ["draft", "standard", "quality"])
+@pytest.mark.parametrize("file", ["Chroma1-HD.safetensors", "Chroma1-Flash.safetensors", "Chroma1-Base.safetensors"])
+def test_choice_of_quality_counts_in_place_of_the_widgets(file, quality):
+    """Widgets that would be warned of do nothing under a choice; the run is what the choice takes."""
+    size = {"width": 768, "height": 768}
+    graph = change(ksampler(clean(file), quality=quality, cfg=100.0, steps=2), "9", **size)
+    preset = presets.of_choice(the_run(graph).found.name, quality)
+    run = the_run(graph)
+    assert (run.steps, run.cfg, run.sampler, run.scheduler) == (preset.steps, preset.cfg, preset.sampler, preset.curve)
+    assert found(graph) == []
+    assert found(change(graph, "10", quality="custom"))
+
+
+def test_settings_of_a_preset_count_in_place_of_the_widgets():
+    graph = ksampler(clean(), cfg=100.0, steps=2, settings=["50", 7])
+    preset = {"preset": "auto", "steps": 40, "cfg": 0.0, "sampler": FROM_PRESET, "schedule": "linear"}
+    graph["50"] = node("ChromaPreset", model=["1", 0], **preset, shift=FROM_PRESET, width=0, height=0)
+    run = the_run(graph)
+    assert (run.steps, run.cfg, run.sampler, run.scheduler) == (40, 3.5, "euler", "linear")
+    assert found(graph) == []
+    graph["50"] = node("Other", model=["1", 0])
+    assert (the_run(graph).steps, the_run(graph).cfg) == (None, None)  # nothing is known, so nothing is said
+    assert found(graph) == []
+
+
+def test_linked_choice_is_not_known():
+    graph = ksampler(clean(), cfg=100.0, quality=["60", 0]) | {"60": node("Switch", a="draft", b="quality")}
+    assert the_run(graph).cfg is None and found(graph) == []
+
+
+# --- findings to act on ----------------------------------------------------------------------------------------------
+
+MENDED = {  # graph with one fault -> the node and the values that mend it
+    "cfg": (ksampler(clean(), cfg=100.0), "10", {"cfg": 3.5}),
+    "flash": (change(clean("Chroma1-Flash.safetensors", cfg=4.0, steps=8), "9", width=768, height=768), "10", {"cfg": 1.0}),
+    "steps": (clean(steps=6), "10", {"steps": 26}),
+    "size": (change(clean(), "9", width=1000, height=1030), "9", {"width": 992, "height": 1024}),
+    "denoise": (clean(denoise=0.4), "10", {"denoise": 1.0}),
+    "schedule": (clean(scheduler="karras"), "10", {"scheduler": "beta"}),
+    "negative": (change(clean(), "6", text="blurry"), "6", {"text": ""}),
+    "type": (change(clean(), "2", type="sd3"), "2", {"type": "chroma"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_what_is_offered_mends_what_was_found(name):
+    graph, node_id, values = MENDED[name]
+    (finding,) = doctor.examine(graph)
+    assert (finding.node_id, dict(finding.fix)) == (node_id, values)
+    text = doctor.findings_text([finding], graph)
+    assert [(line.node, dict(line.fix)) for line in text.lines if getattr(line, "node", None)] == [
+        (node_id, {}),
+        (node_id, values),
+    ]
+    assert doctor.examine(change(graph, node_id, **dict(finding.fix))) == []
+
+
+def with_insert(graph, insert):
+    """The graph as the page makes it of an offered node."""
+    source = {tuple(graph[node]["inputs"][name]) for node, name in insert.into}
+    (link,) = source
+    also = {name: graph[node]["inputs"][given] for name, (node, given) in insert.also}
+    graph["99"] = node(insert.kind, **{insert.through: list(link)}, **dict(insert.values), **also)
+    for other, name in insert.into:
+        graph[other]["inputs"][name] = ["99", 0]
+    return graph
+
+
+def without_shift(graph, *takers):
+    for key in takers:
+        graph[key]["inputs"]["model"] = ["1", 0]
+    del graph["4"]
+    return graph
+
+
+FLASH_AT_1 = change(clean("Chroma1-Flash.safetensors", cfg=1.0, steps=8), "9", width=768, height=768)
+INSERTED = {  # graph that lacks a node -> the node, and what gets its output
+    "shift": (without_shift(clean(), "10"), "ChromaTimestepShift", {("10", "model")}),
+    "shift for the scheduler too": (
+        without_shift(custom(), "21", "23"),
+        "ChromaTimestepShift",
+        {("21", "model"), ("23", "model")},
+    ),
+    "few steps": (
+        without_shift(
+            change(
+                clean("Chroma1-Flash.safetensors", cfg=1.0, steps=8, scheduler="simple"), "9", width=768, height=768
+            ),
+            "10",
+        ),
+        "ChromaTimestepShift",
+        {("10", "model")},
+    ),
+    "negative at cfg 1": (change(FLASH_AT_1, "6", text="blurred, " * 40), "ChromaNAG", {("10", "model")}),
+}
+
+
+@pytest.mark.parametrize("name", INSERTED)
+def test_node_that_is_offered_mends_what_was_found(name):
+    graph, kind, into = INSERTED[name]
+    (finding,) = doctor.examine(graph)
+    assert (finding.insert.kind, set(finding.insert.into)) == (kind, into)
+    (line,) = [line for line in doctor.findings_text([finding], graph).lines if getattr(line, "insert", None)]
+    assert line.insert == finding.insert
+    assert doctor.examine(with_insert(graph, finding.insert)) == []
+
+
+def test_nothing_is_inserted_where_the_scheduler_has_another_model():
+    graph = without_shift(custom(), "21", "23")
+    graph["1b"] = node("ChromaDiffusionLoader", unet_name="Chroma1-HD.safetensors")
+    graph["23"]["inputs"]["model"] = ["1b", 0]
+    assert [finding.insert for finding in doctor.examine(graph)] == [None]
+
+
+def test_host_nodes_model_gets_no_nag_of_ours():
+    graph = change(clean(loader="UNETLoader", cfg=1.0), "6", text="blurred, " * 40)
+    assert {finding.insert for finding in doctor.examine(graph)} == {None}
+
+
+# --- Chroma Studio ---------------------------------------------------------------------------------------------------
+
+
+def of_studio(**inputs):
+    files = {"unet_name": "Chroma1-HD.safetensors", "clip_name": "t5xxl.safetensors", "vae_name": "ae.safetensors"}
+    values = {"mode": "text to image", "mode.width": 1024, "mode.height": 1024, "prompt": "a red fox", "negative": ""}
+    own = {
+        "quality": "custom",
+        "quality.steps": 26,
+        "quality.cfg": 3.5,
+        "quality.sampler": "euler",
+        "quality.schedule": "beta",
+    }
+    studio = node("ChromaStudio", **{**files, **values, **own, "quality.shift": "1 (as trained)", "seed": 1, **inputs})
+    return {"1": studio, "2": node("SaveImage", images=["1", 0])}
+
+
+def test_studio_is_looked_at_as_the_nodes_that_it_stands_for():
+    assert doctor.examine(of_studio()) == []
+    (finding,) = doctor.examine(of_studio(**{"quality.cfg": 100.0}))
+    assert (finding.node_id, finding.title, finding.fix) == ("1", "cfg 100", (("quality.cfg", 3.5),))
+    (finding,) = doctor.examine(of_studio(**{"mode.width": 1000}))
+    assert (finding.node_id, finding.fix) == ("1", (("mode.width", 992), ("mode.height", 1024)))
+    (finding,) = doctor.examine(of_studio(prompt="雪中的红狐狸"))
+    assert (finding.node_id, finding.fix) == ("1", ())
+    assert doctor.prompts(of_studio()) == ["a red fox"]
+    assert doctor.examine(of_studio(mode="edit")) == []  # the run refuses it with a sentence of its own
+
+
+def test_studio_paints_though_something_else_is_muted():
+    assert doctor.examine(of_studio(), {"outputs": ["2"], "muted": {"9": "Other"}}) == []

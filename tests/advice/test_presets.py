@@ -123,6 +123,8 @@ def test_report_goes_before_the_name():
     assert recognition.recognise("Radiance", "Chroma1-HD.safetensors").name == presets.RADIANCE
     assert recognition.recognise("FLUX", "flux1-dev.safetensors").name == presets.FLUX
     assert recognition.recognise("FLUX", "flux1-schnell.gguf").name == presets.SCHNELL
+    found = recognition.recognise("FLUX schnell", "flux1.safetensors")
+    assert (found.name, found.reason, found.sure) == (presets.SCHNELL, "from the loader's report", True)
     assert recognition.recognise(None, "flux1-dev.safetensors").name == presets.FLUX
     assert recognition.recognise("Chroma", "chroma-from-flux.safetensors").name == presets.HD
     lite = recognition.recognise("Chroma lite", "chroma-lite.safetensors")
@@ -260,3 +262,56 @@ def test_choice_against_the_recognised_row_is_told():
 def test_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="preset 'HD' is not known. Choose one of: Chroma1-HD, "):
         settings.settle("HD")
+
+
+# --- one choice ------------------------------------------------------------------------------------------------------
+
+CHOSEN = {  # row, choice -> steps, cfg, sampler, alpha of beta, savings
+    ("Chroma1-HD", "standard"): (26, 3.5, "euler", 0.6, {}),
+    ("Chroma1-HD", "draft"): (13, 3.5, "euler", 0.6, {"alternate": True}),
+    ("Chroma1-HD", "quality"): (35, 3.5, "chroma_res_2m", 0.4, {}),
+    ("Chroma1-Base, v48", "quality"): (35, 4.0, "chroma_res_2m", 0.4, {}),
+    ("2k-test, DC-2K", "draft"): (14, 3.5, "euler", 0.6, {"alternate": True}),
+    ("chroma-demo", "draft"): (12, 3.0, "euler", 0.6, {"alternate": True}),
+    ("FLUX.1 dev", "quality"): (27, 1.0, "chroma_res_2m", None, {}),
+    **{("Chroma1-Flash", choice): (8, 1.0, "heun", 0.6, {}) for choice in presets.CHOICES},
+    ("any, with a Flash LoRA", "flash"): (8, 1.0, "heun", 0.45, {}),
+}
+
+
+@pytest.mark.parametrize("name, choice", CHOSEN)
+def test_choice_gives_the_values_of_the_table(name, choice):
+    p = presets.of_choice(name, choice)
+    assert (p.steps, p.cfg, p.sampler, p.params.get("alpha"), p.savings) == CHOSEN[name, choice]
+    assert p.size == PRESETS[name].size
+
+
+def test_quality_of_hd_is_the_row_that_people_know():
+    mine, row = presets.of_choice(presets.HD, presets.BEST), PRESETS[presets.QUALITY]
+    for field in ("steps", "cfg", "sampler", "curve", "params", "shift"):
+        assert getattr(mine, field) == getattr(row, field)
+
+
+@pytest.mark.parametrize("name", [presets.HD, presets.SCHNELL, presets.RADIANCE])
+def test_flash_is_refused_for_a_model_without_flash(name):
+    with pytest.raises(ValueError, match=f"quality is flash, and the model is {name} .why.* Load a Flash checkpoint"):
+        settings.settle(name, choice="flash", reason="why")
+
+
+def test_choice_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="quality 'fine' is not known. Choose one of: custom, draft, standard"):
+        settings.settle(presets.HD, choice="fine")
+
+
+def test_what_a_choice_takes_is_told_and_can_be_saved():
+    import json
+
+    s = settings.settle(presets.HD, choice="draft")
+    assert settings.in_short(s) == "13 steps, cfg 3.5, euler, beta alpha 0.6 beta 0.6, shift 1, alternate"
+    assert not s.changed  # nobody has changed the choice's own values
+    found = recognition.recognise(None, "Chroma1-HD.safetensors")
+    assert settings.head_of(s, found).startswith("draft: Chroma1-HD, recognised by the name Chroma1-HD.safetensors\n")
+    assert "alternate left out" in settings.head_of(s, found, own_guidance=True)
+    assert settings.head_of(s, None).startswith("settings of the node before: Chroma1-HD\n")
+    facts = json.loads(json.dumps(settings.facts(s)))
+    assert facts["quality"] == "draft" and facts["schedule"] == {"curve": "beta", "alpha": 0.6, "beta": 0.6}

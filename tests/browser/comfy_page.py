@@ -25,9 +25,13 @@ HOST_NOISE = (
     ),  # the picture of a workflow that was loaded before it was put there
     (r"^ComfyApp graph accessed before initialization$", r"/assets/"),
 )
-SETTINGS = {
+SETTINGS = {  # of the server, as a new visitor finds them; all that a test changes is here, since the next test has that server
     "Comfy.TutorialCompleted": True,  # keeps the list of templates closed at the start
     "Comfy.VueNodes.Enabled": False,  # nodes are painted on the canvas
+    "Comfy.ColorPalette": "dark",
+    "Comfy.Execution.PreviewMethod": "default",
+    "Comfy.Minimap.Visible": True,
+    "Comfy.RightSidePanel.IsOpen": False,  # opened by a run that is refused
 }
 DOUBLE_CLICK_MS = 600  # the page takes two clicks on a title within 300 ms for the wish to rename the node
 # What every version of the page has at the end of its start: the first workflow, no spinner and the button that runs it.
@@ -82,11 +86,21 @@ def unknown_types(page: Any) -> list[str]:
 
 
 def overlapping(page: Any) -> list[list[str]]:
-    """Pairs of titles of nodes that lie on each other, in the graph or in one of its subgraphs."""
+    """Pairs of titles of nodes that lie on each other, in the graph or in one of its subgraphs.
+
+    A node that is an element of the page counts with all that hangs on it, such as the strip for its advanced inputs.
+    """
     return page.evaluate(
         """() => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => {
-            const TITLE = 30
-            const boxes = graph.nodes.map(({title, pos: [x, y], size: [w, h]}) => [title, x, y - TITLE, w, h + TITLE])
+            const TITLE = 30, scale = app.canvas.ds.scale
+            const canvas = app.canvas.canvas.getBoundingClientRect()
+            const boxes = graph.nodes.map(({id, title, pos: [x, y], size: [w, h]}) => {
+                const element = graph === app.canvas.graph && document.querySelector(`[data-node-id="${id}"]`)
+                if (!element) return [title, x, y - TITLE, w, h + TITLE]
+                const all = [element, ...element.querySelectorAll('*')].map(one => one.getBoundingClientRect())
+                const bottom = Math.max(...all.filter(box => box.width > 60).map(box => box.bottom))  // not the slots' dots
+                return [title, x, y - TITLE, w, (bottom - canvas.y) / scale - app.canvas.ds.offset[1] - y + TITLE]
+            })
             return boxes.flatMap(([a, ax, ay, aw, ah], i) => boxes.slice(i + 1)
                 .filter(([, x, y, w, h]) => ax < x + w && x < ax + aw && ay < y + h && y < ay + ah)
                 .map(([b]) => [a, b]))
@@ -94,9 +108,29 @@ def overlapping(page: Any) -> list[list[str]]:
     )
 
 
+def show_pictures(page: Any, name: str) -> None:
+    """Has every node that shows what it saves show a picture of the host's input folder, as the host tells it after a run."""
+    page.evaluate(
+        """async name => {
+            const { api } = await import('/scripts/api.js')
+            const images = [{ filename: name, subfolder: '', type: 'input' }]
+            for (const { id, type } of app.rootGraph.nodes)
+                if (['SaveImage', 'PreviewImage', 'ChromaPictureGrid'].includes(type))
+                    api.dispatchCustomEvent('executed', { node: String(id), display_node: String(id), output: { images } })
+        }""",
+        name,
+    )
+
+
 def use_vue_nodes(page: Any, on: bool) -> None:
     """The front end's other way to show nodes: as elements of the page, called Nodes 2.0 in its menu."""
-    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
+    use(page, "Comfy.VueNodes.Enabled", on)
+
+
+def use(page: Any, setting: str, value: Any) -> None:
+    """Sets a setting that `SETTINGS` puts back for the next page."""
+    assert setting in SETTINGS, f"{setting} would stay for all later tests: give it a value in SETTINGS"
+    page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value])
 
 
 def prompt_of(page: Any) -> dict[str, Any]:

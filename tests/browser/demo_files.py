@@ -16,6 +16,7 @@ FLUX, MODULATOR = (
     "chroma-demo-flux.safetensors",
     "chroma-demo-modulator.safetensors",
 )  # as FluxMod's first graphs name them
+RADIANCE = "chroma-demo-radiance.safetensors"
 VIT_L = {"width": 1024, "mlp": 4096, "layers": 24, "patches": 257, "projection": 768}  # the smallest that ComfyUI reads
 APPROXIMATOR = "distilled_guidance_layer."
 STYLE_TOKENS, STYLE_LAYERS, TEXT_WIDTH = 8, 3, 768  # of a T2I style adapter, whose text width is the demo's
@@ -30,6 +31,7 @@ def place(base: Path) -> None:
         ("models/clip_vision", VISION, vision_model),
         ("models/checkpoints", FLUX, flux),
         ("models/checkpoints", MODULATOR, modulator),
+        ("models/diffusion_models", RADIANCE, radiance),
     ):
         path = base / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,12 @@ def modulator(path: Path) -> None:
     """The demo's Approximator alone, under FluxMod's names."""
     weights = demo_weights()
     save_file({n.removeprefix(APPROXIMATOR): t for n, t in weights.items() if n.startswith(APPROXIMATOR)}, path)
+
+
+def radiance(path: Path) -> None:
+    """Of random weights, for the demo's text encoder."""
+    cfg = support.config(**support.RADIANCE, context=TEXT_WIDTH, prediction="x0")
+    support.write(path, support.published(support.random_weights(cfg)))
 
 
 def style_model(path: Path) -> None:

@@ -19,12 +19,22 @@ DEMO: dict[str, dict[str, Any]] = {
     "CLIPVisionLoader": {"clip_name": demo_files.VISION},
     "StyleModelLoader": {"style_model_name": demo_files.STYLE},
     "EmptySD3LatentImage": {"width": 128, "height": 128},
+    "EmptyChromaRadianceLatentImage": {"width": 128, "height": 128},
     "ChromaInpaintCrop": {"megapixels": 0.02},
     "ChromaKontextSize": {"mode": "by area", "mode.megapixels": 0.02, "mode.multiple": 16},
     "ChromaPreset": {"width": 128, "height": 128, "steps": 4},
-    "ChromaKSampler": {"steps": 4},
+    "ChromaKSampler": {"steps": 4, "quality": "custom"},
     "ChromaBetaScheduler": {"steps": 4},
+    "ChromaStudio": {
+        "unet_name": "chroma-demo.safetensors",
+        "clip_name": "chroma-demo-t5.safetensors",
+        "vae_name": "chroma-demo-vae.safetensors",
+        "mode.width": 128,
+        "mode.height": 128,
+    },
 }
+# In place of what the rows above say.
+VALUES = {"chroma-radiance-x0.safetensors": demo_files.RADIANCE, "pixel_space": "pixel_space"}
 FILE = re.compile(r"\.(safetensors|sft|gguf|pth|pt|ckpt|bin|png|jpe?g|webp)$")
 
 
@@ -39,7 +49,7 @@ def with_demo_files(prompt: dict[str, Any]) -> dict[str, Any]:
         node["inputs"] |= {name: value for name, value in row.items() if "." in name}  # inputs of a choice
         for name, value in node["inputs"].items():
             if name in row and not isinstance(value, list):  # a list is a link
-                node["inputs"][name] = row[name]
+                node["inputs"][name] = VALUES.get(value, row[name])
             elif isinstance(value, str) and FILE.search(value):
                 raise ValueError(
                     f"{node['class_type']}.{name} names {value}: add a row to DEMO in tests/browser/swap.py"

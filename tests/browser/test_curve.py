@@ -88,11 +88,15 @@ def label(values, asked=None):
 
 def drawn_sigmas(page, node=0):
     """The sigmas at which the drawing has its dots, read from their places."""
-    svg = drawing(page, node).locator("svg")
-    heights = svg.locator(".dot").evaluate_all("dots => dots.map(dot => Number(dot.getAttribute('cy')))")
-    bottom = float(svg.locator(".axis").get_attribute("y1"))
-    half = float(svg.locator(".half").get_attribute("y1"))
-    return [(bottom - y) / (bottom - half) / 2 for y in heights]
+    return (
+        drawing(page, node)
+        .locator("svg")
+        .evaluate("""svg => {  // in one call: between two it may be drawn anew
+        const read = (selector, name) => [...svg.querySelectorAll(selector)].map(found => Number(found.getAttribute(name)))
+        const [bottom, half] = [read(".axis", "y1")[0], read(".half", "y1")[0]]
+        return read(".dot", "cy").map(y => (bottom - y) / (bottom - half) / 2)
+    }""")
+    )
 
 
 def drag(page, name, pixels):
@@ -318,7 +322,7 @@ def test_values_without_a_curve_show_why_and_good_ones_draw_again(visit, vue):
 def test_colours_follow_the_theme(nodes_page):
     colours = {}
     for theme in ("light", "dark"):
-        nodes_page.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+        comfy_page.use(nodes_page, "Comfy.ColorPalette", theme)
         new_node(nodes_page, "ChromaBetaScheduler")
         wait_for_label(nodes_page, "Sigmas: 26 steps")
         colours[theme] = drawing(nodes_page).evaluate(

@@ -141,3 +141,15 @@ def test_guide_opens_from_the_help_menu(shared_page, path):
     dialog = shown(shared_page, title(path))
     shared_page.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("href", ["../ChromaPreset/zh.md", "/extensions/chroma-pack/docs/../ChromaPreset/zh.md"])
+def test_links_of_a_translated_help_page_lead_to_translated_pages(shared_page, href):
+    """The front end shows ID/zh.md as if it lay at ID.md."""
+    follow(shared_page, href)
+    dialog = shown(shared_page, title(DOCS / "ChromaPreset" / "zh.md"))
+    name = title(DOCS / "ChromaKSampler" / "zh.md").partition("（")[0]
+    dialog.get_by_role("link", name=name, exact=True).first.click()
+    dialog = shown(shared_page, title(DOCS / "ChromaKSampler" / "zh.md"))
+    dialog.get_by_role("button", name="Close").click()
+    dialog.wait_for(state="hidden")

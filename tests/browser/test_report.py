@@ -5,10 +5,12 @@ import itertools
 import json
 
 import pytest
+import support
 from browser import comfy_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.host]
 
+dev = support.dev
 NEW_ID = itertools.count(5000, 10)
 MAX_HEIGHT = 162  # pixels, of report.js
 SLACK = 18  # pixels that the front end's own measure of a node leaves over: 12 in 1.47, 16 in 1.58
@@ -57,15 +59,15 @@ def lines(found):
     return found.locator(".line").all_text_contents()
 
 
-def node_on_page(page):
-    """The first node's box on the page."""
+def node_on_page(page, which="node => true"):
+    """The box on the page of the first node for which a function of JavaScript is true."""
     return page.evaluate(
-        """() => {
-            const { pos: [x, y], size: [width, height] } = app.rootGraph.nodes[0]
+        f"""() => {{
+            const {{ pos: [x, y], size: [width, height] }} = app.rootGraph.nodes.find({which})
             const [left, top] = app.canvas.ds.convertOffsetToCanvas([x, y])
-            const box = app.canvas.canvas.getBoundingClientRect()
-            return { x: box.x + left, y: box.y + top, width, height }
-        }"""
+            const box = app.canvas.canvas.getBoundingClientRect(), {{ scale }} = app.canvas.ds
+            return {{ x: box.x + left, y: box.y + top, width: width * scale, height: height * scale }}
+        }}"""
     )
 
 
@@ -184,7 +186,7 @@ def test_bar_shows_the_share_and_warns_near_its_end(nodes_page, value, level):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_is_readable_and_warnings_have_their_colour(nodes_page, theme):
-    nodes_page.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+    comfy_page.use(nodes_page, "Comfy.ColorPalette", theme)
     text = "2 findings\nDOES HARM: much\nWARNING: this\nhint: that"
     found = told(nodes_page, text, [[1, 11, "error"], [2, 9, "warning"], [3, 6, "info"]], level="error")
     ground = comfy_page.colour(found.locator(".panel"), "backgroundColor")
@@ -313,3 +315,104 @@ def test_a_run_forgets_what_is_not_cached_and_the_node_keeps_its_size(nodes_page
     comfy_page.load(nodes_page, nodes_page.evaluate("app.rootGraph.serialize()"))
     nodes_page.wait_for_timeout(200)
     assert report(nodes_page).count() == 0
+
+
+# --- of what is in a subgraph ----------------------------------------------------------------------------------------
+
+EXAMPLES = support.ROOT / "example_workflows"
+
+
+def outer(page, title):
+    """The lines on the node of a subgraph."""
+    return page.evaluate(
+        """title => {
+            const node = app.rootGraph.nodes.find(node => node.subgraph && node.title === title)
+            const widget = node.widgets.find(widget => widget.name === 'chroma_report')
+            return widget ? [...widget.element.querySelectorAll('.line')].map(line => line.textContent) : []
+        }""",
+        title,
+    )
+
+
+def opened(page, name):
+    workflow = json.loads((EXAMPLES / f"{name}.json").read_text())
+    comfy_page.load(page, {**workflow, "id": f"00000000-2222-4222-8333-{next(NEW_ID):012}"})
+    page.wait_for_timeout(1500)  # what the nodes tell before a run
+
+
+def test_a_subgraphs_node_shows_time_tokens_and_warnings_of_what_is_in_it(nodes_page):
+    page, title = nodes_page, "Chroma: text to image"
+    opened(page, "chroma_text_to_image")
+    before = outer(page, title)  # known before a run
+    assert any(line.startswith("Chroma KSampler: ") for line in before)
+    assert any(line.startswith("Prompt: ") and " of 512" in line for line in before)
+    comfy_page.tell(page, "11:4", "██░░ 77 of 512 tokens used\nmore of it", bar={"value": 77, "max": 512})
+    comfy_page.tell(page, "11:5", "5 of 512 tokens used\nWARNING: short", [[1, 8, "warning"]], level="warning")
+    comfy_page.tell(
+        page, "11:7", "7.5 s, 0.29 s a step\nHINT: low\nbeta: 26 steps", [[1, 5, "warning"]], level="warning"
+    )
+    page.wait_for_timeout(200)
+    want = [
+        "Chroma KSampler: 7.5 s, 0.29 s a step",
+        "HINT: low",
+        "Prompt: 77 of 512 tokens used",
+        "Negative prompt: 5 of 512 tokens used",
+        "WARNING: short",
+    ]
+    assert outer(page, title) == want
+    vue = page.evaluate("LiteGraph.vueNodesMode")
+    page.screenshot(path=dev.cache_dir() / "browser" / f"outer-{'vue' if vue else 'canvas'}.png")
+    shown = page.locator(f"{'[data-testid=node-body-11]' if vue else '.dom-widget'} .chroma-report").filter(
+        has_text="Chroma KSampler: 7.5 s"  # its inner node, which is not seen, has it without the name
+    )
+    shown.wait_for()
+    assert lines(shown) == want
+    assert "warning" in shown.locator(".panel").get_attribute("class")
+    box, node = shown.bounding_box(), node_on_page(page, "node => node.subgraph")
+    assert node["x"] < box["x"] and box["x"] + box["width"] < node["x"] + node["width"]
+    fields = [field.bounding_box() for field in page.locator("textarea").all() if field.is_visible()]
+    fields = [
+        field for field in fields if node["x"] < field["x"] < node["x"] + node["width"]
+    ]  # not of a note beside it
+    assert len(fields) == 2 and all(
+        field["y"] + field["height"] < box["y"] and field["height"] > 60 for field in fields
+    )
+    assert box["y"] + box["height"] < node["y"] + node["height"] + 2
+    assert comfy_page.overlapping(page) == []
+    heard(page, "execution_start")
+    heard(page, "execution_cached", nodes=["11:4", "11:5"])  # the sampler runs anew
+    assert outer(page, title) == want[2:]
+    heard(page, "execution_error", node_id="11:7", exception_message="the text is too wide.", traceback=[])
+    page.wait_for_timeout(200)
+    assert outer(page, title)[0] == "Chroma KSampler: ERROR: the text is too wide."
+
+
+def test_nodes_of_two_subgraphs_show_each_their_own(nodes_page):
+    page = nodes_page
+    opened(page, "chroma_compare")
+    comfy_page.tell(page, "6:27", "1.5 s, 0.1 s a step")
+    comfy_page.tell(page, "7:47", "2.5 s, 0.2 s a step")
+    page.wait_for_timeout(200)
+    assert outer(page, "A: standard")[0] == "Chroma KSampler: 1.5 s, 0.1 s a step"
+    assert outer(page, "B: draft")[0] == "Chroma KSampler: 2.5 s, 0.2 s a step"
+
+
+def test_a_copy_of_a_subgraphs_node_keeps_its_own_report(nodes_page):
+    page, title = nodes_page, "Chroma: text to image"
+    opened(page, "chroma_text_to_image")
+    page.evaluate(
+        """() => {
+            const node = app.rootGraph.nodes.find(node => node.subgraph)
+            app.rootGraph.nodes.filter(node => node.type === 'SaveImage').forEach(node => app.rootGraph.remove(node))
+            const copy = LiteGraph.createNode(node.type)
+            copy.title = 'copy'
+            copy.pos = [900, 100]
+            app.rootGraph.add(copy)
+            window.copied = String(copy.id)
+        }"""
+    )
+    comfy_page.tell(page, "11:7", "1.5 s, 0.1 s a step")
+    comfy_page.tell(page, page.evaluate("copied") + ":7", "2.5 s, 0.2 s a step")
+    page.wait_for_timeout(800)
+    assert outer(page, title)[0] == "Chroma KSampler: 1.5 s, 0.1 s a step"
+    assert outer(page, "copy") == ["Chroma KSampler: 2.5 s, 0.2 s a step"]

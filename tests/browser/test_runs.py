@@ -88,7 +88,7 @@ def test_report_of_a_node_in_a_subgraph_is_on_the_inner_node(page, server, vue):
             for (const widget of outer.widgets)
                 if (widget.name in seed) widget.value = seed[widget.name]
         }""",
-        {"width": 128, "height": 128, "steps": 2, "seed": next(NEW_SEED)},
+        {"width": 128, "height": 128, "steps": 2, "quality": "custom", "seed": next(NEW_SEED)},
     )
     forget(server)
     run(page, server)
@@ -97,9 +97,12 @@ def test_report_of_a_node_in_a_subgraph_is_on_the_inner_node(page, server, vue):
         "(node => app.canvas.openSubgraph(node.subgraph, node))(app.rootGraph.nodes.find(node => node.subgraph))"
     )
     page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.get_by_text(re.compile("prompts computed in")).first.wait_for()
-    page.get_by_text(re.compile(r"of 512 tokens")).nth(1).wait_for()  # each prompt's, which the page may draw later
-    assert page.get_by_text(re.compile(r"of 512 tokens")).count() == 2
+    page.get_by_text(re.compile("prompts computed in")).filter(visible=True).first.wait_for()
+    counts = page.get_by_text(re.compile(r"of 512 tokens")).filter(
+        visible=True
+    )  # the outer node has them too, not seen now
+    counts.nth(1).wait_for()  # each prompt's, which the page may draw later
+    assert counts.count() == 2
 
 
 def test_report_is_shown_in_the_tab_and_the_workflow_that_queued_it(visit, server):
@@ -250,11 +253,8 @@ def test_interrupted_run_tells_the_steps_that_were_done(page, server, vue):
     server.wait(prompt)
     comfy_page.wait_until_told(page, "ChromaKSampler", "stopped before its end")
     (told,) = comfy_page.told_by(page, "ChromaKSampler")
-    found = re.match(r"([\d.]+) s, ([\d.]+) s a step\n?stopped before its end: (\d+) of \d+ steps are done", told)
-    assert found, told
-    seconds, speed, done = map(float, found.groups())
-    assert 0 < done < 900
-    assert speed == pytest.approx(seconds / done, rel=0.5, abs=0.011)  # the step that was broken off is not in it
+    found = re.match(r"[\d.]+ s, [\d.]+ s a step\n?stopped before its end: (\d+) of 900 steps are done", told)
+    assert found and 0 < int(found[1]) < 900, told  # what the seconds count: tests/samplers/test_run_record.py
 
 
 @both
@@ -262,7 +262,7 @@ def test_one_node_sampler_warns_of_what_it_is_set_to(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
     size = {"width": 16, "height": 512}
-    row = {"steps": 2, "cfg": 100, "skip_first_steps": 40, "seed": next(NEW_SEED)}
+    row = {"steps": 2, "cfg": 100, "skip_first_steps": 40, "quality": "custom", "seed": next(NEW_SEED)}
     comfy_page.put(page, {**DEMO, "ChromaKSampler": row, "EmptySD3LatentImage": size})
     run(page, server)
     comfy_page.wait_until_told(page, "ChromaKSampler", "prompts computed")
@@ -275,7 +275,7 @@ def test_one_node_sampler_warns_of_what_it_is_set_to(page, server, vue):
 def test_missing_negative_is_told_before_a_file_is_read(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
-    comfy_page.put(page, {**DEMO, "ChromaKSampler": {"steps": 2, "seed": next(NEW_SEED)}})
+    comfy_page.put(page, {**DEMO, "ChromaKSampler": {"steps": 2, "quality": "custom", "seed": next(NEW_SEED)}})
     page.evaluate("app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').disconnectInput(3)")
     forget(server)
     failed_run(page, server)

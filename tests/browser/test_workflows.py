@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import support
-from browser import comfy_page
+from browser import comfy_page, demo_files
 from browser.swap import DEMO, with_demo_files
 
 from tools.batching.workflow import api_graph
@@ -53,10 +53,64 @@ def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(page, server,
     comfy_page.load(page, workflow(path))
     assert comfy_page.unknown_types(page) == []
     assert sorted(comfy_page.node_types(page)) == sorted(node["type"] for node in workflow(path)["nodes"])
-    assert comfy_page.overlapping(page) == []
     pictures = [pixels(p) for p in server.run(with_demo_files(comfy_page.prompt_of(page)))]
     assert pictures
     assert all(p.std() > 1 for p in pictures)  # of 255; an empty picture has 0
+
+
+SMALL_SCREEN = {"width": 1366, "height": 768}
+READABLE = 0.571  # below this scale the page paints nodes as grey boxes without text
+CONTRAST = 4.5  # of text and ground, WCAG's least
+
+
+def luminance(colour):
+    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_template_can_be_read_on_a_small_screen(shared_page, server, path, vue):
+    """The whole of it fits at a scale at which text is painted, and no node lies on another."""
+    page = shared_page
+    page.set_viewport_size(SMALL_SCREEN)
+    comfy_page.use_vue_nodes(page, vue)
+    comfy_page.load(page, workflow(path))
+    page.wait_for_timeout(1200)  # nodes of elements grow to what is in them, and tell what they will do
+    assert page.evaluate("app.canvas.ds.scale") >= READABLE  # as it opens
+    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(800)  # it moves there
+    page.screenshot(path=dev.cache_dir() / "browser" / f"template-{path.stem}-{'vue' if vue else 'canvas'}.png")
+    assert page.evaluate("app.canvas.ds.scale") >= READABLE
+    assert comfy_page.overlapping(page) == []
+    comfy_page.show_pictures(page, demo_files.PICTURE)
+    page.wait_for_timeout(800)
+    page.screenshot(path=dev.cache_dir() / "browser" / f"painted-{path.stem}-{'vue' if vue else 'canvas'}.png")
+    assert comfy_page.overlapping(page) == []  # as it is after a run
+
+
+def test_file_names_in_notes_stand_out_from_their_ground_in_the_dark(shared_page, server):
+    page = shared_page
+    comfy_page.use_vue_nodes(page, True)
+    comfy_page.use(page, "Comfy.ColorPalette", "dark")
+    comfy_page.load(page, workflow())
+    name = page.locator("td strong").filter(has_text="safetensors").first
+    name.wait_for()
+    ground = page.evaluate_handle(
+        """() => {
+            let element = [...document.querySelectorAll('td strong')].find(e => e.textContent.includes('safetensors'))
+            while (getComputedStyle(element).backgroundColor === 'rgba(0, 0, 0, 0)') element = element.parentElement
+            return element
+        }"""
+    )
+    for _ in range(50):  # the page may still be changing its colours
+        light, dark = sorted(
+            (luminance(comfy_page.colour(*of)) for of in ((name, "color"), (ground, "backgroundColor"))), reverse=True
+        )
+        if (light + 0.05) / (dark + 0.05) >= CONTRAST:
+            break
+        page.wait_for_timeout(100)
+    assert (light + 0.05) / (dark + 0.05) >= CONTRAST
 
 
 def bypassed(saved):
@@ -119,7 +173,7 @@ def test_a_workflow_is_converted_as_the_page_does_it(shared_page, server, path):
 
 
 SUBGRAPH = "Chroma: text to image"  # the title of the first workflow's node that holds the others
-SMALL = {"width": 128, "height": 128, "steps": 4}
+SMALL = {"width": 128, "height": 128, "steps": 4, "quality": "custom"}
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])

@@ -45,11 +45,11 @@ def test_text_encoder_equals_transformers_with_its_mask(comfy):
 @pytest.mark.slow
 def test_pictures_show_what_the_prompt_says_and_cfg_helps(comfy):
     """A sample of the 200 questions of `python dev.py bench judge`, which tells the exact shares."""
-    from demo import evaluate
+    from demo import evaluate, exam
 
     with torch.inference_mode():
         studio = evaluate.Studio()
-    asked = evaluate.questions()[::5]
+    asked = exam.shapes()[::5]
     with_cfg, without = (evaluate.scores(studio, asked, cfg) for cfg in (3.0, 1.0))
     assert with_cfg["right"] >= 0.9
     assert with_cfg["right"] > without["right"]

@@ -109,6 +109,18 @@ def test_lessons_follow_from_the_step(sprites):
     assert "" in kinds
 
 
+def test_some_lessons_are_edits_of_a_picture_that_is_shown(sprites, monkeypatch):
+    monkeypatch.setattr(lessons, "MAX_BATCH", 4)
+    first = next(phase.first_step for phase in lessons.PHASES if phase.edits)
+    assert all(lessons.lesson(step, sprites).sources is None for step in range(first - 20, first))
+    taught = [lessons.lesson(step, sprites) for step in range(first, first + 60)]
+    shown = [lesson for lesson in taught if lesson.sources is not None]
+    assert len(shown) / len(taught) == pytest.approx(lessons.phase_of(first).edits, abs=0.1)
+    for lesson in shown:
+        assert lesson.sources.shape == lesson.images.shape and not torch.equal(lesson.sources, lesson.images)
+        assert all(c.split()[0] in ("make", "change", "move", "add") for c in lesson.captions if c)
+
+
 def test_shapes_of_the_lessons_are_never_held_out():
     rng = np.random.default_rng(0)
     for _ in range(200):

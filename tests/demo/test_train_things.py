@@ -1,5 +1,6 @@
 """The trainer of the model of things: a restarted run is the unbroken one."""
 
+import signal
 import zlib
 
 import pytest
@@ -90,6 +91,37 @@ def test_loss_is_that_of_a_perfect_velocity():
 
     loss = train_things.loss_of(net, z, torch.zeros(4, 1, 1), torch.ones(4, 1), torch.Generator().manual_seed(1))
     assert loss < 1e-9  # fp32
+
+
+def test_edits_are_learnt_from_the_picture_that_is_shown(sprites, monkeypatch):
+    """The loss of a batch of edits depends on its sources, and the sheet shows sources and results."""
+    monkeypatch.setattr(train_things.lessons, "MAX_BATCH", 4)
+    net = network.build(SIZES).requires_grad_(False)
+    torch.nn.init.normal_(net.final_layer.linear.weight)
+    z = torch.randn(2, 4, latents.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    text = torch.randn(4, 3, network.text_encoder.WIDTH), torch.ones(4, 3, dtype=torch.bool)
+    losses = {
+        train_things.loss_of(net, z[0], *text, torch.Generator().manual_seed(1), source).item()
+        for source in (None, z[0], z[1])
+    }
+    assert len(losses) == 3
+    made = train_things.Trainer(KINDS["chroma"], sprites, vae.Encoder().requires_grad_(False), FewWords(), tokenize)
+    made.step = next(phase.first_step for phase in lessons.PHASES if phase.edits)
+    while lessons.lesson(made.step, sprites).sources is None:
+        made.step += 1
+    assert 0 < made.advance() < float("inf")
+
+
+def test_a_run_that_is_asked_to_end_saves_first(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        stop = training.StopRequest()
+        assert not stop
+        signal.raise_signal(signal.SIGTERM)
+        assert stop and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
 
 
 def test_saved_weights_say_what_they_are(trainer, tmp_path):

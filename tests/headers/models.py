@@ -153,7 +153,8 @@ def flux(guidance: bool) -> Model:
     for name in embedders:
         shapes |= linear(f"{name}.in_layer", WIDTH, 768 if name == "vector_in" else 256)
         shapes |= linear(f"{name}.out_layer", WIDTH, WIDTH)
-    return Model("FLUX", shapes, {"num_double_blocks": 19, "num_single_blocks": 38, "approximator": None})
+    variant = "FLUX" if guidance else "FLUX schnell"
+    return Model(variant, shapes, {"num_double_blocks": 19, "num_single_blocks": 38, "approximator": None})
 
 
 def t5() -> Shapes:

@@ -1,18 +1,16 @@
 """What the pack uses of ComfyUI: the table against the sources, and a feature whose host names have vanished."""
 
-import ast
 import asyncio
 import importlib
 import inspect
+import os
 
 import pytest
 import support
-from test_imports import HOST
+
+from tools import check_host
 
 pytestmark = pytest.mark.host
-FOLDERS = ("host", "nodes")
-# Attributes that only a running server or a parsed command line has.
-AT_RUN_TIME = ("comfy.cli_args.args.", "server.PromptServer.instance")
 # Names that are written as text, or set on the host's objects: renamed, they would do nothing and say nothing.
 SILENT = {
     "comfy.ops": ("_full_precision_mm", "_full_precision_mm_config", "quant_format", "layout_type", "comfy_quant"),
@@ -33,35 +31,11 @@ def required_names():
     return support.dev.load_pack("host.required_names")
 
 
-def used(path):
-    """Every name of the host that a file uses, as "module.attribute...", the longest of those that begin alike."""
-    tree, names, out = ast.parse(path.read_text(encoding="utf-8")), {}, set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] in HOST:
-                    names[alias.asname or alias.name.split(".")[0]] = (
-                        alias.name if alias.asname else alias.name.split(".")[0]
-                    )
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in HOST:
-            for alias in node.names:
-                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-                out.add(f"{node.module}.{alias.name}")
-    for node in ast.walk(tree):
-        chain = []
-        while isinstance(node, ast.Attribute):
-            chain.append(node.attr)
-            node = node.value
-        if chain and isinstance(node, ast.Name) and node.id in names:
-            out.add(".".join([names[node.id], *reversed(chain)]))
-    return {name for name in out if not any(other.startswith(name + ".") for other in out)}
-
-
 def test_every_name_of_the_host_stands_in_the_table(comfy, required_names):
     known = [name for names in required_names.NEEDED.values() for name in names]
-    for path in (p for folder in FOLDERS for p in (support.ROOT / folder).rglob("*.py")):
-        for name in used(path):
-            if not name.startswith((*AT_RUN_TIME, "comfy_api.latest.io")) and "." in name:
+    for path in (p for folder in check_host.OUR_FOLDERS for p in (support.ROOT / folder).rglob("*.py")):
+        for name in check_host.used(path):
+            if not name.startswith((*check_host.AT_RUN_TIME, "comfy_api.latest.io")) and "." in name:
                 told = any(n == name or n.startswith(name + ".") or name.startswith(n + ".") for n in known)
                 assert told, f"{path.name}: {name} is not in host/required_names.py"
 
@@ -142,3 +116,36 @@ def test_a_matmul_that_the_host_lacks_is_not_told_of_the_device(comfy, monkeypat
     assert "does not work with this ComfyUI (KeyError)" in matmul.fast_matmul(known["int8_tensorwise"], cpu)
     assert "Traceback" in caplog.text
     matmul._tried.cache_clear()
+
+
+# --- the guide's table -----------------------------------------------------------------------------------------------
+
+GUIDE = support.ROOT / "web" / "docs" / "guides" / "something_looks_wrong.md"
+BEGIN, END = "| this ComfyUI lacks what is needed for | without it there is no |\n|---|---|\n", "\n\n"
+
+
+def needed_table(required_names):
+    """A row for each feature: what of the pack comes and goes with it."""
+    nodes = support.dev.load_pack("nodes")
+    lost = {feature: [] for feature in required_names.NEEDED}
+    for feature in nodes.FEATURES:
+        for need in feature.needs:
+            lost[need] += [f"`{name}`" for name in feature.nodes]
+    for registration in nodes.REGISTRATIONS:
+        for need in registration.needs:
+            lost[need].append(registration.what)
+    lost["nodes"] = ["node at all"]
+    lost["Python"] = ["`chroma_api.py`"]
+    return BEGIN + "\n".join(f"| {feature} | {', '.join(what)} |" for feature, what in lost.items())
+
+
+def test_the_guide_tells_what_goes_with_each_feature(comfy, required_names):
+    """CHROMA_PACK_WRITE=1 writes the table anew."""
+    wanted, text = needed_table(required_names), GUIDE.read_text(encoding="utf-8")
+    start = text.index(BEGIN)
+    found = text[start : text.index(END, start)]
+    if os.environ.get("CHROMA_PACK_WRITE"):
+        GUIDE.write_text(text.replace(found, wanted), encoding="utf-8")
+        found = wanted
+    assert found == wanted
+    assert all(row.split("|")[2].strip() for row in wanted.splitlines()[2:])

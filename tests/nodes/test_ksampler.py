@@ -284,6 +284,54 @@ def test_run_report_fails_no_run(comfy, model, cfg, info, caplog):
     assert "failed (AttributeError)" in told(5)
 
 
+@pytest.fixture
+def kept(comfy, monkeypatch, tmp_path):
+    """What is kept of the runs of a node 2 in a graph; it is written at once."""
+    load = support.dev.load_pack
+    inputs = {"unet_name": "m.safetensors"}, {"model": ["1", 0]}
+    graph = {
+        "1": {"class_type": "UNETLoader", "inputs": inputs[0]},
+        "2": {"class_type": "ChromaKSampler", "inputs": inputs[1]},
+    }
+    monkeypatch.setattr(load("nodes.ksampler"), "running_graph", lambda: graph)
+    before_run = load("nodes.shared.before_run")
+    monkeypatch.setattr(before_run, "file", lambda: tmp_path / "costs.json")
+    monkeypatch.setattr(before_run.threading.Thread, "start", lambda thread: thread.run())
+    return lambda: load("advice.run_costs").read(tmp_path / "costs.json")
+
+
+def test_a_run_is_kept_for_the_next_one(comfy, model, cfg, kept):
+    ours(model, cfg, empty(2), hidden={"unique_id": "2"}, skip_first_steps=1)
+    (cost,) = kept()
+    work = cost.work
+    assert (work.model, work.device) == ("UNETLoader unet_name=m.safetensors", "cpu")
+    assert (work.width, work.height, work.batch, work.steps) == (160, 128, 2, STEPS)
+    assert work.way == ("euler", True, f"skip_first_steps 1 of {STEPS}")
+    assert (cost.prompts, cost.network) == (7 / 4, cfg.hidden_size) and cost.seconds > 0
+    assert cost.memory > 100 << 20  # of this process, which holds torch
+    ours(model, cfg, hidden={"unique_id": "2"}, steps=1)  # too short to tell
+    assert kept() == [cost]
+
+
+def test_a_run_that_is_stopped_is_not_kept_and_the_disk_fails_no_run(comfy, model, cfg, kept, monkeypatch, caplog):
+    calls = []
+
+    def wrapper(apply_model, args):
+        calls.append(1)
+        if len(calls) > 2:
+            raise comfy.model_management.InterruptProcessingException
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    stopped = model.clone()
+    stopped.set_model_unet_function_wrapper(wrapper)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        ours(stopped, cfg, hidden={"unique_id": "2"})
+    assert kept() == []
+    monkeypatch.setattr(support.dev.load_pack("advice.run_costs").os, "replace", lambda *names: 1 / 0)
+    equal(ours(model, cfg, hidden={"unique_id": "2"}), ours(model, cfg))
+    assert "ZeroDivisionError" in caplog.text and kept() == []
+
+
 def test_read_out_names_schedule_shift_and_cost(comfy, model, cfg, caplog):
     caplog.set_level("INFO")
     ours(model, cfg, skip_first_steps=2)
@@ -361,7 +409,7 @@ def test_menus_are_fresh_and_defaults_are_those_of_chroma(comfy):
     inputs = {**ksampler.INPUT_TYPES()["required"], **ksampler.INPUT_TYPES()["optional"]}
     required = ["model", "positive", "latent", "seed", "steps", "cfg", "sampler", "schedule", "shift", "denoise"]
     assert list(ksampler.INPUT_TYPES()["required"]) == [*required, "skip_first_steps"]
-    assert list(ksampler.INPUT_TYPES()["optional"]) == ["negative"]
+    assert list(ksampler.INPUT_TYPES()["optional"]) == ["negative", "quality", "settings"]
     defaults = {name: inputs[name][1].get("default") for name in required[4:8]}
     assert defaults == {"steps": 26, "cfg": 3.5, "sampler": "res_multistep", "schedule": "beta"}
     assert inputs["shift"][1]["options"][0]["key"] == "1 (as trained)"
@@ -479,7 +527,9 @@ def test_server_runs_what_was_queued_with_metadata_of_any_form(server, graph, wo
     graph.set("KSampler", seed=next(NEW_SEED), steps=2)
     with_ours(graph)
     body = {"prompt": graph.nodes, "client_id": "test", "extra_data": {"extra_pnginfo": {"workflow": workflow}}}
-    entry = server.wait(server.post("/prompt", body)["prompt_id"])
+    prompt = server.post("/prompt", body)["prompt_id"]
+    entry = server.wait(prompt)
+    server.post("/history", {"delete": [prompt]})  # ComfyUI's own list of jobs fails on it as long as it is there
     assert entry["status"]["status_str"] == "success"
 
 
@@ -492,3 +542,93 @@ def test_server_tells_of_a_missing_negative_prompt_and_a_shift_that_is_not_there
     broken = graph.copy().set("ChromaKSampler", shift="2")
     assert "shift is None; it must be one of 1 (as trained)" in broken.fails(server)
     assert graph.run(server)
+
+
+# --- one choice for quality ------------------------------------------------------------------------------------------
+
+
+def named(file, tmp_path, name):
+    """The tiny model under a published file's name."""
+    import shutil
+
+    path = shutil.copy(file, tmp_path / name)
+    return support.dev.load_pack("host.model.load").load_chroma(str(path))
+
+
+def by_preset(model, config, name, choice, latent=None):
+    """The chain of Chroma Preset's outputs with the same values, each set by hand."""
+    from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
+
+    p = support.dev.load_pack("advice.presets").of_choice(name, choice)
+    out = node("preset", "ChromaPreset").execute(
+        model,
+        preset=name,
+        steps=p.steps,
+        cfg=p.cfg,
+        sampler=p.sampler,
+        schedule={"schedule": p.curve, **p.params},
+        shift={"shift": p.shift},
+    )
+    positive, negative = prompts(config)
+    patched = node("guidance", "ChromaGuidance").execute(out[0], alternate=bool(p.savings))[0]
+    guider = node("guidance", "ChromaCFGGuider").execute(patched, positive, p.cfg, negative, alternate=bool(p.savings))
+    noise = RandomNoise.execute(SEED)[0]
+    return SamplerCustomAdvanced.execute(noise, guider[0], out[1], out[2], latent or empty())[0]
+
+
+@pytest.mark.parametrize(
+    "name, row, quality",
+    [
+        ("Chroma1-HD.safetensors", "Chroma1-HD", "draft"),
+        ("Chroma1-HD.safetensors", "Chroma1-HD", "standard"),
+        ("Chroma1-HD.safetensors", "Chroma1-HD", "quality"),
+        ("Chroma1-Flash.safetensors", "Chroma1-Flash", "flash"),
+    ],
+)
+def test_choice_gives_what_the_preset_gives_and_is_told_and_saved(
+    comfy, inference, file, cfg, tmp_path, caplog, name, row, quality
+):
+    caplog.set_level("INFO")
+    model, info = named(file, tmp_path, name), {}
+    made = ours(model, cfg, hidden={"extra_pnginfo": info}, quality=quality, steps=1, cfg=9.0, sampler="heun")
+    text = next(m for m in caplog.messages if m.startswith("Chroma KSampler: "))
+    equal(made, by_preset(model, cfg, row, quality))
+    assert f"; {quality}: {row}, recognised by the name {name}; " in text
+    (facts,) = info["chroma_run"].values()
+    p = support.dev.load_pack("advice.presets").of_choice(row, quality)
+    saved = facts["settings"]
+    assert (saved["quality"], saved["preset"], saved["steps"], saved["cfg"]) == (quality, row, p.steps, p.cfg)
+    assert (facts["steps"], facts["cfg"]) == (p.steps, p.cfg) and json.loads(json.dumps(facts)) == facts
+    assert bool(facts["uncond_extrapolated"]) == bool(p.savings)
+
+
+def test_flash_without_flash_is_refused(comfy, inference, file, cfg, tmp_path):
+    with pytest.raises(ValueError, match=r"quality is flash, and the model is Chroma1-HD \(by the name Chroma1-HD.saf"):
+        ours(named(file, tmp_path, "Chroma1-HD.safetensors"), cfg, quality="flash")
+
+
+def test_settings_of_a_preset_are_taken(comfy, model, cfg):
+    out = node("preset", "ChromaPreset").execute(model, steps=4, cfg=3.0, schedule={"schedule": "linear"})
+    assert out[-1].steps == 4
+    made = ours(model, cfg, settings=out[-1], quality="quality", steps=9)
+    equal(made, ours(model, cfg, schedule="linear"))
+    with pytest.raises(ValueError, match="settings is of the type dict; allowed is the settings of Chroma Preset"):
+        ours(model, cfg, settings={})
+
+
+def test_savings_give_way_to_guidance_before_the_node(comfy, inference, file, cfg, tmp_path, caplog):
+    caplog.set_level("INFO")
+    model = named(file, tmp_path, "Chroma1-HD.safetensors")
+    guided = node("guidance", "ChromaGuidance").execute(model, skip_first_steps=13)[0]
+    ours(guided, cfg, quality="draft")
+    assert "alternate left out, since the model has guidance" in caplog.text and "13 prompts computed" in caplog.text
+
+
+def test_server_runs_a_choice_and_refuses_a_missing_negative_before_it_reads_files(server, graph):
+    graph.set("KSampler", seed=next(NEW_SEED))
+    key = with_ours(graph, quality="draft", steps=3)
+    shown = [t for t in texts(follow(server, graph)) if "prompts computed" in t]
+    assert len(shown) == 1 and "\ndraft: chroma-demo, recognised by the name" in shown[0]
+    assert "\n12 steps, cfg 3, euler, beta alpha 0.6 beta 0.6, shift 1, alternate\n" in shown[0]
+    del graph.nodes[key]["inputs"]["negative"]
+    assert "cfg is 3 and there is no negative prompt" in graph.fails(server)

@@ -484,7 +484,7 @@ def test_node_runs_in_the_server_and_changes_the_picture(server, loras_dir):
     hosts = np.asarray(Image.open(same.run(server)[0]).convert("RGB")).astype(int)
     assert (changed != plain).any()
     assert (changed == hosts).all()
-    assert "Load Chroma LoRA: 1 of 1 layers matched" in (dev.cache_dir() / "test-server.log").read_text()
+    assert "Load Chroma LoRA: 1 of 1 layers matched" in (dev.cache_dir() / f"{dev.BASE}-server.log").read_text()
 
 
 def test_lora_of_another_model_fails_in_the_server_with_its_name(server, loras_dir):

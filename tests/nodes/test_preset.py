@@ -60,8 +60,10 @@ def prepared(module, name, **hidden):
 
 @pytest.fixture
 def preset(shown):
+    """Runs the node; gives its outputs without the last, `settings`."""
+
     def run(model, prompt=None, node_id=None, **inputs):
-        return prepared("preset", "ChromaPreset", prompt=prompt, unique_id=node_id).execute(model, **inputs).args
+        return prepared("preset", "ChromaPreset", prompt=prompt, unique_id=node_id).execute(model, **inputs).args[:-1]
 
     return run
 

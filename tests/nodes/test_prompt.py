@@ -19,14 +19,18 @@ def node(comfy, monkeypatch):
 def test_defaults_of_the_node_change_nothing(node):
     schema = node.ChromaPrompt.define_schema()
     defaults = {i.id: i.default for i in schema.inputs if i.id != "text"}
-    assert node.ChromaPrompt.execute(" a fox\n", **defaults).result == (" a fox\n",)
-    assert node.ChromaPrompt.execute(" a fox\n").result == (" a fox\n",)
+    assert node.ChromaPrompt.execute(" a fox in the snow at dawn\n", **defaults).result == (
+        " a fox in the snow at dawn\n",
+    )
+    assert node.ChromaPrompt.execute(" a fox in the snow at dawn\n").result == (" a fox in the snow at dawn\n",)
     assert node.said == ["nothing added"] * 2
 
 
 def test_node_shows_the_prompt_and_what_each_addition_is(node):
-    (prompt,) = node.ChromaPrompt.execute("a fox", "photograph", "aesthetic 11", "best quality", "snow").result
-    assert prompt == "a fox. snow. aesthetic 11. best quality."
+    (prompt,) = node.ChromaPrompt.execute(
+        "a fox in the snow at dawn", "photograph", "aesthetic 11", "best quality", "winter"
+    ).result
+    assert prompt == "a fox in the snow at dawn. winter. aesthetic 11. best quality."
     assert node.said[0].splitlines() == [
         prompt,
         "aesthetic 11 — marks choice pictures made by AI; other words of the prompt may bleed",

@@ -208,6 +208,9 @@ def test_an_interval_that_ends_on_a_step_includes_it(sigma):
         (Guidance(skip_first_steps=4), "sssscccccc"),
         (Guidance(skip_first_steps=-1), "ssssssssss"),
         (Guidance(skip_first_steps=100), "ssssssssss"),
+        (Guidance(guided_steps=3), "cccsssssss"),
+        (Guidance(guided_steps=0), "ssssssssss"),
+        (Guidance(guided_steps=6, skip_first_steps=2), "ssccccssss"),
         (Guidance(alternate=True), "cccecececc"[:3] + "ecececece"[:7]),
         (Guidance(alternate=True, skip_first_steps=2), "sscccecece"),
         (Guidance(alternate=True, skip_first_steps=3), "ssscccecec"),  # first, line's second point, then every second
@@ -288,6 +291,7 @@ def test_forms_can_be_rescaled_and_normalised(pair, form):
         ({"rescale": 1.5}, "rescale is 1.5.*0 to 1"),
         ({"rescale": math.nan}, "rescale is nan"),
         ({"skip_first_steps": -2}, "skip_first_steps is -2"),
+        ({"guided_steps": -1}, "guided_steps is -1"),
         ({"zero_init_steps": -1}, "zero_init_steps is -1"),
         ({"curve": "list"}, "list of cfg values is empty"),
         ({"curve": "list", "values": (3, -1)}, "list of cfg values is -1"),

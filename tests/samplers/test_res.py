@@ -37,6 +37,10 @@ SAMPLERS = {
     "2s_c1": options_as_keywords(samplers.res_2s, c2=1.0),
     "2s_c03": options_as_keywords(samplers.res_2s, c2=0.3),
 }
+LIMITED = {
+    "2m": options_as_keywords(samplers.res_2m, limited=True),
+    "2s": options_as_keywords(samplers.res_2s, limited=True),
+}
 
 
 def alpha_of(sigma, flow):
@@ -204,6 +208,68 @@ def test_rising_schedule_inverts_the_falling_one(name):
         gaps.append((SAMPLERS[name](mixture, noise, geometric(n)) - x).norm().item())
     assert 1.8 < math.log2(gaps[0] / gaps[1]) < 3.3  # 3 where the errors of the two ways cancel
     assert gaps[1] < 1e-2
+
+
+# --- limited slopes --------------------------------------------------------------------------------------------------
+
+PICTURE = START.T  # one row of 41 numbers, so that the angle between two slopes is that of a whole picture
+
+
+def test_agreement_is_the_cosine_of_each_row_and_never_negative():
+    slope = torch.tensor([[[3.0, 4.0]], [[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]], [[1.0, 2.0]]])
+    before = torch.tensor([[[4.0, 3.0]], [[-1.0, 0.1]], [[0.0, 2.0]], [[1.0, 1.0]], [[0.0, 0.0]]])
+    assert samplers.agreement(slope, before).tolist() == [[[pytest.approx(0.96)]], *[[[0.0]]] * 4]
+    assert samplers.agreement(7 * slope, 0.1 * before)[0].item() == pytest.approx(0.96)
+    assert samplers.agreement(slope, None).tolist() == [[[0.0]]] * 5
+
+
+@pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.parametrize("schedule", ["even_to_0.02", "geometric_to_0.02", "cosine"])
+def test_limited_slopes_keep_the_second_order(name, schedule):
+    make, _ = SCHEDULES[schedule]
+    reference = mixture_solution(make(8)[-1].item()).T
+    model = lambda x, sigma: mixture(x.T, sigma.expand(x.shape[1])).T  # noqa: E731
+    found = [((LIMITED[name](model, PICTURE, make(n)) - reference).norm() / reference.norm()).item() for n in SIZES]
+    slopes = [math.log2(a / b) for a, b in zip(found, found[1:])]
+    assert all(1.85 < slope < 2.3 for slope in slopes), (found, slopes)
+
+
+@pytest.mark.parametrize("name, first", [("2m", 2), ("2s", 1)])
+def test_a_limited_slope_is_used_from_the_second_on(name, first):
+    """D linear in log(sigma): no slope before there are two, the whole of it afterwards."""
+    sigmas = torch.tensor([1.0, 0.9, 0.5, 0.45, 0.03], dtype=torch.float64)
+    model = lambda x, s: PICTURE * (1 + s.log())[:, None]  # noqa: E731
+    steps, levels = [], sigmas.tolist()
+    last = LIMITED[name](model, PICTURE, sigmas, callback=lambda c: steps.append((c["x"], c["denoised"])))
+    after = [*(x for x, _ in steps[1:]), last]
+    for i, ((x, denoised), found) in enumerate(zip(steps, after)):
+        slope = None if i < first else PICTURE * math.log(levels[i + 1] / levels[i])
+        expected = samplers.integrate(x, denoised, slope, levels[i], levels[i + 1])
+        assert torch.allclose(found, expected, rtol=0, atol=1e-13)
+
+
+def test_a_limited_slope_does_not_overshoot_a_denoised_that_settles():
+    """It leaps once, from 0 to 1, and stands still: what the leap promises does not come."""
+    sigmas = even(4, 0.02)
+
+    def model(x, sigma):
+        return (sigma < 0.3).double()[:, None].expand_as(x)
+
+    def highest(sample):
+        seen = []
+        seen.append(sample(model, torch.zeros_like(PICTURE), sigmas, callback=lambda c: seen.append(c["x"])))
+        return torch.stack(seen).max().item()
+
+    assert highest(SAMPLERS["2m"]) > 1.2
+    assert highest(LIMITED["2m"]) < 1
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_limited_rows_of_a_batch_do_not_meet(name):
+    x = torch.stack([PICTURE[0], PICTURE[0].flip(0) * 0.3])
+    model = lambda x, sigma: mixture(x.flatten()[:, None], sigma.repeat_interleave(41)).view_as(x)  # noqa: E731
+    both = LIMITED[name](model, x, even(7))
+    assert torch.equal(both[1:], LIMITED[name](model, x[1:], even(7)))
 
 
 # --- noise: exact variances ------------------------------------------------------------------------------------------

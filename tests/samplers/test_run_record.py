@@ -39,6 +39,20 @@ def test_facts_are_numbers_that_json_keeps():
     assert record(notes=["one"]).facts()["notes"] == ["one"]
 
 
+def test_seconds_of_a_prompt_leave_out_loading_and_what_did_not_end():
+    run = record(prompts=0, evaluations=0, seconds=16.0)
+    for evaluation, at in enumerate(
+        [4.0, 10.0, 11.0, 14.0], 1
+    ):  # the first computes after 4 s of loading, and compiles
+        run.evaluations = evaluation
+        run.evaluation_begins(at)
+        run.prompts += 2
+    assert run.warm == (10.0, 2) and run.prompt_seconds == 1.0  # (16 - 10) / (8 - 2)
+    run.finished = False
+    assert run.prompt_seconds is None
+    assert record().prompt_seconds is None  # of one evaluation
+
+
 def test_text_says_all_that_was_left_out():
     run = record(
         zeroed=1, skipped=2, extrapolated=3, stopped=3, cosines=[(0, 0.5), (1, 0.25), (2, 0.75)], notes=["one", "two"]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -218,3 +219,65 @@ def test_killed_and_stopped_servers_and_a_killed_driver_lose_nothing(host_dir, t
         differing = [line["row"] for line in found if (pixels(out / line["files"]) != painted(whole, line)).any()]
         assert differing == []
         print(f"{len(rows)} pictures, {num_done} before the driver was killed, {len(sent)} prompts sent")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_two_workers_of_ray_one_of_them_killed_and_a_killed_driver_lose_nothing(server, host_dir, tmp_path):
+    """Each worker has a ComfyUI of its own; Ray replaces the one that is killed. `server` paints the plain loop."""
+    pytest.importorskip("ray", reason="python -m pip install ray")
+    rows = [
+        {"prompt": f"a {colour} {shape}", "seed": 270 + i, "steps": 3}
+        for i, (colour, shape) in enumerate((c, s) for c in COLOURS for s in SHAPES)
+    ]
+    file, out = table(tmp_path / "rows.csv", rows), tmp_path / "out"
+    host = [
+        "--base-directory",
+        str(dev.base_dir()),
+        "--cpu",
+        "--disable-api-nodes",
+        "--database-url",
+        "sqlite:///:memory:",
+    ]
+    _, *ours = command(out, file, [], "--ray", "2", f"--comfyui={' '.join(host)}")
+
+    def started():
+        environment = {**os.environ, **dev.UTF8, "COMFYUI_PATH": str(host_dir)}
+        return subprocess.Popen(
+            [sys.executable, *ours],
+            cwd=support.ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def done():
+        return [e for e in events(out) if "done" in e]
+
+    driver = started()
+    try:
+        until(lambda: {e["by"] for e in done()} == {"ray-0", "ray-1"}, "both paint")
+        os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
+        at = len(done())
+        until(lambda: len(done()) > at + 1, "it goes on")
+    finally:
+        driver.kill()
+    driver.communicate()
+    num_done = len(done())
+    assert num_done < len(rows)
+    again = started()
+    text, _ = again.communicate(timeout=SECONDS)
+    assert again.returncode == 0, text
+    names = [e["job"] for e in done()]
+    assert len(names) == len(set(names)) == len(rows) == len(list(out.glob("*.png")))
+    differing = [line["row"] for line in results(out) if (pixels(out / line["files"]) != painted(server, line)).any()]
+    assert differing == []
+    print(f"{len(rows)} pictures, {num_done} before the driver was killed")
+
+
+def workers_of(driver):
+    """Processes of Ray's actors below a driver."""
+    import psutil
+
+    return [p.pid for p in psutil.Process(driver).children(recursive=True) if "ray::Worker" in " ".join(p.cmdline())]

@@ -50,7 +50,7 @@ def test_written_file_paints_the_same_picture(server, models_dir, demo_file, qua
     assert quantize([str(demo_file), str(models_dir / name), "--format", format]) == 0
     first, second = pictures(server, next(SEED), unet_name=name)
     assert least < psnr(first, second) < 90  # not the very same: that would be the demo's own file
-    assert "Load Chroma Model: Chroma, " in (dev.cache_dir() / "test-server.log").read_text()
+    assert "Load Chroma Model: Chroma, " in (dev.cache_dir() / f"{dev.BASE}-server.log").read_text()
 
 
 def test_sharded_folder_paints_the_same_picture(server, models_dir, demo_file):

@@ -22,6 +22,7 @@ COMFY_CLI = "comfy-cli==1.23.0"
 QUIET = {"DO_NOT_TRACK": "1", "NO_COLOR": "1", "PYTHONUTF8": "1"}  # no telemetry and no question about it
 PACKED_AS = "node.zip"  # comfy-cli's name for its archive
 FOLDER = "chroma-pack"  # the registry's id, by which the manager names the folder
+DEVICES = ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal")
 PROJECT = """
 import json
 from comfy_cli.registry.config_parser import extract_node_configuration
@@ -89,6 +90,7 @@ def test_the_registry_gets_every_field(comfy_cli, repository):
     assert project["dependencies"] and set(project["dependencies"]) <= set(requirements)
     assert project["supported_os"] == ["OS Independent"] and project["requires_python"] == ">=3.10"
     assert project["supported_comfyui_version"] == f">={support.dev.load_pack().REQUIRED_HOST}"
+    assert project["supported_accelerators"] == [f"GPU :: {name}" for name in DEVICES]
     assert project["description"] and comfy["display_name"] == "Chroma Pack" and not comfy["includes"]
 
 
@@ -137,7 +139,12 @@ def test_unpacked_archive_loads_without_a_warning(installed):
 def test_unpacked_archive_serves_help_scripts_and_workflows(installed):
     web = installed.pack / "web"
     served = [p.relative_to(web).as_posix() for p in web.rglob("*") if p.is_file()]
-    assert {f"docs/{node}.md" for node in listed(installed)} <= set(served)
+    shown = [
+        node
+        for node, told in installed.get("/object_info").items()
+        if node in listed(installed) and not told.get("dev_only")
+    ]
+    assert {f"docs/{node}.md" for node in shown} <= set(served)
     for name in served:
         assert fetched(installed, f"/extensions/{FOLDER}/{name}") == (web / name).read_bytes()
     scripts = installed.get("/extensions")

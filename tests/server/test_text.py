@@ -19,7 +19,7 @@ def pixels(path):
 
 
 def log():
-    return (dev.cache_dir() / "test-server.log").read_text()
+    return (dev.cache_dir() / f"{dev.BASE}-server.log").read_text()
 
 
 def with_encoder(graph, **inputs):

@@ -4,8 +4,12 @@ import asyncio
 import errno
 import io
 import json
+import os
+import signal
 import socket
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -207,15 +211,66 @@ def test_a_server_that_cannot_be_used_is_one_line(serve, files, capsys, fake, to
         (lambda f: f[1].write_text("seed,1.seed\n1,2\n"), "both fill 1.seed. Remove one"),
         (lambda f: f[1].write_text("\n"), "rows.csv has no rows"),
         (lambda f: f[2].write_text("a file"), "out: File exists"),
+        (lambda f: f[1].write_text("Nobody.seed\n1\n"), "the column 'Nobody.seed' fills no input of the workflow"),
+        (lambda f: f[0].write_bytes(png(1)), "flow.json is no workflow: it is not JSON"),
+        (lambda f: f[0].write_text("[1]"), "flow.json is JSON, but no workflow. Save one with Workflow > Save"),
+        (lambda f: (f[1].unlink(), f[1].mkdir()), "rows.csv: "),
+        (lambda f: f[1].write_bytes("seed,#\n1,grün\n".encode("latin-1")), "rows.csv is not in UTF-8"),
+        (lambda f: f[1].write_bytes(b'seed\n"' + b"1" * 200_000), "rows.csv: row 1 is no CSV"),
+        (lambda f: (f[2].write_text("a file"), f.append(f[2] / "x")), "x: "),
+        (lambda f: f.append(held(f[2])), "another batch writes into"),
     ],
-    ids=["no JSON", "no workflow", "no rows", "unknown column", "unknown node", "twice", "empty", "out is a file"],
+    ids=[
+        *("no JSON", "no workflow", "no rows", "unknown column", "unknown node", "twice", "empty", "out is a file"),
+        *("unknown title", "a picture as workflow", "a list as workflow", "a folder as rows", "not UTF-8"),
+        *("another kind of table", "out in a file", "out is in use"),
+    ],
 )
 def test_input_that_cannot_be_used_is_one_line_and_nothing_runs(serve, files, capsys, change, told):
+    fake, given = Fake(), list(files)
+    url = serve(fake)
+    change(given)
+    *_, out = (part for part in given if isinstance(part, Path))
+    code, (line,) = run(capsys, *given[:2], out, "--server", url)
+    assert code == 1 and told in line and fake.ran == []
+
+
+def held(folder):
+    """A folder that another batch has, until this is collected."""
+    return Ledger(folder).__enter__()
+
+
+def test_a_row_of_the_wrong_type_is_left_out_and_named(serve, files, capsys):
+    files[1].write_text("seed\nmany\n1.5\n100\n3\n")
+    fake = Fake()
+    code, told = run(capsys, *files, "--server", serve(fake))
+    assert code == 1 and fake.ran == [3]
+    expected = [
+        f"batch: row {row} is left out: seed is '{value}', expected a whole number from 0 to 99"
+        for row, value in enumerate(("many", "1.5", "100"), 1)
+    ]
+    assert told[:3] == expected
+
+
+def test_a_disk_that_is_full_from_the_first_is_told_and_nothing_runs(serve, files, capsys, monkeypatch):
     fake = Fake()
     url = serve(fake)
-    change(files)
-    code, (line,) = run(capsys, *files, "--server", url)
-    assert code == 1 and told in line and fake.ran == []
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        code, (line,) = run(capsys, *files, "--server", url)
+    assert code == 1 and "No space left on device. The disk is full: make room" in line and fake.ran == []
+    run(capsys, *files, "--server", url)
+    assert sorted(fake.ran) == [1, 2]
+
+
+def test_one_of_two_servers_of_another_version_ends_the_command_before_it_begins(serve, files, capsys):
+    good, old = Fake(), Fake(version="0.29.1")
+    code, (line,) = run(capsys, *files, "--server", serve(good), "--server", serve(old))
+    assert code == 1 and "runs ComfyUI 0.29.1, expected 0.30.0 or newer. Update it" in line and good.ran == []
 
 
 @pytest.mark.parametrize(
@@ -238,6 +293,8 @@ def test_options_that_cannot_be_used_are_one_line(files, capsys, more, told):
         (["--quality", "0"], "--quality is 0, expected 1 to 100"),
         (["--plot", "seed"], "--plot is seed, expected two columns"),
         (["--patience", "0"], "--patience is 0, expected seconds"),
+        (["--ray", "0"], "--ray is a number of workers from 1, in place of --server"),
+        (["--ray", "2", "--server", "http://127.0.0.1:9"], "--ray is a number of workers from 1, in place of --server"),
         (["--format", "tiff"], "invalid choice: 'tiff'"),
     ],
 )
@@ -275,8 +332,13 @@ for flag in ("--disable-auto-launch", "--cpu"):
     parser.add_argument(flag, action="store_true")
 options = parser.parse_args()  # refuses others
 
+if "FAKE_PARENTS" in os.environ:
+    with open(os.environ["FAKE_PARENTS"], "a") as file:
+        print(os.getppid(), file=file)
+
 class Mortal(Fake):
     async def prompt(self, request):
+        await asyncio.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
         if (await request.json())["prompt"]["1"]["inputs"]["seed"] == 13:
             os._exit(9)
         return await super().prompt(request)
@@ -311,4 +373,70 @@ def test_a_comfyui_is_started_started_again_and_ended_and_the_row_that_ends_it_i
 
 def test_a_comfyui_that_does_not_start_is_told_with_the_end_of_its_log(comfyui, files, capsys):
     code, lines = run(capsys, *files, "--comfyui=--no-such-option")
-    assert code == 1 and lines[0].startswith("batch: ComfyUI does not start. The end of ")
+    assert code == 1 and lines[0].startswith("batch: ComfyUI does not start (Cannot connect")
+
+
+# --- workers of Ray ----------------------------------------------------------------------------------------------------
+
+
+def events(out):
+    path = out / "batch.jsonl"
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+
+@pytest.fixture
+def ray(comfyui, monkeypatch):
+    return pytest.importorskip("ray", reason="python -m pip install ray")
+
+
+@pytest.mark.slow
+def test_rays_workers_paint_each_row_once_and_the_row_that_ends_them_is_named(ray, files, capsys):
+    code, told = run(capsys, *files, "--ray", "2", "--comfyui=--cpu")
+    assert code == 1 and f"batch: row 2 failed: {servers.MAX_DEATHS} servers ended while they had it" in told
+    seeds = sorted(Image.open(path).getpixel((0, 0))[0] for path in files[2].glob("*.png"))
+    assert seeds == [1, 2]
+    assert {event["to"] for event in events(files[2]) if "sent" in event} == {"ray-0", "ray-1"}
+
+
+@pytest.mark.slow
+def test_a_worker_of_ray_that_is_killed_is_replaced_and_loses_no_row(ray, files, capsys, monkeypatch, tmp_path):
+    """A third process more than the two that were asked for, and each picture once."""
+    flow, rows, out = files
+    rows.write_text("seed\n" + "\n".join(str(seed) for seed in range(20, 60)))
+    parents = tmp_path / "parents"
+    monkeypatch.setenv("FAKE_PARENTS", str(parents))
+    monkeypatch.setenv("FAKE_SECONDS", "0.2")
+
+    def kill():
+        while sum("done" in event for event in events(out)) < 8:
+            time.sleep(0.05)
+        os.kill(int(parents.read_text().split()[0]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    code, told = run(capsys, flow, rows, out, "--ray", "2", "--comfyui=--cpu")
+    assert code == 0, told
+    assert any("has ended (the worker is gone" in line for line in told) and any("is back" in line for line in told)
+    assert len(parents.read_text().split()) == 3
+    seeds = sorted(Image.open(path).getpixel((0, 0))[0] for path in out.glob("*.png"))
+    assert seeds == list(range(20, 60))
+    done = [event["job"] for event in events(out) if "done" in event]
+    assert len(done) == len(set(done)) == 40
+
+
+@pytest.mark.slow
+def test_a_comfyui_of_ray_that_does_not_start_is_told_with_the_end_of_its_log(ray, files, capsys):
+    code, lines = run(capsys, *files, "--ray", "1", "--comfyui=--cpu --no-such-option")
+    assert code == 1 and lines[0].startswith("batch: ComfyUI does not start on a worker. The end of ")
+
+
+@pytest.mark.slow
+def test_more_workers_than_ray_has_room_for_are_told(ray, files, capsys):
+    code, (line,) = run(capsys, *files, "--ray", "5000", "--comfyui=--cpu")
+    assert code == 1 and "--ray is 5000, but Ray has " in line and "one for each worker. Give fewer" in line
+
+
+def test_without_ray_the_remedy_is_told(comfyui, files, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, (line,) = run(capsys, *files, "--ray", "2")
+    assert code == 1 and line == "batch: --ray needs Ray, which is missing. python -m pip install ray"

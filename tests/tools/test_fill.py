@@ -3,61 +3,12 @@
 import copy
 
 import pytest
+from small_flow import INFO, PROMPT
 
 from tools.batching import fill
-from tools.batching.rows import Row
+from tools.batching.fill import Row
 from tools.batching.workflow import Converted, Place
 
-
-def spec(kind, **options):
-    return [kind, options]
-
-
-INFO = {
-    "Load": {"input": {"required": {"unet_name": spec(["a.gguf", "b.gguf"])}}},
-    "Text": {"input": {"required": {"clip": spec("CLIP"), "text": spec("STRING")}}},
-    "Pad": {"input": {"required": {"conditioning": spec("CONDITIONING")}}},
-    "Size": {"input": {"required": {"width": spec("INT", min=16, max=16384)}}},
-    "Sample": {
-        "input": {
-            "required": {
-                "model": spec("MODEL"),
-                "positive": spec("CONDITIONING"),
-                "negative": spec("CONDITIONING"),
-                "seed": spec("INT", min=0, max=2**64 - 1),
-                "steps": spec("INT", min=1, max=100),
-                "cfg": spec("FLOAT", min=0.0, max=100.0),
-                "tiled": spec("BOOLEAN"),
-                "curve": spec(
-                    "COMFY_DYNAMICCOMBO_V3",
-                    options=[
-                        {"key": "beta", "inputs": {"required": {"alpha": spec("FLOAT", min=0.1, max=2.0)}}},
-                        {"key": "linear", "inputs": {}},
-                    ],
-                ),
-            }
-        }
-    },
-}
-
-
-def node(kind, title="", **inputs):
-    return {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
-
-
-PROMPT = {
-    "1": node("Load", unet_name="a.gguf"),
-    "2": node("Text", "One", clip=["9", 0], text="x"),
-    "3": node("Text", "Two. Negative", clip=["9", 0], text="y"),
-    "4": node("Pad", conditioning=["2", 0]),
-    "5": node(
-        "Sample",
-        "KSampler",
-        **{"model": ["1", 0], "positive": ["4", 0], "negative": ["3", 0], "seed": 1, "steps": ["6", 0], "cfg": 3.0},
-        **{"tiled": False, "curve": "beta", "curve.alpha": 0.6},
-    ),
-    "6": node("Size", width=64),
-}
 FLOW = Converted(PROMPT)
 
 
@@ -158,6 +109,53 @@ def test_a_wrong_value_refuses_its_row_alone(name, given, told):
     assert [job.rows[0].number for job in found.jobs] == [2]
     (row,) = found.refused
     assert row.number == 1 and row.error.startswith(told)
+
+
+SAMPLER = {"seed": 1, "steps": 26, "cfg": 3.5, "quality": "standard"}
+OWN_INFO = {
+    "ChromaKSampler": {
+        "input": {
+            "required": {
+                "seed": ["INT", {"min": 0, "max": 99}],
+                "steps": ["INT", {"min": 1, "max": 99, "display_name": "number of steps"}],
+                "cfg": ["FLOAT", {"min": 0.0, "max": 99.0}],
+            },
+            "optional": {"quality": ["COMBO", {"options": ["custom", "standard", "draft"]}], "settings": ["S", {}]},
+        }
+    }
+}
+
+
+def sampled(values, **inputs):
+    """What a row makes of a Chroma KSampler, or why it is refused."""
+    flow = Converted({"1": {"class_type": "ChromaKSampler", "inputs": {**SAMPLER, **inputs}, "_meta": {"title": "K"}}})
+    found = fill.fill(flow, [Row(1, values)], OWN_INFO)
+    return found.refused[0].error if found.refused else found.jobs[0].prompt["1"]["inputs"]
+
+
+@pytest.mark.parametrize(
+    "values, changed",
+    [
+        ({"seed": 2}, {"seed": 2}),
+        ({"steps": 4}, {"steps": 4, "quality": "custom"}),  # else standard would stand in its place
+        ({"quality": "draft"}, {"quality": "draft"}),
+        ({"quality": "custom", "cfg": 5}, {"quality": "custom", "cfg": 5.0}),
+        ({"cfg": 5, "quality": "custom"}, {"quality": "custom", "cfg": 5.0}),
+        ({"K.number of steps": 4}, {"steps": 4, "quality": "custom"}),  # by the name that the page shows
+        ({"number of steps": 4}, {"steps": 4, "quality": "custom"}),
+    ],
+)
+def test_what_a_row_sets_counts(values, changed):
+    assert sampled(values) == {**SAMPLER, **changed}
+
+
+def test_what_would_do_nothing_is_refused():
+    told = "steps does nothing while quality is draft. Leave out one of them, or take custom"
+    assert sampled({"steps": 4, "quality": "draft"}) == sampled({"quality": "draft", "steps": 4}) == told
+    assert sampled({"steps": 4}, settings=["2", 0]).startswith(
+        "steps does nothing here: the connected settings have it"
+    )
+    assert sampled({"seed": 4}, settings=["2", 0])["seed"] == 4
 
 
 def test_equal_settings_are_one_job_and_its_name_depends_on_all_of_them():

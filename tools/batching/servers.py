@@ -8,7 +8,7 @@ before it ended is found by its name.
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
 import json
 import time
 import uuid
@@ -16,22 +16,20 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping, Sequence
 
-import aiohttp
-
 from .. import load_pack
 from .fill import Job
 from .ledger import Ledger
 from .local import LocalServer
+from .transport import BAD_ADDRESS, UNREACHABLE, Http, is_refused, reason
 from .workflow import Prompt
 
 DEPTH = 2  # prompts of ours in a server's queue: one that runs and one that waits
 ANSWER_SECONDS, START_SECONDS = 20, 600
-ASK_SECONDS = 1.0  # between questions where no message wakes us
+ASK_SECONDS, LISTEN_SECONDS = 1.0, 10.0  # between questions, where no message wakes us and where one does
+AT_ONCE = 32  # servers that are looked at together before the run
 RETRY_SECONDS = 2.0
 MAX_DEATHS = 3  # of servers that had a job, after which the job is what ends them
 FOLDER = "chroma-batch"  # of the server's pictures
-REFUSED = (errno.ECONNREFUSED, 1225, 10061)  # no process listens there; the last two are Windows'
-UNREACHABLE = (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError)
 WAITING, RUNS, DONE, FAILED, CANCELLED = (
     "pending",
     "in_progress",
@@ -65,13 +63,28 @@ class Flight:
 
 @dataclass
 class Server:
+    """url: its address, by which the ledger knows it. starts: it was started for this run, so that it is waited for."""
+
     url: str
+    transport: Any = None  # `Http`, or what has its methods
     local: LocalServer | None = None
+    starts: bool = False
     flights: dict[str, Flight] = field(default_factory=dict)
     answered: float = 0.0  # when it last did, or when it was first asked
     is_up: bool = False
     problem: str = ""
     uploaded: set[str] = field(default_factory=set)
+    listens: bool = False  # its messages reach us
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.transport = self.transport or Http(self.url)
+
+    def hear(self, has_ended: bool) -> None:
+        """A message came: one of its prompts has ended, or there is a connection."""
+        self.listens = True
+        if has_ended:
+            self.wake.set()
 
 
 class Run:
@@ -102,15 +115,16 @@ class Run:
         self.ended: set[str] = set()
         self.storing: set[str] = set()
         self.waiting: deque[Job] = deque()
-        self.wake = asyncio.Event()
         self.client = str(uuid.uuid4())
 
     async def all(self) -> None:
         """raises: ValueError if no server can be used any more; OSError if pictures cannot be written."""
         self.share_out()
         seconds = min(ANSWER_SECONDS, self.patience)
-        timeout = aiohttp.ClientTimeout(total=None, connect=seconds, sock_read=seconds)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as self.session:
+        async with contextlib.AsyncExitStack() as stack:
+            for server in self.servers:
+                server.wake = asyncio.Event()  # of this loop
+                await stack.enter_async_context(server.transport.opened(seconds))
             tasks = [asyncio.create_task(part(server)) for server in self.servers for part in (self.work, self.listen)]
             tasks.append(asyncio.create_task(self.watch()))
             try:
@@ -155,9 +169,10 @@ class Run:
                 await self.lose(server, error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            self.wake.clear()
+            server.wake.clear()
             try:
-                await asyncio.wait_for(self.wake.wait(), ASK_SECONDS)
+                seconds = max(min(LISTEN_SECONDS, self.patience / 4), ASK_SECONDS) if server.listens else ASK_SECONDS
+                await asyncio.wait_for(server.wake.wait(), seconds)
             except asyncio.TimeoutError:
                 pass
 
@@ -169,17 +184,13 @@ class Run:
         server.is_up, server.problem = True, ""
 
     async def listen(self, server: Server) -> None:
-        """Wakes the others when this server says that a prompt has ended; without its messages they ask now and then."""
+        """Wakes the work on this server when it says that a prompt has ended; without its messages it is asked more often."""
         while True:
             try:
-                async with self.session.ws_connect(
-                    f"{server.url}/ws?clientId={self.client}", max_msg_size=0
-                ) as messages:
-                    async for message in messages:
-                        if message.type == aiohttp.WSMsgType.TEXT and "execution_" in message.data:
-                            self.wake.set()
+                await server.transport.listen(self.client, server.hear)
             except UNREACHABLE:
                 pass
+            server.listens = False
             await asyncio.sleep(RETRY_SECONDS)
 
     async def give(self, server: Server) -> None:
@@ -199,13 +210,11 @@ class Run:
         prompt = with_prefix(flight.job, self.ledger.run)
         for name, path in flight.job.uploads.items():
             if name not in server.uploaded:
-                form = aiohttp.FormData()
-                form.add_field("image", await asyncio.to_thread(path.read_bytes), filename=name)
-                form.add_field("overwrite", "true")
-                async with self.session.post(f"{server.url}/upload/image", data=form) as answer:
-                    if answer.status != 200:
-                        await self.finish(server, flight, error=f"{path.name} was refused ({answer.status})")
-                        return
+                data = await asyncio.to_thread(path.read_bytes)
+                status, _ = await server.transport.request("post", "/upload/image", file=(name, data))
+                if status != 200:
+                    await self.finish(server, flight, error=f"{path.name} was refused ({status})")
+                    return
                 server.uploaded.add(name)
         workflow = self.workflow_of(flight.job)
         extra = {"extra_pnginfo": {"workflow": workflow}} if workflow is not None else {}
@@ -258,7 +267,8 @@ class Run:
         others = {*others, *(waiting.name for waiting in self.waiting)}
         if job.name not in self.ended and job.name not in others:
             self.waiting.appendleft(job)
-            self.wake.set()
+            for server in self.servers:
+                server.wake.set()
 
     async def lose(self, server: Server, error: BaseException) -> None:
         """A server that does not answer: its jobs go to others at once if it has ended, else after the patience."""
@@ -364,30 +374,19 @@ class Run:
 
     async def json(self, server: Server, method: str, path: str, body: Any = None, missing: Any = None) -> Any:
         """The server's JSON answer; errors of validation come back as they are. missing: the answer for 404."""
-        async with self.session.request(method, server.url + path, json=body) as answer:
-            text = await answer.text()
-            server.answered = time.monotonic()
-            if answer.status == 404 and missing is not None:
-                return missing
-            try:
-                return json.loads(text or "{}")
-            except ValueError:
-                return {"error": f"{server.url}{path} answered {answer.status}: {text[:200]}"}
+        status, data = await server.transport.request(method, path, body)
+        server.answered = time.monotonic()
+        if status == 404 and missing is not None:
+            return missing
+        try:
+            return json.loads(data or b"{}")
+        except ValueError:
+            return {"error": f"{server.url}{path} answered {status}: {data[:200].decode(errors='replace')}"}
 
     async def view(self, server: Server, query: Mapping[str, str]) -> bytes | None:
-        async with self.session.get(f"{server.url}/view", params=query) as answer:
-            data = await answer.read()
-            server.answered = time.monotonic()
-            return data if answer.status == 200 else None
-
-
-def is_refused(error: BaseException) -> bool:
-    found = getattr(error, "os_error", error)
-    return isinstance(found, ConnectionRefusedError) or getattr(found, "errno", None) in REFUSED
-
-
-def reason(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        status, data = await server.transport.request("get", "/view", params=query)
+        server.answered = time.monotonic()
+        return data if status == 200 else None
 
 
 # --- names of files on the server --------------------------------------------------------------------------------------
@@ -448,30 +447,62 @@ def refusal(answer: Mapping[str, Any], prompt: Prompt) -> str:
 # --- before the run ----------------------------------------------------------------------------------------------------
 
 
-async def object_info_of(server: Server) -> dict[str, Any] | None:
-    """The server's /object_info; None if it does not answer, with `problem` set. One of this machine is waited for.
+async def survey(servers: Sequence[Server], check: Callable[[str, Mapping[str, Any]], None]) -> dict[str, Any] | None:
+    """The /object_info of the first server that answers; `problem` of those that do not is set.
 
-    raises: ValueError if it is no ComfyUI or too old, or if that of this machine does not start.
+    Of servers that are being started the first is enough: the others join the run.
+    check:  gets (url, /object_info) of each that answers.
+    raises: ValueError if one is no ComfyUI or too old, or what `check` raises.
+    """
+    gate, found = asyncio.Semaphore(AT_ONCE), None
+
+    async def look_at(server: Server) -> None:
+        nonlocal found
+        async with contextlib.nullcontext() if server.starts else gate:
+            info = await object_info_of(server)
+        if info is not None:
+            check(server.url, info)
+            found = found or info
+
+    ahead = {asyncio.create_task(look_at(server)): server for server in servers}
+    while ahead and not (found and all(server.starts for server in ahead.values())):
+        done, _ = await asyncio.wait(ahead, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            del ahead[task]
+            task.result()
+    for task in ahead:
+        task.cancel()
+    await asyncio.gather(*ahead, return_exceptions=True)
+    return found
+
+
+async def object_info_of(server: Server) -> dict[str, Any] | None:
+    """The server's /object_info; None if it does not answer, with `problem` set. One that is being started is waited for.
+
+    raises: ValueError if it is no ComfyUI or too old, or if one that is being started does not start.
     """
     deadline = time.monotonic() + START_SECONDS
-    timeout = aiohttp.ClientTimeout(total=60, connect=ANSWER_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+    async with server.transport.opened(ANSWER_SECONDS) as transport:
         while True:
             try:
-                async with session.get(f"{server.url}/system_stats") as answer:
-                    check_version(server.url, await answer.json())
-                async with session.get(f"{server.url}/object_info") as answer:
-                    return await answer.json()
-            except (aiohttp.ContentTypeError, json.JSONDecodeError) as error:
-                raise ValueError(f"{server.url} is no ComfyUI: its answer is not JSON. Check the address") from error
-            except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+                check_version(server.url, json.loads((await transport.request("get", "/system_stats"))[1]))
+                info = json.loads((await transport.request("get", "/object_info"))[1])
+                server.problem = ""
+                return info
+            except BAD_ADDRESS as error:
                 raise ValueError(f"--server {server.url}: expected an address as http://127.0.0.1:8188") from error
+            except ValueError as error:
+                if not isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+                    raise
+                raise ValueError(f"{server.url} is no ComfyUI: its answer is not JSON. Check the address") from error
             except UNREACHABLE as error:
                 server.problem = reason(error)
-            if server.local is None:
+            has_ended = server.local is not None and server.local.has_ended()
+            if has_ended or (server.starts and time.monotonic() > deadline):
+                told = f" The end of {server.local.log}:\n{server.local.tail()}" if server.local is not None else ""
+                raise ValueError(f"ComfyUI does not start ({server.problem}).{told}")
+            if not server.starts:
                 return None
-            if server.local.has_ended() or time.monotonic() > deadline:
-                raise ValueError(f"ComfyUI does not start. The end of {server.local.log}:\n{server.local.tail()}")
             await asyncio.sleep(0.5)
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple
 
-DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # the host's type of a choice that has inputs of its own
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO)
+from .. import load_pack
+
+PLACES = load_pack("tables.places")
+DYNAMIC_COMBO, SEEDS, Place = PLACES.DYNAMIC_COMBO, PLACES.SEEDS, PLACES.Place
+choices, inputs_of, is_widget = PLACES.choices, PLACES.inputs_of, PLACES.is_widget
 CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")  # a widget that the page adds to a number
-SEEDS = ("seed", "noise_seed")  # to which the page adds it unasked
 UPLOADS = ("image_upload", "video_upload", "audio_upload")
 ALWAYS, MUTED, BYPASSED = 0, 2, 4  # a node's `mode`
 NOTES = ("Note", "MarkdownNote")
@@ -25,13 +27,6 @@ PAGE_ONLY = (*NOTES, REROUTE, PRIMITIVE)
 ANY = ("*", "")
 
 Prompt = dict[str, dict[str, Any]]
-
-
-class Place(NamedTuple):
-    """An input of a node in the prompt."""
-
-    node: str
-    name: str
 
 
 class Saved(NamedTuple):
@@ -325,22 +320,6 @@ def widget_values(
                     yield from widget_values(option["inputs"], saved, f"{prefix}{name}.")
         if saved and any(options.get(upload) for _, _, options in inputs_of(specs) for upload in UPLOADS):
             saved.popleft()  # the button, which the page puts behind the required ones
-
-
-def inputs_of(specs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """(name, kind, options) of every input of a group."""
-    for name, (kind, *rest) in specs.items():
-        yield name, kind, rest[0] if rest else {}
-
-
-def is_widget(kind: Any, options: Mapping[str, Any]) -> bool:
-    return not options.get("forceInput") and (isinstance(kind, list) or kind in WIDGETS)
-
-
-def choices(kind: Any, options: Mapping[str, Any]) -> list[Any]:
-    """What a choice offers; empty for other inputs."""
-    found = kind if isinstance(kind, list) else options.get("options") or [] if kind in ("COMBO", DYNAMIC_COMBO) else []
-    return [option["key"] if isinstance(option, dict) else option for option in found]
 
 
 def default_of(kind: Any, options: Mapping[str, Any]) -> Any:

@@ -81,10 +81,10 @@ function watch() {
   if (watching) requestAnimationFrame(watch);
 }
 
-function attach(node) {
-  const curve = new Curve(node);
+/** Puts a drawing on a node; gives it back. */
+export function addDrawing(node, view) {
   const height = () => HEIGHT + 2 * MARGIN;
-  const widget = node.addDOMWidget(WIDGET, WIDGET, curve.view.element, {
+  const widget = node.addDOMWidget(WIDGET, WIDGET, view.element, {
     serialize: false, // not in the prompt
     hideOnZoom: false,
     hideInPanel: true, // the panel at the side would take the element away from the node
@@ -93,7 +93,14 @@ function attach(node) {
     getMaxHeight: height,
   });
   widget.serialize = false; // not in the workflow
-  passOn(curve.view.element);
+  passOn(view.element);
+  node.setSize([node.size[0], node.computeSize()[1]]);
+  return view;
+}
+
+function attach(node) {
+  const curve = new Curve(node);
+  addDrawing(node, curve.view);
   chain(node, "onAdded", () => {
     curves.add(curve);
     if (!watching) watch();
@@ -102,11 +109,10 @@ function attach(node) {
     curves.delete(curve);
     curve.reset();
   });
-  node.setSize([node.size[0], node.computeSize()[1]]);
 }
 
 /** On the canvas the element lies above it: the wheel and the other buttons are the canvas'. */
-function passOn(element) {
+export function passOn(element) {
   const pass = (event) => {
     if (!element.closest(".dom-widget") || event.button === 0 && event.type !== "wheel") return;
     event.preventDefault();

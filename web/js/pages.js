@@ -8,7 +8,9 @@ const GUIDES = {
   "guides/which_settings.md": { id: "Chroma.WhichSettings", label: "Chroma: Which file, which settings?" },
   "guides/something_looks_wrong.md": { id: "Chroma.SomethingLooksWrong", label: "Chroma: Something looks wrong" },
   "guides/many_pictures.md": { id: "Chroma.ManyPictures", label: "Chroma: Many pictures" },
+  "guides/from_fluxmod.md": { id: "Chroma.FromFluxMod", label: "Chroma: Coming from FluxMod" },
 };
+const LANGUAGES = ["zh"]; // a page NAME.md is there in these too, as NAME/zh.md
 const STYLE = `
 .chroma-page { width: min(72rem, 92vw); height: 88vh; padding: 0; border: 1px solid var(--border-color);
   border-radius: 8px; background: var(--comfy-menu-bg); color: var(--input-text); font: 15px/1.5 system-ui, sans-serif; }
@@ -34,9 +36,23 @@ const STYLE = `
 .chroma-page th { background: var(--comfy-input-bg); font-weight: 600; }
 `;
 
+/** The path of the English page that this is a translation of, or of the page itself. */
+function english(path) {
+  const [, name, language] = path.match(/^(.*)\/(\w+)\.md$/) ?? [];
+  return LANGUAGES.includes(language) ? `${name}.md` : path;
+}
+
+/** The path of a page in the language of the front end, or in English. */
+function translated(path) {
+  const language = app.extensionManager.setting.get("Comfy.Locale");
+  return LANGUAGES.includes(language) ? path.replace(/\.md$/, `/${language}.md`) : path;
+}
+
 /** The path below web/docs of what a link means, or null where it lies elsewhere. */
 function belowDocs(href, from) {
   try {
+    // The front end shows a translation as if it lay beside the English page, one folder higher.
+    if (!from) href = href.replace(/^(\/extensions\/[^/]+\/docs\/)?\.\.\//, "$1");
     // Newer front ends make the links of a help page absolute, without a folder in which a proxy may serve ComfyUI.
     const url = href.startsWith("/extensions/")
       ? new URL(`../../..${href}`, DOCS)
@@ -52,8 +68,9 @@ function belowDocs(href, from) {
 function pathOf(href, from) {
   const path = belowDocs(href, from);
   if (!path) return null;
-  const node = LiteGraph.registered_node_types[path.replace(/\.md$/, "")];
-  return path in GUIDES || (path.endsWith(".md") && node?.nodeData?.python_module === OURS) ? path : null;
+  const page = english(path);
+  const node = LiteGraph.registered_node_types[page.replace(/\.md$/, "")];
+  return page in GUIDES || (page.endsWith(".md") && node?.nodeData?.python_module === OURS) ? path : null;
 }
 
 /** The window in which pages are shown, with a way back to those before. */
@@ -122,7 +139,7 @@ const commands = Object.entries(GUIDES).map(([path, { id, label }]) => ({
   id,
   label,
   icon: "pi pi-book",
-  function: () => open(path),
+  function: () => open(translated(path)),
 }));
 
 app.registerExtension({

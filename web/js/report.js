@@ -1,10 +1,12 @@
 // Shows what nodes tell of their runs, from nodes/shared/report.py: beside their outputs in the host's event "executed",
 // which it repeats for what comes from its cache, and as "chroma.report" after them. Of a node that fails or is refused it
 // shows the error. A node that has told nothing has no widget. What was told is gone once a new run begins, unless the run
-// takes that node's output from the cache.
+// takes that node's output from the cache. The node that stands for a subgraph shows time, tokens and warnings of those in it.
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { canInsert, insertNode, setValue, undoable, widgetFor } from "./graph_query.js";
+import { listWidget, outersOf, placeInPage, summary } from "./report_outer.js";
 import { ReportView } from "./report_view.js";
 
 const WIDGET = "chroma_report";
@@ -20,18 +22,30 @@ const OUR_FILES = new RegExp(`custom_nodes[\\\\/]${OURS.slice(13).replace(/\W/g,
 const QUEUE_MS = 60_000; // for the server's answer whether it takes a prompt
 
 const workflows = new Map(); // prompt's id -> workflow's id, the oldest first
+const running = new Set(); // ids of nodes that have begun in this run
 const told = new Set(); // keys of what the run has told that is under way
 const reports = new Map(); // "workflow id/execution id" -> what ReportView shows, and the node's type, the oldest first
 const widgets = new WeakMap(); // node -> its ReportWidget
+// Graph's and node's id -> ReportView: Nodes 2.0 goes on showing the element of a node that undo has made anew.
+const views = new Map();
+const parts = new Map(); // key of a node that expands into others -> {titles, own, told}: see `join`
 
 class ReportWidget {
   /** room: whether the node may grow; one that was saved with a report has the room. */
   constructor(node, report, room) {
     this.node = node;
-    this.view = new ReportView(() => this.fit());
+    const served = [() => this.fit(), actionsOf(node)];
+    const key = `${node.graph.id}/${node.id}`;
+    const kept = views.get(key)?.element.isConnected ? views.get(key) : undefined; // undo makes the node anew
+    kept?.serve(...served);
+    this.view = kept ?? new ReportView(...served);
+    views.delete(key); // so that it is the newest
+    views.set(key, this.view);
+    if (views.size > MAX_KEPT) views.delete(views.keys().next().value);
     this.view.show(report);
     if (room && !node.widgets?.length && node.size[0] < MIN_WIDTH) node.setSize([MIN_WIDTH, node.size[1]]);
-    this.whole = this.view.heightIn(node.size[0] - 2 * ReportView.SIDE); // pixels of all lines
+    const measured = kept?.height || this.view.heightIn(node.size[0] - 2 * ReportView.SIDE);
+    this.whole = measured; // pixels of all lines
     const others = node.widgets?.filter(grows) ?? [];
     const height = Math.max(node.computeSize()[1], ...others.map((widget) => widget.options.minNodeSize?.[1] ?? 0));
     const widget = node.addDOMWidget(WIDGET, WIDGET, this.view.element, {
@@ -43,9 +57,10 @@ class ReportWidget {
       getMaxHeight: () => this.whole + 2 * MARGIN,
     });
     widget.serialize = false; // not in the workflow
+    listWidget(node, widget);
     const preview = node.widgets.findIndex(isPreview);
     if (preview >= 0) node.widgets.splice(preview, 0, node.widgets.pop());
-    passOn(this.view);
+    if (!kept) passOn(this.view);
     if (others.length) { // what the node has to spare is theirs
       widget.computeLayoutSize = undefined;
       widget.computeSize = () => [0, this.height + 2 * MARGIN - ROW_GAP];
@@ -93,9 +108,33 @@ function save() {
   }
 }
 
-function show(node, report, room) {
+/** outers: the nodes that stand for the subgraphs around it, which show the same in short. */
+function show(node, report, room, outers) {
+  put(node, report, room);
+  for (const outer of outers) {
+    const short = summary(outer, node, report);
+    put(outer, short, room);
+    placeInPage(outer, short);
+  }
+}
+
+function put(node, report, room) {
   if (widgets.has(node)) widgets.get(node).show(report);
-  else widgets.set(node, new ReportWidget(node, report, room));
+  else if (report.text) widgets.set(node, new ReportWidget(node, report, room));
+}
+
+/** Shows what a node will do, before a run; null: nothing. What a run has told before stays if `first`, the page's first look. */
+export function preview(node, report, first = false) {
+  if (node.graph?.getNodeById(node.id) !== node) return; // it was removed while the server was asked; some keep their graph
+  const shown = widgets.get(node);
+  if (first && shown && !shown.view.isEmpty) return;
+  if (report || shown) show(node, report ?? NOTHING, true, outersOf(node));
+}
+
+/** The nodes that stand for the subgraphs around the node of an execution id: of its own path, though others stand for the same. */
+function outersOfId(id) {
+  const parts = id.split(":");
+  return parts.slice(1).map((_, i) => nodeOf(parts.slice(0, i + 1).join(":"))).filter(Boolean);
 }
 
 /** The node of an execution id, "10:5" for node 5 in the subgraph that node 10 stands for. */
@@ -106,6 +145,39 @@ function nodeOf(id) {
     graph = node?.subgraph;
   }
   return node;
+}
+
+/** What can be done from a report that a node shows: see ReportView. An empty id stands for the node itself. */
+function actionsOf(self) {
+  const find = (id) => (id ? nodeOf(id) : self);
+  return {
+    can(id, values, insert) {
+      const node = find(id);
+      if (insert && !canInsert(find, insert)) return false;
+      return Boolean(node) && values.every(([name]) => widgetFor(node, name));
+    },
+    go: (id) => goTo(find(id)),
+    apply(id, values, insert) {
+      const node = find(id);
+      if (!node || (insert && !canInsert(find, insert))) return false;
+      undoable(() => {
+        values.forEach(([name, value]) => setValue(node, name, value));
+        if (insert) goTo(insertNode(find, insert));
+      });
+      return true;
+    },
+  };
+}
+
+/** Selects a node and brings it to the middle, in the graph or subgraph that it stands in. */
+function goTo(node) {
+  if (!node) return;
+  const { canvas } = app;
+  if (node.graph !== canvas.graph) canvas.setGraph(node.graph);
+  canvas.deselectAll();
+  canvas.select(node);
+  canvas.centerOnNode(node);
+  canvas.setDirty(true, true);
 }
 
 function isOurs(node) {
@@ -120,7 +192,62 @@ function tell(workflow, id, report) {
   if (reports.size > MAX_KEPT) reports.delete(reports.keys().next().value);
   told.add(key);
   save();
-  if (node) show(node, report, true);
+  if (node) show(node, report, true, outersOfId(id));
+}
+
+/** What a node and those that it has expanded into tell, as one report: the last of them first, a sampler's time and cost, then
+ * of the others the first line and what stands out, then its own.
+ * titles: [id, title] of the nodes in it. own: its report. told: theirs by id. */
+function join({ titles, own, told }) {
+  const out = { text: [], marks: [], acts: [], bar: null, level: own.level };
+  const add = (line, mark) => {
+    if (mark) out.marks.push([out.text.length, ...mark]);
+    out.text.push(line);
+  };
+  const rows = [...titles].reverse().filter(([id]) => told.has(id));
+  for (const [id, title] of rows) {
+    const { text, marks, level } = told.get(id);
+    const marked = new Map(marks.map(([line, ...mark]) => [line, mark]));
+    const isFirst = id === rows[0][0];
+    text.split("\n").forEach((line, i) => {
+      const shown = i ? line : line.replace(/^[█░]+ /, "");
+      if (isFirst || marked.has(i)) add(shown, marked.get(i));
+      else if (i === 0) add(`${title}: ${shown}`, [title.length + 1, "info"]);
+    });
+    if (LEVELS.indexOf(level) > LEVELS.indexOf(out.level)) out.level = level;
+  }
+  if (own.text) add(own.text);
+  return { ...out, text: out.text.join("\n") };
+}
+
+/** What one of the nodes tells that another, of this id, has expanded into. */
+function tellPart(workflow, id, part, report) {
+  const key = `${workflow}/${id}`;
+  const whole = parts.get(key);
+  if (!whole) return;
+  whole.told.delete(part);
+  if (report) whole.told.set(part, report);
+  tell(workflow, id, join(whole));
+}
+
+/** What a node itself tells; with `parts` if it has expanded. Of them it keeps what was told before, and comes from the cache. */
+function tellWhole(workflow, id, { parts: titles, ...own }) {
+  const key = `${workflow}/${id}`;
+  if (!titles) {
+    parts.delete(key);
+    return tell(workflow, id, own);
+  }
+  const ids = new Set(titles.map(([part]) => part));
+  const told = new Map([...(parts.get(key)?.told ?? [])].filter(([part]) => ids.has(part)));
+  parts.set(key, { titles, own, told });
+  tell(workflow, id, join(parts.get(key)));
+}
+
+/** What a node of this id tells on the one that shows it: itself, one that has expanded into it, or one that it is a copy of. */
+function tellOn(workflow, shownOn, id, report) {
+  const isPart = id !== shownOn && !report.parts && parts.has(`${workflow}/${shownOn}`);
+  if (isPart) tellPart(workflow, shownOn, id, report);
+  else tellWhole(workflow, shownOn, report);
 }
 
 /** Forgets what a workflow's nodes have told, except those of which `keeps` says so; they keep their room. */
@@ -130,11 +257,12 @@ function forget(workflow, keeps = () => false) {
     if (of !== workflow || keeps(id, key)) continue;
     reports.delete(key);
     const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
-    if (node) widgets.get(node)?.show(NOTHING);
+    if (node && widgets.has(node)) show(node, NOTHING, false, outersOfId(id));
   }
   save();
 }
 
+const LEVELS = ["info", "warning", "error"]; // the most serious last
 const NOTHING = { text: "", marks: [], bar: null, level: "info" };
 
 function errorOf(text) {
@@ -151,18 +279,30 @@ const LISTENERS = {
     workflows.set(prompt, workflow);
     if (workflows.size > MAX_PROMPTS) workflows.delete(workflows.keys().next().value);
   },
-  "chroma.report": ({ node, workflow, ...report }) => tell(workflow ?? app.rootGraph.id, node, report),
-  execution_start: () => told.clear(),
+  "chroma.report": ({ node, workflow = null, part = node, ...report }) => tellOn(workflow ?? app.rootGraph.id, node, part, report),
+  execution_start: () => {
+    told.clear();
+    running.clear();
+  },
   execution_cached: ({ prompt_id, nodes }) => forget(workflowOf(prompt_id), (id) => nodes.includes(id)),
   executed: ({ prompt_id, display_node, node, output }) => {
     const last = output?.chroma_report?.at(-1);
-    if (last) tell(workflowOf(prompt_id), display_node ?? node, JSON.parse(last));
+    if (last) tellOn(workflowOf(prompt_id), display_node ?? node, node, JSON.parse(last));
+  },
+  progress_state: ({ prompt_id, nodes }) => { // a part that is computed anew: what it told before is old
+    for (const { node_id, display_node_id, state } of Object.values(nodes)) {
+      const key = `${workflowOf(prompt_id)}/${display_node_id}`;
+      if (state === "running" && node_id !== display_node_id && !running.has(node_id) && parts.get(key)?.told.has(node_id))
+        tellPart(workflowOf(prompt_id), display_node_id, node_id, null);
+      if (state === "running") running.add(node_id);
+    }
   },
   execution_success: ({ prompt_id }) => forget(workflowOf(prompt_id), (_, key) => told.has(key)),
   execution_interrupted: ({ prompt_id }) => forget(workflowOf(prompt_id), (_, key) => told.has(key)),
   execution_error: ({ prompt_id, node_id, exception_message, traceback }) => {
     const workflow = workflowOf(prompt_id);
     forget(workflow, (_, key) => told.has(key));
+    parts.delete(`${workflow}/${node_id}`); // the error stands alone
     const node = workflow === app.rootGraph.id ? nodeOf(node_id) : undefined;
     if (isOurs(node) || OUR_FILES.test((traceback ?? []).join(""))) tell(workflow, node_id, errorOf(exception_message));
   },
@@ -199,7 +339,7 @@ function restore() {
   for (const [key, report] of reports) {
     const [workflow, id] = key.split("/");
     const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
-    if (node && (report.type ?? node.type) === node.type) show(node, report, false);
+    if (node && (report.type ?? node.type) === node.type) show(node, report, false, outersOfId(id));
   }
 }
 

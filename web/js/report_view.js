@@ -41,6 +41,15 @@ const STYLE = `
 .chroma-report .panel.warning, .chroma-report .panel.error {
   border-left: 3px solid var(--report-level); padding-left: 9px;
 }
+.chroma-report button { font: inherit; padding: 0; border: 0; background: none; cursor: pointer; user-select: none; }
+.chroma-report button.go { white-space: pre; }
+.chroma-report button.go:hover { text-decoration: underline; }
+.chroma-report button.apply {
+  padding: 0 7px; border-radius: 4px; color: var(--report-text);
+  background: color-mix(in oklab, var(--primary-background, #0b8ce9) 45%, var(--report-ground));
+}
+.chroma-report button:focus-visible { outline: 1px solid var(--primary-background, #0b8ce9); }
+.chroma-report button.apply:disabled { opacity: 0.6; cursor: default; }
 .chroma-report .bar {
   height: 4px; margin: 3px 0 5px; border-radius: 2px; overflow: hidden;
   background: color-mix(in oklab, var(--report-text) 18%, transparent);
@@ -51,8 +60,10 @@ const STYLE = `
 export class ReportView {
   static SIDE = 15; // pixels from the node's side
 
-  /** resized: called when the text needs another height. */
-  constructor(resized) {
+  /** resized: called when the text needs another height. actions: {can, go, apply}, each called with a node's id, the last
+   * and the first with values to set too. */
+  constructor(resized, actions) {
+    this.serve(resized, actions);
     if (!document.getElementById("chroma-report-style"))
       document.head.append(made("style", { id: "chroma-report-style" }, STYLE));
     this.lines = made("div", { class: "lines" });
@@ -62,18 +73,23 @@ export class ReportView {
     this.element = made("div", { class: "chroma-report" });
     this.element.append(this.panel);
     const observer = new ResizeObserver(() => {
-      resized();
+      this.resized();
       this.fade();
     });
     for (const element of [this.lines, this.panel]) observer.observe(element);
     this.panel.addEventListener("scroll", () => this.fade());
   }
 
+  /** Whom it serves; given as to the constructor. */
+  serve(resized, actions) {
+    Object.assign(this, { resized, actions });
+  }
+
   /**
-   * text: lines. marks: [line, length of its head, level] of those that stand out. bar: {value, max} or null.
+   * text: lines. acts: [line, node's id, values, node to insert] of those with which something can be done. marks: [line, length of its head, level] of those that stand out. bar: {value, max} or null.
    * level: of the whole; info, warning or error.
    */
-  show({ text, marks, bar, level }) {
+  show({ text, marks, bar, level, acts = [] }) {
     this.isEmpty = !text; // it is not seen, and keeps its room
     this.element.classList.toggle("empty", this.isEmpty);
     this.panel.className = `panel ${level}`;
@@ -81,7 +97,34 @@ export class ReportView {
     const shown = bar ? text.replace(/^[█░]+ /, "") : text; // a bar for those who see the text alone
     const marked = new Map(marks.map(([line, ...mark]) => [line, mark]));
     this.lines.replaceChildren(...shown.split("\n").map((line, i) => lineOf(line, ...(marked.get(i) ?? []))));
+    for (const [line, ...act] of acts) this.addAction(this.lines.children[line], ...act);
     if (bar) this.lines.firstChild.after(barOf(bar));
+  }
+
+  /** Makes the head of a line a way to its node, or adds a button that sets the values or inserts a node. */
+  addAction(line, node, values, insert) {
+    const { can, go, apply } = this.actions ?? {};
+    if (!line || !can?.(node, values, insert)) return;
+    const head = line.querySelector(".head");
+    if (node && head) {
+      const way = made("button", { class: "go head", type: "button", title: "Go to the node" }, head.textContent);
+      way.addEventListener("click", () => go(node));
+      head.replaceWith(way);
+    }
+    if (values.length || insert) {
+      const button = made("button", { class: "apply", type: "button" }, "Apply");
+      const added = insert ? [`Inserts ${LiteGraph.registered_node_types[insert.kind].title}`] : [];
+      button.title = [...values.map(([name, value]) => `${name}: ${value}`), ...added].join("\n");
+      button.addEventListener("click", () => {
+        if (!apply(node, values, insert)) return;
+        button.textContent = "Applied";
+        button.disabled = true;
+      });
+      line.append(" ", button);
+    }
+    for (const button of line.querySelectorAll("button"))
+      for (const type of ["pointerdown", "pointerup", "mousedown", "click", "dblclick"])
+        button.addEventListener(type, (event) => event.stopPropagation()); // it neither drags nor selects the node
   }
 
   fade() {

@@ -152,7 +152,9 @@ def diffusers_lora(width=128):
 
 
 def with_lora(patcher, tensors, tmp_path, strength=0.7):
-    path = support.write(tmp_path / "control.safetensors", tensors)
+    path = support.write(
+        tmp_path / f"control-{len(list(tmp_path.iterdir()))}.safetensors", tensors
+    )  # none is written over
     return support.dev.load_pack("host.model.lora").apply_lora(patcher, str(path), strength)
 
 

@@ -44,6 +44,23 @@ def test_a_run_with_embedded_guidance_equals_the_hosts(comfy, inference, case):
     assert support.relative(mine, theirs) <= RUN_LIMIT
 
 
+def test_schnell_runs_at_the_shift_of_the_hosts(comfy, inference, tmp_path):
+    """It has no embedding of guidance, and was trained without a shift."""
+    cfg = flux_models.config()
+    net = flux_models.flux_net(comfy, cfg, guidance_embed=False)
+    native = native_patcher(net, cfg, schnell=True)
+    blocks = support.write(tmp_path / "flux.safetensors", support.published(net.state_dict()))
+    ours = load(str(blocks), approximator=modulator(net, cfg, native, tmp_path / "modulator.safetensors"))
+    assert ours.model.model_config.loaded.detection.variant == "FLUX schnell"
+    assert sigmas_of(ours).tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0], rel=1e-6)
+    theirs, mine = runs(comfy, (cfg, native, ours), prompts(cfg))
+    assert support.relative(mine, theirs) <= RUN_LIMIT
+    save = support.dev.load_pack("host.model.save").export_model
+    save(ours, tmp_path / "again.safetensors", "bf16")
+    again = load(str(tmp_path / "again.safetensors"))
+    assert torch.equal(sigmas_of(again), sigmas_of(ours)) and again.model.default_guidance == 3.5
+
+
 def test_a_run_with_references_by_the_hosts_nodes_equals_the_hosts(comfy, inference, case):
     from comfy_extras.nodes_edit_model import ReferenceLatent
     from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod as Method

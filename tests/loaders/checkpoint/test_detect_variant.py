@@ -120,9 +120,31 @@ def test_blocks_without_an_approximator_of_their_own_are_flux(modulation):
 
 
 @pytest.mark.parametrize(
+    "embeddings, variant",
+    [
+        (["time_in.in_layer.weight"], "FLUX schnell"),
+        (["time_in.in_layer.weight", "guidance_in.in_layer.weight"], "FLUX"),
+        (["time_text_embed.timestep_embedder.linear_1.weight"], "FLUX schnell"),
+        (
+            ["time_text_embed.timestep_embedder.linear_1.weight", "time_text_embed.guidance_embedder.linear_1.weight"],
+            "FLUX",
+        ),
+        (["vector_in.in_layer.weight"], "FLUX"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_flux_without_an_embedding_of_guidance_is_schnell(embeddings, variant, prefix):
+    tensors = {n: t for n, t in meta(support.config(), prefix=prefix).items() if "distilled" not in n}
+    base = header(tensors | {prefix + name: torch.empty(4, 4) for name in embeddings})
+    found = detect.detect(naming.with_approximator(base, header(meta(support.config()), "modulator.safetensors")))
+    assert (found.variant, len(found.dropped)) == (variant, len(embeddings))
+
+
+@pytest.mark.parametrize(
     "options, said, variant",
     [
         ({}, "FLUX", "FLUX"),
+        ({}, "FLUX schnell", "FLUX schnell"),
         ({"approximator": (32, 40, 6)}, "FLUX", "FLUX"),
         ({}, "Chroma", "Chroma"),
         ({}, "of somewhere", "Chroma"),

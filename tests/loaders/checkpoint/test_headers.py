@@ -62,7 +62,7 @@ def logical_shapes(kind):
 def plain_kind(kind):
     """The unquantised kind that has the same tensors."""
     expect = expect_of(kind)
-    if expect["variant"] == "FLUX":
+    if expect["variant"].startswith("FLUX"):
         return kind
     return {"Chroma": "bfl_bf16", "Radiance": "radiance_bf16", "Chroma lite": "lite_bf16"}[expect["variant"]]
 

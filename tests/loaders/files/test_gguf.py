@@ -1,5 +1,4 @@
 import struct
-import time
 import tracemalloc
 import warnings
 
@@ -249,7 +248,6 @@ def test_random_damage_ends_in_a_valueerror_or_a_sound_parse(sound, tmp_path):
     path = tmp_path / "fuzz.gguf"
     fields = [0, 1, 9, 255, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 60, 1 << 63, (1 << 64) - 1]
     outcomes = []
-    started = time.perf_counter()
     for case in range(1500):
         damaged = bytearray(raw)
         at = int(rng.integers(0, header))
@@ -267,10 +265,9 @@ def test_random_damage_ends_in_a_valueerror_or_a_sound_parse(sound, tmp_path):
         path.write_bytes(damaged)
         outcomes.append(parse(path))
     assert 0.02 < np.mean(outcomes) < 0.6  # both ends are met
-    assert time.perf_counter() - started < 60  # 2 s here; a hang is what this guards against
 
 
-def test_header_of_a_whole_model_is_read_fast_and_small(tmp_path):
+def test_header_of_a_whole_model_takes_little_memory(tmp_path):
     def add(writer):
         writer.add_array("tokenizer.ggml.tokens", [f"token {i}" for i in range(32128)])
         writer.add_array("tokenizer.ggml.scores", [float(i) for i in range(32128)])
@@ -283,9 +280,3 @@ def test_header_of_a_whole_model_is_read_fast_and_small(tmp_path):
     assert len(metadata["tokenizer.ggml.tokens"]) == 32128 and metadata["tokenizer.ggml.tokens"][-1] == "token 32127"
     assert metadata["tokenizer.ggml.scores"][7] == 7
     assert peak < 8 << 20
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        read.read_gguf_header(path)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.5  # 0.03 s here

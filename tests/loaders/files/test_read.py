@@ -116,6 +116,20 @@ def test_zipped_pickle_with_code_is_refused_and_not_run(tmp_path):
     assert not proof.exists()
 
 
+@pytest.mark.parametrize("version", ["2.5.1+cu124", "2.9.1"])
+def test_pickle_is_not_opened_where_pytorch_could_be_made_to_run_it(tmp_path, monkeypatch, version):
+    path = tmp_path / "m.pth"
+    torch.save({"x": torch.ones(2)}, path)
+    assert read.read_tensors(path)["x"].tolist() == [1, 1]
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("it was opened"))
+    for reader in (read.read_header, read.read_tensors):
+        with pytest.raises(
+            ValueError, match=f"m.pth: not read, .* with PyTorch {version[:5]}.*update PyTorch to 2.10 or newer"
+        ):
+            reader(path)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pickle_of_a_quantisers_classes_is_told_by_its_name(tmp_path, monkeypatch, zipped):
     package, module = types.ModuleType("torchao"), types.ModuleType("torchao.dtypes")

@@ -6,6 +6,7 @@ import types
 import pytest
 import support
 import torch
+from node_inputs import chosen, inputs
 
 pytestmark = pytest.mark.host
 dev = support.dev
@@ -31,27 +32,6 @@ def prepared(node, **hidden):
     return node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden[key]: value for key, value in hidden.items()}})
 
 
-def inputs(node):
-    """(what is given to check_inputs for a value, input) of all inputs, those of dynamic choices too."""
-    from comfy_api.latest import io
-
-    for one in node.define_schema().inputs:
-        if isinstance(one, io.DynamicCombo.Input):
-            for option in one.options:
-                for sub in option.inputs:
-                    yield (lambda v, o=one, k=option.key, s=sub: {o.id: {o.id: k, s.id: v}}), f"{one.id}.{sub.id}", sub
-        else:
-            yield (lambda v, o=one: {o.id: v}), one.id, one
-
-
-def chosen(node):
-    """The dynamic choices that a node needs."""
-    from comfy_api.latest import io
-
-    combos = (one for one in node.define_schema().inputs if isinstance(one, io.DynamicCombo.Input) and not one.optional)
-    return {one.id: {one.id: one.options[0].key} for one in combos}
-
-
 def refused(checks, node, given):
     with pytest.raises(ValueError) as error:
         checks.check_inputs(node, {**chosen(node), **given})
@@ -67,7 +47,17 @@ def test_every_node_is_checked_but_those_that_only_tell(checks, nodes):
     assert prepared(node).execute.__func__ is node.execute.__func__  # not wrapped again
 
 
-@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30, -1e30, 10**400, True, None, "4", [4], {}, object()], ids=str)
+class Thing:
+    """An object that no node knows."""
+
+    def __str__(self):
+        return "thing"
+
+
+THING = Thing()
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30, -1e30, 10**400, True, None, "4", [4], {}, THING], ids=str)
 def test_no_node_takes_a_number_that_is_none(checks, nodes, value):
     num = 0
     for node in nodes:
@@ -89,9 +79,7 @@ def test_numbers_at_the_ends_of_their_range_are_taken(checks, nodes):
                         assert "allowed is a" in refused(checks, node, given(value))
 
 
-@pytest.mark.parametrize(
-    "value", [None, 5, NAN, {}, {"samples": 3}, [5], [[5, {}]], [[None]], "text", object()], ids=str
-)
+@pytest.mark.parametrize("value", [None, 5, NAN, {}, {"samples": 3}, [5], [[5, {}]], [[None]], "text", THING], ids=str)
 def test_no_node_takes_an_object_of_another_kind(checks, nodes, value):
     num = 0
     for node in nodes:

@@ -33,7 +33,7 @@ def sent(module, monkeypatch):
 
 def test_report_goes_to_the_client_that_queued_with_its_workflow(module, sent):
     module.show("Node", "10:5", "one\ntwo", bar={"value": 3, "max": 4})
-    told = {"text": "one\ntwo", "marks": [], "bar": {"value": 3, "max": 4}, "level": "info"}
+    told = {"text": "one\ntwo", "marks": [], "acts": [], "bar": {"value": 3, "max": 4}, "level": "info"}
     assert sent.messages == [("chroma.report", {"node": "10:5", "workflow": "flow", **told}, "tab")]
 
 
@@ -142,3 +142,19 @@ def test_bar_of_characters_becomes_a_drawn_one(module, count):
 
 def test_level_of_a_node_counts_more_than_its_lines(module):
     assert module.message("WARNING: x", level="error")["level"] == "error"
+
+
+def test_offered_node_is_the_fourth_entry_of_an_act(module):
+    insert = dev.load_pack("advice.finding").Insert(
+        "ChromaNAG", (("10", "model"),), also=(("negative", ("10", "negative")),)
+    )
+    line = constants.Line("→ ", constants.INFO, "use NAG", "10", (), insert)
+    (act,) = module.message(constants.Lines(["one", line]))["acts"]
+    assert act[:3] == [1, "10", []]
+    assert act[3] == {
+        "kind": "ChromaNAG",
+        "into": (("10", "model"),),
+        "through": "model",
+        "values": (),
+        "also": (("negative", ("10", "negative")),),
+    }

@@ -44,7 +44,7 @@ def test_query_is_answered(curve):
 
 @pytest.mark.parametrize("make", [lambda: b" " * 20_000, lambda: parts(100)], ids=["at once", "in parts"])
 def test_long_query_is_not_parsed(curve, monkeypatch, make):
-    monkeypatch.setattr(curve.json, "loads", lambda text: pytest.fail(f"{len(text)} bytes were parsed"))
+    monkeypatch.setattr(json, "loads", lambda text: pytest.fail(f"{len(text)} bytes were parsed"))
     assert ask(curve, make()) == (400, {"error": "the query has more than 16,384 bytes"})
 
 
@@ -61,7 +61,7 @@ def test_false_content_encoding_is_told(curve, encoding):
 
 def test_second_copy_adds_no_second_route(curve, monkeypatch):
     server = type("Server", (), {"routes": web.RouteTableDef()})
-    monkeypatch.setattr(curve.PromptServer, "instance", server, raising=False)
+    monkeypatch.setattr(support.dev.load_pack("nodes.shared.routes").PromptServer, "instance", server, raising=False)
     for _ in range(2):
         curve.register()
     assert [(r.method, r.path) for r in server.routes] == [("GET", curve.PATH), ("POST", curve.PATH)]

@@ -12,6 +12,7 @@ def test_kept_parts_are_these():
         "Chroma": chroma,
         "Chroma lite": chroma,
         "FLUX": chroma,
+        "FLUX schnell": chroma,
         "Radiance": ("img_in_patch.", "txt_in.", "nerf_", "distilled_guidance_layer.", "__"),
     }
     assert kept_layers.FLOAT32_PARTS == ("nerf_image_embedder.",)

@@ -1,0 +1,148 @@
+"""What the nets of the tests caught, in one table: names of the host, faults, drawn inputs, damaged files, long runs.
+
+    python -m benchmarks.reliability [FOLDER of a ComfyUI ...] [--profile many]
+
+Runs `tests/faults` and `tests/properties`, reads the hosts' sources, and takes the rest from tables that `soak`, `fuzz_files` and
+`fuzz_prompts` wrote before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import dev
+from tools import check_host
+
+from .measure import RESULTS, write
+
+SHORT = "not slow and not gpu and not browser"
+WHOLE = "not gpu and not browser"
+
+
+def tests(folder: str, chosen: str, *options: str) -> tuple[dict[str, int], float, str]:
+    """(tests by outcome, seconds, what pytest printed) of a folder of tests. Which of them failed is printed."""
+    with tempfile.TemporaryDirectory() as name:
+        report = Path(name) / "report.xml"
+        started = time.monotonic()
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-m", chosen, f"--junitxml={report}", *options, folder],
+            cwd=dev.ROOT,
+            capture_output=True,
+            text=True,
+        )
+        seconds = time.monotonic() - started
+        print(*re.findall(r"^(?:FAILED|ERROR) .*", run.stdout, re.MULTILINE), sep="\n", file=sys.stderr, flush=True)
+        if not report.is_file():
+            raise RuntimeError(run.stdout[-2000:] + run.stderr[-2000:])
+        suite = next(ElementTree.parse(report).iter("testsuite"))  # noqa: S314  pytest's own
+    count = {kind: int(suite.get(kind, 0)) for kind in ("tests", "failures", "errors", "skipped")}
+    count["passed"] = count["tests"] - count["failures"] - count["errors"] - count["skipped"]
+    return count, seconds, run.stdout
+
+
+def failed(count: dict[str, int]) -> int:
+    return count["failures"] + count["errors"]
+
+
+def of_result(name: str, pattern: str) -> str:
+    """A piece of a table in benchmarks/results; a dash where the table is not there."""
+    path = RESULTS / f"{name}.md"
+    found = re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else None
+    return found[1] if found else "-"
+
+
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def told_at_start(folder: Path) -> str:
+    """What a ComfyUI with this pack in it says of it while it starts; it runs with the environment of the pinned one."""
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        for part in ("custom_nodes", "input", "output", "user", "models"):
+            (base / part).mkdir()
+        dev.link(base / "custom_nodes" / "chroma-pack")
+        options = ("--cpu", "--quick-test-for-ci", "--disable-api-nodes", "--database-url", "sqlite:///:memory:")
+        run = subprocess.run(
+            [sys.executable, "main.py", *options, "--base-directory", name],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    told = re.findall(r"Chroma Pack: .*", run.stdout)
+    if run.returncode:
+        return f"it did not start with this environment ({run.returncode})"
+    return f"told in {len(told)} line{'s' * (len(told) > 1)}: {' '.join(told)}" if told else "loads without a warning"
+
+
+def hosts(folders: list[Path]) -> list[str]:
+    names, rows = check_host.used_by(), []
+    for folder in folders:
+        gone, unclear = check_host.lacking(folder, names)
+        what = f"names of ComfyUI {check_host.HostTree(folder).version}"
+        note = f"{len(unclear)} are not told by its sources; the pack in it {told_at_start(folder)}"
+        rows.append(row(what, len(names), len(gone), note))
+    return rows
+
+
+def files_tried() -> str:
+    path = RESULTS / "fuzz_files.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    wrong = sum(int(n) for n in re.findall(r"^\|.*\| (\d+) \|$", text, re.MULTILINE))
+    tried = of_result("fuzz_files", r"^(\d+) damaged files")
+    return row(
+        "damaged files", tried, wrong, "neither refused in a sentence nor loaded as they were; `results/fuzz_files.md`"
+    )
+
+
+def prompts_tried() -> str:
+    counts = [of_result("fuzz_prompts", rf"^\| {what} \| (\d+) \|") for what in ("unclear", "hung", "dead")]
+    bad = sum(int(n) for n in counts if n != "-")
+    tried = of_result("fuzz_prompts", r"^(\d+) prompts")
+    return row("wrong prompts", tried, bad, "unclear, hung or dead; `results/fuzz_prompts.md`")
+
+
+def soaked() -> str:
+    tried = of_result("soak", r"^(\d+) prompts in")
+    differ = (RESULTS / "soak.md").read_text(encoding="utf-8").count("DIFFERS") if tried != "-" else "-"
+    minutes, grown = of_result("soak", r"prompts in ([\d.]+) minutes"), of_result("soak", r"^Median memory .*: (.*)\.$")
+    note = f"in {minutes} minutes to one server; median memory {grown} in the later thirds; `results/soak.md`"
+    return row("prompts one after another", tried, differ, note)
+
+
+def main(rounds: int = 0, folders: list[Path] | None = None, profile: str = "plain") -> None:
+    drawn, _, said = tests("tests/properties", SHORT, f"--hypothesis-profile={profile}", "--hypothesis-show-statistics")
+    examples = sum(int(n) for n in re.findall(r"(\d+) passing", said))
+    broken, seconds, _ = tests("tests/faults", WHOLE)
+    lines = [
+        "| | tried | failed | |",
+        "|---|---|---|---|",
+        *hosts(folders or [dev.host_path()]),
+        row("faults", broken["tests"] - broken["skipped"], failed(broken), f"`tests/faults`, {seconds:.0f} s"),
+        row(
+            "drawn inputs",
+            examples,
+            failed(drawn),
+            f"in {drawn['tests']} tests of `tests/properties`, profile {profile}",
+        ),
+        files_tried(),
+        prompts_tried(),
+        soaked(),
+    ]
+    write("reliability", "What was tried to break it", lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--profile", default="plain")
+    given = parser.parse_args()
+    main(0, given.folders, given.profile)

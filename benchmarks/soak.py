@@ -1,0 +1,277 @@
+"""One server for half an hour of prompts that change in everything: does its memory grow, and is the first picture the same?
+
+    python -m benchmarks.soak [--minutes 30] [--seed 0]
+
+Each prompt draws its size, batch, length, seed and some of the changes below. Before the clock starts, each change has been met
+once, and prompts have been drawn for another quarter of the time: ComfyUI's and the allocator's own stores fill up first. Memory is what the server alone holds, without mapped files that the system may drop (USS), after each prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+import dev
+
+from .measure import write
+
+sys.path.insert(0, str(dev.ROOT / "tests"))
+from browser import demo_files  # noqa: E402
+from graphs import Graph  # noqa: E402
+
+WORDS = ("red", "blue", "green", "circle", "square", "triangle", "large", "small", "left", "right")
+SIZES, LONGEST = (64, 96, 128, 160, 192), 600  # pixels; words, which are more than T5's tokens
+SERVER = (
+    "--cache-classic",
+)  # else ComfyUI keeps every prompt's results until the memory is nearly full, and paints nothing again
+CONTROLNET = "chroma-demo-controlnet.safetensors"
+SETTLING = 0.25  # of the time
+PRECISIONS = ("auto", "q8_0", "int8_convrot", "fp8_scaled", "q4_1", "bf16", "fp32")
+MAKE_CONTROLNET = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from comfy.cli_args import args
+args.cpu = True
+import controlnets
+from safetensors.torch import save_file
+save_file(controlnets.state_dict("xlabs", context=int(sys.argv[4])), sys.argv[3])
+"""
+
+
+# --- what may change -------------------------------------------------------------------------------------------------
+
+
+def with_lora(graph: Graph, rng: random.Random) -> None:
+    graph.model_through(
+        "LoraLoaderModelOnly", lora_name=demo_files.LORA, strength_model=rng.choice((0.5, 1.0, rng.random()))
+    )
+
+
+def with_precision(graph: Graph, rng: random.Random) -> None:
+    graph.set("ChromaDiffusionLoader", quant_mode=rng.choice(PRECISIONS))
+
+
+def with_other_model(graph: Graph, rng: random.Random) -> None:
+    graph.set("ChromaDiffusionLoader", unet_name=demo_files.FLUX, approximator=demo_files.MODULATOR)
+
+
+def with_nag(graph: Graph, rng: random.Random) -> None:
+    negative = graph.nodes[graph.find("KSampler")]["inputs"]["negative"]
+    graph.model_through("ChromaNAG", negative=negative, scale=3.0, tau=2.5, alpha=0.5)
+
+
+def with_cache(graph: Graph, rng: random.Random) -> None:
+    graph.model_through("EasyCache", reuse_threshold=0.2, start_percent=0.1, end_percent=0.95, verbose=False)
+
+
+def with_guidance(graph: Graph, rng: random.Random) -> None:
+    graph.model_through("ChromaGuidance", **{"form": "plain", "alternate": True})
+
+
+def picture(graph: Graph) -> list[Any]:
+    return [graph.add("EmptyImage", width=96, height=96, batch_size=1, color=0x804020), 0]
+
+
+def with_controlnet(graph: Graph, rng: random.Random) -> None:
+    inputs = graph.nodes[graph.find("KSampler")]["inputs"]
+    control = [graph.add("ControlNetLoader", control_net_name=CONTROLNET), 0]
+    applied = graph.add(
+        "ControlNetApplyAdvanced",
+        positive=inputs["positive"],
+        negative=inputs["negative"],
+        control_net=control,
+        image=picture(graph),
+        strength=0.5,
+        start_percent=0.0,
+        end_percent=1.0,
+    )
+    inputs.update(positive=[applied, 0], negative=[applied, 1])
+
+
+def with_reference(graph: Graph, rng: random.Random) -> None:
+    inputs = graph.nodes[graph.find("KSampler")]["inputs"]
+    latent = graph.add("VAEEncode", pixels=picture(graph), vae=[graph.find("VAELoader"), 0])
+    inputs["positive"] = [graph.add("ReferenceLatent", conditioning=inputs["positive"], latent=[latent, 0]), 0]
+
+
+CHANGES: dict[str, Callable[[Graph, random.Random], None]] = {
+    "LoRA": with_lora,
+    "precision": with_precision,
+    "another model": with_other_model,
+    "NAG": with_nag,
+    "EasyCache": with_cache,
+    "guidance": with_guidance,
+    "ControlNet": with_controlnet,
+    "reference": with_reference,
+}
+
+
+def some(rng: random.Random) -> list[str]:
+    return [name for name in CHANGES if rng.random() < 0.25]
+
+
+def place(base: Path) -> None:
+    """The files that the changes need."""
+    demo_files.place(base)
+    path = base / "models" / "controlnet" / CONTROLNET
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        command = [
+            dev.venv_python(),
+            "-c",
+            MAKE_CONTROLNET,
+            dev.host_path(),
+            dev.ROOT / "tests",
+            path,
+            demo_files.TEXT_WIDTH,
+        ]
+        subprocess.run([str(part) for part in command], check=True, cwd=dev.ROOT)
+
+
+def drawn(server: dev.Server, rng: random.Random, changes: list[str]) -> Graph:
+    """A prompt with these changes; size, batch, length and seed are drawn."""
+    graph = Graph.demo(server)
+    graph.set(
+        "EmptySD3LatentImage", width=rng.choice(SIZES), height=rng.choice(SIZES), batch_size=rng.choice((1, 1, 2, 3))
+    )
+    graph.set("KSampler", seed=rng.randrange(2**32), steps=rng.choice((1, 2, 4)))
+    text = " ".join(rng.choice(WORDS) for _ in range(rng.choice((1, 5, 40, LONGEST))))
+    graph.set("CLIPTextEncode", "Prompt", text=text)
+    for name in changes:
+        CHANGES[name](graph, rng)
+    return graph
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Third:
+    memory: list[int] = field(default_factory=list)
+    handles: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Held:
+    """What a server held. grown: medians of memory of the second and third third, by the first's, less 1."""
+
+    thirds: list[Third]
+    prompts: int
+    same: list[bool]  # for each repetition of the first prompt, whether its pixels are the first's
+
+    @property
+    def grown(self) -> list[float]:
+        first, *others = (statistics.median(t.memory) for t in self.thirds)
+        return [other / first - 1 for other in others]
+
+    @property
+    def new_handles(self) -> int:
+        return max(self.thirds[2].handles) - max(self.thirds[0].handles)
+
+    @property
+    def new_threads(self) -> int:
+        return max(self.thirds[2].threads) - max(self.thirds[0].threads)
+
+
+def hold(server: dev.Server, seconds: float, seed: int = 0) -> Held:
+    """Runs prompts on a server for so long.
+
+    raises: dev.Problem where a prompt fails, with what was drawn.
+    """
+    import psutil
+
+    process = psutil.Process(server.process.pid)
+    handles = process.num_fds if hasattr(process, "num_fds") else process.num_handles
+    rng = random.Random(seed)
+    first = drawn(server, random.Random(seed), [])
+    pixels = [path.read_bytes() for path in first.set("SaveImage", filename_prefix="soak").run(server)]
+
+    def run(changes: list[str]) -> None:
+        graph = drawn(server, rng, changes)
+        try:
+            for path in graph.set("SaveImage", filename_prefix="soak").run(server):
+                path.unlink()
+        except dev.Problem as problem:
+            raise dev.Problem(
+                f"{', '.join(changes) or 'plain'}: {problem}\n{json.dumps(graph.nodes)[:2000]}"
+            ) from problem
+
+    for name in CHANGES:
+        run([name])
+    for precision in PRECISIONS[1:]:
+        graph = drawn(server, rng, []).set("ChromaDiffusionLoader", quant_mode=precision)
+        graph.set("SaveImage", filename_prefix="soak").run(server)
+    start = time.monotonic() + SETTLING * seconds
+    while time.monotonic() < start:
+        run(some(rng))
+    held = Held([Third(), Third(), Third()], 0, [])
+    start = time.monotonic()
+    for i, third in enumerate(held.thirds):
+        while time.monotonic() < start + seconds * (i + 1) / 3 or not third.memory:
+            run(some(rng))
+            held.prompts += 1
+            third.memory.append(process.memory_full_info().uss)
+            third.handles.append(handles())
+            third.threads.append(process.num_threads())
+        again = [path.read_bytes() for path in first.run(server)]
+        held.same.append(same_pictures(again, pixels))
+        print(
+            f"{i + 1}/3: {held.prompts} prompts, {statistics.median(third.memory) / 1e6:.0f} MB",
+            file=sys.stderr,
+            flush=True,
+        )
+    return held
+
+
+def same_pictures(some: list[bytes], others: list[bytes]) -> bool:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    def opened(data: bytes) -> Any:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    return len(some) == len(others) and all(np.array_equal(opened(a), opened(b)) for a, b in zip(some, others))
+
+
+def main(rounds: int = 0, minutes: float = 30, seed: int = 0) -> None:
+    dev.place_models()
+    place(dev.base_dir())
+    with dev.Server(arguments=SERVER, log=dev.cache_dir() / "soak-server.log", cpu=True) as server:
+        held = hold(server, 60 * minutes, seed)
+    lines = [
+        f"{held.prompts} prompts in {minutes:g} minutes (seed {seed}) to one server, each with a size, batch, length and seed of its "
+        f"own and some of: {', '.join(CHANGES)}. Least, median and most of each third.",
+        "",
+        "| third | prompts | memory, MB | handles | threads | the first prompt again |",
+        "|---|---|---|---|---|---|",
+    ]
+    for i, (third, same) in enumerate(zip(held.thirds, held.same)):
+        of = [
+            " / ".join(f"{number(values) / scale:.0f}" for number in (min, statistics.median, max))
+            for values, scale in ((third.memory, 1e6), (third.handles, 1), (third.threads, 1))
+        ]
+        lines.append(
+            f"| {i + 1} | {len(third.memory)} | {' | '.join(of)} | {'the same pixels' if same else 'DIFFERS'} |"
+        )
+    grown = " and ".join(f"{100 * g:+.1f} %" for g in held.grown)
+    lines += ["", f"Median memory of the second and third third beside the first: {grown}."]
+    write("soak", "Changing prompts to one server", lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    main(0, given.minutes, given.seed)

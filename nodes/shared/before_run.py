@@ -1,0 +1,90 @@
+"""Before Run: what a picture will cost on this machine, by the runs before it, which are kept in the host's user folder."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from typing import Any, Mapping
+
+import comfy.model_management
+import folder_paths
+
+from ...advice.queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
+from ...advice.queued_run import runs
+from ...advice.rules.models import picture_size
+from ...advice.run_costs import NOT_YET, TOKEN_SIDE, WIDTH, Cost, Work, add, expected, model_of, read, savings_text
+from ...advice.user_changes import Settings
+from ...constants import Line
+from ...samplers.run_record import RunRecord
+from .report import only_tell
+
+FOLDER, FILE = "chroma_pack", "run_costs.json"
+TITLE = "Chroma KSampler"
+
+
+def file() -> Path:
+    """In a folder of the host's that no page can read; servers with one user folder share it."""
+    return Path(folder_paths.get_system_user_directory(FOLDER)) / FILE
+
+
+def device_name(device: Any) -> str:
+    return str(comfy.model_management.get_torch_device_name(device))
+
+
+def keep(graph: Mapping[str, Any], node: str, model: Any, record: RunRecord, **work: Any) -> None:
+    """Keeps what a run of the node has cost, if it ended well and was long enough to tell; it does not wait for the disk.
+
+    work: the fields of `Work` that the graph and the record do not have.
+    """
+    seconds = record.prompt_seconds
+    found = Graph(graph)
+    name = model_of(found, found.model_chain(node)) if node in found.nodes else ""
+    if seconds is None or not name:
+        return
+    network = vars(model.model.model_config).get("unet_config", {}).get("hidden_size", WIDTH)
+    done = Work(name, device_name(model.load_device), steps=record.steps, **work)
+    cost = Cost(done, record.prompts / record.steps, seconds, record.memory, network)
+    threading.Thread(target=only_tell, args=(TITLE, lambda: add(file(), cost)), daemon=True).start()
+
+
+def ahead(graph: Graph, node: str, settings: Settings | None) -> Line | None:
+    """A line on what the node's run will take; None where the graph does not tell what it is.
+
+    settings: in place of the node's own values.
+    """
+    is_preset = graph.kind(node) == PRESET_NODE
+    work = (work_of_preset if is_preset else work_of)(graph, node, settings)
+    line = None if work is None else expected(work, read(file()))
+    return None if is_preset and line == NOT_YET else line  # its sampler says so
+
+
+def work_of(graph: Graph, node: str, settings: Settings | None) -> Work | None:
+    """Of Chroma KSampler."""
+    run = next((run for run in runs(graph, {}) if run.node == node), None)
+    size = None if run is None else picture_size(graph, run)
+    if size is None or graph.kind(node) != OUR_SAMPLER:
+        return None
+    steps, cfg, sampler = (getattr(settings or run, name) for name in ("steps", "cfg", "sampler"))
+    if None in (steps, cfg) or not sampler:
+        return None
+    batch = int(graph.number(size[2], "batch_size") or 1)
+    skip = int(graph.number(node, "skip_first_steps") or 0)
+    savings = savings_text({} if settings is None else settings.savings, skip, steps)
+    return here(graph, node, *size[:2], batch, steps, sampler, cfg != 1, savings)
+
+
+def work_of_preset(graph: Graph, node: str, found: Settings | None) -> Work | None:
+    """Of a run with the settings of Chroma Preset, and one picture."""
+    if found is None or any(graph.is_hidden(node, name) for name in ("steps", "cfg", "width", "height", "sampler")):
+        return None
+    return here(graph, node, found.width, found.height, 1, found.steps, found.sampler, found.cfg != 1, "")
+
+
+def here(graph: Graph, node: str, width: int, height: int, *work: Any) -> Work | None:
+    """On the device that the host has chosen. work: the fields of `Work` after the size."""
+    name = model_of(graph, graph.model_chain(node))
+    if not name or min(width, height) < 1:
+        return None
+    width, height = (math.ceil(n / TOKEN_SIDE) * TOKEN_SIDE for n in (width, height))  # as the latent is filled up
+    return Work(name, device_name(comfy.model_management.get_torch_device()), width, height, *work)

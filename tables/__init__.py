@@ -1,0 +1,1 @@
+"""Tables of settings, wildcards in them, and pictures laid out in a table. Imports no sibling and no host."""

@@ -1,0 +1,230 @@
+"""What Chroma Preset and Chroma KSampler show before a run, on the canvas and in Nodes 2.0."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+import support
+from browser import comfy_page
+from browser.swap import DEMO
+
+pytestmark = [pytest.mark.browser, pytest.mark.host]
+
+dev = support.dev
+EXAMPLES = support.ROOT / "example_workflows"
+SAMPLER, PRESET = "ChromaKSampler", "ChromaPreset"
+both = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+NEW_SEED = itertools.count(990_000)
+FILES = {k: v for k, v in DEMO.items() if k not in (SAMPLER, PRESET)}
+
+
+def opened(page, name, vue, **rows):
+    comfy_page.use_vue_nodes(page, vue)
+    comfy_page.load(page, json.loads((EXAMPLES / f"{name}.json").read_text()))
+    comfy_page.put(page, {**FILES, **rows})
+
+
+def value(page, node_type, name):
+    return page.evaluate(
+        """([type, name]) => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
+            .find(node => node.type === type).widgets.find(widget => widget.name === name).value""",
+        [node_type, name],
+    )
+
+
+def choose(page, node_type, name, chosen):
+    page.evaluate(
+        """([type, name, chosen]) => {
+            const widget = app.rootGraph.nodes.find(node => node.type === type).widgets.find(widget => widget.name === name)
+            widget.value = chosen
+            widget.callback?.(chosen)
+        }""",
+        [node_type, name, chosen],
+    )
+
+
+@both
+def test_preset_shows_what_it_will_use_and_its_curve_before_a_run(page, vue):
+    opened(page, "chroma_hd", vue)
+    comfy_page.wait_until_told(page, PRESET, "chroma-demo: recognised by the name chroma-demo.safetensors")
+    comfy_page.wait_until_told(page, PRESET, "steps 20")
+    page.locator('.chroma-curve svg[aria-label^="Sigmas: 20 steps"]').wait_for()
+    choose(page, PRESET, "steps", 7)
+    comfy_page.wait_until_told(page, PRESET, "steps 7: set by you")
+    page.locator('.chroma-curve svg[aria-label^="Sigmas: 7 steps"]').wait_for()
+
+
+@both
+def test_choice_fills_the_values_and_a_changed_value_chooses_custom(page, server, vue):
+    opened(page, "chroma_lora", vue)
+    choose(page, SAMPLER, "quality", "draft")
+    comfy_page.wait_until_told(page, SAMPLER, "draft: chroma-demo, recognised")
+    page.wait_for_function(
+        "app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets.find(w => w.name === 'steps').value === 12"
+    )
+    assert (value(page, SAMPLER, "cfg"), value(page, SAMPLER, "sampler")) == (3, "euler")
+    told = comfy_page.told_by(page, SAMPLER)[0]
+    assert "12 steps, cfg 3, euler" in told
+    choose(page, SAMPLER, "steps", 4)
+    page.wait_for_function(
+        "app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets.find(w => w.name === 'quality').value === 'custom'"
+    )
+    assert value(page, SAMPLER, "cfg") == 3
+    page.wait_for_timeout(700)
+    assert comfy_page.told_by(page, SAMPLER)[0].startswith("expected: ")  # nothing of the choice
+    choose(page, SAMPLER, "quality", "flash")
+    comfy_page.wait_until_told(page, SAMPLER, "ERROR: quality is flash, and the model is chroma-demo")
+
+
+@both
+def test_answer_that_comes_after_another_choice_does_not_count(page, vue):
+    opened(page, "chroma_lora", vue)
+    comfy_page.wait_until_told(page, SAMPLER, "expected: ")
+    held = []
+    page.route("**/chroma/settings", lambda route: held.append(route) if not held else route.continue_())
+    with page.expect_request("**/chroma/settings"):
+        choose(page, SAMPLER, "quality", "quality")
+    choose(page, SAMPLER, "quality", "draft")  # while the answer on the first is on its way
+    held[0].continue_()
+    comfy_page.wait_until_told(page, SAMPLER, "draft: chroma-demo, recognised")
+    assert (value(page, SAMPLER, "steps"), value(page, SAMPLER, "quality")) == (12, "draft")
+
+
+@both
+def test_what_was_shown_before_is_what_the_run_takes(page, server, vue):
+    opened(page, "chroma_lora", vue, ChromaKSampler={"quality": "draft", "seed": next(NEW_SEED)})
+    comfy_page.wait_until_told(page, SAMPLER, "12 steps, cfg 3, euler")
+    entry = server.wait(comfy_page.press_run(page))
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+    comfy_page.wait_until_told(page, SAMPLER, "12 steps, cfg 3: ")  # of the run
+    (text,) = comfy_page.told_by(page, SAMPLER)
+    assert "draft: chroma-demo, recognised by" in text and "uncond extrapolated" in text
+    page.wait_for_timeout(700)
+    assert comfy_page.told_by(page, SAMPLER) == [text]  # it stays
+
+
+DOCTOR = "ChromaDoctor"
+
+
+@both
+def test_doctors_finding_goes_to_its_node_and_applies_the_value_with_undo(page, server, vue):
+    opened(
+        page, "chroma_lora", vue, ChromaKSampler={"cfg": 40.0, "steps": 1, "quality": "custom", "seed": next(NEW_SEED)}
+    )
+    comfy_page.put(page, {"EmptySD3LatentImage": {"width": 128, "height": 128}})
+    page.evaluate(
+        "(doctor => { app.rootGraph.add(doctor); doctor.pos = [20, 1100]; doctor.size = [400, 300] })(LiteGraph.createNode('ChromaDoctor'))"
+    )
+    entry = server.wait(comfy_page.press_run(page))
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+    comfy_page.wait_until_told(page, DOCTOR, "cfg 40")
+    page.evaluate("app.canvas.ds.scale = 0.7; app.canvas.ds.offset = [100, -700]; app.canvas.setDirty(true, true)")
+    page.wait_for_timeout(500)
+    report = page.locator(".chroma-report").filter(has_text="findings")
+    line = report.locator(".line").filter(has_text="Set cfg to 3").first
+    line.scroll_into_view_if_needed()
+    page.screenshot(path=dev.cache_dir() / "browser" / f"doctor-{'vue' if vue else 'canvas'}.png")
+    line.get_by_role("button", name="Apply").click()
+    assert value(page, SAMPLER, "cfg") == 3
+    line.get_by_text("Applied").wait_for()
+    page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+    page.wait_for_function(
+        "app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler')?.widgets.find(w => w.name === 'cfg').value === 40"
+    )
+    page.evaluate("app.canvas.ds.scale = 0.7; app.canvas.ds.offset = [100, -700]; app.canvas.setDirty(true, true)")
+    report.locator("button.go").first.click()
+    chosen = page.evaluate("[...app.canvas.selectedItems].map(node => node.type)")
+    assert chosen == [SAMPLER]
+
+
+@both
+def test_choice_on_a_subgraphs_node_fills_its_numbers(page, server, vue):
+    opened(page, "chroma_text_to_image", vue)
+    outer = "app.rootGraph.nodes.find(n => n.subgraph).widgets.find(w => w.name === '{}').value"
+    page.wait_for_function(f"{outer.format('steps')} === 20 && {outer.format('cfg')} === 3")  # the demo's standard
+    page.evaluate(f"{outer.format('quality')} = 'draft'")
+    page.wait_for_function(f"{outer.format('steps')} === 12")
+    page.evaluate(f"{outer.format('steps')} = 5")
+    page.wait_for_function(f"{outer.format('quality')} === 'custom'")
+
+
+# --- before a run ----------------------------------------------------------------------------------------------------
+
+COSTS = dev.load_pack("advice.run_costs")
+
+
+def costs_file():
+    return dev.base_dir() / "user" / "__chroma_pack" / "run_costs.json"
+
+
+def run(page, server):
+    entry = server.wait(comfy_page.press_run(page))
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+
+
+@both
+def test_time_and_memory_are_told_before_a_run_from_what_ran_here(page, server, vue):
+    costs_file().unlink(missing_ok=True)
+    opened(page, "chroma_lora", vue, ChromaKSampler={"quality": "custom", "steps": 4, "seed": next(NEW_SEED)})
+    comfy_page.put(page, {"EmptySD3LatentImage": {"width": 128, "height": 128}})
+    comfy_page.wait_until_told(page, SAMPLER, "expected: not run here yet; the first picture tells")
+    run(page, server)
+    comfy_page.wait_until_told(page, SAMPLER, "s a step")  # of the run
+    (cost,) = COSTS.read(costs_file())
+    assert (cost.work.width, cost.work.steps, cost.prompts) == (128, 4, 2)
+    choose(page, SAMPLER, "steps", 8)
+    told = COSTS.expected(dataclasses.replace(cost.work, steps=8), [cost])
+    assert "once loaded, as before: 8 steps of " in told and " GB of memory" in told
+    comfy_page.wait_until_told(page, SAMPLER, told)  # by the run's own seconds
+    page.evaluate("app.canvas.ds.scale = 1; app.canvas.ds.offset = [-700, 0]; app.canvas.setDirty(true, true)")
+    page.wait_for_timeout(500)
+    page.screenshot(path=dev.cache_dir() / "browser" / f"before-run-{'vue' if vue else 'canvas'}.png")
+    for side in ("width", "height"):
+        choose(page, "EmptySD3LatentImage", side, 256)
+    comfy_page.wait_until_told(page, SAMPLER, "estimated from 128 x 128: 8 steps of ")
+    costs_file().write_text("{ damaged")
+    choose(page, SAMPLER, "steps", 7)
+    comfy_page.wait_until_told(page, SAMPLER, "expected: not run here yet")
+    run(page, server)
+    assert [one.work.steps for one in COSTS.read(costs_file())] == [7]
+
+
+@both
+def test_studio_tells_before_a_run_what_its_sampler_takes(page, server, vue):
+    opened(page, "chroma_studio", vue)
+    comfy_page.put(page, {"ChromaStudio": {"seed": next(NEW_SEED)}})
+    comfy_page.wait_until_told(page, "ChromaStudio", "standard: chroma-demo, recognised by the name")
+    choose(page, "ChromaStudio", "quality", "draft")
+    comfy_page.wait_until_told(page, "ChromaStudio", "draft: chroma-demo, recognised by the name")
+    comfy_page.wait_until_told(page, "ChromaStudio", "expected: ")
+    choose(page, "ChromaStudio", "quality", "flash")
+    comfy_page.wait_until_told(page, "ChromaStudio", "ERROR: quality is flash, and the model is chroma-demo")
+
+
+@both
+def test_size_is_shown_before_a_run_and_is_what_is_painted(page, server, vue):
+    opened(page, "chroma_lora", vue, ChromaKSampler={"quality": "custom", "steps": 2, "seed": next(NEW_SEED)})
+    page.evaluate(
+        """() => {
+            const size = LiteGraph.createNode('ChromaSize')
+            app.rootGraph.add(size)
+            size.pos = [20, 1100]
+            const latent = app.rootGraph.nodes.find(node => node.type === 'EmptySD3LatentImage')
+            for (const [slot, name] of ['width', 'height'].entries())
+                size.connect(slot, latent, latent.inputs.findIndex(input => input.name === name))
+        }"""
+    )
+    comfy_page.wait_until_told(page, "ChromaSize", "1024 x 1024 pixels")
+    choose(page, "ChromaSize", "size.ratio", "3:2")
+    choose(page, "ChromaSize", "size.area", "small")
+    comfy_page.wait_until_told(
+        page, "ChromaSize", "640 x 416 pixels, as many as 516 x 516Chroma1-HD is good for 512 to 1152"
+    )
+    comfy_page.wait_until_told(page, SAMPLER, "expected: ")  # it knows the size
+    entry = server.wait(comfy_page.press_run(page))
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+    page.wait_for_function("app.rootGraph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth === 640")
+    assert COSTS.read(costs_file())[-1].work.width == 640
+    choose(page, "ChromaSize", "size", "Kontext's sizes")
+    comfy_page.wait_until_told(page, "ChromaSize", "1024 x 1024 pixels, as many as 1024 x 1024")

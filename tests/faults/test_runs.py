@@ -1,0 +1,202 @@
+"""A run or a load that ends in the middle: the next one gives the same picture, and no tensor of the first is left."""
+
+import errno
+import gc
+import os
+
+import pytest
+import support
+import torch
+from host_models import sample
+
+pytestmark = pytest.mark.host
+load_pack = support.dev.load_pack
+MODES = ("auto", "q8_0")
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    weights = support.random_weights(support.config())
+    return support.write(tmp_path_factory.mktemp("model") / "tiny.safetensors", support.published(weights))
+
+
+@pytest.fixture
+def load(comfy, inference, path):
+    return lambda mode="auto": load_pack("host.model.load").load_chroma(str(path), mode)
+
+
+@pytest.fixture
+def paint(comfy, load):
+    """(MODEL, what sampling takes further) -> a latent."""
+    return lambda model, **more: sample(comfy, model, support.config(), steps=STEPS, **more)
+
+
+def alive():
+    """How many tensors there are, and how many bytes they hold; a packed weight is counted by what it is made of."""
+    gc.collect()
+    found = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter) and x.layout == torch.strided]
+    return len(found), sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}.values())
+
+
+def fails(work, error):
+    """Runs what ends in this error; gives its text. The traceback, which holds every local tensor, is gone afterwards."""
+    try:
+        work()
+    except error as found:
+        return str(found)
+    pytest.fail(f"no {error.__name__}")
+
+
+@pytest.fixture
+def whole_again(paint):
+    """(MODEL, work, error): the work ends in the error, and then the MODEL's picture and all memory are as before."""
+
+    def check(model, work, error):
+        reference = paint(model)
+        before = alive()
+        told = fails(work, error)
+        assert alive() == before
+        assert torch.equal(paint(model), reference)
+        return told
+
+    return check
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("at", range(STEPS))
+def test_a_run_is_interrupted_at_each_of_its_steps(comfy, load, paint, whole_again, mode, at):
+    management = comfy.model_management
+
+    def callback(step, *_):
+        if step == at:
+            management.interrupt_current_processing()
+        management.throw_exception_if_processing_interrupted()
+
+    model = load(mode)
+    whole_again(model, lambda: paint(model, callback=callback), management.InterruptProcessingException)
+
+
+BLOCKS = ["double_blocks.0", "double_blocks.1", "single_blocks.0", "single_blocks.3"]
+
+
+def out_of_memory(model, place, calls):
+    """A hook of the module at this place that ends its call of this number, from 1, as a full device does."""
+    left = [calls]
+
+    def hook(*_):
+        left[0] -= 1
+        if not left[0]:
+            raise torch.OutOfMemoryError("Allocation on device")
+
+    return model.model.diffusion_model.get_submodule(place).register_forward_pre_hook(hook)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("place", [*BLOCKS, "final_layer", "distilled_guidance_layer", "txt_in"])
+def test_memory_ends_in_each_part_of_the_network(load, paint, whole_again, mode, place):
+    model = load(mode)
+
+    def work():
+        hook = out_of_memory(model, place, 2 if place in BLOCKS else 1)  # blocks: of the second forward
+        try:
+            # The Approximator is asked for other timesteps only, since what it gave is kept.
+            paint(model, **({"denoise": 0.5} if place == "distilled_guidance_layer" else {}))
+        finally:
+            hook.remove()
+
+    assert "Allocation" in whole_again(model, work, torch.OutOfMemoryError)
+
+
+def test_memory_ends_in_the_head_of_radiance(comfy, inference, tmp_path, whole_again, monkeypatch):
+    cfg = support.config(**support.RADIANCE)
+    file = support.write(tmp_path / "r.safetensors", support.published(support.random_weights(cfg)))
+    model = load_pack("host.model.load").load_chroma(str(file))
+    monkeypatch.setattr(load_pack("host.run.head_tile"), "SHARE", 0.0)  # several tiles
+
+    def pixels():
+        return sample(comfy, model, cfg, steps=1, latent=torch.zeros(1, 3, 48, 56))
+
+    reference, before = pixels(), alive()
+    for call in (1, 3):
+        hook = out_of_memory(model, "nerf_blocks.1", call)
+        fails(pixels, torch.OutOfMemoryError)
+        hook.remove()
+        assert alive() == before and torch.equal(pixels(), reference)
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def stopped_after(monkeypatch, count, problem):
+    """Has the loader meet a problem at the weight of this number."""
+    builder, left = load_pack("host.model.weights").StateBuilder, [count]
+    entries = builder.entries
+
+    def counted(self, name, parts):
+        left[0] -= 1
+        if left[0] < 0:
+            problem()
+        return entries(self, name, parts)
+
+    monkeypatch.setattr(builder, "entries", counted)
+
+
+@pytest.mark.parametrize("mode", ["auto", "q8_0", "int8_convrot"])
+@pytest.mark.parametrize("count", [0, 60])
+@pytest.mark.parametrize("kind", ["interrupt", "memory"])
+def test_loading_and_quantising_end_early(comfy, load, whole_again, monkeypatch, mode, count, kind):
+    management = comfy.model_management
+
+    def interrupt():
+        management.interrupt_current_processing()
+        management.throw_exception_if_processing_interrupted()
+
+    def memory():
+        raise torch.OutOfMemoryError("Allocation on device")
+
+    def work():
+        with monkeypatch.context() as patched:
+            stopped_after(patched, count, {"interrupt": interrupt, "memory": memory}[kind])
+            load(mode)
+
+    error = {"interrupt": management.InterruptProcessingException, "memory": torch.OutOfMemoryError}[kind]
+    whole_again(load(mode), work, error)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE], ids=errno.errorcode.get)
+def test_a_disk_that_cannot_be_read_is_told(comfy, inference, path, monkeypatch, code):
+    files = load_pack("loaders.files.safetensors")
+
+    def broken(*_, **__):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(files, "open", broken, raising=False)
+    with pytest.raises((ValueError, OSError)) as caught:
+        load_pack("host.model.load").load_chroma(str(path))
+    assert path.name in str(caught.value) and os.strerror(code) in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["replaced", "cut", "rewritten"])
+def test_a_file_that_changes_during_a_run_ends_the_next_one_with_a_line(comfy, load, paint, tmp_path, path, change):
+    own = tmp_path / path.name
+    own.write_bytes(path.read_bytes())
+    model = load_pack("host.model.load").load_chroma(str(own), "bf16")  # its own copy of the weights, not mapped ones
+    reference = paint(model)
+
+    def callback(step, *_):
+        if step != 0:
+            return
+        if change == "replaced":
+            other = own.with_name("other")
+            other.write_bytes(own.read_bytes())
+            os.replace(other, own)
+        elif change == "cut":
+            os.truncate(own, own.stat().st_size // 2)
+        else:
+            own.write_bytes(own.read_bytes()[::-1])
+        os.utime(own, ns=(0, 10**18))
+
+    assert torch.equal(paint(model, callback=callback), reference)  # the run that is under way is not harmed
+    with pytest.raises(ValueError, match="tiny.safetensors has changed on disk since it was loaded"):
+        paint(model)

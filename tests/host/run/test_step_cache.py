@@ -1,0 +1,164 @@
+"""Forecast steps in runs of the host: what is left out, what is put in its place, and that nothing stays behind."""
+
+import pytest
+import support
+import torch
+from host_models import native_patcher, our_net, sample
+
+pytestmark = pytest.mark.host
+load_pack = support.dev.load_pack
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    cfg = support.config(double=2, single=3)
+    weights = support.random_weights(cfg)
+    return cfg, weights, support.write(tmp_path_factory.mktemp("m") / "tiny.safetensors", support.published(weights))
+
+
+@pytest.fixture
+def model(comfy, inference, case):
+    return load_pack("host.model.load").load_chroma(str(case[2]))
+
+
+def cached(model, told=None, **settings):
+    settings = load_pack("samplers.step_cache").CacheSettings(**settings)
+    return load_pack("host.run.step_cache").StepCache(settings, None if told is None else told.append).on(model)
+
+
+def run(comfy, case, model, **more):
+    return sample(comfy, model, case[0], steps=STEPS, **more)
+
+
+class Known:
+    """A run that computes, remembers what the later blocks added, and then forecasts exactly that."""
+
+    def __init__(self):
+        self.is_known, self.residual = False, None
+
+    def decide(self, sigma, keys, first):
+        return 0, self.is_known
+
+    def learn(self, step, sigma, keys, residual):
+        self.is_known, self.residual = True, residual
+
+    def forecast(self, sigma, keys):
+        return self.residual
+
+
+CALLS = {
+    "plain": {},
+    "control": {
+        "control": {
+            "input": [torch.full((1, 80, 128), 0.3), None],
+            "output": [torch.full((1, 80, 128), 0.2), torch.full((1, 40, 128), -0.3), torch.full((1, 80, 128), 0.5)],
+        }
+    },
+    "references": {"ref_latents": [torch.randn(1, 16, 8, 12, generator=torch.Generator().manual_seed(4))]},
+    "mask": {"context_mask": torch.tensor([[1] * 5 + [0] * 4])},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_with_the_true_residual_a_forecast_is_the_computed_result(comfy, inference, case, name):
+    cfg, weights, _ = case
+    module, net = load_pack("host.run.step_cache"), our_net(comfy, cfg, weights)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1, 16, 16, 20, generator=generator)
+    call = x, torch.tensor([0.5]), torch.randn(1, 9, cfg.context_dim, generator=generator), torch.zeros(1)
+    ran = []
+
+    def count(args, extra):
+        ran.append(1)
+        return extra["original_block"](args)
+
+    blocks = [("double_block", i) for i in range(2)] + [("single_block", i) for i in range(3)]
+    patches = {b: module.CachedBlock(b == blocks[0], b == blocks[-1], count) for b in blocks}
+    known = Known()
+    options = {"patches_replace": {"dit": patches}, module.CACHE: known, "sigmas": torch.tensor([0.5])}
+    plain = net(*call, **CALLS[name])
+    computed = net(*call, transformer_options=options, **CALLS[name])
+    assert torch.equal(computed, plain) and len(ran) == 5
+    forecast = net(*call, transformer_options=options, **CALLS[name])
+    assert len(ran) == 6 and support.relative(forecast, plain) < 1e-6
+    known.residual = known.residual * 1.5
+    assert support.relative(net(*call, transformer_options=options, **CALLS[name]), plain) > 1e-2
+
+
+def test_a_run_with_nothing_forecast_is_the_plain_one(comfy, case, model):
+    assert torch.equal(run(comfy, case, cached(model, compute=1.0)), run(comfy, case, model))
+
+
+@pytest.mark.parametrize("settings", [{"compute": 0.65}, {"compute": None, "threshold": 10.0}], ids=["plan", "gate"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_run_computes_fewer_steps_and_says_how_far_off_they_were(comfy, case, model, settings, batch):
+    told, plain = [], run(comfy, case, model, batch=batch)
+    found = run(comfy, case, cached(model, told, **settings), batch=batch)
+    (record,) = told
+    assert len(record.computed) == load_pack("samplers.step_cache").least(STEPS) and len(record.forecast) == 7
+    assert 1e-6 < support.relative(found, plain) < 0.5
+    assert all(0 < error < 2 for _, error in record.errors) and len(record.errors) >= 10
+    assert torch.equal(run(comfy, case, model, batch=batch), plain)  # the model itself stays as it was
+
+
+def test_prompts_in_one_forward_and_apart_are_forecast_alike(comfy, case, model):
+    guidance = load_pack("samplers.guided_run").Guidance()
+    guided = load_pack("host.sample.guiders").GuidancePatch
+    both, apart = (
+        run(comfy, case, guided(guidance, pairing).on(cached(model, compute=0.65))) for pairing in ("paired", "apart")
+    )
+    assert support.relative(both, apart) < 1e-4
+
+
+def test_a_model_of_the_hosts_loader_is_taken(comfy, inference, case):
+    told, native = [], native_patcher(comfy, *case[:2])
+    run(comfy, case, cached(native, told, compute=0.65))
+    assert len(told[0].forecast) == 7
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde", "heun", "dpmpp_2s_ancestral", "chroma_res_2s"])
+def test_other_samplers_pass_through_unharmed(comfy, case, model, sampler):
+    load_pack("host.sample.samplers").register()
+    told, plain = [], run(comfy, case, model, sampler=sampler)
+    assert torch.equal(run(comfy, case, cached(model, told, compute=0.65), sampler=sampler), plain)
+    assert len(told[0].notes) == 1 and not told[0].forecast
+
+
+@pytest.mark.parametrize("sampler", ["res_multistep", "dpmpp_2m", "chroma_res_2m_limited", "uni_pc", "ipndm"])
+def test_multistep_samplers_are_forecast(comfy, case, model, sampler):
+    load_pack("host.sample.samplers").register()
+    told = []
+    assert run(comfy, case, cached(model, told, compute=0.65), sampler=sampler).isfinite().all()
+    assert len(told[0].forecast) == 7 and not told[0].notes
+
+
+def test_a_stopped_run_is_told_and_leaves_nothing(comfy, case, model):
+    module, told = load_pack("host.run.step_cache"), []
+    other = cached(model, told, compute=0.65)
+    stop = comfy.model_management.InterruptProcessingException
+
+    def callback(step, *_):
+        if step == 12:
+            raise stop
+
+    with pytest.raises(stop):
+        run(comfy, case, other, callback=callback)
+    assert len(told) == 1 and told[0].computed
+    assert module.CACHE not in other.model_options.get("transformer_options", {})
+    again = run(comfy, case, other)
+    assert torch.equal(run(comfy, case, other), again) and len(told[-1].forecast) == 7
+
+
+def test_the_last_cache_counts_and_other_replacements_stay(comfy, case, model):
+    seen, told, first = [], [], []
+    patched = model.clone()
+
+    def replacement(args, extra):
+        seen.append(1)
+        return extra["original_block"](args)
+
+    patched.set_model_patch_replace(replacement, "dit", "single_block", 1)
+    twice = cached(cached(patched, first, compute=0.65), told, compute=1.0)
+    run(comfy, case, twice)
+    assert first == [] and told[0].forecast == set() and len(seen) >= STEPS

@@ -1,0 +1,212 @@
+"""What is told before a run is what the run then takes."""
+
+import pytest
+import support
+import torch
+
+pytestmark = pytest.mark.host
+dev = support.dev
+FROM_PRESET = dev.load_pack("constants").FROM_PRESET
+
+
+@pytest.fixture
+def ahead(comfy, monkeypatch, files, tmp_path):
+    module, before_run = (dev.load_pack(f"nodes.shared.{name}") for name in ("settings_ahead", "before_run"))
+
+    def path(name):
+        if name not in files:
+            raise ValueError(f"{name}: not among the model files")
+        return str(files[name])
+
+    monkeypatch.setattr(module, "model_path", path)
+    monkeypatch.setattr(before_run, "file", lambda: tmp_path / "costs.json")
+    return module
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Tiny checkpoints under published files' names, and one whose header alone tells what it is."""
+    folder = tmp_path_factory.mktemp("m")
+    chroma = support.published(support.random_weights(support.config()))
+    radiance = support.published(support.random_weights(support.config(**support.RADIANCE)))
+    names = ("Chroma1-HD.safetensors", "Chroma1-Flash.safetensors", "chroma-merge.safetensors")
+    out = {name: support.write(folder / name, chroma) for name in names}
+    (folder / "broken.safetensors").write_bytes(b"no weights")
+    return out | {
+        "anything.safetensors": support.write(folder / "anything.safetensors", radiance),
+        "broken.safetensors": folder / "broken.safetensors",
+    }
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def preset(file="Chroma1-HD.safetensors", **inputs):
+    given = {"preset": "auto", "sampler": FROM_PRESET, "schedule": FROM_PRESET, "shift": FROM_PRESET}
+    return {
+        "graph": {
+            "1": node("ChromaDiffusionLoader", unet_name=file, approximator="from the model file"),
+            "2": node("ChromaPreset", **{"model": ["1", 0], "steps": 0, "cfg": 0, "width": 0, "height": 0, **given, **inputs}),
+        },
+        "node": "2",
+    }  # fmt: skip
+
+
+def sampler(quality, file="Chroma1-HD.safetensors", **inputs):
+    loader = node("ChromaDiffusionLoader", unet_name=file, approximator="from the model file")
+    return {"graph": {"1": loader, "2": node("ChromaKSampler", model=["1", 0], quality=quality, **inputs)}, "node": "2"}
+
+
+@pytest.mark.parametrize(
+    "file, row",
+    [
+        ("Chroma1-HD.safetensors", "Chroma1-HD"),
+        ("Chroma1-Flash.safetensors", "Chroma1-Flash"),
+        ("anything.safetensors", "Radiance, x0"),  # by its header
+        ("chroma-merge.safetensors", "Chroma1-HD"),
+    ],
+)
+def test_preset_is_told_from_the_file_with_its_curve(ahead, file, row):
+    p = dev.load_pack("advice.presets").PRESETS[row]
+    told = ahead.ahead(preset(file))
+    text = told["report"]["text"]
+    assert text.startswith(f"{row}: ") and f"\nsteps {p.steps}: " in text and f"\ncfg {p.cfg:g}: " in text
+    schedule = dev.load_pack("samplers.schedules").schedule
+    table = torch.arange(1, 1001) / 1000
+    assert told["sigmas"] == pytest.approx(schedule(p.curve, p.steps, p.params, table, keep_steps=True).tolist())
+
+
+def test_what_a_person_sets_is_told(ahead):
+    given = {"steps": 12, "schedule": "fixed_shift", "schedule.value": 2.0, "shift": "fixed", "shift.value": 3.0}
+    told = ahead.ahead(preset(**given))
+    text = told["report"]["text"]
+    assert "steps 12: set by you" in text and "fixed_shift shift 2: set by you" in text and told["steps"] == 12
+    assert told["sigmas"][6] == pytest.approx(2 / 3)  # 2 t / (1 + t) at t = 0.5
+    text = ahead.ahead(preset(cfg=["1", 0]))["report"]["text"]
+    assert text.endswith("\ncfg: by link, known once it runs")
+
+
+def test_choice_of_quality_is_told_with_the_widgets_values(ahead):
+    told = ahead.ahead(sampler("draft"))
+    assert told["report"]["text"].splitlines() == [
+        "draft: Chroma1-HD, recognised by the name Chroma1-HD.safetensors",
+        "13 steps, cfg 3.5, euler, beta alpha 0.6 beta 0.6, shift 1, alternate",
+    ]
+    values = {"steps": 13, "cfg": 3.5, "sampler": "euler", "schedule": "beta", "shift": "1 (as trained)"}
+    assert told["values"] == values
+    assert ahead.ahead(sampler("custom"))["report"] is None
+    graph = sampler("custom", settings=["3", 7])
+    graph["graph"]["3"] = preset(steps=9)["graph"]["2"]
+    assert ahead.ahead(graph)["report"]["text"].startswith("settings of the node before: Chroma1-HD\n9 steps, cfg 3.5")
+
+
+def studio(quality="draft", mode="text to image", **inputs):
+    """A Chroma Studio, and a picture for the modes that need one."""
+    files = {"unet_name": "Chroma1-HD.safetensors", "clip_name": "t5.safetensors", "vae_name": "ae.safetensors"}
+    values = {"mode": mode, "quality": quality, "prompt": "a fox", "negative": "", "seed": 1, "loras": "none", **files}
+    return {"graph": {"2": node("ChromaStudio", **{**values, **inputs}), "5": node("LoadImage")}, "node": "2"}
+
+
+def test_studio_tells_what_its_samplers_would(ahead):
+    told = ahead.ahead(studio())
+    expected = ahead.ahead(painting("draft", 1024))["report"]["text"].splitlines()
+    assert told["report"]["text"].splitlines() == expected[:2] + [
+        "expected: not run here yet; the first picture tells how long it takes"
+    ]
+    assert told["values"] == {} and told["sigmas"] is None
+    by_hand = {"quality.steps": 9, "quality.cfg": 4.0, "quality.sampler": "euler", "quality.schedule": "beta"}
+    text = ahead.ahead(studio("custom", **by_hand))["report"]["text"]
+    assert text == "expected: not run here yet; the first picture tells how long it takes"
+    text = ahead.ahead(studio("flash"))["report"]["text"]
+    assert text.startswith("ERROR: quality is flash, and the model is Chroma1-HD")
+    assert ahead.ahead(studio(mode="edit"))["report"] is None  # its picture is missing, which the run tells
+    linked = {"mode.image": ["5", 0], "mode.denoise": 0.6, "mode.megapixels": 1.0}
+    text = ahead.ahead(studio(mode="image to image", **linked))["report"]["text"]
+    assert text.startswith("draft: Chroma1-HD, recognised by the name")
+
+
+def test_each_pass_of_a_studio_tells_its_time(ahead, monkeypatch):
+    told = iter(["expected: 1 s", "expected: 2 s"])
+    monkeypatch.setattr(ahead.before_run, "ahead", lambda *_: next(told))
+    text = ahead.ahead(studio(mode="enlarge"))["report"]["text"]
+    assert text.splitlines()[2:] == ["expected: 1 s", "expected: 2 s"]
+
+
+def test_errors_of_the_run_are_told_before_it(ahead):
+    for query, text in (
+        (sampler("flash"), "ERROR: quality is flash, and the model is Chroma1-HD"),
+        (preset("broken.safetensors"), "ERROR: broken.safetensors: "),
+        (preset("none.safetensors"), "ERROR: none.safetensors: not among the model files"),
+        ({"graph": {"2": node("ChromaPreset")}, "node": "2"}, "ERROR: Connect a model"),
+    ):
+        report = ahead.ahead(query)["report"]
+        assert report["text"].startswith(text) and report["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    "query", [{}, [], {"graph": [], "node": "2"}, {"graph": {}, "node": "2"}, {"other": 1}], ids=str
+)
+def test_query_of_another_form_is_refused(ahead, query):
+    with pytest.raises(ValueError, match="^(the query|graph|node)[: ]"):
+        ahead.ahead(query)
+
+
+# --- before a run ----------------------------------------------------------------------------------------------------
+
+
+def painting(quality="custom", width=512, **inputs):
+    """A whole graph of one picture."""
+    values = {"steps": 10, "cfg": 3.0, "sampler": "euler", "schedule": "beta", "skip_first_steps": 0, "denoise": 1.0}
+    links = {"positive": ["3", 0], "negative": ["3", 0], "latent": ["4", 0]}
+    query = sampler(quality, **{**values, **links, **inputs})
+    query["graph"] |= {
+        "3": node("ChromaTextEncode", text="a fox"),
+        "4": node("EmptySD3LatentImage", width=width, height=512, batch_size=1),
+    }
+    return query
+
+
+def told(ahead, query):
+    report = ahead.ahead(query)["report"]
+    return None if report is None else report["text"].splitlines()[-1]
+
+
+def kept(ahead, **work):
+    """Keeps a run of `painting`."""
+    costs = dev.load_pack("advice.run_costs")
+    graph = dev.load_pack("advice.queued_graph").Graph(painting()["graph"])
+    values = {"width": 512, "height": 512, "batch": 1, "steps": 10, "sampler": "euler", "guided": True, **work}
+    done = costs.Work(costs.model_of(graph, ["1"]), ahead.before_run.device_name(torch.device("cpu")), **values)
+    costs.add(ahead.before_run.file(), costs.Cost(done, 2.0, 0.25, 3 << 30))
+
+
+def test_time_is_told_before_a_run_by_those_before_it(ahead):
+    assert told(ahead, painting()) == "expected: not run here yet; the first picture tells how long it takes"
+    kept(ahead)
+    assert told(ahead, painting()) == "expected: 5.0 s once loaded, as before: 10 steps of 0.5 s; 3.0 GB of memory"
+    assert "10 s once loaded, as before: 20 steps of 0.5 s" in told(ahead, painting(steps=20))
+    assert "5.0 s once loaded, as before: 10 steps of 0.5 s" in told(ahead, painting(width=501))  # filled up to 512
+    assert "estimated from 512 x 512" in told(ahead, painting(width=1024))
+    lines = ahead.ahead(painting("standard"))["report"]["text"].splitlines()
+    assert lines[1].startswith("26 steps, cfg 3.5") and "13 s once loaded, as before: 26 steps" in lines[2]
+    assert "26 steps of 0.5 s" in told(ahead, preset(width=512, height=512))
+
+
+def test_savings_are_of_their_own(ahead):
+    kept(ahead)
+    kept(ahead, steps=13, savings="alternate True of 13")
+    assert "13 steps of 0.5 s" in told(ahead, painting("draft"))
+    assert "10 steps of 0.5 s" in told(ahead, painting(skip_first_steps=3))
+
+
+@pytest.mark.parametrize("inputs", [{"latent": None}, {"cfg": ["3", 0]}, {"steps": None}, {"positive": None}], ids=str)
+def test_nothing_is_told_of_a_run_that_the_graph_does_not_tell(ahead, inputs):
+    assert ahead.ahead(painting(**inputs))["report"] is None
+
+
+def test_what_is_told_never_fails(ahead, monkeypatch, caplog):
+    monkeypatch.setattr(ahead.before_run, "read", lambda path: 1 / 0)
+    assert ahead.ahead(painting())["report"] is None
+    assert len(ahead.ahead(painting("draft"))["report"]["text"].splitlines()) == 2
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,147 @@
+"""The plan of computed and forecast steps, the line of a forecast, and what turns forecasts off."""
+
+import pytest
+import support
+import torch
+
+cache = support.dev.load_pack("samplers.step_cache")
+Settings, Run = cache.CacheSettings, cache.CachedRun
+
+
+@pytest.mark.parametrize("steps", [*range(1, 12), 20, 26, 40, 101])
+def test_a_plan_computes_as_many_as_asked_and_never_leaves_out_two_in_a_row(steps):
+    for compute in range(cache.least(steps), steps + 1):
+        found = cache.plan(steps, compute)
+        assert len(found) == steps and sum(found) == compute
+        assert all(a or b for a, b in zip(found, found[1:]))
+        assert all(found[: cache.num_first(steps)]) and all(found[-cache.LAST :])
+
+
+def test_forecasts_are_spread():
+    assert [i for i, real in enumerate(cache.plan(26, 17)) if not real] == [6, 8, 10, 12, 14, 16, 18, 20, 22]
+    assert [i for i, real in enumerate(cache.plan(26, 22)) if not real] == [6, 11, 16, 22]
+    assert [i for i, real in enumerate(cache.plan(26, 25)) if not real] == [14]
+
+
+@pytest.mark.parametrize("steps, compute", [(26, 16), (26, 27), (8, 5), (4, 3)])
+def test_what_cannot_be_computed_is_refused(steps, compute):
+    with pytest.raises(
+        ValueError, match=f"{compute} of {steps} steps cannot be computed.*must be {cache.least(steps)} to"
+    ):
+        cache.plan(steps, compute)
+
+
+@pytest.mark.parametrize(
+    "steps, share, expected", [(26, 0.65, 17), (26, 0.1, 17), (26, 1.0, 26), (20, 0.8, 16), (4, 0.5, 4)]
+)
+def test_a_share_becomes_steps_that_can_be(steps, share, expected):
+    assert Settings(compute=share).steps_to_compute(steps) == expected
+
+
+LEVELS = torch.linspace(1, 0, 27).tolist()
+KEYS = ("cond", "uncond")
+
+
+def residual(sigma, slope=2.0):
+    """(2, 3, 4): of two conditionings."""
+    return torch.arange(1.0, 25.0).view(2, 3, 4) * (1 + slope * sigma)
+
+
+def go(run, residual_of=residual, first_of=lambda s: torch.ones(2, 3, 4) * s, levels=LEVELS[:-1], keys=KEYS):
+    """The run's calls; step -> what was forecast, None where it was computed."""
+    out = []
+    for sigma in levels:
+        step, forecast = run.decide(sigma, keys, first_of(sigma))
+        out.append(run.forecast(sigma, keys) if forecast else None)
+        if not forecast:
+            run.learn(step, sigma, keys, residual_of(sigma))
+    return out
+
+
+def test_a_line_is_forecast_exactly_and_its_error_is_told():
+    run = Run(Settings(compute=0.65), LEVELS, "sample_euler")
+    found = go(run)
+    assert [i for i, value in enumerate(found) if value is not None] == [6, 8, 10, 12, 14, 16, 18, 20, 22]
+    for sigma, value in zip(LEVELS, found):
+        assert value is None or torch.allclose(value, residual(sigma), rtol=1e-5)
+    record = run.record
+    assert (len(record.computed), len(record.forecast), record.notes) == (17, 9, [])
+    assert [step for step, _ in record.errors[::2]] == [i for i, value in enumerate(found) if value is None][2:]
+    assert max(error for _, error in record.errors) < 1e-5
+    assert record.text().startswith("17 of 26 steps computed\nforecasts off by 0.0%")
+
+
+def test_each_conditioning_has_its_own_residuals():
+    """The same conditionings in one call, apart, and in the other order."""
+    orders = [KEYS, KEYS[::-1]]
+    run = Run(Settings(compute=0.65), LEVELS)
+    for i, sigma in enumerate(LEVELS[:-1]):
+        value = residual(sigma)
+        order = orders[i % 2]
+        rows = value if order == KEYS else value.flip(0)
+        calls = [(order, rows)] if i % 3 else [((order[0],), rows[:1]), ((order[1],), rows[1:])]
+        for keys, now in calls:
+            step, forecast = run.decide(sigma, keys, now)
+            if forecast:
+                assert torch.allclose(run.forecast(sigma, keys), now, rtol=1e-5)
+            else:
+                run.learn(step, sigma, keys, now)
+    assert len(run.record.forecast) == 9
+
+
+def test_a_gate_forecasts_while_the_first_block_hardly_changes():
+    changes = [0.0 if 8 <= i <= 14 else 1.0 for i in range(26)]
+    levels = torch.tensor([sum(changes[: i + 1]) for i in range(26)])
+    first = {s: torch.ones(2, 3, 4) * float(v) for s, v in zip(LEVELS, levels + 1)}
+    run = Run(Settings(compute=None, threshold=0.05), LEVELS)
+    found = go(run, first_of=lambda s: first[s])
+    assert [i for i, value in enumerate(found) if value is not None] == [8, 10, 12, 14]
+
+
+def test_changes_add_up_until_a_step_is_computed():
+    run = Run(Settings(compute=None, threshold=0.1), LEVELS)
+    found = go(run, first_of=lambda s: torch.full((2, 3, 4), 1.04 ** (26 * (1 - s))))
+    assert [i for i, value in enumerate(found) if value is not None] == list(range(6, 23, 2))
+    strict = Run(Settings(compute=None, threshold=0.03), LEVELS)
+    assert all(v is None for v in go(strict, first_of=lambda s: torch.full((2, 3, 4), 1.04 ** (26 * (1 - s)))))
+
+
+def test_beyond_the_limit_of_error_everything_is_computed():
+    run = Run(Settings(compute=0.65, max_error=0.05), LEVELS)
+    found = go(run, residual_of=lambda s: residual(s) * (3 if s < 0.62 else 1))
+    assert [i for i, value in enumerate(found) if value is not None] == [6, 8, 10]
+    (note,) = run.record.notes
+    assert note.startswith("a forecast was off by ") and "at step 12" in note
+
+
+@pytest.mark.parametrize(
+    "name", ["sample_euler_ancestral", "sample_dpmpp_2m_sde", "sample_lcm", "sample_chroma_res_2m_sde"]
+)
+def test_samplers_that_add_noise_compute_every_step(name):
+    run = Run(Settings(), LEVELS, name)
+    assert all(value is None for value in go(run)) and run.record.notes == [cache.NOISY]
+    assert run.record.text() == f"26 of 26 steps computed\n{cache.NOISY}"
+
+
+def test_samplers_of_two_stages_compute_every_step():
+    run = Run(Settings(), LEVELS, "sample_heun")
+    levels = [level for s, t in zip(LEVELS, LEVELS[1:]) for level in (s, t) if level > 0]
+    assert all(value is None for value in go(run, levels=levels)) and run.record.notes == [cache.TWICE]
+    run = Run(Settings(), LEVELS, "sample_chroma_res_2s")
+    levels = [level for s, t in zip(LEVELS, LEVELS[1:]) for level in (s, (s * t) ** 0.5) if level > 0]
+    assert all(value is None for value in go(run, levels=levels)) and run.record.notes == [cache.OFF_SCHEDULE]
+
+
+def test_another_size_begins_anew():
+    """As two pictures of one run, or an area's conditionings."""
+    run = Run(Settings(compute=0.65), LEVELS)
+    go(run, levels=LEVELS[:6])
+    step, forecast = run.decide(LEVELS[6], KEYS, torch.zeros(2, 9, 4))
+    assert not forecast and step == 6
+
+
+def test_the_end_lets_go():
+    run = Run(Settings(), LEVELS)
+    go(run)
+    run.end()
+    assert run.streams == {}

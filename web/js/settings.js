@@ -1,0 +1,128 @@
+// Shows on Chroma Preset, Chroma KSampler, Chroma Studio and Chroma Size what they will use, before a run; nodes/shared/settings_ahead.py
+// works it out from the header of the model's file. Chroma KSampler's widgets show the values of its choice of quality; who changes
+// one chooses `custom` by that.
+
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+import { addDrawing } from "./curve.js";
+import { CurveView } from "./curve_view.js";
+import { graphOf, isShared, widgetFor } from "./graph_query.js";
+import { preview } from "./report.js";
+
+const PATH = "/chroma/settings";
+const PRESET = "ChromaPreset";
+const SAMPLER = "ChromaKSampler";
+const TELL_ALONE = ["ChromaStudio", "ChromaSize"]; // without a drawing or values for widgets
+const CUSTOM = "custom";
+const SEEDS = ["seed", "noise_seed"];
+const LOOK_MS = 300; // between two looks at the widgets: no event tells of every way in which they change
+
+const tellers = new Set(); // of the nodes that stand in a graph
+
+/** What is asked, as JSON. Nothing that is told depends on a seed, which changes with each run: that must not replace its report. */
+function queryOf(node) {
+  return JSON.stringify(graphOf(node), (name, value) => (SEEDS.includes(name) && typeof value === "number" ? undefined : value));
+}
+
+/** What one node tells. */
+class Teller {
+  constructor(node) {
+    this.node = node;
+    this.key = null; // of what was asked last
+    this.told = null; // the report of the last answer, as JSON
+    this.busy = false;
+    this.written = null; // the values that the widgets have got from here, by name
+    if (node.comfyClass === PRESET) this.view = addDrawing(node, new CurveView());
+  }
+
+  /** Whether the node's own widgets count. */
+  get isCustom() {
+    if (this.node.comfyClass !== SAMPLER) return false;
+    if (this.node.inputs.some((input) => input.name === "settings" && input.link != null)) return false;
+    return (widgetFor(this.node, "quality")?.widget.value ?? CUSTOM) === CUSTOM;
+  }
+
+  async look() {
+    if (this.busy || !this.node.graph || isShared(this.node)) return;
+    if (!this.isCustom && this.written && this.wasChanged()) return;
+    const body = queryOf(this.node);
+    if (body === this.key) return;
+    const first = this.key === null;
+    this.key = body;
+    this.busy = true;
+    try {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await api.fetchApi(PATH, { method: "POST", headers, body });
+      const told = await answer.json();
+      if (queryOf(this.node) !== body) this.key = first ? null : body; // changed meanwhile: the next look asks for what is there
+      else if (!told.error) this.show(told, first);
+    } catch {
+      this.key = null; // the server is away; asked again
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  show({ report, sigmas, steps, shift, values }, first) {
+    const text = JSON.stringify(report);
+    if (text !== this.told) preview(this.node, report, first); // else what a run has told since stays
+    this.told = text;
+    if (this.view && sigmas) this.view.show(sigmas, steps, shift === null ? "" : `shift ${Number(shift.toFixed(2))}`, "");
+    else if (this.view) this.view.fail("not known before the run");
+    if (this.node.comfyClass === SAMPLER) this.write(values);
+  }
+
+  /** Puts the values into the widgets, so that they show what is used and stay when `custom` is chosen. */
+  write(values) {
+    this.written = {};
+    for (const [name, value] of Object.entries(values)) {
+      const found = widgetFor(this.node, name);
+      if (!found) continue;
+      if (found.widget.value !== value) {
+        found.widget.value = value;
+        if (name === "shift") found.widget.callback?.(value); // it brings widgets of its own
+      }
+      this.written[name] = value;
+    }
+    this.key = queryOf(this.node); // with these
+    this.node.setDirtyCanvas(true, true);
+  }
+
+  /** A person has changed one of the values: then it counts, and so do the others. */
+  wasChanged() {
+    const names = Object.keys(this.written);
+    const changed = names.some((name) => {
+      const found = widgetFor(this.node, name);
+      return found && found.widget.value !== this.written[name];
+    });
+    if (!changed) return false;
+    const quality = widgetFor(this.node, "quality")?.widget;
+    if (quality) quality.value = CUSTOM;
+    this.node.setDirtyCanvas(true, true);
+    return true;
+  }
+}
+
+app.registerExtension({
+  name: "Chroma.Settings",
+  setup() {
+    setInterval(() => document.hidden || tellers.forEach((teller) => teller.look()), LOOK_MS);
+    api.addEventListener("reconnected", () => tellers.forEach((teller) => (teller.key = null)));
+  },
+  refreshComboInNodes() { // R was pressed: there may be other files
+    tellers.forEach((teller) => (teller.key = null));
+  },
+  nodeCreated(node) {
+    if (![PRESET, SAMPLER, ...TELL_ALONE].includes(node.comfyClass)) return;
+    const teller = new Teller(node);
+    const [added, removed] = [node.onAdded, node.onRemoved];
+    node.onAdded = function (...given) {
+      added?.apply(this, given);
+      tellers.add(teller);
+    };
+    node.onRemoved = function (...given) {
+      removed?.apply(this, given);
+      tellers.delete(teller);
+    };
+  },
+});
