@@ -31,9 +31,10 @@ def find_comfyui() -> Path:
     for folder in (around, Path(given).expanduser() if given else None):
         if folder is not None and (folder / "main.py").is_file():
             return folder.resolve()
-    found = f"COMFYUI_PATH is {given}, which has no main.py" if given else "COMFYUI_PATH is not set"
+    place = f"{around} around this pack has no main.py" if around else f"{HERE} is in no custom_nodes"
+    found = f"COMFYUI_PATH is {given}, which has none" if given else "COMFYUI_PATH is not set"
     raise ImportError(
-        f"ComfyUI was not found: {HERE} is in no custom_nodes, and {found}. Set COMFYUI_PATH to ComfyUI's folder"
+        f"ComfyUI was not found: {place}, and {found}. Set COMFYUI_PATH to the folder with ComfyUI's main.py"
     )
 
 

@@ -43,6 +43,11 @@ LEVELS = INFO, WARNING, ERROR = ("info", "warning", "error")
 SELF = ""  # a line's node: the one that tells it
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 step", "1,024 tokens"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class Line(str):
     """One line of a report that stands out: its head is shown in the colour of its level.
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Iterable, Mapping
 
-from ..constants import INFO, Line
+from ..constants import INFO, Line, counted
 from .queued_graph import OUR_LOADER, Graph
 from .rules.models import TWO_STAGE
 
@@ -139,7 +139,7 @@ def expected(work: Work, costs: Iterable[Cost]) -> Line:
     pictures = f"{near.work.batch} of " if near.work.batch > 1 else ""
     is_same = not distance(near)[0]
     source = "as before" if is_same else f"estimated from {pictures}{near.work.width} x {near.work.height}"
-    text = f"{duration(step * work.steps)} once loaded, {source}: {work.steps} steps of {step:.{0 if step >= 10 else 2}{'f' if step >= 10 else 'g'}} s"
+    text = f"{duration(step * work.steps)} once loaded, {source}: {counted(work.steps, 'step')} of {step:.{0 if step >= 10 else 2}{'f' if step >= 10 else 'g'}} s"
     if near.memory and near.work.guided == work.guided:
         bound = "" if is_same else "more than " if scale > 1 else "less than "
         text += f"; {bound}{near.memory / 2**30:.1f} GB of memory"

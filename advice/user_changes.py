@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping
 
+from ..constants import counted
 from .presets import GRADES, STANDARD, Preset, of_choice
 from .recognise_preset import Recognition
 
@@ -136,7 +137,7 @@ def in_short(settings: Settings) -> str:
     """What a run takes, in one line: "26 steps, cfg 3.5, euler, beta alpha 0.6 beta 0.6, shift 1"."""
     values = (settings.sampler, schedule_text(settings.curve, settings.params))
     values = (*values, schedule_text(settings.shift, settings.shift_params), *settings.savings)
-    return ", ".join((f"{settings.steps} steps", f"cfg {settings.cfg:g}", *values))
+    return ", ".join((counted(settings.steps, "step"), f"cfg {settings.cfg:g}", *values))
 
 
 def head_of(settings: Settings, found: Recognition | None, own_guidance: bool = False) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..chroma_model.padding import HIDDEN, VALID, padding_mask, trim_padding
-from ..constants import STYLE_MASK
+from ..constants import STYLE_MASK, counted
 from .shared.checked_node import CheckedNode
 from .shared.report import report
 
@@ -46,7 +46,7 @@ def _trim(tokens: Any, options: dict[str, Any], num_pads: int) -> tuple[Any, str
         return tokens, f"{before} rows, {'all zeroed' if zeroed else 'none marked as padding'}: unchanged"
     tokens, kinds = trim_padding(tokens, kinds, num_pads)
     num_tokens = (kinds == VALID).sum(dim=1).max()
-    line = f"{before} rows -> {tokens.shape[1]}, for {num_tokens} tokens"
+    line = f"{before} rows -> {tokens.shape[1]}, for {counted(int(num_tokens), 'token')}"
     counts = (kinds != HIDDEN).sum(dim=1)
     if int(counts.min()) < tokens.shape[1]:
         options["attention_mask"] = kinds  # int64, since the host casts all but int32 and int64 to float

@@ -143,7 +143,7 @@ class ChromaPromptList(CheckedNode):
         rows = rows_of(text, file)
         taken = rows[first_row - 1 :][: num_rows or None]
         if rows and not taken:
-            raise ValueError(f"{where}first row is {first_row}, but there are {len(rows)} rows. Lower it")
+            raise ValueError(f"{where}first row is {first_row}, but the last is {len(rows)}. Lower it")
         try:
             found = entries(taken, text if where else "", seed, repeats, Folder(input_folder() / WILDCARDS).choices)
         except ValueError as error:

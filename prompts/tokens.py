@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from ..constants import FOREIGN_SYNTAX, INFO, MAX_TOKENS, SHORT_NEGATIVE, WARNING, Line, Lines
+from ..constants import FOREIGN_SYNTAX, INFO, MAX_TOKENS, SHORT_NEGATIVE, WARNING, Line, Lines, counted
 
 MAX_CHOICES = 20  # that stand in each other
 BAR_CELLS = 20
@@ -152,13 +152,15 @@ def prompt_report(prompt: Prompt, mode: str, role: str, text: str = "") -> Lines
             Line(
                 "WARNING: ",
                 WARNING,
-                f"the last {prompt.dropped:,} tokens are dropped, from “{prompt.first_dropped}” on. Shorten the prompt",
+                f"the last {counted(prompt.dropped, 'token')} {'is' if prompt.dropped == 1 else 'are'} dropped, from “{prompt.first_dropped}” on. Shorten the prompt",
             )
         )
     if kind is None and count > MAX_TOKENS:
         lines.append(
             Line(
-                "WARNING: ", WARNING, f"{count - MAX_TOKENS:,} tokens more than Chroma has learnt; legacy has no limit"
+                "WARNING: ",
+                WARNING,
+                f"{counted(count - MAX_TOKENS, 'token')} more than Chroma has learnt; legacy has no limit",
             )
         )
     if prompt.unknown:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..constants import WARNING, Line, Lines
+from ..constants import WARNING, Line, Lines, counted
 
 
 @dataclass
@@ -104,7 +104,7 @@ class RunRecord:
         return Lines([*lines, *(self._computed() if self.evaluations else [])])
 
     def _computed(self) -> list[str]:
-        line = f"{self.steps} steps, cfg {self.cfg:g}: {self.prompts} prompts computed in {self.calls} forwards"
+        line = f"{counted(self.steps, 'step')}, cfg {self.cfg:g}: {counted(self.prompts, 'prompt')} computed in {counted(self.calls, 'forward')}"
         lines = [line + (f"; plain CFG computes {self.plain}" if self.plain is not None else "")]
         counts = {
             "evaluations zeroed": self.zeroed,

@@ -160,7 +160,7 @@ def with_servers(args: argparse.Namespace, saved: Any, rows: Sequence[Any], ledg
         f"{server.url} does not answer ({server.problem})" for server in found if server.problem and not server.starts
     ]
     if info is None:
-        raise ValueError(f"{'; '.join(silent)}. Start ComfyUI there")
+        raise ValueError(f"{'; '.join(silent)}. Start ComfyUI there, or wait until it has done what keeps it busy")
     for text in silent:
         tell(f"{text}. It is used as soon as it does")
     converted = workflow.convert(saved, info)
@@ -256,7 +256,7 @@ def finish(args: argparse.Namespace, results: Sequence[dict[str, Any]]) -> int:
     done = [line for line in results if line["status"] == "done"]
     entries = [(file, line) for line in done for file in line["files"]]
     if args.sheet and entries:
-        labels = [(file, f"{line['row']}: {', '.join(map(str, line['values'].values()))}") for file, line in entries]
+        labels = [(file, f"{line['row']}: {label}") for (file, line), label in zip(entries, labels_of(entries))]
         for path in grid.contact_sheets(args.out, labels):
             print(path)
     if args.plot:
@@ -267,6 +267,15 @@ def finish(args: argparse.Namespace, results: Sequence[dict[str, Any]]) -> int:
     if bad:
         tell(f"{bad} rows have no picture; {RESULTS} says why. The same command tries them again")
     return FAILED if bad else 0
+
+
+def labels_of(entries: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """What tells pictures apart: columns whose values differ, the short ones first, since a label is cut at its end."""
+    rows = [{name: str(value) for name, value in line["values"].items()} for _, line in entries]
+    values = {name: {row.get(name, "") for row in rows} for row in rows for name in row}
+    varied = [name for name in values if len(values[name]) > 1] or list(values)
+    varied.sort(key=lambda name: max(map(len, values[name])))
+    return [", ".join(row[name] for name in varied if row.get(name)) for row in rows]
 
 
 def plan_text(converted: Any, rows: Sequence[Any], info: Any, filled: Any) -> str:

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Iterator
 
+from ...constants import counted
 from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
 from ..presets import HD, OVERFIT, RADIANCE
 from ..queued_graph import Graph
@@ -215,7 +216,7 @@ def cache_with_few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator
             yield Finding(
                 HINT,
                 node,
-                f"{kind} with {run.steps} steps",
+                f"{kind} with {counted(run.steps, 'step')}",
                 "With so few steps each one changes the picture much: a skipped step shows, and little is saved.",
                 "Remove the cache.",
             )
@@ -233,7 +234,9 @@ def cache_that_does_not_know_chroma(graph: Graph, run: QueuedRun, facts: Facts) 
             yield Finding(IDLE, node, f"{kind} with Chroma", text, "Use EasyCache or LazyCache.")
         if "magcache" in kind.lower() and not run.is_ours and run.steps and run.steps != MAGCACHE_STEPS:
             text = f"Its table for Chroma is for {MAGCACHE_STEPS} steps, and the run has {run.steps}."
-            yield Finding(HARM, node, f"{kind} with {run.steps} steps", text, f"Take {MAGCACHE_STEPS} steps.")
+            yield Finding(
+                HARM, node, f"{kind} with {counted(run.steps, 'step')}", text, f"Take {MAGCACHE_STEPS} steps."
+            )
 
 
 # Class -> what becomes of it with a model of Load Chroma Model, and what to use. Each puts a method of its own in the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from ...constants import FROM_MODEL, TRAINED
+from ...constants import FROM_MODEL, TRAINED, counted
 from ..finding import HARM, HINT, IDLE, Facts, Finding, Insert, rule
 from ..presets import FLUX, FLUXES
 from ..queued_graph import OUR_SAMPLER, PRESET_NODE, ROLES, Graph
@@ -33,7 +33,7 @@ def few_steps_of_a_shifted_schedule(graph: Graph, run: QueuedRun, facts: Facts) 
         yield Finding(
             HINT,
             run.schedule_node,
-            f"{run.steps} steps of {run.scheduler} at a shift of {s:.2f}",
+            f"{counted(run.steps, 'step')} of {run.scheduler} at a shift of {s:.2f}",
             f"The last step goes from a noise level of {last:.2f} to 0 at once; users report soft pictures.",
             "Set the shift to 1 with Chroma Timestep Shift, and use the schedule beta; or take more steps.",
             insert=no_shift_behind_the_loader(graph, run),
@@ -202,7 +202,7 @@ def few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 HINT,
                 run.schedule_node,
-                f"{run.steps} steps with {run.found.name}",
+                f"{counted(run.steps, 'step')} with {run.found.name}",
                 f"Its pictures need more of them: {preset.steps}.",
                 f"Take {preset.steps} steps, or a Flash checkpoint or LoRA, which is made for 8.",
                 (("steps", preset.steps),),

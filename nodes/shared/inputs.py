@@ -8,6 +8,7 @@ from typing import Any, Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...constants import counted
 from ...samplers.schedules import CURVES, MAX_STEPS, Parameter
 
 CATEGORY = "sampling/chroma"
@@ -143,7 +144,9 @@ def summary(sigmas: Tensor, steps: int) -> str:
     if len(sigmas) < 2:
         return "no steps (denoise 0)"
     num = len(sigmas) - 1
-    line = f"{num} steps, sigma {sigmas[0]:.3f} to {sigmas[-2]:.3f}, {int((sigmas[:-1] > 0.5).sum())} above 0.5"
+    line = (
+        f"{counted(num, 'step')}, sigma {sigmas[0]:.3f} to {sigmas[-2]:.3f}, {int((sigmas[:-1] > 0.5).sum())} above 0.5"
+    )
     if num < steps:
         line += f" ({steps - num} repeats dropped; keep steps keeps them)"
     return line

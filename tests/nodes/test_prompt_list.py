@@ -67,7 +67,7 @@ def test_a_change_of_a_table_or_wildcard_shows(node, tmp_path):
     [
         ({"text": " \n# none"}, "^there are no rows. Write a prompt a line, or choose a file"),
         ({"text": "", "file": "rows.csv"}, "^rows.csv, row 2: seed is 'x', expected a whole number"),
-        ({"text": "a", "first_row": 3}, "^first row is 3, but there are 1 rows. Lower it"),
+        ({"text": "a", "first_row": 3}, "^first row is 3, but the last is 1. Lower it"),
         ({"text": "a __none__"}, r"^row 1: __none__: wildcards/none.txt cannot be read"),
         ({"text": "a", "file": "../rows.csv"}, "^file is '../rows.csv'; it must be one of none, rows.csv"),
         ({"text": "a", "repeats": 0}, "^repeats is 0; allowed is a whole number from 1 to 1000"),

@@ -118,4 +118,7 @@ def test_the_parts_give_what_paint_gives_and_errors_name_the_remedy(host_dir, tm
 
 def test_without_a_comfyui_the_import_says_what_to_set(host_dir, tmp_path):
     run = python(host_dir, support.ROOT, "-c", "import chroma_api", COMFYUI_PATH=str(tmp_path))
-    assert f"and COMFYUI_PATH is {tmp_path}, which has no main.py. Set COMFYUI_PATH to ComfyUI's folder" in run.stderr
+    assert (
+        f"and COMFYUI_PATH is {tmp_path}, which has none. Set COMFYUI_PATH to the folder with ComfyUI's main.py"
+        in run.stderr
+    )

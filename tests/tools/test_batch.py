@@ -41,9 +41,9 @@ def png(seed):
 class Fake:
     """What a ComfyUI answers, of which a test changes a part. `ran` are the seeds that it has painted."""
 
-    def __init__(self, version="0.30.0", info=INFO, forget=0):
-        """forget: so many prompts are dropped without a word."""
-        self.version, self.info, self.forget = version, info, forget
+    def __init__(self, version="0.30.0", info=INFO, forget=0, busy=0):
+        """forget: so many prompts are dropped without a word. busy: so many questions get no answer."""
+        self.version, self.info, self.forget, self.busy = version, info, forget, busy
         self.files, self.jobs, self.ran = {}, {}, []
 
     def app(self):
@@ -59,6 +59,9 @@ class Fake:
         return web.json_response(self.info)
 
     async def stats(self, request):
+        if self.busy:
+            self.busy -= 1
+            await asyncio.sleep(5)
         return web.json_response({"system": {"comfyui_version": self.version}})
 
     async def prompt(self, request):
@@ -186,6 +189,16 @@ def test_a_server_that_ends_is_replaced_by_the_others(serve, files, capsys):
     assert told[0].startswith("batch: http://127.0.0.1:9 does not answer (") and told[0].endswith("as soon as it does")
 
 
+def test_a_server_that_is_busy_is_waited_for(serve, files, capsys, monkeypatch):
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 0.2)
+    fake = Fake(busy=2)
+    code, told = run(capsys, *files, "--server", serve(fake))
+    assert sorted(fake.ran) == [1, 2] and not any("does not answer" in line for line in told)
+    monkeypatch.setattr(servers, "BUSY_SECONDS", 0.1)
+    code, (line,) = run(capsys, *files, "--server", serve(Fake(busy=100)))
+    assert code == 1 and line.endswith("Start ComfyUI there, or wait until it has done what keeps it busy")
+
+
 @pytest.mark.parametrize(
     "fake, told",
     [
@@ -304,6 +317,13 @@ def test_wrong_options_are_told_with_the_help(files, capsys, more, told):
     assert told in capsys.readouterr().err
 
 
+def test_labels_of_a_sheet_say_what_differs_and_what_is_short_first():
+    rows = [{"text": "a red fox on a stone", "seed": 1, "style": "ink"}, {"text": "an owl", "seed": 2, "style": "ink"}]
+    assert batch.labels_of([("a.png", {"values": row}) for row in rows]) == ["1, a red fox on a stone", "2, an owl"]
+    assert batch.labels_of([("a.png", {"values": rows[0]})]) == ["1, ink, a red fox on a stone"]
+    assert batch.labels_of([("a.png", {"values": {}})]) == [""]
+
+
 def test_a_dry_run_says_what_each_column_fills(serve, files, capsys):
     fake = Fake()
     batch.main([*map(str, files[:2]), "--out", str(files[2]), "--server", serve(fake), "--dry-run"])
@@ -314,7 +334,7 @@ def test_a_dry_run_says_what_each_column_fills(serve, files, capsys):
 def test_without_a_comfyui_the_remedy_is_told(files, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     code, (line,) = run(capsys, *files)
-    assert code == 1 and "which has no main.py. Set COMFYUI_PATH to ComfyUI's folder, or give" in line
+    assert code == 1 and "which has none. Set COMFYUI_PATH to the folder with ComfyUI's main.py (and" in line
 
 
 # --- a ComfyUI of this machine -----------------------------------------------------------------------------------------

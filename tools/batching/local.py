@@ -22,10 +22,11 @@ def find_comfyui() -> Path:
     for folder in (around, Path(given).expanduser() if given else None):
         if folder is not None and (folder / "main.py").is_file():
             return folder
-    found = f"COMFYUI_PATH is {given}, which has no main.py" if given else "COMFYUI_PATH is not set"
+    place = f"{around} around this pack has no main.py" if around else f"{HERE} is in no custom_nodes"
+    found = f"COMFYUI_PATH is {given}, which has none" if given else "COMFYUI_PATH is not set"
     raise ValueError(
-        f"ComfyUI was not found: {HERE} is in no custom_nodes, and {found}. Set COMFYUI_PATH to ComfyUI's folder, or give "
-        "the address of one that runs with --server"
+        f"ComfyUI was not found: {place}, and {found}. Set COMFYUI_PATH to the folder with ComfyUI's main.py (and give "
+        "what it is started with, as a --base-directory, by --comfyui), or the address of one that runs by --server"
     )
 
 

@@ -24,7 +24,7 @@ from .transport import BAD_ADDRESS, UNREACHABLE, Http, is_refused, reason
 from .workflow import Prompt
 
 DEPTH = 2  # prompts of ours in a server's queue: one that runs and one that waits
-ANSWER_SECONDS, START_SECONDS = 20, 600
+ANSWER_SECONDS, BUSY_SECONDS, START_SECONDS = 20, 120, 600
 ASK_SECONDS, LISTEN_SECONDS = 1.0, 10.0  # between questions, where no message wakes us and where one does
 AT_ONCE = 32  # servers that are looked at together before the run
 RETRY_SECONDS = 2.0
@@ -477,11 +477,13 @@ async def survey(servers: Sequence[Server], check: Callable[[str, Mapping[str, A
 
 
 async def object_info_of(server: Server) -> dict[str, Any] | None:
-    """The server's /object_info; None if it does not answer, with `problem` set. One that is being started is waited for.
+    """The server's /object_info; None if it does not answer, with `problem` set.
+
+    One that is being started is waited for, and for a while one that takes the call and says nothing: a step may keep it busy.
 
     raises: ValueError if it is no ComfyUI or too old, or if one that is being started does not start.
     """
-    deadline = time.monotonic() + START_SECONDS
+    begun = time.monotonic()
     async with server.transport.opened(ANSWER_SECONDS) as transport:
         while True:
             try:
@@ -496,12 +498,13 @@ async def object_info_of(server: Server) -> dict[str, Any] | None:
                     raise
                 raise ValueError(f"{server.url} is no ComfyUI: its answer is not JSON. Check the address") from error
             except UNREACHABLE as error:
-                server.problem = reason(error)
+                server.problem, is_silent = reason(error), isinstance(error, asyncio.TimeoutError)
             has_ended = server.local is not None and server.local.has_ended()
-            if has_ended or (server.starts and time.monotonic() > deadline):
+            seconds = time.monotonic() - begun
+            if has_ended or (server.starts and seconds > START_SECONDS):
                 told = f" The end of {server.local.log}:\n{server.local.tail()}" if server.local is not None else ""
                 raise ValueError(f"ComfyUI does not start ({server.problem}).{told}")
-            if not server.starts:
+            if not server.starts and (not is_silent or seconds > BUSY_SECONDS):
                 return None
             await asyncio.sleep(0.5)
 
