@@ -43,8 +43,8 @@ def layout_of(header: Header) -> tuple[str, str]:
     sample = ", ".join(list(header.tensors)[:3]) or "no tensors"
     told = f"; it looks like {what}" if what else f" (it begins with {sample})"
     raise ValueError(
-        f"{header.name}: not a Chroma checkpoint{told}. Choose a file with "
-        "double_blocks.* and distilled_guidance_layer.* tensors"
+        f"{header.name}: not a Chroma checkpoint{told}. Choose a file of Chroma, "
+        "as Chroma1-HD.safetensors: with double_blocks.* and distilled_guidance_layer.* tensors"
     )
 
 

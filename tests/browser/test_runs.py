@@ -244,7 +244,7 @@ def test_encoder_and_doctor_warn_of_a_prompt_that_t5_cannot_read(page, server, v
 def test_interrupted_run_tells_the_steps_that_were_done(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
-    comfy_page.put(page, {**DEMO, "ChromaKSampler": {"steps": 900, "seed": next(NEW_SEED)}})
+    comfy_page.put(page, {**DEMO, "ChromaKSampler": {"steps": 900, "quality": "custom", "seed": next(NEW_SEED)}})
     prompt = comfy_page.press_run(page)
     page.wait_for_function(
         "app.rootGraph.nodes.find(node => node.type === 'ChromaKSampler').progress > 0.003", timeout=90_000

@@ -223,6 +223,8 @@ def test_what_cannot_be_opened_is_told(visit, vue):
         page.wait_for_timeout(300)
         press(page, vue)
         page.get_by_text("edit needs a picture, and nothing is connected to image").wait_for()
+        page.get_by_test_id("queue-button").click()
+        comfy_page.wait_until_told(page, STUDIO, "image: nothing is connected. Connect Load Image")
         assert STUDIO in comfy_page.node_types(page)
 
 

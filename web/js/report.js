@@ -325,12 +325,28 @@ function watchAnswer() {
 function refuse(workflow, found) {
   const ours = Object.entries(found).filter(([id, { errors }]) => errors.length && isOurs(nodeOf(id)));
   if (ours.length) forget(workflow);
-  for (const [id, { errors }] of ours) tell(workflow, id, errorOf(errors.map(refusal).join("\n")));
+  for (const [id, { errors }] of ours)
+    tell(workflow, id, errorOf(errors.map((error) => refusal(error, nodeOf(id))).join("\n")));
 }
 
+/** The nodes that usually give what an input takes. */
+const SOURCES = {
+  IMAGE: "Load Image",
+  MASK: "Load Image",
+  MODEL: "Load Chroma Model",
+  CLIP: "Load Chroma Text Encoder",
+  VAE: "Load VAE",
+  CONDITIONING: "Chroma Text Encode",
+};
+
 /** The sentence of a refusal: a node's own stands behind the host's words and the input's name. */
-function refusal({ type, message, details }) {
+function refusal({ type, message, details, extra_info }, node) {
   if (type === "custom_validation_failed" && details) return details.replace(/^\S+ - /, "");
+  const input = node.inputs?.find(({ name }) => name === extra_info?.input_name);
+  if (type === "required_input_missing" && input) {
+    const source = SOURCES[input.type] ?? `a node that gives ${input.type}`;
+    return `${input.label ?? input.localized_name ?? details}: nothing is connected. Connect ${source}`;
+  }
   return [message, details].filter(Boolean).join(": ");
 }
 

@@ -92,7 +92,7 @@ def test_other_models_are_named(what):
 
 def test_unknown_file_shows_what_it_begins_with():
     with pytest.raises(
-        ValueError, match=r"not a Chroma checkpoint \(it begins with weird.tensor\).*Choose a file with"
+        ValueError, match=r"not a Chroma checkpoint \(it begins with weird.tensor\).*Choose a file of Chroma"
     ):
         detect.detect(header({"weird.tensor": torch.empty(1)}))
 
