@@ -332,13 +332,19 @@ class Server:
     """A ComfyUI of our own on a loopback port, with this pack in it. Use with `with`."""
 
     def __init__(
-        self, port: int = 0, arguments: tuple[str, ...] = (), log: Path | None = None, cpu: bool | None = None
+        self,
+        port: int = 0,
+        arguments: tuple[str, ...] = (),
+        log: Path | None = None,
+        cpu: bool | None = None,
+        environment: dict[str, str] | None = None,
     ):
-        """cpu: whether the host must keep to the CPU; None asks its PyTorch."""
+        """cpu: whether the host must keep to the CPU; None asks its PyTorch. environment: variables beside those of this process."""
         self.port = port or free_port()
         self.log = log or cache_dir() / "server.log"
         self.arguments = arguments
         self.cpu = cpu
+        self.environment = environment or {}
         self.process: subprocess.Popen | None = None
 
     @property
@@ -369,7 +375,7 @@ class Server:
             raise Problem(f"port {self.port} is taken. Stop the program that uses it, or choose another with --port")
         heed_signals()
         with open(self.log, "w") as log:
-            environment = {**os.environ, **UTF8, "PYTHONUNBUFFERED": "1"}
+            environment = {**os.environ, **UTF8, "PYTHONUNBUFFERED": "1", **self.environment}
             self.process = subprocess.Popen(tied(self.command()), stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             self.wait_for_start()

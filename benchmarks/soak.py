@@ -3,7 +3,9 @@
     python -m benchmarks.soak [--minutes 30] [--seed 0]
 
 Each prompt draws its size, batch, length, seed and some of the changes below. Before the clock starts, each change has been met
-once, and prompts have been drawn for another quarter of the time: ComfyUI's and the allocator's own stores fill up first. Memory is what the server alone holds, without mapped files that the system may drop (USS), after each prompt.
+once, and prompts have been drawn for another quarter of the time: ComfyUI's own stores fill up first. Memory is what the
+server alone holds, without mapped files that the system may drop (USS), after each prompt. The C library gives back at once
+what is freed (ALLOCATOR): left to itself it keeps up to a quarter more, which would hide what this looks for.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ SIZES, LONGEST = (64, 96, 128, 160, 192), 600  # pixels; words, which are more t
 SERVER = (
     "--cache-classic",
 )  # else ComfyUI keeps every prompt's results until the memory is nearly full, and paints nothing again
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}  # glibc's
 CONTROLNET = "chroma-demo-controlnet.safetensors"
 SETTLING = 0.25  # of the time
 PRECISIONS = ("auto", "q8_0", "int8_convrot", "fp8_scaled", "q4_1", "bf16", "fp32")
@@ -247,7 +250,8 @@ def same_pictures(some: list[bytes], others: list[bytes]) -> bool:
 def main(rounds: int = 0, minutes: float = 30, seed: int = 0) -> None:
     dev.place_models()
     place(dev.base_dir())
-    with dev.Server(arguments=SERVER, log=dev.cache_dir() / "soak-server.log", cpu=True) as server:
+    log = dev.cache_dir() / "soak-server.log"
+    with dev.Server(arguments=SERVER, log=log, cpu=True, environment=ALLOCATOR) as server:
         held = hold(server, 60 * minutes, seed)
     lines = [
         f"{held.prompts} prompts in {minutes:g} minutes (seed {seed}) to one server, each with a size, batch, length and seed of its "
