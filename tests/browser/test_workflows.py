@@ -49,7 +49,9 @@ def picture_of(server, prompt_id):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(page, server, path):
+def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(shared_page, server, path):
+    page = shared_page
+    comfy_page.use_vue_nodes(page, False)
     comfy_page.load(page, workflow(path))
     assert comfy_page.unknown_types(page) == []
     assert sorted(comfy_page.node_types(page)) == sorted(node["type"] for node in workflow(path)["nodes"])
@@ -243,8 +245,9 @@ def test_saved_picture_dropped_on_the_page_brings_back_graph_and_pixels(page, se
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda p: p.stem)
-def test_a_blueprint_is_one_node_that_makes_a_picture(page, server, path):
+def test_a_blueprint_is_one_node_that_makes_a_picture(shared_page, server, path):
     """Offered by the server, loaded as a graph of its one node, and run with something that saves its picture."""
+    page = shared_page
     listed = server.get("/global_subgraphs").values()
     assert path.stem in [entry["name"] for entry in listed if PACK in entry["info"]["node_pack"]]
     blueprint = workflow(path)
