@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`python -m quantize IN OUT --format FORMAT`, as it is documented since 0.2: the same as `python -m tools quantize`."""
+"""`python -m quantize IN OUT FORMAT`, as it is documented since 0.2: the same as `python -m tools quantize`."""
 
 import sys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from typing import Any, Iterator, Mapping, NamedTuple, Protocol, Sequence
@@ -222,14 +223,23 @@ def taken_as(value: Any, kind: Any, options: Mapping[str, Any], name: str) -> An
     if isinstance(kind, list) or kind in ("COMBO", DYNAMIC_COMBO):
         found = next((o for o in offered if o == value or str(o) == str(value)), None)
         if found is None:
-            some = ", ".join(map(str, offered[:NAMED])) + (", ..." if len(offered) > NAMED else "")
-            raise ValueError(
-                f"{name} is {value!r}, expected one of {some or 'the files there, of which there are none'}"
-            )
+            expected = one_of(offered, value) or "the files there, of which there are none"
+            raise ValueError(f"{name} is {value!r}, expected one of {expected}")
         return found
     if isinstance(value, (dict, list)):
         raise ValueError(f"{name} is {json.dumps(value)[:40]}, expected text")
     return str(value)
+
+
+def one_of(offered: Sequence[Any], value: Any) -> str:
+    """The choices in words; of many those like the value first, and the number of those that are not named."""
+    names = list(dict.fromkeys(map(str, offered)))
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    folded = {name.casefold(): name for name in names}
+    alike = [folded[word] for word in difflib.get_close_matches(str(value).casefold(), folded)]
+    shown = list(dict.fromkeys([*alike, *names]))[:NAMED]
+    return f"{', '.join(shown)} and {len(names) - NAMED} more"
 
 
 def number_of(value: Any, kind: str, options: Mapping[str, Any], name: str) -> int | float:

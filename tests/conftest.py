@@ -14,7 +14,9 @@ import torch
 from browser import demo_files
 
 dev = support.dev
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0")  # the whole suite runs in two processes, each with its own server
+WORKER = os.environ.get(
+    "PYTEST_XDIST_WORKER", "gw0"
+)  # the whole suite runs in three processes, each with its own server
 dev.BASE = "test-base" + (
     "" if WORKER == "gw0" else f"-{WORKER}"
 )  # models and pictures of tests stay out of the demo's

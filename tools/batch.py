@@ -23,6 +23,7 @@ from . import load_pack
 from .quantize import FAILED, INTERRUPTED, Parser
 
 RESULTS, LOG = "results.csv", "comfyui.log"
+NAMED = 8  # rows with one error that are named
 
 
 def parser() -> argparse.ArgumentParser:
@@ -168,8 +169,8 @@ def with_servers(args: argparse.Namespace, saved: Any, rows: Sequence[Any], ledg
     if args.dry_run:
         print(plan_text(converted, rows, info, filled))
         return FAILED if filled.refused else 0
-    for row in filled.refused:
-        tell(f"row {row.number} is left out: {row.error}")
+    for rows_of, error in by_error(filled.refused):
+        tell(f"{rows_of} left out: {error}")
     todo = [job for job in filled.jobs if not ledger.is_done(job.name)]
     bar = tqdm(total=len(filled.jobs), initial=len(filled.jobs) - len(todo), unit="picture", file=sys.stderr)
 
@@ -208,6 +209,19 @@ def with_servers(args: argparse.Namespace, saved: Any, rows: Sequence[Any], ledg
         results = lines_of(filled, ledger)
         write_results(args.out / RESULTS, results)
     return finish(args, results)
+
+
+def by_error(refused: Sequence[Any]) -> list[tuple[str, str]]:
+    """("rows 3, 4 and 5 are", what is wrong with them): a bad cell stands in every row that it was crossed into."""
+    numbers: dict[str, list[int]] = {}
+    for row in refused:
+        numbers.setdefault(row.error, []).append(row.number)
+    told = []
+    for error, rows in numbers.items():
+        shown = [f"{n:,}" for n in rows[:NAMED]] + ([f"{len(rows) - NAMED:,} more"] if len(rows) > NAMED else [])
+        text = f"rows {', '.join(shown[:-1])} and {shown[-1]} are" if len(rows) > 1 else f"row {shown[0]} is"
+        told.append((text, error))
+    return told
 
 
 def lines_of(filled: Any, ledger: Any) -> list[dict[str, Any]]:
@@ -287,5 +301,5 @@ def plan_text(converted: Any, rows: Sequence[Any], info: Any, filled: Any) -> st
     for name in columns:
         places = fill.places_of(name, converted, info)
         lines.append(f"{name}: {', '.join(fill.PLACES.told(place, converted.prompt) for place in places)}")
-    lines += [f"row {row.number} cannot be used: {row.error}" for row in filled.refused]
+    lines += [f"{rows_of} left out: {error}" for rows_of, error in by_error(filled.refused)]
     return "\n".join([*lines, f"{len(rows)} rows, {len(filled.jobs)} different pictures"])

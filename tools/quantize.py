@@ -1,6 +1,6 @@
 """Writes a Chroma model in another precision, layer by layer, with the memory of one layer. Needs no ComfyUI.
 
-    python -m tools quantize IN OUT --format FORMAT
+    python -m tools quantize IN OUT FORMAT
 
 IN is a file of any kind that Load Chroma Model takes: safetensors (one file, or the index of a sharded one), GGUF, .pth;
 BFL's or diffusers' names; in 16, 8 or 4 bits. OUT appears only when it is whole.
@@ -37,7 +37,8 @@ def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
     )
     p.add_argument("source", metavar="IN", type=Path, help="the model to read")
     p.add_argument("target", metavar="OUT", type=Path, help="the file to write, .safetensors or .gguf by format")
-    p.add_argument("--format", required=True, choices=list(formats), metavar="FORMAT", help="one of those below")
+    p.add_argument("format", nargs="?", choices=list(formats), metavar="FORMAT", help="one of those below")
+    p.add_argument("--format", dest="named_format", choices=list(formats), metavar="FORMAT", help="the same, by name")
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     p.add_argument(
         "--fast-matmul",
@@ -90,7 +91,10 @@ def progress() -> Any:
 def main(arguments: list[str]) -> int:
     export = loaded("quantize", "loaders.checkpoint.write_quantised")
     p = parser(export.EXPORTS)
-    args = p.parse_args(arguments)
+    args = p.parse_intermixed_args(arguments)
+    if bool(args.format) == bool(args.named_format):
+        p.error(f"{'two formats are' if args.format else 'no format is'} given. Give one: {', '.join(export.EXPORTS)}")
+    args.format = args.format or args.named_format
     try:
         export.export_format(args.format, args.target)
     except ValueError as error:

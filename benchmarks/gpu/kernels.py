@@ -1,4 +1,4 @@
-"""What fused kernels of comfy-kitchen would save of a forward: each that is there, against plain PyTorch.
+"""What fused kernels would save of a forward: comfy-kitchen's that are there, and Inductor's, against plain PyTorch.
 
 Counts are those of one forward. A kernel is worth a place in the model from 3 % of a forward.
 """
@@ -30,15 +30,21 @@ def there(name: str) -> dict[str, Any]:
 
 
 def compare(rig: Rig, count: int, plain: Callable[[], Any], fused: Callable[[], Any] | None) -> dict[str, Any]:
-    """Milliseconds of a forward spent in `plain`, and what `fused` would save of them."""
-    variants = {"plain": plain, **({"fused": fused} if fused else {})}
+    """Milliseconds of a forward spent in `plain`, and what each fused form would save of them.
+
+    fused: comfy-kitchen's. Beside it stands what Inductor writes in Triton for `plain`: as good as a kernel of our own.
+    """
+    import torch
+
+    in_triton = torch.compile(plain, dynamic=False, backend="eager" if rig.rehearse else "inductor")
+    variants = {"plain": plain, **({"fused": fused} if fused else {}), "in Triton": in_triton}
     timed = rig.alternate({name: lambda go=go: [go() for _ in range(REPEATS)] for name, go in variants.items()})
     found: dict[str, Any] = {"count": count, "plain ms a forward": 1e3 * count * timed["plain, s"] / REPEATS}
-    if fused:
-        a, b = plain(), fused()
+    for name, go in list(variants.items())[1:]:
+        a, b = plain(), go()
         pairs = zip(a, b) if isinstance(a, tuple) else ((a, b),)
-        found["fused ms a forward"] = 1e3 * count * timed["fused, s"] / REPEATS
-        found["apart"] = max(rig.support.relative(y, x) for x, y in pairs)
+        found[f"{name} ms a forward"] = 1e3 * count * timed[f"{name}, s"] / REPEATS
+        found["apart" if name == "fused" else f"{name}, apart"] = max(rig.support.relative(y, x) for x, y in pairs)
     return found
 
 

@@ -82,10 +82,14 @@ PARTS = (
     ),
     Part(
         "kernels",
-        "What would fused kernels of comfy-kitchen save of a forward?",
+        "What would fused kernels save of a forward: comfy-kitchen's, and Inductor's in Triton?",
         "kernels",
-        40,
-        ("kernels of comfy-kitchen for a card: its plain PyTorch ones run", "those that only newer versions have"),
+        60,
+        (
+            "kernels of comfy-kitchen for a card: its plain PyTorch ones run",
+            "those that only newer versions have",
+            "Inductor and Triton: compiled code runs on the `eager` backend",
+        ),
     ),
     Part(
         "training",

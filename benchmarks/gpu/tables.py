@@ -96,7 +96,8 @@ TABLES = (
         {
             "count": ("count", "{}"),
             "plain": ("plain ms a forward", "{:.2f}"),
-            "fused": ("fused ms a forward", "{:.2f}"),
+            "comfy-kitchen": ("fused ms a forward", "{:.2f}"),
+            "in Triton": ("in Triton ms a forward", "{:.2f}"),
             "apart": ("apart", "{:.1e}"),
             "in comfy-kitchen": ("in comfy-kitchen", "{}"),
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,11 @@ def load(page: Any, workflow: dict[str, Any]) -> None:
     page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
 
 
+def load_new(page: Any, workflow: dict[str, Any]) -> None:
+    """Loads it as a workflow that this page has not seen, so that no report of an earlier run stands on its nodes."""
+    load(page, {**workflow, "id": str(uuid.uuid4())})
+
+
 def node_types(page: Any) -> list[str]:
     return page.evaluate("app.rootGraph.nodes.map(node => node.type)")
 
@@ -131,6 +137,18 @@ def use(page: Any, setting: str, value: Any) -> None:
     """Sets a setting that `SETTINGS` puts back for the next page."""
     assert setting in SETTINGS, f"{setting} would stay for all later tests: give it a value in SETTINGS"
     page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value])
+
+
+def as_a_visitor_finds_it(page: Any) -> None:
+    """Puts back what an earlier test on this page set."""
+    page.evaluate(
+        """async settings => {
+            const { setting } = app.extensionManager
+            for (const [name, value] of Object.entries(settings))
+                if (setting.get(name) !== value) await setting.set(name, value)
+        }""",
+        SETTINGS,
+    )
 
 
 def prompt_of(page: Any) -> dict[str, Any]:

@@ -71,13 +71,15 @@ def watched(page, errors, node):
 
 
 @pytest.fixture
-def page(visit, request):
-    """A fresh page."""
-    with visit() as opened:
+def page(request):
+    """One page for all tests of a module, which is quicker; a test begins with the graph that the one before left.
+
+    Marked `own_page`, a test has a new one: it reloads it, changes what it asks for, or counts on its first state.
+    """
+    if request.node.get_closest_marker("own_page"):
+        with request.getfixturevalue("visit")() as opened:
+            yield from watched(*opened, request.node)
+    else:
+        opened = request.getfixturevalue("opened_once")
+        comfy_page.as_a_visitor_finds_it(opened[0])
         yield from watched(*opened, request.node)
-
-
-@pytest.fixture
-def shared_page(opened_once, request):
-    """One page for all tests of a module, which is quicker; a test begins with what the one before left."""
-    yield from watched(*opened_once, request.node)

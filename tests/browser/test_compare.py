@@ -9,7 +9,7 @@ from browser import comfy_page
 
 Image = pytest.importorskip("PIL.Image")
 
-pytestmark = [pytest.mark.browser, pytest.mark.host]
+pytestmark = [pytest.mark.browser, pytest.mark.host, pytest.mark.own_page]
 
 dev = support.dev
 NODE = "ChromaComparePictures"

@@ -23,11 +23,11 @@ EACH = pytest.mark.parametrize("node_type", SLIDERS)
 
 
 @pytest.fixture(params=[False, True], ids=["canvas", "vue"])
-def nodes_page(shared_page, request):
+def nodes_page(page, request):
     """The page with nodes shown in one of the two ways."""
-    comfy_page.use_vue_nodes(shared_page, request.param)
-    shared_page.vue = request.param
-    return shared_page
+    comfy_page.use_vue_nodes(page, request.param)
+    page.vue = request.param
+    return page
 
 
 def new_node(page, node_type):

@@ -8,7 +8,7 @@ import support
 from browser import comfy_page
 from browser.swap import DEMO
 
-pytestmark = [pytest.mark.browser, pytest.mark.host]
+pytestmark = [pytest.mark.browser, pytest.mark.host, pytest.mark.own_page]
 
 dev = support.dev
 DOCTOR = "ChromaDoctor"

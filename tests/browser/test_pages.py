@@ -47,37 +47,37 @@ def follow(page, href):
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
-def test_guide_opens_from_a_help_page_and_closes(shared_page, path):
-    help_of(shared_page, "ChromaKSampler").get_by_role("link", name=title(path)).click()
-    dialog = shown(shared_page, title(path))
+def test_guide_opens_from_a_help_page_and_closes(page, path):
+    help_of(page, "ChromaKSampler").get_by_role("link", name=title(path)).click()
+    dialog = shown(page, title(path))
     assert dialog.locator("table").count() == path.read_text().count("\n|---"), "every table is rendered"
     assert "<!--" not in dialog.inner_text()
-    shared_page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
 
 
-def test_links_within_a_guide_are_followed_and_lead_back(shared_page):
+def test_links_within_a_guide_are_followed_and_lead_back(page):
     first, second = (DOCS / "guides" / f"{name}.md" for name in ("which_settings", "something_looks_wrong"))
-    help_of(shared_page, "ChromaNAG").get_by_role("link", name=title(first)).click()
-    dialog = shown(shared_page, title(first))
+    help_of(page, "ChromaNAG").get_by_role("link", name=title(first)).click()
+    dialog = shown(page, title(first))
     dialog.get_by_role("link", name="Chroma Preset", exact=True).first.click()
-    dialog = shown(shared_page, "Chroma Preset")
+    dialog = shown(page, "Chroma Preset")
     dialog.get_by_role("button", name="Back").click()
-    dialog = shown(shared_page, title(first))
+    dialog = shown(page, title(first))
     assert dialog.get_by_role("button", name="Back").is_disabled()
     dialog.get_by_role("link", name=title(second)).click()
-    shown(shared_page, title(second)).get_by_role("button", name="Close").click()
+    shown(page, title(second)).get_by_role("button", name="Close").click()
     dialog.wait_for(state="hidden")
 
 
-def test_every_link_between_pages_is_known(shared_page):
+def test_every_link_between_pages_is_known(page):
     """The pack's script and nobody else opens them: each is tried as a link on a page of the front end."""
     for path in sorted({*DOCS.glob("*.md"), *GUIDES}):
         for target in set(LINK.findall(path.read_text())):
             wanted = title((path.parent / target).resolve())
             link = (path.parent / target).resolve().relative_to(DOCS.resolve()).as_posix()
-            follow(shared_page, link)
-            dialog = shown(shared_page, wanted)
+            follow(page, link)
+            dialog = shown(page, wanted)
             dialog.get_by_role("button", name="Close").click()
             dialog.wait_for(state="hidden")
 
@@ -98,8 +98,8 @@ FOREIGN = [
 ]
 
 
-def test_links_of_others_are_left_alone(shared_page):
-    left = shared_page.evaluate(
+def test_links_of_others_are_left_alone(page):
+    left = page.evaluate(
         """hrefs => hrefs.filter(href => {
             const a = document.createElement('a')
             a.setAttribute('href', href)
@@ -124,32 +124,32 @@ def test_links_of_others_are_left_alone(shared_page):
         "{url}/extensions/chroma-pack/docs/guides/../ChromaNAG.md",
     ],
 )
-def test_links_to_our_pages_are_known_in_every_form(shared_page, server, href):
+def test_links_to_our_pages_are_known_in_every_form(page, server, href):
     """As our pages have them, and as newer front ends rewrite them."""
-    follow(shared_page, href.format(url=server.url))
-    dialog = shown(shared_page, title(DOCS / "ChromaNAG.md"))
+    follow(page, href.format(url=server.url))
+    dialog = shown(page, title(DOCS / "ChromaNAG.md"))
     dialog.get_by_role("button", name="Close").click()
     dialog.wait_for(state="hidden")
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
-def test_guide_opens_from_the_help_menu(shared_page, path):
-    shared_page.locator(".comfy-menu-button-wrapper, [data-testid=comfy-menu-button]").first.click()  # old, new
+def test_guide_opens_from_the_help_menu(page, path):
+    page.locator(".comfy-menu-button-wrapper, [data-testid=comfy-menu-button]").first.click()  # old, new
     for name in ("Extensions", "Help"):  # a submenu opens when the pointer comes from another item
-        shared_page.get_by_role("menuitem", name=name, exact=True).hover()
-    shared_page.get_by_role("menuitem", name=f"Chroma: {title(path)}").click()
-    dialog = shown(shared_page, title(path))
-    shared_page.keyboard.press("Escape")
+        page.get_by_role("menuitem", name=name, exact=True).hover()
+    page.get_by_role("menuitem", name=f"Chroma: {title(path)}").click()
+    dialog = shown(page, title(path))
+    page.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
 
 
 @pytest.mark.parametrize("href", ["../ChromaPreset/zh.md", "/extensions/chroma-pack/docs/../ChromaPreset/zh.md"])
-def test_links_of_a_translated_help_page_lead_to_translated_pages(shared_page, href):
+def test_links_of_a_translated_help_page_lead_to_translated_pages(page, href):
     """The front end shows ID/zh.md as if it lay at ID.md."""
-    follow(shared_page, href)
-    dialog = shown(shared_page, title(DOCS / "ChromaPreset" / "zh.md"))
+    follow(page, href)
+    dialog = shown(page, title(DOCS / "ChromaPreset" / "zh.md"))
     name = title(DOCS / "ChromaKSampler" / "zh.md").partition("（")[0]
     dialog.get_by_role("link", name=name, exact=True).first.click()
-    dialog = shown(shared_page, title(DOCS / "ChromaKSampler" / "zh.md"))
+    dialog = shown(page, title(DOCS / "ChromaKSampler" / "zh.md"))
     dialog.get_by_role("button", name="Close").click()
     dialog.wait_for(state="hidden")

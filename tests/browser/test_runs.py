@@ -18,7 +18,7 @@ both = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 
 
 def load_demo(page, path=dev.WORKFLOW, **rows):
-    comfy_page.load(page, json.loads(path.read_text()))
+    comfy_page.load_new(page, json.loads(path.read_text()))
     comfy_page.put(page, {**DEMO, **rows})
 
 
@@ -45,6 +45,7 @@ def run(page, server):
 
 
 @both
+@pytest.mark.own_page
 def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     load_demo(page, ChromaDiffusionLoader={"unet_name": "chroma-demo.safetensors", "quant_mode": ["fp16", "bf16"][vue]})
@@ -243,7 +244,7 @@ def test_encoder_and_doctor_warn_of_a_prompt_that_t5_cannot_read(page, server, v
 @both
 def test_interrupted_run_tells_the_steps_that_were_done(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
-    comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
+    comfy_page.load_new(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
     comfy_page.put(page, {**DEMO, "ChromaKSampler": {"steps": 900, "quality": "custom", "seed": next(NEW_SEED)}})
     prompt = comfy_page.press_run(page)
     page.wait_for_function(
@@ -262,7 +263,7 @@ def test_interrupted_run_tells_the_steps_that_were_done(page, server, vue):
 @both
 def test_one_node_sampler_warns_of_what_it_is_set_to(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
-    comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
+    comfy_page.load_new(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
     size = {"width": 16, "height": 512}
     row = {"steps": 2, "cfg": 100, "skip_first_steps": 40, "quality": "custom", "seed": next(NEW_SEED)}
     comfy_page.put(page, {**DEMO, "ChromaKSampler": row, "EmptySD3LatentImage": size})
@@ -276,7 +277,7 @@ def test_one_node_sampler_warns_of_what_it_is_set_to(page, server, vue):
 @both
 def test_missing_negative_is_told_before_a_file_is_read(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
-    comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
+    comfy_page.load_new(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
     comfy_page.put(page, {**DEMO, "ChromaKSampler": {"steps": 2, "quality": "custom", "seed": next(NEW_SEED)}})
     page.evaluate("app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').disconnectInput(3)")
     forget(server)
@@ -291,7 +292,7 @@ def test_missing_negative_is_told_before_a_file_is_read(page, server, vue):
 def hd(page, vue):
     """The workflow with guider, scheduler and sampler apart, small."""
     comfy_page.use_vue_nodes(page, vue)
-    comfy_page.load(page, json.loads(SUBGRAPH.with_stem("chroma_hd").read_text()))
+    comfy_page.load_new(page, json.loads(SUBGRAPH.with_stem("chroma_hd").read_text()))
     small = {"ChromaPreset": {"width": 128, "height": 128, "steps": 2}, "RandomNoise": {"noise_seed": next(NEW_SEED)}}
     comfy_page.put(page, {**DEMO, **small})
 

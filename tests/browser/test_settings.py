@@ -21,7 +21,7 @@ FILES = {k: v for k, v in DEMO.items() if k not in (SAMPLER, PRESET)}
 
 def opened(page, name, vue, **rows):
     comfy_page.use_vue_nodes(page, vue)
-    comfy_page.load(page, json.loads((EXAMPLES / f"{name}.json").read_text()))
+    comfy_page.load_new(page, json.loads((EXAMPLES / f"{name}.json").read_text()))
     comfy_page.put(page, {**FILES, **rows})
 
 
@@ -78,6 +78,7 @@ def test_choice_fills_the_values_and_a_changed_value_chooses_custom(page, server
 
 
 @both
+@pytest.mark.own_page
 def test_answer_that_comes_after_another_choice_does_not_count(page, vue):
     opened(page, "chroma_lora", vue)
     comfy_page.wait_until_told(page, SAMPLER, "expected: ")

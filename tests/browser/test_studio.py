@@ -51,7 +51,7 @@ SET = """([type, values]) => {
 def opened(page, vue, mode="text to image", **values):
     """The template with the demo's files, in a mode, with a picture connected where the mode has one."""
     comfy_page.use_vue_nodes(page, vue)
-    comfy_page.load(page, json.loads(EXAMPLE.read_text()))
+    comfy_page.load_new(page, json.loads(EXAMPLE.read_text()))
     SEEDS["last"] = next(NEW_SEED)
     comfy_page.put(page, {**DEMO, STUDIO: {**DEMO[STUDIO], **SMALL, "seed": SEEDS["last"]}})
     setting(page, mode=mode, quality="custom")

@@ -4,7 +4,7 @@ import pytest
 import support
 from browser import comfy_page
 
-pytestmark = [pytest.mark.browser, pytest.mark.host]
+pytestmark = [pytest.mark.browser, pytest.mark.host, pytest.mark.own_page]
 
 dev = support.dev
 both = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])

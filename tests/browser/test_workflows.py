@@ -49,8 +49,7 @@ def picture_of(server, prompt_id):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(shared_page, server, path):
-    page = shared_page
+def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(page, server, path):
     comfy_page.use_vue_nodes(page, False)
     comfy_page.load(page, workflow(path))
     assert comfy_page.unknown_types(page) == []
@@ -72,9 +71,8 @@ def luminance(colour):
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_template_can_be_read_on_a_small_screen(shared_page, server, path, vue):
+def test_template_can_be_read_on_a_small_screen(page, server, path, vue):
     """The whole of it fits at a scale at which text is painted, and no node lies on another."""
-    page = shared_page
     page.set_viewport_size(SMALL_SCREEN)
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, workflow(path))
@@ -91,8 +89,7 @@ def test_template_can_be_read_on_a_small_screen(shared_page, server, path, vue):
     assert comfy_page.overlapping(page) == []  # as it is after a run
 
 
-def test_file_names_in_notes_stand_out_from_their_ground_in_the_dark(shared_page, server):
-    page = shared_page
+def test_file_names_in_notes_stand_out_from_their_ground_in_the_dark(page, server):
     comfy_page.use_vue_nodes(page, True)
     comfy_page.use(page, "Comfy.ColorPalette", "dark")
     comfy_page.load(page, workflow())
@@ -161,14 +158,14 @@ CHANGES = [lambda saved: None, bypassed, muted, rerouted]
 
 
 @pytest.mark.parametrize("path", [dev.WORKFLOW, *WORKFLOWS, *BLUEPRINTS], ids=lambda p: p.stem)
-def test_a_workflow_is_converted_as_the_page_does_it(shared_page, server, path):
+def test_a_workflow_is_converted_as_the_page_does_it(page, server, path):
     """As it is, and with nodes bypassed, muted and rerouted: all nodes, inputs, links and titles."""
     info = server.get("/object_info")
     for change in CHANGES:
         saved = workflow(path)
         change(saved)
-        comfy_page.load(shared_page, saved)
-        theirs, ours = comfy_page.prompt_of(shared_page), api_graph(saved, info)
+        comfy_page.load(page, saved)
+        theirs, ours = comfy_page.prompt_of(page), api_graph(saved, info)
         for key in ours.keys() & theirs.keys():
             assert ours[key] == theirs[key], (getattr(change, "__name__", ""), key, ours[key], theirs[key])
         assert ours.keys() == theirs.keys(), change
@@ -179,6 +176,7 @@ SMALL = {"width": 128, "height": 128, "steps": 4, "quality": "custom"}
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+@pytest.mark.own_page
 def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, workflow())
@@ -197,6 +195,7 @@ def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
 
 @pytest.mark.parametrize("path", [FIRST, FIRST.with_stem("chroma_flash")], ids=lambda p: p.stem)
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+@pytest.mark.own_page
 def test_each_run_makes_another_picture(page, server, path, vue):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, workflow(path))
@@ -210,6 +209,7 @@ def test_each_run_makes_another_picture(page, server, path, vue):
     assert len({picture.tobytes() for picture in pictures}) == 3
 
 
+@pytest.mark.own_page
 def test_templates_are_listed_with_pictures_and_open(page, server):
     names = [path.stem for path in WORKFLOWS]
     assert sorted(server.get("/workflow_templates")[PACK]) == names
@@ -228,6 +228,7 @@ def test_templates_are_listed_with_pictures_and_open(page, server):
     assert sorted(comfy_page.node_types(page)) == sorted(node["type"] for node in workflow()["nodes"])
 
 
+@pytest.mark.own_page
 def test_saved_picture_dropped_on_the_page_brings_back_graph_and_pixels(page, server):
     comfy_page.load(page, workflow())
     comfy_page.put(
@@ -245,9 +246,8 @@ def test_saved_picture_dropped_on_the_page_brings_back_graph_and_pixels(page, se
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda p: p.stem)
-def test_a_blueprint_is_one_node_that_makes_a_picture(shared_page, server, path):
+def test_a_blueprint_is_one_node_that_makes_a_picture(page, server, path):
     """Offered by the server, loaded as a graph of its one node, and run with something that saves its picture."""
-    page = shared_page
     listed = server.get("/global_subgraphs").values()
     assert path.stem in [entry["name"] for entry in listed if PACK in entry["info"]["node_pack"]]
     blueprint = workflow(path)

@@ -265,6 +265,17 @@ def test_a_row_of_the_wrong_type_is_left_out_and_named(serve, files, capsys):
     assert told[:3] == expected
 
 
+def test_a_bad_cell_that_is_crossed_is_told_once(serve, files, capsys):
+    files[1].write_text("seed,#\n3,good\nmany,bad\n")
+    fake = Fake()
+    columns = [str(n) for n in range(20)]
+    code, told = run(capsys, *files, "--cross", f"#try={','.join(columns)}", "--server", serve(fake))
+    assert code == 1 and fake.ran == [3]
+    rows = "21, 22, 23, 24, 25, 26, 27, 28 and 12 more"
+    assert told[0] == f"batch: rows {rows} are left out: seed is 'many', expected a whole number from 0 to 99"
+    assert sum("many" in line for line in told) == 1
+
+
 def test_a_disk_that_is_full_from_the_first_is_told_and_nothing_runs(serve, files, capsys, monkeypatch):
     fake = Fake()
     url = serve(fake)

@@ -111,6 +111,13 @@ def test_a_wrong_value_refuses_its_row_alone(name, given, told):
     assert row.number == 1 and row.error.startswith(told)
 
 
+def test_of_many_choices_those_that_are_alike_are_named_first():
+    names = [f"sampler_{i}" for i in range(40)]
+    told = fill.PLACES.one_of([*names, "res_multistep"], "RES_multi_step")
+    assert told == f"res_multistep, {', '.join(names[:7])} and 33 more"
+    assert fill.PLACES.one_of(["b.gguf", "a.gguf"], "a.ggu") == "b.gguf, a.gguf"
+
+
 SAMPLER = {"seed": 1, "steps": 26, "cfg": 3.5, "quality": "standard"}
 OWN_INFO = {
     "ChromaKSampler": {

@@ -539,7 +539,7 @@ def command(*arguments, module=("tools", "quantize")):
 
 @pytest.mark.parametrize("module", [("tools", "quantize"), ("quantize",)], ids=" ".join)  # the second since 0.2
 def test_command_writes_a_file_and_tells_about_it(case, tmp_path, module):
-    done = command(case[2], tmp_path / "a.gguf", "--format", "q8_0", module=module)
+    done = command(case[2], tmp_path / "a.gguf", "q8_0", module=module)
     assert done.returncode == 0, done.stderr
     path, size, linears, _ = done.stdout.splitlines()
     assert path == str(tmp_path / "a.gguf") and "bits a weight" in size
@@ -557,33 +557,21 @@ def test_help_names_every_format_and_its_error():
 
 def test_wrong_arguments_give_one_line_and_exit_code_2(case, tmp_path, capsys):
     existing = run(case[2], tmp_path, "bf16")
+    gguf = tmp_path / "a.gguf"
     wrong = {
-        (case[2], tmp_path / "a.gguf"): "the following arguments are required: --format",
-        (case[2], tmp_path / "a.gguf", "--format", "q9"): "argument --format: invalid choice: 'q9'",
-        (
-            case[2],
-            tmp_path / "a.gguf",
-            "--format",
-            "bf16",
-        ): "a.gguf: bf16 is written as safetensors, so the name must end",
-        (
-            case[2],
-            tmp_path / "a.bin",
-            "--format",
-            "q8_0",
-        ): "a.bin: q8_0 is written as gguf, so the name must end in .gguf",
-        (tmp_path / "no.gguf", tmp_path / "a.gguf", "--format", "q8_0"): "there is no such file",
-        (
-            tmp_path,
-            tmp_path / "a.gguf",
-            "--format",
-            "q8_0",
-        ): "is a folder. Give the .safetensors or .index.json file in it",
-        (case[2], tmp_path / "no" / "a.gguf", "--format", "q8_0"): "there is no folder",
-        (case[2], existing, "--format", "bf16"): "exists already. Choose another name, or add --overwrite",
-        (existing, existing, "--format", "bf16", "--overwrite"): "is the file to read",
-        (case[2], tmp_path / "a.gguf", "--format", "q8_0", "--device", "warp9"): "--device warp9 cannot be used",
-        (case[2], tmp_path / "a.gguf", "--format", "q8_0", "--fast"): "unrecognized arguments: --fast",
+        (case[2], gguf): "no format is given. Give one: int8_convrot, ",
+        (case[2], gguf, "q8_0", "--format", "q4_0"): "two formats are given. Give one: ",
+        (case[2], gguf, "q9"): "argument FORMAT: invalid choice: 'q9'",
+        (case[2], gguf, "--format", "q9"): "argument --format: invalid choice: 'q9'",
+        (case[2], gguf, "bf16"): "a.gguf: bf16 is written as safetensors, so the name must end",
+        (case[2], tmp_path / "a.bin", "q8_0"): "a.bin: q8_0 is written as gguf, so the name must end in .gguf",
+        (tmp_path / "no.gguf", gguf, "q8_0"): "there is no such file",
+        (tmp_path, gguf, "q8_0"): "is a folder. Give the .safetensors or .index.json file in it",
+        (case[2], tmp_path / "no" / "a.gguf", "q8_0"): "there is no folder",
+        (case[2], existing, "bf16"): "exists already. Choose another name, or add --overwrite",
+        (existing, existing, "--overwrite", "bf16"): "is the file to read",
+        (case[2], gguf, "--device", "warp9", "q8_0"): "--device warp9 cannot be used",
+        (case[2], gguf, "q8_0", "--fast"): "unrecognized arguments: --fast",
     }
     for arguments, told in wrong.items():
         with pytest.raises(SystemExit) as left:
