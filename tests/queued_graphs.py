@@ -152,6 +152,7 @@ CASES = [
 
 # For the rules that the cases leave out.
 MORE = [
+    change(clean(), "3", vae_name="sdxl_vae.safetensors"),
     change(clean(cfg=1.0), "6", text="blurry"),
     clean(file="Chroma1-Flash.safetensors", cfg=4.0, steps=8),
     change(clean(steps=8, scheduler="simple"), "10", model=["1", 0]),

@@ -115,33 +115,77 @@ def denoise_without_a_picture(graph: Graph, run: QueuedRun, facts: Facts) -> Ite
         )
 
 
+PIXELS = "pixel_space"  # Radiance's VAE in the host's menu
+FLUX_VAE = "Choose FLUX's VAE, ae.safetensors."
+OTHER_VAES = {  # by the names that their files are published under
+    "Stable Diffusion 3": re.compile(r"sd[-_.]?3|stable[-_ ]?diffusion[-_ ]?3", re.I),
+    "SDXL": re.compile(r"sdxl|sd[-_]?xl", re.I),
+    "Stable Diffusion 1.5": re.compile(r"vae-ft-(mse|ema)|kl-f8|sd[-_]?(v?1[-_.]?5|15)(?!\d)", re.I),
+    "Wan": re.compile(r"(?<![a-z])wan[-_ ]?\d", re.I),
+    "Qwen-Image": re.compile(r"qwen", re.I),
+    "Hunyuan": re.compile(r"hunyuan", re.I),
+    "LTX": re.compile(r"(?<![a-z])ltx", re.I),
+    "FLUX.2": re.compile(r"flux[-_. ]?2(?!\d)", re.I),
+}
+
+
+def paints_pixels(run: QueuedRun) -> bool | None:
+    """Whether the model is Radiance; None where an x0 checkpoint may be of either kind."""
+    if run.variant == "Radiance" or (run.variant is None and "radiance" in telling_name(run.file).lower()):
+        return True
+    return None if run.variant is None and run.found.name == RADIANCE else False
+
+
+def vaes_of(graph: Graph, run: QueuedRun) -> Iterator[tuple[str, str]]:
+    """(loader, file's name) of each VAE that decodes a run's picture, or encodes the one that it starts from."""
+    for node in graph.nodes:
+        links = graph.links(node)
+        if "vae" not in links or not ("samples" in links or "pixels" in links):
+            continue
+        decodes = "samples" in links and run.node in graph.chain(links["samples"], "latent")
+        if decodes or node in run.latent:
+            loader = graph.chain(links["vae"], "vae")[-1]
+            name = graph.value(loader, "vae_name")
+            if isinstance(name, str):
+                yield loader, name
+
+
 @rule
 def vae_of_the_other_kind(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """Radiance works on pixels, and its VAE is `pixel_space`; the others' latents need FLUX's VAE.
 
     source: the host's VAELoader and its template for Radiance.
     """
-    radiance = run.variant == "Radiance" or (run.variant is None and "radiance" in telling_name(run.file).lower())
-    if not radiance and run.variant is None and run.found.name == RADIANCE:
-        return  # an x0 checkpoint may be of either kind
-    for node in graph.nodes:
-        links = graph.links(node)
-        if "vae" not in links or not ("samples" in links or "pixels" in links):
-            continue
-        decodes = "samples" in links and run.node in graph.chain(links["samples"], "latent")
-        if not decodes and node not in run.latent:
-            continue
-        vaes = graph.chain(links["vae"], "vae")
-        name = graph.value(vaes[-1], "vae_name")
-        if not isinstance(name, str) or (name == "pixel_space") == radiance:
+    radiance = paints_pixels(run)
+    if radiance is None:
+        return
+    for vae, name in vaes_of(graph, run):
+        if (name == PIXELS) == radiance:
             continue
         if radiance:
             text = f"Radiance paints pixels, not latents; {name} takes them for latents, which fails or gives noise."
-            remedy, fix = "Choose pixel_space in Load VAE.", (("vae_name", "pixel_space"),)
-            yield Finding(HARM, vaes[-1], "Radiance with a latent VAE", text, remedy, fix)
+            remedy, fix = f"Choose {PIXELS} in Load VAE.", (("vae_name", PIXELS),)
+            yield Finding(HARM, vae, "Radiance with a latent VAE", text, remedy, fix)
         else:
-            text = "This model paints latents; pixel_space shows them as they are."
-            yield Finding(HARM, vaes[-1], "pixel_space without Radiance", text, "Choose FLUX's VAE, ae.safetensors.")
+            text = f"This model paints latents; {PIXELS} shows them as they are."
+            yield Finding(HARM, vae, f"{PIXELS} without Radiance", text, FLUX_VAE)
+
+
+@rule
+def vae_of_another_model(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Several models' latents have 16 channels as FLUX's have, so their VAEs decode Chroma's without an error, to other colours.
+
+    source: FLUX's, SD3's and Wan's VAEs in the host's latent_formats.py: 16 channels each, with other scales.
+    """
+    if paints_pixels(run) is not False:
+        return
+    for vae, name in vaes_of(graph, run):
+        other = next((model for model, known in OTHER_VAES.items() if known.search(name)), None)
+        if other:
+            text = (
+                f"By its name it is {other}'s. Chroma's latents are FLUX's; another VAE fails, or gives false colours."
+            )
+            yield Finding(HARM, vae, f"{name} with Chroma", text, FLUX_VAE)
 
 
 @rule

@@ -202,6 +202,33 @@ def test_radiance_with_a_latent_vae_does_harm():
     assert found(clean(file="chroma-x0.safetensors")) == []  # latents or pixels: not known
 
 
+@pytest.mark.parametrize(
+    "name, model",
+    [
+        ("sd3_vae.safetensors", "Stable Diffusion 3"),
+        ("SD3.5/diffusion_pytorch_model.safetensors", "Stable Diffusion 3"),
+        ("sdxl_vae.safetensors", "SDXL"),
+        ("vae-ft-mse-840000-ema-pruned.safetensors", "Stable Diffusion 1.5"),
+        ("wan_2.1_vae.safetensors", "Wan"),
+        ("Wan2_1_VAE_bf16.safetensors", "Wan"),
+        ("qwen_image_vae.safetensors", "Qwen-Image"),
+        ("hunyuan_video_vae_bf16.safetensors", "Hunyuan"),
+        ("flux2-vae.safetensors", "FLUX.2"),
+        ("ae.safetensors", None),
+        ("flux_vae.safetensors", None),
+        ("FLUX1/ae.sft", None),
+        ("chroma_vae.safetensors", None),
+        ("diffusion_pytorch_model.safetensors", None),
+        ("FLUX.1-dev-vae-20250115.safetensors", None),
+        ("taef1", None),
+    ],
+)
+def test_vae_of_another_model_is_told_by_its_name(name, model):
+    told = doctor.examine(change(clean(), "3", vae_name=name))
+    assert [(f.severity, f.node_id, f.title) for f in told] == ([(HARM, "3", f"{name} with Chroma")] if model else [])
+    assert all(f"it is {model}'s" in f.text and "ae.safetensors" in f.remedy for f in told)
+
+
 @pytest.mark.parametrize("cache", ["EasyCache", "LazyCache", "DBCache"])
 @pytest.mark.parametrize(
     "sampler, twice",

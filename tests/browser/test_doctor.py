@@ -91,6 +91,12 @@ def test_missing_shift_is_inserted_behind_the_loader_for_all_that_take_its_model
                 loader.connect(0, node, node.inputs.findIndex(input => input.name === 'model'))
             }
             app.rootGraph.remove(of('ModelSamplingAuraFlow'))
+            const lora = LiteGraph.createNode('ChromaLoraLoader')  // between the two, and switched off
+            app.rootGraph.add(lora)
+            lora.pos = [20, -400]
+            lora.mode = 4
+            loader.connect(0, lora, lora.inputs.findIndex(input => input.name === 'model'))
+            lora.connect(0, of('KSampler'), of('KSampler').inputs.findIndex(input => input.name === 'model'))
         }"""
     )
     run(page, server)
@@ -103,6 +109,8 @@ def test_missing_shift_is_inserted_behind_the_loader_for_all_that_take_its_model
     assert prompt[shift]["inputs"] == {"model": [loader, 0], "mode": "shift 1"}
     takers = {n["class_type"] for n in prompt.values() if n["inputs"].get("model") == [shift, 0]}
     assert takers == {"KSampler", DOCTOR}
+    into_lora = "app.rootGraph.nodes.find(node => node.type === 'ChromaLoraLoader').getInputNode(0).type"
+    assert page.evaluate(into_lora) == "ChromaTimestepShift"  # it acts when the LoRA is switched on too
     run(page, server)
     page.wait_for_timeout(500)
     assert text not in comfy_page.told_by(page, DOCTOR)[0]

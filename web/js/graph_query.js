@@ -30,6 +30,12 @@ function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
+/** The input whose source a bypassed node passes on at a slot; undefined where nothing comes. */
+function passedOn(node, slot) {
+  const type = node.outputs[slot]?.type;
+  return node.inputs.find((one) => one.type === type && one.link != null);
+}
+
 /** What an input gets: {node, slot}, or {widget} of the subgraph's outer node; undefined where nothing comes. */
 function sourceOf(node, input, depth = 0) {
   const link = input?.link == null ? undefined : linkOf(node.graph, input.link);
@@ -44,10 +50,7 @@ function sourceOf(node, input, depth = 0) {
   }
   const source = node.graph.getNodeById(link.origin_id);
   if (!source || source.mode === MUTED) return undefined;
-  if (source.mode === BYPASSED) {
-    const type = source.outputs[link.origin_slot]?.type;
-    return sourceOf(source, source.inputs.find((one) => one.type === type && one.link != null), depth + 1);
-  }
+  if (source.mode === BYPASSED) return sourceOf(source, passedOn(source, link.origin_slot), depth + 1);
   if (source.subgraph) {
     const inner = source.subgraph.outputNode ?? {};
     const id = source.subgraph.outputs[link.origin_slot]?.linkIds?.[0];
@@ -137,7 +140,19 @@ function placesOf(find, { kind, into, also }) {
     const link = input?.link == null ? undefined : linkOf(node.graph, input.link);
     return link && { node, name, link };
   };
-  const [takers, given] = [into.map(inputOf), also.map(([, place]) => inputOf(place))];
+  const before = (place) => { // the first of the bypassed nodes between, so that it acts where they are switched on again
+    for (let steps = 0; place && steps < MAX_NODES; steps++) {
+      const { graph } = place.node;
+      const source = graph.getNodeById(place.link.origin_id);
+      if (source?.mode !== BYPASSED) return place;
+      const input = passedOn(source, place.link.origin_slot);
+      place = input && { node: source, name: input.name, link: linkOf(graph, input.link) };
+    }
+    return undefined;
+  };
+  const found = into.map((place) => before(inputOf(place)));
+  const isFirst = (one, i) => found.findIndex((other) => other?.link === one?.link) === i; // several behind one bypassed node
+  const [takers, given] = [found.filter(isFirst), also.map(([, place]) => inputOf(place))];
   const all = [...takers, ...given];
   if (!takers.length || all.some((one) => !one || one.node.graph !== all[0].node.graph)) return null;
   const same = ({ link }) => link.origin_id === all[0].link.origin_id && link.origin_slot === all[0].link.origin_slot;
