@@ -12,7 +12,7 @@ from .measure import alternate, write
 
 WIDTH = 1024
 MODES = ("fp32", "bf16", "q8_0", "int8_convrot")
-GRIDS = (16, 32)  # image tokens a side
+GRIDS = (16, 24, 32)  # image tokens a side
 LENGTHS = ((20, 12), (120, 5))
 
 

@@ -55,6 +55,12 @@ class PackedLinear:
             if prefix + name in missing:
                 missing.remove(prefix + name)
 
+    @property
+    def unpacks(self) -> bool:
+        """Whether the weight is unpacked at each use, which prompts that share a forward then pay once."""
+        format = format_of(self)
+        return format is not None and (format.layout == OWN_LAYOUT or bool(self._full_precision_mm))
+
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         path = self._path(input)
         if path == "host":

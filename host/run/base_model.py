@@ -97,7 +97,9 @@ class ChromaModel(comfy.model_base.Chroma):
         patcher = self.current_patcher
         patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
         # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing if those run apart.
-        rule = sharing(options["device"], bool(patches.get("attn1_output_patch")), options.get(PAIRING))
+        compared = bool(patches.get("attn1_output_patch"))
+        unpacks = any(getattr(layer, "unpacks", False) for layer in self.diffusion_model.modules())
+        rule = sharing(options["device"], compared, options.get(PAIRING), unpacks)
         return TextCond(text, options["noise"].shape[2:], self.diffusion_model.patch_size, rule)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):

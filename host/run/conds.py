@@ -28,8 +28,10 @@ class Sharing:
 
 
 PAIRED, APART = Sharing(1.0), Sharing(-1.0)
-# By device type; benchmarks/batching: on a CPU 0.78 to 0.93 of the time at 256 image tokens, 1.02 to 1.28 at 1024.
+# By device type; benchmarks/batching: on a CPU 0.78 to 0.94 of the time at 256 image tokens, about 1 at 1024. Weights that are
+# unpacked at each use are then unpacked once: 0.71 to 0.83 up to 576 tokens, 0.95 at 1024, nothing beyond.
 SHARING = {"cpu": Sharing(1 / 32, 256)}
+SHARING_UNPACKED = {"cpu": Sharing(1 / 32, 1024)}
 SHARING_ELSEWHERE = Sharing(1 / 32)
 PAIRING = "chroma_pairing"  # in a conditioning's options: "paired" or "apart", where the user decides
 
@@ -68,17 +70,18 @@ class TextCond(comfy.conds.CONDRegular):
         return torch.cat([torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts])
 
 
-def sharing(device: Any, compared: bool, pairing: str | None = None) -> Sharing:
+def sharing(device: Any, compared: bool, pairing: str | None = None, unpacks: bool = False) -> Sharing:
     """When prompts share a forward on this device.
 
     compared: whether a patch needs cond and uncond in one forward.
     pairing:  "paired" or "apart" where the user has said so.
+    unpacks:  whether weights are unpacked at each use.
     """
     if compared or pairing == "paired":
         return PAIRED
     if pairing == "apart":
         return APART
-    return SHARING.get(torch.device(device).type, SHARING_ELSEWHERE)
+    return (SHARING_UNPACKED if unpacks else SHARING).get(torch.device(device).type, SHARING_ELSEWHERE)
 
 
 def pad_share(lengths: tuple[int, ...], num_img: int) -> float:

@@ -336,4 +336,7 @@ def test_rows_unpacked_a_few_at_a_time_give_the_same(comfy, loader, file_of, mon
     monkeypatch.setattr(layers, "CPU_CHUNK", 256 * 256)
     assert support.relative(layers.linear(x, weight, bias), whole) < 1e-6  # fp32, sums in another order
     assert calls == [256, 256, 256]
+    monkeypatch.setattr(layers, "TOGETHER", 4)  # the items of a batch one after the other, each piece unpacked once
+    assert support.relative(layers.linear(x, weight, bias), whole) < 1e-6
+    assert calls == [256, 256, 256] * 2
     assert support.relative(whole, x @ wanted.T + bias) < 0.05

@@ -85,6 +85,16 @@ def test_cond_and_uncond_of_any_length_share_a_forward(comfy, model, case, monke
     assert rows == ({2}, {2} if lengths[0] == lengths[1] else {1})
 
 
+@pytest.mark.parametrize("mode, rows", [("fp32", {1}), ("q8_0", {2})])
+def test_on_a_cpu_weights_that_are_unpacked_are_unpacked_once_for_both_prompts(comfy, inference, tmp_path, mode, rows):
+    cfg = support.config()
+    path = support.write(tmp_path / "chroma.safetensors", support.published(support.random_weights(cfg)))
+    model = support.dev.load_pack("host.model.load").load_chroma(str(path), mode)
+    forwards = []
+    sample(comfy, counted(model, forwards), cfg, latent=latent(cfg, size=40), steps=1)  # 400 image tokens
+    assert set(forwards) == rows
+
+
 def test_rows_of_a_batch_with_a_mask_and_uncond_share_a_forward(comfy, model, case, monkeypatch):
     mask = torch.tensor([[1, 1, 1, 2, 0, 0, 0], [1, 0, 1, 1, 1, 1, 1]])
     positive = [[text(case[0], 7, batch=2), {"attention_mask": mask}]]
@@ -157,6 +167,10 @@ def test_the_rule_is_the_devices_unless_somebody_decides(comfy):
     conds = support.dev.load_pack("host.run.conds")
     rules = [conds.sharing(device, False) for device in ("cpu", "cuda", "mps")]
     assert [(r.max_pad_share, r.max_image_tokens) for r in rules] == [(1 / 32, 256)] + [(1 / 32, float("inf"))] * 2
+    rules = [
+        conds.sharing(device, False, None, True) for device in ("cpu", "cuda")
+    ]  # weights that are unpacked at each use
+    assert [(r.max_pad_share, r.max_image_tokens) for r in rules] == [(1 / 32, 1024), (1 / 32, float("inf"))]
     for device in ("cpu", "cuda:1"):
         assert conds.sharing(device, True) == conds.sharing(device, False, "paired") == conds.PAIRED
         assert conds.sharing(device, False, "apart") == conds.APART
