@@ -29,9 +29,9 @@ class Sharing:
 
 PAIRED, APART = Sharing(1.0), Sharing(-1.0)
 # By device type; benchmarks/batching: on a CPU 0.78 to 0.94 of the time at 256 image tokens, about 1 at 1024. Weights that are
-# unpacked at each use are then unpacked once: 0.71 to 0.83 up to 576 tokens, 0.95 at 1024, nothing beyond.
+# unpacked at each use are then unpacked once: 0.71 to 0.88 up to 1024 tokens, with 5 to 8 % of padding 0.86 to 1.01.
 SHARING = {"cpu": Sharing(1 / 32, 256)}
-SHARING_UNPACKED = {"cpu": Sharing(1 / 32, 1024)}
+SHARING_UNPACKED = {"cpu": Sharing(1 / 16, 1024)}
 SHARING_ELSEWHERE = Sharing(1 / 32)
 PAIRING = "chroma_pairing"  # in a conditioning's options: "paired" or "apart", where the user decides
 

@@ -170,7 +170,7 @@ def test_the_rule_is_the_devices_unless_somebody_decides(comfy):
     rules = [
         conds.sharing(device, False, None, True) for device in ("cpu", "cuda")
     ]  # weights that are unpacked at each use
-    assert [(r.max_pad_share, r.max_image_tokens) for r in rules] == [(1 / 32, 1024), (1 / 32, float("inf"))]
+    assert [(r.max_pad_share, r.max_image_tokens) for r in rules] == [(1 / 16, 1024), (1 / 32, float("inf"))]
     for device in ("cpu", "cuda:1"):
         assert conds.sharing(device, True) == conds.sharing(device, False, "paired") == conds.PAIRED
         assert conds.sharing(device, False, "apart") == conds.APART
