@@ -6,10 +6,12 @@ the ranges.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping
 
 from ..constants import BY_RESOLUTION, CUSTOM, TRAINED
+from .speed import EULER_BELOW, for_times
 
 SOURCED, ONE_USER, INTERPOLATED, WEAK, MEASURED = "S", "C", "I", "W", "M"
 GRADES = {  # -> in plain words
@@ -279,6 +281,7 @@ class Choice:
     n:        alpha and beta of the schedule beta, in place of the preset's.
     savings:  as in `Preset`.
     only_few: refused for every other checkpoint.
+    times:    about how many times as fast as the preset; steps, sampler and savings follow from it.
     """
 
     told: str
@@ -287,8 +290,11 @@ class Choice:
     n: float | None = None
     savings: Mapping[str, Any] = field(default_factory=dict)
     only_few: bool = False
+    times: float | None = None
 
     def of(self, preset: Preset) -> Preset:
+        if self.times is not None:
+            return self.as_fast(preset)
         if preset.few_steps or self.steps == 1:
             return preset
         beta = self.n is not None and preset.curve == "beta"
@@ -298,14 +304,26 @@ class Choice:
             "params": _beta(self.n) if beta else preset.params,
             "savings": self.savings,
         }
-        names = ("steps", "sampler", *(("schedule",) if beta else ()))
-        return replace(
-            preset,
-            **changes,
-            grades={**preset.grades, **dict.fromkeys(names, INTERPOLATED)},
-            also={k: v for k, v in preset.also.items() if k not in names},
-            sources=(*preset.sources, CHOSEN),
-        )
+        return guessed(preset, changes, ("steps", "sampler", *(("schedule",) if beta else ())))
+
+    def as_fast(self, preset: Preset) -> Preset:
+        if preset.few_steps or self.times <= 1:
+            return preset
+        steps, alternate = for_times(preset.steps, preset.cfg != 1, self.times, MIN_STEPS)
+        few = {"sampler": "euler"} if steps < EULER_BELOW and preset.sampler != "euler" else {}
+        changes = {"steps": steps, "savings": {"alternate": True} if alternate else {}, **few}
+        return guessed(preset, changes, ("steps", *few))
+
+
+def guessed(preset: Preset, changes: Mapping[str, Any], names: tuple[str, ...]) -> Preset:
+    """The preset with changes that no source has for it. names: of the fields that people see."""
+    return replace(
+        preset,
+        **changes,
+        grades={**preset.grades, **dict.fromkeys(names, INTERPOLATED)},
+        also={k: v for k, v in preset.also.items() if k not in names},
+        sources=(*preset.sources, CHOSEN),
+    )
 
 
 MIN_STEPS = 12  # fewer is for checkpoints that are made for it; the Doctor warns below
@@ -332,6 +350,18 @@ NOT_FLASH = (
 )
 
 
+def times_as_fast(times: float) -> str:
+    """The choice of about this speed, by its name."""
+    return f"about {times:g} times as fast"
+
+
+def choice_named(choice: str) -> Choice | None:
+    """A row of CHOICES, or one that `times_as_fast` names; None for another word."""
+    if found := re.fullmatch(r"about (\d+(?:\.\d+)?) times as fast", choice):
+        return Choice("the most steps that are so fast", times=float(found[1]))
+    return CHOICES.get(choice)
+
+
 def of_choice(name: str, choice: str = STANDARD, reason: str = "") -> Preset:
     """The preset of a row under a choice. reason: why the row was taken, for the error.
 
@@ -339,9 +369,9 @@ def of_choice(name: str, choice: str = STANDARD, reason: str = "") -> Preset:
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is not known. Choose one of: {', '.join(PRESETS)}")
-    if choice not in CHOICES:
+    preset, how = PRESETS[name], choice_named(choice)
+    if how is None:
         raise ValueError(f"quality {choice!r} is not known. Choose one of: {', '.join((CUSTOM, *CHOICES))}")
-    preset, how = PRESETS[name], CHOICES[choice]
     if how.only_few and not (preset.few_steps and name in FLASHES):
         raise ValueError(NOT_FLASH.format(name + (f" ({reason})" if reason else "")))
     return how.of(preset)

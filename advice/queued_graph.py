@@ -11,7 +11,8 @@ from string import digits
 from typing import Any, Mapping
 
 MODEL_FILE = re.compile(r"\.(safetensors|sft|gguf|ckpt|pth|pt|bin|safetensors\.index\.json)$", re.IGNORECASE)
-PRESET_NODE, FLASH_NODE, SIZE_NODE = "ChromaPreset", "ChromaFlash", "ChromaSize"
+PRESET_NODE, SPEED_NODE, FLASH_NODE, SIZE_NODE = "ChromaPreset", "ChromaSpeed", "ChromaFlash", "ChromaSize"
+PRESET_NODES = (PRESET_NODE, SPEED_NODE)  # which recognise the checkpoint and give its settings
 OUR_LOADER, OUR_SAMPLER = "ChromaDiffusionLoader", "ChromaKSampler"
 MOST = 1e15  # no setting is larger
 MAX_DIGITS = 15  # of a number in an input's name
@@ -82,7 +83,7 @@ class Graph:
         if link is None or _depth > 20:
             return None
         source = link[0]
-        if self.kind(source) == PRESET_NODE:  # told by `preset_value`, which knows the model
+        if self.kind(source) in PRESET_NODES:  # told by `preset_value`, which knows the model
             return None
         plain = [n for n, v in self.inputs(source).items() if isinstance(v, (int, float, str, bool))]
         links = list(self.links(source))

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
-from ..constants import CUSTOM, FROM_PRESET
+from ..constants import CUSTOM, FROM_PRESET, TIMES
 from .flash import settings_in_graph
-from .presets import CHOICES, FLASH_LORA, FLUXES, PRESETS, SCHNELL
-from .queued_graph import FLASH_NODE, OUR_LOADER, OUR_SAMPLER, PRESET_NODE, SIZE_NODE, Graph
+from .presets import CHOICES, FLASH_LORA, FLUXES, PRESETS, SCHNELL, choice_named, times_as_fast
+from .queued_graph import FLASH_NODE, OUR_LOADER, OUR_SAMPLER, PRESET_NODES, SIZE_NODE, SPEED_NODE, Graph
 from .queued_shift import HOST_SHIFT, Shift, effective_shift, shift_of
 from .recognise_preset import Recognition, in_doubt, names_chroma, recognise
 from .sizes import of_node
@@ -118,9 +118,9 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
     if "sampler" in links:
         last = graph.chain(links["sampler"], "sampler")[-1]
         sampler = graph.value(last, "sampler_name") or SAMPLER_NODES.get(graph.kind(last))
-        if graph.kind(last) == PRESET_NODE:
+        if graph.kind(last) in PRESET_NODES:
             sampler = preset_value(graph, last, "sampler", found)
-    if graph.kind(schedule_node) == PRESET_NODE:
+    if graph.kind(schedule_node) in PRESET_NODES:
         steps = preset_value(graph, schedule_node, "steps", found)
         scheduler = preset_value(graph, schedule_node, "curve", found)
     if (take := taken(graph, node, found)) is not None:
@@ -183,7 +183,7 @@ def _schedule(graph: Graph, node: str) -> str:
 def number_of(graph: Graph, node: str, name: str, found: Recognition) -> float | None:
     """A node's number, typed in or from Chroma Preset or Chroma Size."""
     link = graph.link(node, name)
-    if link and graph.kind(link[0]) == PRESET_NODE:
+    if link and graph.kind(link[0]) in PRESET_NODES:
         return preset_value(graph, link[0], name, found)
     if link and graph.kind(link[0]) == SIZE_NODE:
         size = of_node(graph, link[0], found.preset)
@@ -203,7 +203,7 @@ def taken(graph: Graph, node: str, found: Recognition) -> Callable[[str], Any] |
         if graph.kind(source) == FLASH_NODE:
             flash = settings_in_graph(graph, source)
             return lambda name: None if flash is None else getattr(flash, name)
-        return lambda name: preset_value(graph, source, name, found) if graph.kind(source) == PRESET_NODE else None
+        return lambda name: preset_value(graph, source, name, found) if graph.kind(source) in PRESET_NODES else None
     if graph.is_hidden(node, "quality"):
         return lambda name: None
     quality = graph.value(node, "quality")
@@ -214,7 +214,10 @@ def taken(graph: Graph, node: str, found: Recognition) -> Callable[[str], Any] |
 
 
 def preset_value(graph: Graph, node: str, name: str, found: Recognition) -> Any:
-    """What Chroma Preset gives for "steps", "cfg", "sampler", "curve", "width" or "height"."""
+    """What Chroma Preset or Chroma Speed gives for "steps", "cfg", "sampler", "curve", "width" or "height"."""
+    if graph.kind(node) == SPEED_NODE:
+        how = choice_named(speed_of(graph, node) or "")
+        return None if how is None else getattr(how.of(found.preset), "size" if name in ("width", "height") else name)
     chosen, given = graph.value(node, "preset"), "schedule" if name == "curve" else name
     preset = PRESETS.get(chosen, found.preset) if isinstance(chosen, str) else found.preset
     if graph.is_hidden(node, given) or graph.is_hidden(node, "preset"):
@@ -223,6 +226,15 @@ def preset_value(graph: Graph, node: str, name: str, found: Recognition) -> Any:
         typed = graph.value(node, given)
         return typed if isinstance(typed, str) and typed != FROM_PRESET else getattr(preset, name)
     return graph.number(node, given) or getattr(preset, "size" if name in ("width", "height") else name)
+
+
+def speed_of(graph: Graph, node: str) -> str | None:
+    """The choice of a Chroma Speed, by its name; None where the graph does not tell."""
+    chosen = graph.value(node, "speed")
+    if chosen != TIMES:
+        return chosen if isinstance(chosen, str) else None
+    times = graph.number(node, "speed.times")
+    return None if times is None else times_as_fast(times)
 
 
 def shift_setters(graph: Graph, run: QueuedRun) -> list[str]:

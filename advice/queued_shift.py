@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..constants import AS_TRAINED, BY_RESOLUTION, CUSTOM, FIXED, FROM_MODEL, TRAINED
 from ..samplers.schedules import CURVES, PIXELS_PER_TOKEN, flux_mu
-from .queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
+from .queued_graph import OUR_SAMPLER, PRESET_NODE, SPEED_NODE, Graph
 
 HOST_SHIFT = math.exp(1.15)  # what ComfyUI gives Chroma and FLUX.1 dev unless a node changes it
 
@@ -42,6 +42,8 @@ def shift_of(graph: Graph, node: str) -> tuple[bool, float | None]:
     if kind == PRESET_NODE:
         mode = graph.value(node, "shift")
         return True, number("shift.value") if mode == FIXED else 1.0 if mode == TRAINED else None
+    if kind == SPEED_NODE:
+        return True, None  # the preset's
     return "modelsampling" in kind.lower().replace(" ", "") or "shift" in kind.lower(), None
 
 

@@ -28,7 +28,7 @@ WIDTH = 3072  # of the published models
 LAYERS_PER_ATTENTION = 6
 MAX_VALUE = 60  # characters of a loader's value
 # Nodes before the sampler that do not change what a step costs; of LoRAs their number counts, not their strength.
-FREE = ("ModelSampling", "TimestepShift", "ChromaPreset", "Reroute", "RoPEScaling")
+FREE = ("ModelSampling", "TimestepShift", "ChromaPreset", "ChromaSpeed", "Reroute", "RoPEScaling")
 LOCK = threading.Lock()
 
 NOT_YET = Line("expected: ", INFO, "not run here yet; the first picture tells how long it takes")

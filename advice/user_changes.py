@@ -8,6 +8,7 @@ from typing import Any, Callable, Mapping
 from ..constants import counted
 from .presets import GRADES, STANDARD, Preset, of_choice
 from .recognise_preset import Recognition
+from .speed import num_prompts
 
 
 @dataclass(frozen=True)
@@ -140,17 +141,28 @@ def in_short(settings: Settings) -> str:
     return ", ".join((counted(settings.steps, "step"), f"cfg {settings.cfg:g}", *values))
 
 
-def head_of(settings: Settings, found: Recognition | None, own_guidance: bool = False) -> str:
+def as_fast(standard: Preset, settings: Settings) -> str:
+    """What settings save beside the checkpoint's preset, in prompts that go through the network."""
+    guided, alternate = settings.cfg != 1, bool(settings.savings.get("alternate"))
+    plain = num_prompts(standard.steps, standard.cfg != 1)
+    found = num_prompts(settings.steps, guided, alternate)
+    if found == plain:
+        return f"{found} prompts to compute, as in the preset"
+    times = f"about {plain / found:.1f} times as fast" if found < plain else f"{found / plain:.1f} times as long"
+    return f"{found} prompts to compute instead of {plain}: {times}"
+
+
+def head_of(settings: Settings, found: Recognition | None, own: Mapping[str, Any] | None = None) -> str:
     """What a sampler takes and why. found: None where a node before it, such as Chroma Preset, has chosen them.
 
-    own_guidance: the model has guidance of another node, in place of the savings.
+    own: the values of guidance that the model has from another node, in place of the savings.
     """
     if found is None:
         head = f"settings of the node before: {settings.name}"
     else:
         head = f"{settings.choice}: {settings.name}, {'recognised ' if found.sure else ''}{found.reason}"
     lines = [head, in_short(settings)]
-    if settings.savings and own_guidance:
+    if own is not None and any(own.get(name) != value for name, value in settings.savings.items()):
         lines.append(f"{', '.join(settings.savings)} left out, since the model has guidance of a node before this one")
     return "\n".join(lines)
 

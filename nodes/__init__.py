@@ -66,6 +66,7 @@ FEATURES = (
     Feature("plot", ("ChromaSigmasPlot",), ("schedules",)),
     Feature("size", ("ChromaSize",), ("samplers", "schedules", "advice")),
     Feature("skip_blocks", ("ChromaSkipBlocks",), ("models", "blocks")),
+    Feature("speed", ("ChromaSpeed",), ("guidance", "samplers", "schedules", "advice")),
     Feature(
         "studio",
         ("ChromaStudio",),

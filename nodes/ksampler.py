@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import MappingProxyType
 from typing import Any, Callable, Mapping
 
 import comfy.samplers
@@ -20,14 +21,13 @@ from ..advice.run_costs import savings_text
 from ..advice.user_changes import Settings, facts, head_of, settle
 from ..constants import AS_TRAINED, BY_RESOLUTION, CUSTOM, FIXED, FROM_MODEL, TRAINED, Lines
 from ..host.sample.apply_preset import applied, known
-from ..host.sample.guiders import GuidancePatch, chroma_guider, patch_on
+from ..host.sample.guiders import GuidancePatch, chroma_guider, own_guidance, patch_on
 from ..host.sample.shift import CURVE, shifted
 from ..samplers.guided_run import Guidance
 from ..samplers.run_record import RunRecord
 from ..samplers.schedules import CURVES, schedule
 from .guidance import wanted
 from .preset import recognised
-from .run_report import write
 from .shared import before_run
 from .shared.checked_node import CheckedNode
 from .shared.inputs import (
@@ -46,6 +46,7 @@ from .shared.inputs import (
     steps_input,
     summary,
 )
+from .shared.metadata import put
 from .shared.report import only_tell, report, running_graph, show, title
 
 SHIFTS = {AS_TRAINED: TRAINED, FIXED: FIXED, BY_RESOLUTION: BY_RESOLUTION, FROM_MODEL: None}
@@ -109,12 +110,17 @@ def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) 
 
 
 def with_guidance(
-    model: Any, skip_first_steps: int, savings: Mapping[str, Any], told: Callable[[RunRecord], None]
+    model: Any,
+    skip_first_steps: int,
+    savings: Mapping[str, Any],
+    told: Callable[[RunRecord], None],
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Any, GuidancePatch]:
     """A clone with the model's own guidance, and that guidance. told: is called with each run's record.
 
     skip_first_steps: replaces that of the guidance, unless it is 0.
     savings:          fields of Guidance, for a model that has none.
+    facts:            what the records say beside what was computed, plain values only.
     """
     found = patch_on(model)
     guidance = Guidance(**savings) if found is None else found.guidance
@@ -128,7 +134,8 @@ def with_guidance(
             if found.report is not None:
                 found.report(record)
 
-    patch = GuidancePatch(guidance, "auto" if found is None else found.pairing, tell)
+    facts = {**({} if found is None else found.facts), **facts}
+    patch = GuidancePatch(guidance, "auto" if found is None else found.pairing, tell, facts)
     return patch.on(model), patch
 
 
@@ -271,7 +278,7 @@ class ChromaKSampler(CheckedNode):
                 head += f". {schedule} does not use the shift; simple and beta do"
             method, name, savings, more = comfy.samplers.sampler_object(sampler), sampler, {}, {}
         else:
-            head = head_of(settings, found, patch_on(model) is not None)
+            head = head_of(settings, found, own_guidance(model))
             model, method, sigmas = applied(model, settings, denoise)
             name, cfg, savings = settings.sampler, settings.cfg, settings.savings
             more = {"settings": facts(settings)}
@@ -283,12 +290,12 @@ class ChromaKSampler(CheckedNode):
             # `loaded`, not the model that holds this function: a circle of references looks like a leak to the host
             only_tell(title(cls), lambda: keep(cls, loaded, latent, record, name, cfg, savings, skip_first_steps))
 
-        model, patch = with_guidance(model, skip_first_steps, savings, told)
+        model, patch = with_guidance(model, skip_first_steps, savings, told, more)
         guider = chroma_guider(model, positive, negative, cfg)
         noise = RandomNoise.execute(seed)[0]
         out = SamplerCustomAdvanced.execute(noise, guider, method, sigmas, latent)[0]
         if patch.last is None:
             report(cls, head)
         else:
-            only_tell(title(cls), lambda: write(cls.hidden, patch.last, more))
+            only_tell(title(cls), lambda: put(cls.hidden.extra_pnginfo, cls.hidden.unique_id, patch.last.facts()))
         return io.NodeOutput(out)

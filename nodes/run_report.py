@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import Any, Mapping
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..constants import WARNING, Line, Lines
 from ..host.sample.guiders import patch_on
-from ..samplers.run_record import RunRecord
 from .shared.inputs import CATEGORY
+from .shared.metadata import put
 from .shared.report import only_tell, report, title
 
 NO_GUIDANCE = Line(
@@ -20,21 +19,6 @@ NO_GUIDANCE = Line(
 )
 NO_RUN = Line("nothing has been sampled with this guidance. ", WARNING, "Give the sampler the same guider or model")
 NO_METADATA = "not written into the picture: this prompt was queued without metadata"
-METADATA = "chroma_run"  # key in a picture's metadata
-
-
-def write(hidden: Any, record: RunRecord, more: Mapping[str, Any] = MappingProxyType({})) -> bool:
-    """Puts a record into the metadata of this prompt's pictures, under the node's id: a prompt may have several runs.
-
-    more: further facts, plain values only.
-
-    returns: False if the client sent no metadata, or metadata of another form.
-    """
-    info = hidden.extra_pnginfo
-    if not isinstance(info, dict) or not isinstance(info.setdefault(METADATA, {}), dict):
-        return False
-    info[METADATA][str(hidden.unique_id)] = {**record.facts(), **more}
-    return True
 
 
 def run_text(hidden: Any, guidance: Any) -> str:
@@ -45,7 +29,8 @@ def run_text(hidden: Any, guidance: Any) -> str:
     if patch.last is None:
         return Lines([NO_RUN])
     text = patch.last.text()
-    return text if write(hidden, patch.last) else Lines([text, NO_METADATA])
+    written = put(hidden.extra_pnginfo, hidden.unique_id, patch.last.facts())
+    return text if written else Lines([text, NO_METADATA])
 
 
 class ChromaRunReport(io.ComfyNode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Mapping
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class RunRecord:
     cosines: (step, cosine of cond and uncond); `close` makes numbers of tensors.
     warm:    seconds and prompts at the second evaluation, when the model is loaded and all is compiled.
     memory:  bytes of the device that the run has used at most; 0 if that is not known.
+    more:    further facts, such as where the settings are from; plain values only.
     """
 
     cfg: float
@@ -44,6 +45,7 @@ class RunRecord:
     notes: list[str] = field(default_factory=list)
     warm: tuple[float, int] | None = None
     memory: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def evaluation_begins(self, seconds: float) -> None:
         """An evaluation, which is counted already, begins so many seconds after the run."""
@@ -92,7 +94,7 @@ class RunRecord:
         }
         if self.notes:
             out["notes"] = self.notes
-        return out
+        return {**out, **self.more}
 
     def text(self, settings: str = "") -> Lines:
         """For a person, on the node: time and warnings first, then the settings, what it cost, what was left out."""

@@ -7,7 +7,7 @@ from typing import Iterator
 from ...constants import FROM_MODEL, TRAINED, counted
 from ..finding import HARM, HINT, IDLE, Facts, Finding, Insert, rule
 from ..presets import FLUX, FLUXES
-from ..queued_graph import OUR_SAMPLER, PRESET_NODE, ROLES, Graph
+from ..queued_graph import OUR_SAMPLER, PRESET_NODES, ROLES, Graph
 from ..queued_run import QueuedRun, shift_setters
 from ..queued_shift import HOST_SHIFT, by_resolution, follows_shift, shift_of
 
@@ -117,7 +117,7 @@ def two_shifts(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     setters = shift_setters(graph, run)
     for node in () if setters and graph.is_hidden(setters[0], "shift") else setters[1:]:
         value = shift_of(graph, node)[1]
-        if graph.kind(node) == PRESET_NODE and value in (None, shift_of(graph, setters[0])[1]):
+        if graph.kind(node) in PRESET_NODES and value in (None, shift_of(graph, setters[0])[1]):
             continue
         if graph.kind(setters[0]) == OUR_SAMPLER:
             remedy = f"Choose {FROM_MODEL!r} as its shift, with quality custom, or remove the other."
@@ -158,7 +158,7 @@ def schedule_of_another_model(graph: Graph, run: QueuedRun, facts: Facts) -> Ite
     source: the host's samplers.py and nodes_custom_sampler.py, nodes_align_your_steps.py, nodes_gits.py.
     """
     kind = graph.kind(run.schedule_node)
-    if kind in ("ChromaScheduler", PRESET_NODE, OUR_SAMPLER):
+    if kind in ("ChromaScheduler", *PRESET_NODES, OUR_SAMPLER):
         return
     if run.scheduler in ("karras", "exponential"):
         text = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import comfy.samplers
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -33,13 +33,18 @@ class GuidancePatch:
         guidance: Guidance,
         pairing: str = "auto",
         report: Callable[[RunRecord], None] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ):
-        """pairing: one of PAIRINGS. report: gets every run's record at its end, also if the run fails."""
+        """pairing: one of PAIRINGS. report: gets every run's record at its end, also if the run fails.
+
+        facts: what the records say beside what was computed, plain values only.
+        """
         if pairing not in PAIRINGS:
             raise ValueError(f"pairing is {pairing!r}; it must be one of {', '.join(PAIRINGS)}")
         self.guidance = guidance
         self.pairing = pairing
         self.report = report
+        self.facts = dict(facts or {})
         self.last: RunRecord | None = None
 
     def on(self, model: Any) -> Any:
@@ -65,6 +70,7 @@ class GuidancePatch:
         started = time.perf_counter()
         run = GuidedRun(self.guidance, sigmas.tolist(), guider.cfg, interval, sampler_name(sampler))
         record = run.record
+        record.more = self.facts
         if type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise:
             install(run, guider, started)
         elif self.guidance != Guidance():
@@ -246,6 +252,12 @@ def chroma_guider(model: Any, positive: list[Any], negative: list[Any] | None, c
     guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     guider.set_cfg(cfg)
     return guider
+
+
+def own_guidance(model: Any) -> dict[str, Any] | None:
+    """The values of the guidance that a MODEL carries, or None."""
+    patch = patch_on(model)
+    return None if patch is None else vars(patch.guidance)
 
 
 def patch_on(source: Any) -> GuidancePatch | None:

@@ -10,7 +10,7 @@ from typing import Any, Mapping
 import comfy.model_management
 import folder_paths
 
-from ...advice.queued_graph import OUR_SAMPLER, PRESET_NODE, Graph
+from ...advice.queued_graph import OUR_SAMPLER, PRESET_NODES, Graph
 from ...advice.queued_run import runs
 from ...advice.rules.models import picture_size
 from ...advice.run_costs import NOT_YET, TOKEN_SIDE, WIDTH, Cost, Work, add, expected, model_of, read, savings_text
@@ -53,7 +53,7 @@ def ahead(graph: Graph, node: str, settings: Settings | None) -> Line | None:
 
     settings: in place of the node's own values.
     """
-    is_preset = graph.kind(node) == PRESET_NODE
+    is_preset = graph.kind(node) in PRESET_NODES
     work = (work_of_preset if is_preset else work_of)(graph, node, settings)
     line = None if work is None else expected(work, read(file()))
     return None if is_preset and line == NOT_YET else line  # its sampler says so
@@ -75,10 +75,11 @@ def work_of(graph: Graph, node: str, settings: Settings | None) -> Work | None:
 
 
 def work_of_preset(graph: Graph, node: str, found: Settings | None) -> Work | None:
-    """Of a run with the settings of Chroma Preset, and one picture."""
+    """Of a run with the settings of Chroma Preset or Chroma Speed, and one picture."""
     if found is None or any(graph.is_hidden(node, name) for name in ("steps", "cfg", "width", "height", "sampler")):
         return None
-    return here(graph, node, found.width, found.height, 1, found.steps, found.sampler, found.cfg != 1, "")
+    savings = savings_text(found.savings, 0, found.steps)
+    return here(graph, node, found.width, found.height, 1, found.steps, found.sampler, found.cfg != 1, savings)
 
 
 def here(graph: Graph, node: str, width: int, height: int, *work: Any) -> Work | None:

@@ -119,7 +119,12 @@ def node_before(kind: str, role: str) -> str | None:
     running, graph = get_executing_context(), Graph(running_graph())
     if running is None or running.node_id not in graph.nodes:
         return None
-    chain = graph.chain(graph.source(running.node_id, role), role)
+    start = running.node_id
+    if role == "model" and graph.source(start, "guider"):  # which has the model, not the sampler
+        start = next(
+            (n for n in graph.chain(graph.source(start, "guider"), "guider") if graph.source(n, "model")), start
+        )
+    chain = graph.chain(graph.source(start, role), role)
     return next((node for node in chain if graph.kind(node) == kind), None)
 
 

@@ -10,14 +10,14 @@ from typing import Any, Mapping
 import comfy.samplers
 
 from ...advice.flash import settings_in_graph
-from ...advice.presets import HD, PRESETS
-from ...advice.queued_graph import FLASH_NODE, OUR_LOADER, OUR_SAMPLER, PRESET_NODE, SIZE_NODE, Graph
-from ...advice.queued_run import recognise_chain
+from ...advice.presets import HD, PRESETS, STANDARD
+from ...advice.queued_graph import FLASH_NODE, OUR_LOADER, OUR_SAMPLER, PRESET_NODE, SIZE_NODE, SPEED_NODE, Graph
+from ...advice.queued_run import recognise_chain, speed_of
 from ...advice.recognise_preset import Recognition
 from ...advice.sizes import of_node
 from ...advice.sizes import tell as tell_size
 from ...advice.studio import STUDIO_NODE, all_opened
-from ...advice.user_changes import Settings, head_of, settle, tell
+from ...advice.user_changes import Settings, as_fast, head_of, settle, tell
 from ...constants import AS_TRAINED, CUSTOM, ERROR, FROM_PRESET, TRAINED, Line, Lines
 from ...host.model.load import ModelFile
 from ...host.sample.apply_preset import with_size
@@ -33,7 +33,7 @@ from .scheduler_curve import drawn
 
 PATH = "/chroma/settings"
 MAX_QUERY = 1 << 17  # bytes: the nodes before one
-KINDS = (PRESET_NODE, OUR_SAMPLER, STUDIO_NODE, SIZE_NODE)
+KINDS = (PRESET_NODE, SPEED_NODE, OUR_SAMPLER, STUDIO_NODE, SIZE_NODE)
 AUTO = "auto"
 NO_FILE = ("from the model file", "none")  # choices of a loader that name no file
 VALUE = "value"  # key of a shift's number in Chroma Preset's menu
@@ -105,10 +105,14 @@ def settings_ahead(graph: Graph, node: str) -> tuple[Settings, str] | None:
         linked = [n for n in ("steps", "cfg", "width", "height", "sampler") if graph.is_hidden(node, n)]
         text = tell(settings, found, chosen)
         return settings, text + (f"\n{', '.join(linked)}: by link, known once it runs" if linked else "")
+    if graph.kind(node) == SPEED_NODE:
+        settings, found = of_speed(graph, node)
+        return settings, f"{head_of(settings, found)}\n{as_fast(PRESETS[found.name], settings)}"
     if link:
         source = graph.chain(link, "settings")[-1]
         makers = {
             PRESET_NODE: lambda: of_preset(graph, source)[0],
+            SPEED_NODE: lambda: of_speed(graph, source)[0],
             FLASH_NODE: lambda: settings_in_graph(graph, source),
         }
         settings = makers.get(graph.kind(source), lambda: None)()
@@ -118,6 +122,12 @@ def settings_ahead(graph: Graph, node: str) -> tuple[Settings, str] | None:
     found = recognised_ahead(graph, node)
     settings = settle(found.name, choice=quality, reason=found.reason)
     return settings, head_of(settings, found)
+
+
+def of_speed(graph: Graph, node: str) -> tuple[Settings, Recognition]:
+    """A Chroma Speed's settings, and what it recognises. raises: ValueError as `presets.of_choice`."""
+    found = recognised_ahead(graph, node)
+    return settle(found.name, choice=speed_of(graph, node) or STANDARD, reason=found.reason), found
 
 
 def of_preset(graph: Graph, node: str) -> tuple[Settings, Recognition, bool]:

@@ -311,7 +311,7 @@ def test_what_a_choice_takes_is_told_and_can_be_saved():
     assert not s.changed  # nobody has changed the choice's own values
     found = recognition.recognise(None, "Chroma1-HD.safetensors")
     assert settings.head_of(s, found).startswith("draft: Chroma1-HD, recognised by the name Chroma1-HD.safetensors\n")
-    assert "alternate left out" in settings.head_of(s, found, own_guidance=True)
+    assert "alternate left out" in settings.head_of(s, found, {"alternate": False})
     assert settings.head_of(s, None).startswith("settings of the node before: Chroma1-HD\n")
     facts = json.loads(json.dumps(settings.facts(s)))
     assert facts["quality"] == "draft" and facts["schedule"] == {"curve": "beta", "alpha": 0.6, "beta": 0.6}

@@ -56,6 +56,29 @@ def test_preset_shows_what_it_will_use_and_its_curve_before_a_run(page, vue):
 
 
 @both
+def test_speed_shows_what_it_will_use_and_save_before_a_run(page, vue):
+    opened(page, "chroma_lora", vue)
+    page.evaluate(
+        """() => {
+            const speed = LiteGraph.createNode('ChromaSpeed')
+            app.rootGraph.add(speed)
+            speed.pos = [20, 1100]
+            app.rootGraph.nodes.find(node => node.type === 'ChromaDiffusionLoader').connect(0, speed, 0)
+        }"""
+    )
+    comfy_page.wait_until_told(page, "ChromaSpeed", "draft: chroma-demo, recognised by the name")
+    comfy_page.wait_until_told(page, "ChromaSpeed", "19 prompts to compute instead of 40: about 2.1 times as fast")
+    page.locator('.chroma-curve svg[aria-label^="Sigmas: 12 steps"]').wait_for()
+    choose(page, "ChromaSpeed", "speed", "about so many times as fast")
+    comfy_page.wait_until_told(page, "ChromaSpeed", "21 prompts to compute instead of 40: about 1.9 times as fast")
+    choose(page, "ChromaSpeed", "speed.times", 1.2)
+    comfy_page.wait_until_told(page, "ChromaSpeed", "about 1.2 times as fast: chroma-demo")
+    page.evaluate("app.canvas.ds.scale = 1; app.canvas.ds.offset = [100, -900]; app.canvas.setDirty(true, true)")
+    page.wait_for_timeout(500)
+    page.screenshot(path=dev.cache_dir() / "browser" / f"speed-{'vue' if vue else 'canvas'}.png")
+
+
+@both
 def test_choice_fills_the_values_and_a_changed_value_chooses_custom(page, server, vue):
     opened(page, "chroma_lora", vue)
     choose(page, SAMPLER, "quality", "draft")

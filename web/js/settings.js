@@ -1,4 +1,4 @@
-// Shows on Chroma Preset, Chroma KSampler, Chroma Studio and Chroma Size what they will use, before a run; nodes/shared/settings_ahead.py
+// Shows on Chroma Preset, Chroma Speed, Chroma KSampler, Chroma Studio and Chroma Size what they will use, before a run; nodes/shared/settings_ahead.py
 // works it out from the header of the model's file. Chroma KSampler's widgets show the values of its choice of quality; who changes
 // one chooses `custom` by that.
 
@@ -10,7 +10,7 @@ import { graphOf, isShared, widgetFor } from "./graph_query.js";
 import { preview } from "./report.js";
 
 const PATH = "/chroma/settings";
-const PRESET = "ChromaPreset";
+const DRAWN = ["ChromaPreset", "ChromaSpeed"]; // with the curve of their schedule
 const SAMPLER = "ChromaKSampler";
 const TELL_ALONE = ["ChromaStudio", "ChromaSize"]; // without a drawing or values for widgets
 const CUSTOM = "custom";
@@ -32,7 +32,7 @@ class Teller {
     this.told = null; // the report of the last answer, as JSON
     this.busy = false;
     this.written = null; // the values that the widgets have got from here, by name
-    if (node.comfyClass === PRESET) this.view = addDrawing(node, new CurveView());
+    if (DRAWN.includes(node.comfyClass)) this.view = addDrawing(node, new CurveView());
   }
 
   /** Whether the node's own widgets count. */
@@ -113,7 +113,7 @@ app.registerExtension({
     tellers.forEach((teller) => (teller.key = null));
   },
   nodeCreated(node) {
-    if (![PRESET, SAMPLER, ...TELL_ALONE].includes(node.comfyClass)) return;
+    if (![...DRAWN, SAMPLER, ...TELL_ALONE].includes(node.comfyClass)) return;
     const teller = new Teller(node);
     const [added, removed] = [node.onAdded, node.onRemoved];
     node.onAdded = function (...given) {

@@ -252,7 +252,7 @@ def test_table_names_every_shift_and_its_widgets(table, ours, hosts):
             assert set(place["params"]) == set(sigmas.CURVES[place["curve"]].defaults)
 
 
-SETS_A_SHIFT = {"ChromaPreset", "ChromaTimestepShift"}  # the first's is known to a run only
+SETS_A_SHIFT = {"ChromaPreset", "ChromaSpeed", "ChromaTimestepShift"}  # the first two's are known to a run only
 
 
 def test_table_passes_through_all_that_keep_the_models_sigmas(table, ours, hosts):
