@@ -31,7 +31,7 @@ TRAINED, FIXED, BY_RESOLUTION = "shift 1", "fixed", "by resolution"  # Chroma Ti
 AS_TRAINED, FROM_MODEL = "1 (as trained)", "from the model"  # Chroma KSampler, beside FIXED and BY_RESOLUTION
 FROM_PRESET = "from the preset"  # Chroma Preset
 AT_ONCE, GUIDED_FIRST = "at once", "guided first"  # Chroma Flash
-TIMES = "about so many times as fast"  # Chroma Speed
+TIMES = "times as fast"  # Chroma Speed
 CUSTOM = "custom"  # Chroma KSampler's quality: what its own widgets say
 
 # The host's key in a conditioning for a style model's mask over text and image tokens.
