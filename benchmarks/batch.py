@@ -12,6 +12,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -28,14 +29,18 @@ from tools.batching.local import end
 from .measure import write
 
 ROWS, FAULT_ROWS, STEPS = 24, 200, 4
+MODEL, MODELS = "unet_name", ("chroma-demo.safetensors", "chroma-demo-again.safetensors")
+INTRO = f"The demo model, {STEPS} steps, {ROWS} pictures a round; each server computes with one thread, all on this machine."
+LOADED = "Load Chroma Model: "  # in a server's log, once a load
 COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("circle", "square", "triangle")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def table(path: Path, num_rows: int, first_seed: int) -> list[dict[str, Any]]:
-    """Writes rows of different prompts and seeds; gives them."""
+def table(path: Path, num_rows: int, first_seed: int, models: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Writes rows of different prompts and seeds; gives them. models: files that they take in turn."""
     rows = [
         {"prompt": f"a {COLOURS[i % 4]} {SHAPES[i % 3]}", "seed": first_seed + i, "steps": STEPS}
+        | ({MODEL: models[i % len(models)]} if models else {})
         for i in range(num_rows)
     ]
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -61,6 +66,8 @@ def loop(server: dev.Server, rows: list[dict[str, Any]]) -> dict[int, bytes]:
     found = {}
     for row in rows:
         sampler.update(seed=row["seed"], steps=row["steps"])
+        if model := row.get(MODEL):
+            next(value for value in inputs.values() if MODEL in value)[MODEL] = model
         inputs["CLIPTextEncode", "Prompt"]["text"] = row["prompt"]
         found[row["seed"]] = Image.open(server.run(graph)[-1]).convert("RGB").tobytes()
     return found
@@ -96,6 +103,29 @@ def ratios(folder: Path, servers: list[dev.Server], rounds: int) -> list[str]:
     return ["| | seconds a picture | ratio to the plain loop |", "|---|---|---|"] + [
         f"| {name} | {statistics.median(s):.2f} | {statistics.median(s) / base:.2f} |" for name, s in seconds.items()
     ]
+
+
+def order(folder: Path, server: dev.Server, rounds: int) -> None:
+    """Writes what the order of rows saves: two models in turn, in the table's order by the plain loop and as the batch orders them."""
+    models = dev.base_dir() / "models" / "diffusion_models"
+    shutil.copyfile(models / MODELS[0], models / MODELS[1])
+    seconds: dict[str, list[float]] = {}
+    loads: dict[str, int] = {}
+    for turn in range(rounds):
+        for name in ("in the table's order, plain loop", "in the batch's order"):
+            rows, out = folder / f"order-{turn}.csv", folder / f"order-{turn}"
+            data = table(rows, ROWS, 70_000 + 1_000 * turn + 500 * ("batch" in name), MODELS)
+            before, begun = server.log.read_text(errors="replace").count(LOADED), time.perf_counter()
+            if "loop" in name:
+                loop(server, data)
+            elif start(rows, out, [server]).wait():
+                raise RuntimeError("the batch of two models failed")
+            seconds.setdefault(name, []).append((time.perf_counter() - begun) / ROWS)
+            loads[name] = server.log.read_text(errors="replace").count(LOADED) - before
+    (models / MODELS[1]).unlink()
+    lines = [f"| {ROWS} rows that take two models in turn | loads | seconds a picture |", "|---|---|---|"]
+    lines += [f"| {name} | {loads[name]} | {statistics.median(s):.2f} |" for name, s in seconds.items()]
+    write("batch_order", "Many pictures: rows in the order in which they load least", [INTRO, "", *lines])
 
 
 def faults(folder: Path, servers: list[dev.Server]) -> list[str]:
@@ -176,10 +206,10 @@ def main(rounds: int) -> None:
         for server in servers:  # each loads the model before anything is timed
             loop(server, table(Path(name) / "warm.csv", 1, 1))
         speed = ratios(Path(name), servers, min(rounds, 3))
+        order(Path(name), servers[0], min(rounds, 3))
         lines = [*speed, "", *(faults(Path(name), servers) if os.name != "nt" else [])]
         if os.name != "nt" and importlib.util.find_spec("ray"):
             for server in servers[:2]:  # make room; the first was killed
                 end(server.process)
             lines += ["", *faults_of_ray(Path(name), servers[2])]
-    intro = f"The demo model, {STEPS} steps, {ROWS} pictures a round; each server computes with one thread, all on this machine."
-    write("batch", "Many pictures: the batch beside a plain loop over HTTP, and with faults", [intro, "", *lines])
+    write("batch", "Many pictures: the batch beside a plain loop over HTTP, and with faults", [INTRO, "", *lines])
