@@ -29,10 +29,11 @@ LIMIT = 64 * 2**20  # bytes of all files together
 PACKAGES = ("comfy-kitchen", "comfy-aimdo", "torchsde", "trampoline", "gguf", "diffusers", "importlib-metadata")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 LEFT_OUT = ("comfy_kitchen/backends/hip/_C.abi3.so",)  # kernels for another maker's cards
-HOST_LEFT_OUT = {
+HOST_LEFT_OUT = {  # at the top of ComfyUI's folder; below it there are modules of the same names
     *("tests", "tests-unit", "blueprints", "custom_nodes", "input", "models", "output", "temp", "user"),
-    *("openapi.yaml", ".git", ".github", "__pycache__", "comfy_api_nodes", "script_examples"),
+    *("openapi.yaml", ".git", ".github", "comfy_api_nodes", "script_examples"),
 }
+CACHE = "__pycache__"
 
 
 def main() -> int:
@@ -67,7 +68,11 @@ def told(to: Path) -> int:
 
 def packages(path: Path, python: str) -> None:
     """ComfyUI and the wheels, unpacked and packed together; nothing is done where that is there already."""
-    wanted = {"host": dev.host_version(), "python": python, "left out": [*LEFT_OUT, *sorted(HOST_LEFT_OUT)]}
+    wanted = {
+        "host": dev.host_version(),
+        "python": python,
+        "left out": [*LEFT_OUT, CACHE, *(f"/{name}" for name in sorted(HOST_LEFT_OUT))],
+    }
     wanted |= {name: version(name) for name in PACKAGES}
     key = json.loads(json.dumps(wanted))
     note = path.with_name("packages.json")
@@ -78,7 +83,7 @@ def packages(path: Path, python: str) -> None:
         print(f"packing ComfyUI and {len(wheels)} wheels; this takes minutes, once", flush=True)
         partial = path.with_suffix(".partial")
         with tarfile.open(partial, "w:xz", preset=6) as archive:
-            archive.add(dev.host_path().resolve(), start.HOST, filter=without_extras)
+            add_host(archive)
             archive.add(Path(__file__).with_name("av_stand_in.py"), f"{start.SITE}/av.py")
             for wheel in wheels:
                 add_wheel(archive, wheel)
@@ -107,10 +112,16 @@ def add_wheel(archive: tarfile.TarFile, wheel: Path) -> None:
             archive.addfile(entry, io.BytesIO(data))
 
 
+def add_host(archive: tarfile.TarFile) -> None:
+    """ComfyUI's folder, as far as the parts need it."""
+    archive.add(dev.host_path().resolve(), start.HOST, filter=without_extras)
+
+
 def without_extras(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """An entry of ComfyUI's folder, or None for what no part reads: tokenizers are a sixth of all that travels."""
     names = entry.name.split("/")[1:]
-    return None if HOST_LEFT_OUT & set(names) or any("tokenizer" in n and "." not in n for n in names) else entry
+    is_extra = names[:1] and names[0] in HOST_LEFT_OUT or CACHE in names
+    return None if is_extra or any("tokenizer" in n and "." not in n for n in names) else entry
 
 
 def repository(path: Path) -> None:
