@@ -26,7 +26,16 @@ from . import rig, start
 
 LIMIT = 64 * 2**20  # bytes of all files together
 # What ComfyUI and the parts import beyond an image with PyTorch, transformers and the usual scientific packages.
-PACKAGES = ("comfy-kitchen", "comfy-aimdo", "torchsde", "trampoline", "gguf", "diffusers", "importlib-metadata")
+PACKAGES = (
+    *("comfy-kitchen", "comfy-aimdo", "torchsde", "trampoline", "gguf", "diffusers", "importlib-metadata"),
+    *(
+        "requests",
+        "urllib3",
+        "idna",
+        "certifi",
+        "charset-normalizer",
+    ),  # diffusers asks for them, transformers 5 no longer brings them
+)
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 LEFT_OUT = ("comfy_kitchen/backends/hip/_C.abi3.so",)  # kernels for another maker's cards
 HOST_LEFT_OUT = {  # at the top of ComfyUI's folder; below it there are modules of the same names
@@ -71,7 +80,7 @@ def packages(path: Path, python: str) -> None:
     wanted = {
         "host": dev.host_version(),
         "python": python,
-        "left out": [*LEFT_OUT, CACHE, *(f"/{name}" for name in sorted(HOST_LEFT_OUT))],
+        "left out": [*LEFT_OUT, CACHE, "tokenizers of text_encoders", *(f"/{name}" for name in sorted(HOST_LEFT_OUT))],
     }
     wanted |= {name: version(name) for name in PACKAGES}
     key = json.loads(json.dumps(wanted))
@@ -121,7 +130,9 @@ def without_extras(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """An entry of ComfyUI's folder, or None for what no part reads: tokenizers are a sixth of all that travels."""
     names = entry.name.split("/")[1:]
     is_extra = names[:1] and names[0] in HOST_LEFT_OUT or CACHE in names
-    return None if is_extra or any("tokenizer" in n and "." not in n for n in names) else entry
+    of_texts = names[:2] == ["comfy", "text_encoders"]
+    is_tokenizer = of_texts and any("tokenizer" in n and "." not in n for n in names[2:])
+    return None if is_extra or is_tokenizer else entry
 
 
 def repository(path: Path) -> None:

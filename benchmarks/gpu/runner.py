@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterable
 
@@ -144,14 +145,21 @@ def groups(parts: Iterable[Part], rehearse: bool) -> list[list[Part]]:
 
 
 def run(parts: Iterable[Part], out: Path, minutes: float, rehearse: bool, again: bool) -> list[str]:
-    """All parts in their order while time is left; gives the names of those whose process failed."""
+    """All parts in their order while time is left; gives the names of those whose process failed.
+
+    A rehearsal times nothing, so its processes run beside each other.
+    """
     patience = PATIENCE if rehearse else 1
     last = time.monotonic() + 60 * minutes * patience
-    failed = []
-    for group in groups(parts, rehearse):
+
+    def run_group(group: list[Part]) -> list[str]:
         names, left = [part.name for part in group], last - time.monotonic() - GRACE
         if left <= GRACE:
             print(f"{', '.join(names)}: left out, the time is over", flush=True)
-        elif not run_parts(group, out, min(left, patience * sum(p.seconds for p in group)), rehearse, again):
-            failed += names
-    return failed
+            return []
+        ended = run_parts(group, out, min(left, patience * sum(p.seconds for p in group)), rehearse, again)
+        return [] if ended else names
+
+    found = groups(parts, rehearse)
+    with ThreadPoolExecutor(len(found) if rehearse else 1) as pool:
+        return [name for names in pool.map(run_group, found) for name in names]
