@@ -28,13 +28,8 @@ LIMIT = 64 * 2**20  # bytes of all files together
 # What ComfyUI and the parts import beyond an image with PyTorch, transformers and the usual scientific packages.
 PACKAGES = (
     *("comfy-kitchen", "comfy-aimdo", "torchsde", "trampoline", "gguf", "diffusers", "importlib-metadata"),
-    *(
-        "requests",
-        "urllib3",
-        "idna",
-        "certifi",
-        "charset-normalizer",
-    ),  # diffusers asks for them, transformers 5 no longer brings them
+    *("requests", "urllib3", "idna", "certifi", "charset-normalizer"),  # of diffusers; transformers 5 no longer
+    *("httpx", "httpcore", "h11", "anyio"),  # brings any of these
 )
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 LEFT_OUT = ("comfy_kitchen/backends/hip/_C.abi3.so",)  # kernels for another maker's cards
