@@ -134,7 +134,6 @@ def with_guidance(
             if found.report is not None:
                 found.report(record)
 
-    facts = {**({} if found is None else found.facts), **facts}
     patch = GuidancePatch(guidance, "auto" if found is None else found.pairing, tell, facts)
     return patch.on(model), patch
 

@@ -13,7 +13,7 @@ from browser import comfy_page
 from browser.swap import DEMO
 from PIL import Image
 
-pytestmark = [pytest.mark.browser, pytest.mark.host]
+pytestmark = [pytest.mark.browser, pytest.mark.host, pytest.mark.own_page]
 
 dev = support.dev
 EXAMPLES = support.ROOT / "example_workflows"
