@@ -1,7 +1,7 @@
 """How many prompts a run computes, and which steps and savings make it about so many times as fast. Pure.
 
-Measured on models trained here: fewer steps with euler are nearer to the solution than any cache at as many forwards, and
-`alternate` is nearer still from 13 steps on; below it is far off (benchmarks/frontier.py).
+Guesses between what was measured: `alternate` at 20 steps keeps the demo's picture (benchmarks/results/guidance.md), and of 8 steps
+euler is nearest to the exact picture (presets.md). benchmarks/frontier.py asks the rest, and has not been run on a trained model yet.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ from ...loaders.formats.base.registry import FORMATS
 ROW_LAYOUTS = ("TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout", "TensorWiseINT8Layout")
 CPU_CHUNK = 1 << 22  # weights unpacked at a time on a CPU: 16 MB in float32
 ROW_STEP = 256  # a multiple of the heights of all known blocks
-TOGETHER = 640  # tokens up to which a CPU multiplies the items of a batch at once; benchmarks/batching
+TOGETHER = (
+    640  # tokens up to which a CPU multiplies the items of a batch at once: tried on one processor, no table has it
+)
 
 
 class PackedLayout(QuantizedLayout):
@@ -102,8 +104,9 @@ def linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
     """x (..., K) @ weight (N, K).T + bias, the weight unpacked straight into the type of x.
 
     On a CPU a few rows are unpacked at a time: they stay in the cache, and no whole unpacked copy is made. Of a batch of
-    long sequences one after the other is multiplied with them: two do not stay in the cache. A change of low rank is multiplied on its own, which is cheaper than adding it to the weight first. Of a rotated weight the
-    inputs are turned and not the weight, which gives the same product: they are fewer.
+    long sequences one after the other is multiplied with them: two do not stay in the cache. A change of low rank is
+    multiplied on its own, which is cheaper than adding it to the weight first. Of a rotated weight the inputs are turned
+    and not the weight, which gives the same product: they are fewer.
     """
     params = weight._params
     if getattr(params, "convrot", False):

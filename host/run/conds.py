@@ -28,7 +28,7 @@ class Sharing:
 
 
 PAIRED, APART = Sharing(1.0), Sharing(-1.0)
-# By device type; benchmarks/batching: on a CPU 0.78 to 0.94 of the time at 256 image tokens, about 1 at 1024. Weights that are
+# By device type; benchmarks/batching: on a CPU 0.76 to 0.91 of the time at 256 image tokens, 1.02 to 1.06 at 1024. Weights that are
 # unpacked at each use are then unpacked once: 0.71 to 0.88 up to 1024 tokens, with 5 to 8 % of padding 0.86 to 1.01.
 SHARING = {"cpu": Sharing(1 / 32, 256)}
 SHARING_UNPACKED = {"cpu": Sharing(1 / 16, 1024)}
