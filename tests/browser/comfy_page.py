@@ -114,6 +114,15 @@ def overlapping(page: Any) -> list[list[str]]:
     )
 
 
+def cut_notes(page: Any) -> list[str]:
+    """The first words of notes whose tables are wider than there is room for."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('.comfy-markdown, .comfy-markdown-content')]
+            .filter(note => [...note.querySelectorAll('table')].some(table => table.offsetWidth > note.clientWidth + 1))
+            .map(note => note.innerText.slice(0, 40))"""
+    )
+
+
 def show_pictures(page: Any, name: str) -> None:
     """Has every node that shows what it saves show a picture of the host's input folder, as the host tells it after a run."""
     page.evaluate(

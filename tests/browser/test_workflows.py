@@ -83,6 +83,7 @@ def test_template_can_be_read_on_a_small_screen(page, server, path, vue):
     page.screenshot(path=dev.cache_dir() / "browser" / f"template-{path.stem}-{'vue' if vue else 'canvas'}.png")
     assert page.evaluate("app.canvas.ds.scale") >= READABLE
     assert comfy_page.overlapping(page) == []
+    assert comfy_page.cut_notes(page) == []
     comfy_page.show_pictures(page, demo_files.PICTURE)
     page.wait_for_timeout(800)
     page.screenshot(path=dev.cache_dir() / "browser" / f"painted-{path.stem}-{'vue' if vue else 'canvas'}.png")
