@@ -95,6 +95,9 @@ CASES = [
     (clean(cfg=0.0), [(HARM, "10", "cfg 0")]),
     (ksampler(clean(), skip_first_steps=40), [(IDLE, "10", "skip first steps 40 of 26")]),
     (ksampler(clean(), skip_first_steps=3), []),
+    (ksampler(clean(), quality="standard", steps=["70", 0]) | {"70": node("PrimitiveInt", value=12)}, [(IDLE, "10", "steps by link, beside quality standard")]),
+    (flashed(ksampler(clean(), cfg=["70", 0])) | {"70": node("PrimitiveFloat", value=2.0)}, [(IDLE, "10", "cfg by link, beside settings")]),
+    (ksampler(clean(), quality="custom", steps=["70", 0]) | {"70": node("PrimitiveInt", value=26)}, []),
     (flashed(ksampler(clean())), []),
     (flashed(ksampler(clean()), **GUIDED), []),
     (

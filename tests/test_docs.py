@@ -3,7 +3,8 @@
 Conventions of the pages that are checked here:
 - the table under "## Inputs" has a column `default; range`; several inputs of the same may share a row;
 - a dynamic choice's own inputs stand somewhere as `name` (default) or `name` (default; low to high);
-- a figure from benchmarks/results is followed by <!--file: row @ column-->, and has that cell's value, rounded as it likes;
+- a figure from benchmarks/results is followed by <!--file: row @ column-->, and has that cell's value, rounded as it likes
+  (CHROMA_PACK_WRITE=1 writes the values of today's tables into the pages, in the form that they have);
 - a text in code font in the first column under "## Texts of errors" is part of an error in the sources;
 - the page NAME.md in another language is NAME/LANGUAGE.md: section by section it has the same tables, numbers, code,
   figures and links (to pages in that language), and it calls nodes and inputs as locales/LANGUAGE does.
@@ -12,6 +13,7 @@ Conventions of the pages that are checked here:
 import ast
 import asyncio
 import json
+import os
 import re
 from collections import Counter
 
@@ -140,13 +142,23 @@ def measured(name):
 
 @pytest.mark.parametrize("path", [*PAGES, *FRONT], ids=name_of)
 def test_figures_are_those_of_the_tables(path):
-    for told, where in FIGURE.findall(path.read_text()):
-        name, _, place = where.partition(": ")
-        row, _, column = place.partition(" @ ")
-        cell = measured(name)[row, column]
-        mantissa, _, exponent = told.partition("e")
-        form = f".{len(mantissa.partition('.')[2])}{'e' if exponent else 'f'}"
-        assert told == f"{float(cell.rstrip('%')):{form}}", f"{path.name}: {told} is not {cell}, {where}"
+    text = path.read_text()
+    if os.environ.get("CHROMA_PACK_WRITE"):
+        text = FIGURE.sub(lambda found: found[0].replace(found[1], as_told(*found.groups())[0], 1), text)
+        path.write_text(text)
+    for told, where in FIGURE.findall(text):
+        value, cell = as_told(told, where)
+        assert told == value, f"{path.name}: {told} is not {cell}, {where}"
+
+
+def as_told(told, where):
+    """The cell that a mark names, in the form of a figure, and as it stands in the table."""
+    name, _, place = where.partition(": ")
+    row, _, column = place.partition(" @ ")
+    cell = measured(name)[row, column]
+    mantissa, _, exponent = told.partition("e")
+    form = f".{len(mantissa.partition('.')[2])}{'e' if exponent else 'f'}"
+    return f"{float(cell.rstrip('%')):{form}}", cell
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from ...constants import FROM_MODEL, TRAINED, counted
+from ...constants import CUSTOM, FROM_MODEL, TRAINED, counted
 from ..finding import HARM, HINT, IDLE, Facts, Finding, Insert, rule
-from ..presets import FLUX, FLUXES
+from ..presets import CHOICES, FLUX, FLUXES
 from ..queued_graph import OUR_SAMPLER, PRESET_NODES, ROLES, Graph
 from ..queued_run import QueuedRun, shift_setters
 from ..queued_shift import HOST_SHIFT, by_resolution, follows_shift, shift_of
@@ -37,6 +37,29 @@ def few_steps_of_a_shifted_schedule(graph: Graph, run: QueuedRun, facts: Facts) 
             f"The last step goes from a noise level of {last:.2f} to 0 at once; users report soft pictures.",
             "Set the shift to 1 with Chroma Timestep Shift, and use the schedule beta; or take more steps.",
             insert=no_shift_behind_the_loader(graph, run),
+        )
+
+
+@rule
+def links_that_a_choice_overrules(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """Under a choice of quality, or with settings, Chroma KSampler takes its numbers from there, and what is linked is idle.
+
+    source: nodes/ksampler.py; a column of a table of prompts (Chroma Row Value) then changes nothing, without a word.
+    """
+    node = run.node
+    linked = [name for name in ("steps", "cfg", "sampler", "schedule", "shift") if graph.link(node, name)]
+    if graph.kind(node) != OUR_SAMPLER or not linked:
+        return
+    by_settings, quality = graph.link(node, "settings") is not None, graph.value(node, "quality")
+    if by_settings or quality in CHOICES:
+        one = len(linked) == 1
+        yield Finding(
+            IDLE,
+            node,
+            f"{' and '.join(linked)} by link, beside {'settings' if by_settings else f'quality {quality}'}",
+            f"The sampler takes {'it' if one else 'them'} from {'the settings' if by_settings else 'the choice of quality'}.",
+            "Disconnect settings." if by_settings else f"Set quality to {CUSTOM}.",
+            fix=() if by_settings else (("quality", CUSTOM),),
         )
 
 
