@@ -23,10 +23,11 @@ from torch import Tensor
 
 from ..advice.recognise_preset import recognise
 from ..advice.user_changes import Settings, settle
+from ..samplers.guided_run import Guidance
 from .model.load import load_chroma
 from .model.lora import apply_lora
 from .sample.apply_preset import applied, known
-from .sample.guiders import chroma_guider
+from .sample.guiders import GuidancePatch, chroma_guider
 from .text.encode_prompt import encode as encode_prompt
 from .text.t5_clip import load_encoder
 
@@ -36,12 +37,13 @@ MODELS, ENCODERS, VAES, LORAS = ("diffusion_models", "checkpoints"), ("text_enco
 
 @dataclass(frozen=True)
 class Parts:
-    """What a picture is made with: the host's MODEL, CLIP and VAE, and the preset that fits the MODEL."""
+    """What a picture is made with: the host's MODEL, CLIP and VAE, the preset that fits the MODEL, and the LoRAs on it."""
 
     model: Any
     clip: Any
     vae: Any
     preset: str
+    loras: tuple[str, ...] = ()
 
 
 def path_of(file: str | os.PathLike[str], kinds: tuple[str, ...]) -> str:
@@ -86,8 +88,9 @@ def load(
         text_encoder_precision,
         embeddings=folder_paths.get_folder_paths("embeddings"),
     )
-    preset = recognise(known(patcher)[0], model_path, list(loras or ())).name
-    return Parts(patcher, clip, load_vae(vae), preset)
+    names = tuple(str(file) for file, strength in (loras or {}).items() if strength)
+    preset = recognise(known(patcher)[0], model_path, names).name
+    return Parts(patcher, clip, load_vae(vae), preset, names)
 
 
 def load_vae(file: str | os.PathLike[str]) -> Any:
@@ -124,12 +127,14 @@ def sample(
     """The finished latent, (B, C, h, w).
 
     negative: may be None at cfg 1.
-    settings: steps, cfg, sampler, schedule, shift and size in pixels; `advice.user_changes.settle` makes them.
+    settings: steps, cfg, sampler, schedule, shift, guidance savings and size in pixels; `advice.user_changes.settle` makes them.
     latent:   what to start from, (B, C, h, w); None for an empty one of the settings' size, `batch` of them.
     denoise:  below 1: only the last part of a longer schedule, to keep some of `latent`.
     raises:   ValueError for settings that are not known, or a cfg that needs the negative prompt that is not there.
     """
     shifted, sampler, sigmas = applied(model, settings, denoise)
+    if settings.savings:
+        shifted = GuidancePatch(Guidance(**settings.savings)).on(shifted)
     guider = chroma_guider(shifted, positive, negative, settings.cfg)
     start = empty_latent(model, settings.width, settings.height, batch) if latent is None else latent
     out, _ = SamplerCustomAdvanced.execute(RandomNoise.execute(seed)[0], guider, sampler, sigmas, {"samples": start})
@@ -222,6 +227,8 @@ class Chroma:
         other = object.__new__(Chroma)
         path = path_of(file, LORAS)
         model, _ = apply_lora(self.parts.model, path, strength)
-        found = recognise(*known(model), [path])
-        other.parts = replace(self.parts, model=model, preset=found.name if found.sure else self.parts.preset)
+        loras = (*self.parts.loras, *([path] if strength else []))
+        found = recognise(*known(model), loras)
+        preset = found.name if found.sure else self.parts.preset
+        other.parts = replace(self.parts, model=model, preset=preset, loras=loras)
         return other

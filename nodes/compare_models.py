@@ -72,6 +72,15 @@ class ChromaCompareModels(CheckedNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, reference_file: str | None = "", **_: Any) -> Any:
+        """Differs when the file was written anew, by another program for instance."""
+        try:
+            stat = input_path((reference_file or "").strip()).stat() if (reference_file or "").strip() else None
+        except (ValueError, OSError):  # `execute` raises it
+            return ""
+        return stat and [stat.st_mtime_ns, stat.st_size]
+
+    @classmethod
     def execute(
         cls,
         model: Any,

@@ -15,6 +15,7 @@ from ..host.run.late_lora import LateLora, sides_of
 from ..samplers.schedules import MAX_STEPS
 from .lora import lora_fingerprint, lora_path
 from .shared.checked_node import CheckedNode
+from .shared.files import refused
 from .shared.inputs import CATEGORY, SETTINGS, choice, model_input, number
 from .shared.report import report
 
@@ -67,6 +68,10 @@ class ChromaFlash(CheckedNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: Any = None) -> bool | str:
+        return refused(lora_name, lora_path) or True
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: Any = None, **_: Any) -> str:

@@ -247,7 +247,7 @@ class ChromaCFGGuider(CheckedNode):
                 *settings("cfg above"),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -281,7 +281,7 @@ class ChromaGuidance(CheckedNode):
             search_aliases=["cfg", "adaptive guidance", "APG", "CFG-Zero*", "skip_first_steps", "rescale cfg"],
             inputs=[model_input("The model to sample with."), *settings("The sampler's cfg")],
             outputs=[io.Model.Output(tooltip="The same model, guided by these settings.")],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

@@ -182,5 +182,5 @@ class ChromaInpaintStitch(CheckedNode):
 
 
 def repeated(rows: Tensor, batch: int) -> Tensor:
-    """(B, ...) -> (batch, ...): each row again and again, in order."""
-    return rows if len(rows) == batch else rows.repeat_interleave(batch // len(rows), dim=0)
+    """(B, ...) -> (batch, ...): all rows, then all of them again, as the host repeats a batch."""
+    return comfy.utils.repeat_to_batch_size(rows, batch)

@@ -159,7 +159,7 @@ def settings_of(
 
     raises: ValueError for flash, where the model is not made for few steps.
     """
-    found = recognised(model, running_graph(), node.hidden.unique_id)
+    found = recognised(model, node.hidden.unique_id)
     return settle(found.name, choice=quality, reason=found.reason, **latent_size(model, latent)), found
 
 

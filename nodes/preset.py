@@ -20,7 +20,7 @@ from ..host.sample.shift import CURVE
 from ..samplers.schedules import CURVES, MAX_STEPS
 from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, SETTINGS, number_input, summary
-from .shared.report import report
+from .shared.report import report, running_graph
 
 AUTO = "auto"
 VALUE = "value"  # key of a shift's number in the menu `shift`, where the key `shift` has the choice
@@ -36,10 +36,11 @@ def own_parameters(curve: str) -> list[io.Input]:
     ]
 
 
-def recognised(model: Any, prompt: Mapping[str, Any] | None, node_id: str | None) -> Recognition:
-    """The preset for a MODEL. Only the graph has the names of LoRAs, and the file of a model from the host's loader."""
+def recognised(model: Any, node_id: str | None) -> Recognition:
+    """The preset for a MODEL, for the node of this id. Only the graph that is executed has the names of LoRAs, and the file of
+    a model from the host's loader."""
     variant, file = known(model)
-    graph, node = Graph(prompt or {}), str(node_id)
+    graph, node = Graph(running_graph()), str(node_id)
     chain = graph.model_chain(node) if node in graph.nodes else []
     path = graph.file(chain)  # with the folder
     return recognise_chain(graph, chain, variant, path if path.endswith(file) else file)
@@ -153,7 +154,7 @@ class ChromaPreset(CheckedNode):
                 io.Int.Output(display_name="height", tooltip="For an empty latent, in pixels."),
                 SETTINGS.Output(display_name="settings", tooltip="All of them but the size, for Chroma KSampler."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -170,7 +171,7 @@ class ChromaPreset(CheckedNode):
         height: int = 0,
         denoise: float = 1.0,
     ) -> io.NodeOutput:
-        found = recognised(model, cls.hidden.prompt, cls.hidden.unique_id)
+        found = recognised(model, cls.hidden.unique_id)
         curve, params = choice(schedule, "schedule")
         mode, shift_params = choice(shift, "shift")
         settings = settle(

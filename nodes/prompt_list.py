@@ -130,9 +130,9 @@ class ChromaPromptList(CheckedNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str = NO_FILE, **_: Any) -> Any:
-        """What the host cannot see: whether the table or a wildcard file has changed."""
-        times = [(input_folder() / file).stat().st_mtime_ns] if file != NO_FILE else []
+    def fingerprint_inputs(cls, file: str | None = NO_FILE, **_: Any) -> Any:
+        """What the host cannot see: whether the table or a wildcard file has changed. file: None where it comes by a link."""
+        times = [(input_folder() / file).stat().st_mtime_ns] if file not in (None, NO_FILE) else []
         return [*times, *Folder(input_folder() / WILDCARDS).state()]
 
     @classmethod

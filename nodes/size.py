@@ -62,13 +62,13 @@ class ChromaSize(CheckedNode):
                 io.Int.Output(display_name="width", tooltip="In pixels, for an empty latent."),
                 io.Int.Output(display_name="height", tooltip="In pixels, for an empty latent."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, size: Mapping[str, Any] | str | None = None, model: Any = None) -> io.NodeOutput:
         values = dict(size) if isinstance(size, Mapping) else {"size": size}
-        name = HD if model is None else recognised(model, cls.hidden.prompt, cls.hidden.unique_id).name
+        name = HD if model is None else recognised(model, cls.hidden.unique_id).name
         if values["size"] == KONTEXT:
             found = size_of_text(values["pixels"])
         else:

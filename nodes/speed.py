@@ -56,12 +56,12 @@ class ChromaSpeed(CheckedNode):
                 io.Float.Output(display_name="cfg", tooltip="For a guider or a KSampler."),
                 SETTINGS.Output(display_name="settings", tooltip="All of them, for Chroma KSampler."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model: Any, speed: Mapping[str, Any] | None = None, denoise: float = 1.0) -> io.NodeOutput:
-        found = recognised(model, cls.hidden.prompt, cls.hidden.unique_id)
+        found = recognised(model, cls.hidden.unique_id)
         settings = settle(found.name, choice=word_of(speed or {"speed": STANDARD}), reason=found.reason)
         clone, sampler, sigmas = applied(model, settings, denoise)
         head = head_of(settings, found, own_guidance(model))

@@ -16,7 +16,8 @@ from .guidance import apg, cfg, cfg_zero_star, extrapolate, normalise, rescale, 
 from .run_record import RunRecord
 
 FORMS = ("plain", "CFG-Zero*", "APG")
-CURVES = ("constant", "linear", "cosine", "list")
+CONSTANT = "constant"
+CURVES = (CONSTANT, "linear", "cosine", "list")
 COMPUTE, EXTRAPOLATE, SKIP, SHOW = "compute", "extrapolate", "skip", "show"  # what becomes of uncond
 SLACK = 1e-6  # relative; sigmas are float32
 FIRST_SIGMA_SLACK = 1e-3  # relative; some samplers begin just below sigma 1, since its logit is infinite
@@ -56,7 +57,7 @@ class Guidance:
     momentum: float = 0.0
     rescale: float = 0.0
     normalise: bool = False
-    curve: str = "constant"
+    curve: str = CONSTANT
     end: float = 1.0
     values: tuple[float, ...] = ()
     skip_first_steps: int = 0

@@ -13,6 +13,7 @@ from .places import Named, ObjectInfo, Place, Prompt, places_of, spec, taken_as,
 
 MAX_VALUES, MAX_CELLS = 100, 400
 ID_CHARS = 12  # of a copy's id, from a hash of its values
+FINGERPRINT = "is_changed"  # where the host keeps that of a node, beside its inputs
 Link = Sequence[Any]  # [node's id, number of its output]
 
 
@@ -106,13 +107,15 @@ def plan(prompt: Prompt, picture: Link, axes: Sequence[Axis], prefix: str) -> Pl
 
 
 def copy_of(key: str, node: Mapping[str, Any], ids: Mapping[str, str], values: Mapping[Place, Any]) -> dict[str, Any]:
-    """The host shows a copy's progress and pictures on the node that it was made from."""
+    """The host shows a copy's progress and pictures on the node that it was made from, and keeps each node's fingerprint in it,
+    which is not the copy's."""
     inputs = {
         name: [ids.get(value[0], value[0]), *value[1:]] if is_link(value) else value
         for name, value in node["inputs"].items()
     }
     own = {place.name: value for place, value in values.items() if place.node == key}
-    return {**with_values({**node, "inputs": inputs}, own), "override_display_id": key}
+    made = {name: value for name, value in node.items() if name != FINGERPRINT} | {"inputs": inputs}
+    return {**with_values(made, own), "override_display_id": key}
 
 
 def copy_id(prefix: str, key: str, values: Sequence[Any]) -> str:

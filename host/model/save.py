@@ -12,6 +12,7 @@ import comfy.lora
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from ...loaders.files.error_text import encodable
 from ...loaders.files.read import Header, read_header
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.tensor_info import TensorInfo
+from ..run.late_lora import KEY as LATE_LORA
 from ..run.skip_blocks import skipped_on
 from .file_stamp import check_unchanged
 from .lora import PREFIX, parameter_shapes
@@ -121,6 +123,8 @@ def export_model(
         lines.append(f"with the LoRAs and merges on {len(patcher.patches)} of its weights")
     if patcher.injections:
         lines.append("without LoRAs in bypass mode, which are no part of the weights")
+    if patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, LATE_LORA):
+        lines.append("without the LoRA that begins within a run, which is no part of the weights")
     if source.skipped_in_part:
         lines.append(
             f"with the blocks {blocks_text(source.skipped_in_part)}, which are left out for a part of the run only"

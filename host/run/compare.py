@@ -74,9 +74,11 @@ def record(
     text = shown_text(*positive[0]).float().cpu()
     guidance = positive[0][1].get("guidance", getattr(model.model, "default_guidance", None))
 
+    levels = sigmas_of(model, steps)
+
     def work(predict: Predict, x: Tensor) -> list[dict[str, Tensor]]:
         bar, out = comfy.utils.ProgressBar(steps), []
-        for at, sigma, _ in trajectory(predict, x, sigmas_of(model, steps)):
+        for at, sigma, _ in trajectory(predict, x, levels):
             point = {"input.x": at.cpu(), "input.timestep": torch.tensor([sigma])}
             point["input.context"] = text
             if guidance is not None:
@@ -90,7 +92,7 @@ def record(
             bar.update(1)
         return out
 
-    return in_run(model, positive, latent, seed, work)
+    return in_run(model, positive, latent, seed, levels, work)
 
 
 def check_alone(model: Any, positive: list[Any]) -> None:
@@ -125,4 +127,6 @@ def compare(model: Any, positive: list[Any], points: list[Mapping[str, Tensor]],
             bar.update(1)
         return found
 
-    return in_run(model, positive, {"samples": torch.zeros_like(points[0]["input.x"], dtype=torch.float32)}, seed, work)
+    size = {"samples": torch.zeros_like(points[0]["input.x"], dtype=torch.float32)}
+    levels = sorted((float(point["input.timestep"]) for point in points), reverse=True)
+    return in_run(model, positive, size, seed, levels, work)

@@ -33,6 +33,7 @@ PAIRED, APART = Sharing(1.0), Sharing(-1.0)
 SHARING = {"cpu": Sharing(1 / 32, 256)}
 SHARING_UNPACKED = {"cpu": Sharing(1 / 16, 1024)}
 SHARING_ELSEWHERE = Sharing(1 / 32)
+GUIDANCE = "chroma_guidance"  # of the wrappers of our guidance on a MODEL and in a run
 PAIRING = "chroma_pairing"  # in a conditioning's options: "paired" or "apart", where the user decides
 
 

@@ -17,6 +17,7 @@ from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor, nn
 
 KEY = "chroma_late_lora"  # of what stands on a MODEL
+SEVERAL_GPUS = "multigpu"  # the host's key of a model's copies on other devices
 COMPILED = "torch.compile"  # the host's key of a compiled model's wrapper
 SLACK = 1e-6  # relative; sigmas are float32
 PREFIX, WEIGHT = "diffusion_model.", ".weight"
@@ -83,12 +84,23 @@ class LateLora:
         self.acts = False  # in the network's current call
 
     def on(self, model: Any) -> Any:
-        """A clone of the MODEL. raises: ValueError if it is compiled, since its hooks would not be seen."""
+        """A clone of the MODEL.
+
+        raises: ValueError if it is compiled, since its hooks would not be seen; if a LoRA begins within its runs already; or
+                if it is on several GPUs, whose copies the host makes before a run.
+        """
         if model.get_wrappers(WrappersMP.APPLY_MODEL, COMPILED):
             raise ValueError(
                 "a LoRA cannot begin within a run of a compiled model. Put TorchCompileModel behind this node, or leave it "
                 f"out. {AT_ONCE}"
             )
+        if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
+            raise ValueError(
+                f"the model has a LoRA that begins within a run already, and a second one cannot. {AT_ONCE}, or put the "
+                "other one on at once"
+            )
+        if model.get_additional_models_with_key(SEVERAL_GPUS):
+            raise ValueError(f"a LoRA cannot begin within a run on several GPUs. {AT_ONCE}")
         model = model.clone()
         model.set_additional_models(KEY, [ModelPatcher(self.sides, model.load_device, model.offload_device)])
         for kind, wrapper in (

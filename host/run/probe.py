@@ -3,7 +3,7 @@ those of any run. For ComfyUI 0.30."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import comfy.model_management
 import comfy.model_patcher
@@ -11,10 +11,13 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...chroma_model.block_lists import Block
+from .conds import GUIDANCE
 from .skip_blocks import SkippedBlock, SkippedBlocks, num_blocks, skipped_on
+from .step_cache import CACHE
 
 Replacement = Callable[[Any], Any]  # what stands in for a block already, or None -> what shall
 # (x (B, C, H, W), sigma, block -> its replacement) -> velocity (B, C, H, W)
@@ -22,13 +25,23 @@ Predict = Callable[..., Tensor]
 
 
 def in_run(
-    model: Any, positive: list[Any], latent: Mapping[str, Any], seed: int, work: Callable[[Predict, Tensor], Any]
+    model: Any,
+    positive: list[Any],
+    latent: Mapping[str, Any],
+    seed: int,
+    levels: Sequence[float],
+    work: Callable[[Predict, Tensor], Any],
 ) -> Any:
     """What `work` gives, which is called once inside of a run at cfg 1, with a `Predict` and noise (B, C, H, W).
 
     latent: a LATENT, of which the size counts alone.
+    levels: the run's sigmas, by which a LoRA that begins within a run knows when. Guidance and forecasts on the MODEL, which
+            would decide what is computed, are left out.
     """
     found = []
+    model = model.clone()
+    for key in (GUIDANCE, CACHE):
+        model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, key)
 
     def sampler(network: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, **_: Any) -> Tensor:
         def predict(x: Tensor, sigma: float, replace: Mapping[Block, Replacement] = {}) -> Tensor:
@@ -52,7 +65,7 @@ def in_run(
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, positive)
     guider.set_cfg(1.0)
-    sigmas = torch.tensor([float(model.get_model_object("model_sampling").sigma_max), 0.0])
+    sigmas = torch.tensor([*levels[: -1 if levels[-1] == 0 else None], 0.0])
     guider.sample(noise, empty, comfy.samplers.KSAMPLER(sampler), sigmas, disable_pbar=True, seed=seed)
     return found[0]
 
@@ -96,8 +109,10 @@ def measure_blocks(
     gone = skipped_on(model)[0] | getattr(getattr(model.model.diffusion_model, "config", None), "left_out", frozenset())
     blocks = [b for kind in counts for i in range(counts[kind]) if (b := (kind, i)) not in gone]
 
+    levels = sigmas_of(model, steps)
+
     def work(predict: Predict, x: Tensor) -> tuple[dict[Block, float], float]:
-        points = trajectory(predict, x, sigmas_of(model, steps))
+        points = trajectory(predict, x, levels)
         bar = comfy.utils.ProgressBar(len(blocks))
 
         def change(left_out: frozenset[Block]) -> float:
@@ -111,7 +126,7 @@ def measure_blocks(
         least = least_of(found, count)
         return found, change(least) if least else 0.0
 
-    return in_run(model, positive, latent, seed, work)
+    return in_run(model, positive, latent, seed, levels, work)
 
 
 def least_of(changes: Mapping[Block, float], count: int) -> frozenset[Block]:

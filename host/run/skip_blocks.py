@@ -89,9 +89,10 @@ def skipped_on(model: Any) -> tuple[frozenset[Block], frozenset[Block]]:
     """Blocks that nodes have left out of a MODEL: for the whole run, and for a part of it only."""
     whole, part = set(), set()
     for (name, index, *_), patch in replacements(model).items():
-        while isinstance(patch, SkippedBlock):
-            (whole if patch.skipped.percent == WHOLE_RUN else part).add((name.removesuffix("_block"), index))
-            patch = patch.before
+        while patch is not None:  # others of ours may stand around it
+            if isinstance(patch, SkippedBlock):
+                (whole if patch.skipped.percent == WHOLE_RUN else part).add((name.removesuffix("_block"), index))
+            patch = getattr(patch, "before", None)
     return frozenset(whole), frozenset(part - whole)
 
 

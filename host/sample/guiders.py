@@ -14,14 +14,17 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
-from ...samplers.guided_run import COMPUTE, EXTRAPOLATE, SHOW, Guidance, GuidedRun
+from ...samplers.guided_run import COMPUTE, CONSTANT, EXTRAPOLATE, SHOW, Guidance, GuidedRun
 from ...samplers.run_record import RunRecord
+from ..run.conds import GUIDANCE as KEY
 from ..run.conds import PAIRING
 from .peak_memory import PeakMemory
 
-KEY = "chroma_guidance"  # of our wrappers on a MODEL and in a run
 PAIRINGS = ("auto", "paired", "apart")
 NO_NEGATIVE = "cfg is {:g} and there is no negative prompt. Connect one, an empty one if need be, or set cfg to 1"
+NO_NEGATIVE_OF_CURVE = (
+    "cfg follows the curve {} and there is no negative prompt. Connect one, an empty one if need be, or set curve to {}"
+)
 POST_CFG, NO_CFG1 = "sampler_post_cfg_function", "disable_cfg1_optimization"  # ComfyUI's, in model_options
 
 
@@ -245,9 +248,12 @@ def chroma_guider(model: Any, positive: list[Any], negative: list[Any] | None, c
     raises: ValueError where cfg needs a negative prompt and there is none.
     """
     patch = patch_on(model)
-    needs = cfg != 1 or (patch is not None and patch.guidance.curve != "constant")
-    if negative is None and needs and (patch is None or patch.guidance.skip_first_steps != -1):
-        raise ValueError(NO_NEGATIVE.format(cfg))
+    curve = CONSTANT if patch is None else patch.guidance.curve
+    if negative is None and (patch is None or patch.guidance.skip_first_steps != -1):
+        if cfg != 1:
+            raise ValueError(NO_NEGATIVE.format(cfg))
+        if curve != CONSTANT:
+            raise ValueError(NO_NEGATIVE_OF_CURVE.format(curve, CONSTANT))
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     guider.set_cfg(cfg)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import weakref
 from typing import Any
 
 import comfy.model_management
@@ -197,7 +198,11 @@ def load_encoder(
     clip.patcher.set_attachments(ATTACHMENT, Loaded(source.header.name, source.header.num_bytes, detection, ""))
     watch(clip.patcher, stamps)
     table = getattr(clip.cond_stage_model, encoder.name).transformer.get_input_embeddings()
-    table.register_forward_pre_hook(lambda *_: check_unchanged(clip.patcher))  # the host's own nodes read it first
+    patcher = weakref.ref(
+        clip.patcher
+    )  # which holds the table: in a circle neither would go before the next collection
+    # The host's own nodes read the table first. Clones of the patcher, which keep it, have its stamps.
+    table.register_forward_pre_hook(lambda *_: (alive := patcher()) and check_unchanged(alive))
     clip.patcher.cached_patcher_init = (load_patcher, (path, precision, device, embeddings))
     return clip
 

@@ -20,6 +20,7 @@ from comfy_execution.graph_utils import is_link
 from ...advice.user_changes import Settings
 from ...loaders.files.error_text import MAX_NAME, short
 from ...samplers.schedules import MAX_STEPS
+from .report import running_graph
 
 # Menus that are checked elsewhere, with remedies of their own: files, and quant_mode with its names of other packs.
 OPEN_MENUS = ("unet_name", "clip_name", "vae_name", "lora_name", "approximator", "lite_patch", "quant_mode")
@@ -98,7 +99,7 @@ def choose(node: type[io.ComfyNode], one: io.DynamicCombo.Input, out: dict[str, 
     values = {**value, **linked} if isinstance(value, Mapping) else {one.id: value, **linked}
     key = values.get(one.id)
     if key is None:
-        asked = ((node.hidden and node.hidden.prompt) or {}).get(node.hidden and node.hidden.unique_id, {})
+        asked = running_graph().get(str(node.hidden and node.hidden.unique_id), {})
         key = asked.get("inputs", {}).get(one.id)
     if key is None and one.optional:
         return

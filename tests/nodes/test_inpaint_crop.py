@@ -90,6 +90,15 @@ def test_several_paintings_of_one_picture_each_come_back(nodes):
         nodes.ChromaInpaintStitch.execute(painted[:2], nodes.Place(image.repeat(3, 1, 1, 1), mask, cutout.box), 0)
 
 
+def test_several_paintings_of_each_of_two_pictures_go_back_into_their_own(nodes):
+    """The host repeats a batch as a whole: a, b, a, b."""
+    image = torch.tensor([0.2, 0.8]).view(2, 1, 1, 1).expand(2, 200, 200, 3)
+    cut, _, cutout = nodes.ChromaInpaintCrop.execute(image, masked(200, 200, 50, 50, 100, 100), 1.0, 0.01).result
+    (whole,) = nodes.ChromaInpaintStitch.execute(cut.repeat(2, 1, 1, 1), cutout, 0).result
+    assert whole[:, 100, 100, 0].tolist() == pytest.approx([0.2, 0.8, 0.2, 0.8], abs=1 / 255)
+    assert torch.allclose(whole, image.repeat(2, 1, 1, 1), atol=1 / 255)
+
+
 def test_what_does_not_fit_is_one_sentence(nodes):
     image = torch.rand(2, 100, 100, 3)
     with pytest.raises(ValueError, match="the mask is empty. Paint over what shall be made anew"):

@@ -59,11 +59,12 @@ def prepared(module, name, **hidden):
 
 
 @pytest.fixture
-def preset(shown):
+def preset(shown, monkeypatch):
     """Runs the node; gives its outputs without the last, `settings`."""
 
-    def run(model, prompt=None, node_id=None, **inputs):
-        return prepared("preset", "ChromaPreset", prompt=prompt, unique_id=node_id).execute(model, **inputs).args[:-1]
+    def run(model, graph=None, node_id=None, **inputs):
+        monkeypatch.setattr(dev.load_pack("nodes.preset"), "running_graph", lambda: graph or {})
+        return prepared("preset", "ChromaPreset", unique_id=node_id).execute(model, **inputs).args[:-1]
 
     return run
 
@@ -215,6 +216,14 @@ def test_flash_lora_is_found_in_the_graph(load, preset, shown):
     assert preset(load("Chroma1-HD"), lora_graph(), "3")[3:5] == (8, 1.0)
     assert "by its LoRA chroma-flash-heun_r64-fp32.safetensors" in shown[0]
     assert preset(load("Chroma1-HD"), lora_graph(strength_model=0.0), "3")[3:5] == (26, 3.5)
+
+
+def test_a_node_that_was_expanded_into_the_graph_is_recognised_as_its_original(load, preset):
+    """As the copies of an XY plot, which only the graph that is executed holds."""
+    graph = {f"9/{node}-ab12": made for node, made in lora_graph().items()}
+    for made in graph.values():
+        made["inputs"] = {n: [f"9/{v[0]}-ab12", v[1]] if isinstance(v, list) else v for n, v in made["inputs"].items()}
+    assert preset(load("Chroma1-HD"), graph, "9/3-ab12")[3:5] == (8, 1.0)
 
 
 def test_lora_that_the_graph_hides_is_told(load, preset, shown):

@@ -172,3 +172,9 @@ def test_an_empty_cell_ends_the_run_with_its_column(server):
     steps = graph.add("ChromaRowValue", row=[key, 4], column="steps")
     graph.set("KSampler", seed=[key, 2], steps=[steps, 0])
     assert "a row has no value in the column 'steps'; it has 'prompt'" in graph.fails(server)
+
+
+def test_a_file_that_comes_by_a_link_has_a_fingerprint(node):
+    """The host asks with None for it; what a failing one gives is never equal, so nothing behind it would be kept."""
+    fingerprint = node.ChromaPromptList.fingerprint_inputs
+    assert fingerprint(file=None) == fingerprint(file=None)

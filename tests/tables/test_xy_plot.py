@@ -40,6 +40,13 @@ def test_values_are_read_from_a_line_lines_or_a_list(text, is_text, values):
     assert xy_plot.values_of(text, is_text) == values
 
 
+def test_copies_have_no_fingerprint_of_the_hosts():
+    """The host writes a node's own into it, and reads it before it asks the node's class."""
+    prompt = {key: {**node, "is_changed": [f"of {key}"]} for key, node in FLOW.prompt.items()}
+    plan = xy_plot.plan(prompt, ["7", 0], [axis("cfg", "3, 4")], "x/")
+    assert plan.nodes and not any("is_changed" in node for node in plan.nodes.values())
+
+
 @pytest.mark.parametrize(
     "text, told", [("", "there are no values"), (" \n", "no values"), ("[1, 2", "not a JSON list")]
 )

@@ -326,7 +326,7 @@ function refuse(workflow, found) {
   const ours = Object.entries(found).filter(([id, { errors }]) => errors.length && isOurs(nodeOf(id)));
   if (ours.length) forget(workflow);
   for (const [id, { errors }] of ours)
-    tell(workflow, id, errorOf(errors.map((error) => refusal(error, nodeOf(id))).join("\n")));
+    tell(workflow, id, errorOf([...new Set(errors.map((error) => refusal(error, nodeOf(id))))].join("\n")));
 }
 
 /** The nodes that usually give what an input takes. */

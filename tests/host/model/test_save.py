@@ -183,6 +183,16 @@ def test_bypass_lora_is_told_to_be_left_out(comfy, load, save, case):
     assert torch.equal(tensors(path)[QKV + ".weight"], case[1][QKV + ".weight"].bfloat16())
 
 
+def test_lora_that_begins_within_a_run_is_told_to_be_left_out(load, save, case, tmp_path):
+    late = support.dev.load_pack("host.run.late_lora")
+    side = late.Side(
+        torch.randn(2, case[1][QKV + ".weight"].shape[1]), torch.randn(case[1][QKV + ".weight"].shape[0], 2)
+    )
+    path, text = save(late.LateLora(late.Sides({QKV: [side]}), 1).on(load()), "bf16")
+    assert "without the LoRA that begins within a run" in text
+    assert torch.equal(tensors(path)[QKV + ".weight"], case[1][QKV + ".weight"].bfloat16())
+
+
 # --- interruption, errors, the record --------------------------------------------------------------------------------
 
 

@@ -137,3 +137,17 @@ def test_what_cannot_be_compared_is_told(load, text, node, given, told):
     values = {"reference": load, "positive": lambda: text, "latent": lambda: LATENT}
     with pytest.raises(ValueError, match=told):
         node(load(), **{name: values[name]() if value == 1 else value for name, value in given.items()})
+
+
+def test_a_file_written_anew_is_compared_anew(comfy, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    fingerprint = load_pack("nodes.compare_models").ChromaCompareModels.fingerprint_inputs
+    assert fingerprint(reference_file="") is None and fingerprint(reference_file=None) is None
+    assert fingerprint(reference_file="gone.safetensors") == ""
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    before = fingerprint(reference_file="a.safetensors")
+    assert fingerprint(reference_file="a.safetensors") == before
+    (tmp_path / "a.safetensors").write_bytes(b"three")
+    assert fingerprint(reference_file="a.safetensors") != before

@@ -115,6 +115,28 @@ def test_the_host_counts_its_matrices_as_a_model(comfy, inference, case, model, 
     assert sides.model_size() == sum(p.nbytes for p in sides.model.parameters()) > 0
 
 
+def test_a_second_one_is_refused_and_not_put_in_the_firsts_place(comfy, inference, case, model, file):
+    with pytest.raises(
+        ValueError, match="has a LoRA that begins within a run already, and a second one cannot. Let it act"
+    ):
+        late(late(model, file, 2), file, 3)
+
+
+def test_measured_blocks_see_it_where_a_run_would(comfy, inference, case, model, file):
+    """Blocks are measured at two steps, of which the LoRA acts in the second, or in both."""
+    text = [[torch.randn(1, 9, case[0].context_dim, generator=torch.Generator().manual_seed(2)), {}]]
+    latent, measure = {"samples": torch.zeros(1, 16, 8, 8)}, load_pack("host.run.probe").measure_blocks
+
+    def measured(model):
+        return measure(model, text, latent, steps=2, seed=3)[0]
+
+    at_once, plain = measured(in_weights(model, file)), measured(model)
+    assert measured(late(model, file, 0)) == pytest.approx(at_once, rel=1e-3)
+    assert measured(late(model, file, 2)) == pytest.approx(plain, rel=1e-5)
+    second = measured(late(model, file, 1))
+    assert all(second[block] != pytest.approx(plain[block], rel=1e-4) for block in list(second)[1:])
+
+
 def test_other_adapters_and_compiled_models_are_refused(comfy, inference, case, model, file, tmp_path):
     lokr = {
         "lycoris_double_blocks_0_img_attn_proj.lokr_w1": torch.eye(2),

@@ -70,6 +70,29 @@ def test_blocks_that_are_left_out_already_are_not_measured(comfy, model, text):
     assert len(found) == 6 and not {("double", 0), ("single", 4)} & found.keys()
 
 
+def test_guidance_and_forecasts_on_the_model_change_no_figure(comfy, model, text):
+    """A first step that guidance leaves as it is would be one in which no block matters."""
+    measure = load_pack("host.run.probe").measure_blocks
+    plain = measure(model, text, LATENT, steps=2, seed=3)[0]
+    guidance = load_pack("samplers.guided_run").Guidance(zero_init_steps=1)
+    told = []
+    guided = load_pack("host.sample.guiders").GuidancePatch(guidance, report=told.append).on(model)
+    cached = (
+        load_pack("host.run.step_cache")
+        .StepCache(load_pack("samplers.step_cache").CacheSettings(), told.append)
+        .on(guided)
+    )
+    assert measure(cached, text, LATENT, steps=2, seed=3)[0] == plain
+    assert told == []  # no record of a run that was none
+
+
+def test_blocks_left_out_under_a_cache_are_not_measured(comfy, model, text):
+    skipped = load_pack("host.run.skip_blocks").SkippedBlocks(frozenset({("double", 0), ("single", 4)})).on(model)
+    cached = load_pack("host.run.step_cache").StepCache(load_pack("samplers.step_cache").CacheSettings()).on(skipped)
+    found, _ = load_pack("host.run.probe").measure_blocks(cached, text, LATENT, steps=1, seed=0)
+    assert len(found) == 6 and not {("double", 0), ("single", 4)} & found.keys()
+
+
 def test_model_is_the_same_afterwards(comfy, model, text):
     before = dict(model.model_options["transformer_options"])
     load_pack("host.run.probe").measure_blocks(model, text, LATENT, steps=1, seed=0)

@@ -572,3 +572,13 @@ def test_a_guider_without_a_negative_prompt_needs_cfg_one(comfy, model, cfg):
         seed=1,
     )
     assert bool(result.isfinite().all())
+
+
+def test_a_curve_without_a_negative_prompt_is_told_as_what_it_is(comfy, model, cfg):
+    guiders, _ = pack()
+    positive, _ = texts(cfg)
+    patched, _ = guided(model, curve="linear", end=3.0)
+    with pytest.raises(
+        ValueError, match="cfg follows the curve linear and there is no negative prompt.*set curve to constant"
+    ):
+        guiders.chroma_guider(patched, positive, None, 1.0)

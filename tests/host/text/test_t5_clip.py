@@ -1,6 +1,8 @@
 """T5 files of every storage through the node: one narrow encoder against transformers' own in float32."""
 
+import gc
 import json
+import weakref
 
 import formats
 import gguf
@@ -493,6 +495,18 @@ def test_lora_of_the_embedding_that_is_not_baked_in_is_added_too(node, original,
     plain = shared(tokens, out_dtype=torch.float32)
     shared.weight_function = [lambda weight: 2 * weight]  # as the host does it where memory is short
     torch.testing.assert_close(shared(tokens, out_dtype=torch.float32), 2 * plain, rtol=0, atol=0)
+
+
+def test_an_encoder_that_nobody_uses_is_gone_at_once(node, original, tmp_path):
+    """Not at the next collection of circles, which the host waits for until a prompt has ended."""
+    clip = load(node, write(tmp_path, original, "fp16"))
+    gone = weakref.ref(clip.patcher)
+    gc.disable()
+    try:
+        del clip
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_host_can_make_another_patcher(node, original, tmp_path):

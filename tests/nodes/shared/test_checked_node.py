@@ -136,12 +136,13 @@ def test_choice_and_its_inputs_may_be_linked(checks, comfy):
         assert "; it must be one of " in refused(checks, node, {"curve": value})
 
 
-def test_choice_that_the_host_has_dropped_is_told(checks, comfy):
+def test_choice_that_the_host_has_dropped_is_told(checks, comfy, monkeypatch):
     node = dev.load_pack("nodes.guidance").ChromaGuidance
-    prompt = {"7": {"class_type": "ChromaGuidance", "inputs": {"form": "best"}}}
-    told = refused(checks, prepared(node, prompt=prompt, unique_id="7"), {"form": None})
+    graph = {"7": {"class_type": "ChromaGuidance", "inputs": {"form": "best"}}}
+    monkeypatch.setattr(checks, "running_graph", lambda: graph)
+    told = refused(checks, prepared(node, unique_id="7"), {"form": None})
     assert told.startswith("form is 'best'; it must be one of plain, CFG-Zero")
-    assert checks.check_inputs(prepared(node, prompt=prompt, unique_id="8"), {"form": None}) == {}
+    assert checks.check_inputs(prepared(node, unique_id="8"), {"form": None}) == {}
 
 
 def test_nodes_work_with_a_linked_choice(comfy, inference, tmp_path):
