@@ -260,6 +260,14 @@ def test_skipped_steps_are_saved_and_told(comfy, model, cfg, skip, uncond):
     assert facts["finished"] and facts["seconds"] > 0
 
 
+def test_runs_of_a_list_are_all_kept_in_order(comfy):
+    put, info = support.dev.load_pack("nodes.shared.metadata").put, {}
+    for steps in (1, 2, 3):
+        assert put(info, "7", {"steps": steps})
+    put(info, "8", {"steps": 9})
+    assert info == {"chroma_run": {"7": [{"steps": 1}, {"steps": 2}, {"steps": 3}], "8": {"steps": 9}}}
+
+
 @pytest.mark.parametrize("info", [None, "text", ["list"], 5, {"chroma_run": "text"}], ids=str)
 def test_metadata_of_any_form_fails_no_run(comfy, model, cfg, info):
     equal(ours(model, cfg, hidden={"extra_pnginfo": info}), ours(model, cfg))
