@@ -191,6 +191,15 @@ def number_of(graph: Graph, node: str, name: str, found: Recognition) -> float |
     return graph.number(node, name)
 
 
+def picture_size(graph: Graph, run: QueuedRun) -> tuple[int, int, str] | None:
+    """Width and height in pixels of an empty latent that a run starts from, and its node."""
+    if not run.latent or "empty" not in graph.maker_kind(run.latent).lower() or len(run.latent) > 1:
+        return None
+    node = run.latent[-1]
+    sides = [number_of(graph, node, name, run.found) for name in ("width", "height")]
+    return None if None in sides or min(sides) < 1 else (int(sides[0]), int(sides[1]), node)
+
+
 def taken(graph: Graph, node: str, found: Recognition) -> Callable[[str], Any] | None:
     """What a one-node sampler takes in place of its own widgets, by name; None where these count.
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 from ..constants import INFO, Line, counted
+from ..samplers.traits import is_two_stage
 from .queued_graph import OUR_LOADER, Graph
-from .rules.models import TWO_STAGE
 
 VERSION = 1  # of the file
 MAX_KEPT = 200  # runs in it
@@ -112,7 +112,7 @@ def savings_text(savings: Mapping[str, Any], skip_first_steps: int, steps: int) 
 
 def by_rule(work: Work) -> float:
     """Prompts a step of a way that was not run yet: both prompts, twice for samplers of two stages."""
-    return (2 if work.guided else 1) * (2 if TWO_STAGE.search(work.sampler) else 1)
+    return (2 if work.guided else 1) * (2 if is_two_stage(work.sampler) else 1)
 
 
 def expected(work: Work, costs: Iterable[Cost]) -> Line:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .guidance import apg, cfg, cfg_zero_star, extrapolate, normalise, rescale, similarity
 from .run_record import RunRecord
+from .traits import ROUGH_SAMPLERS
 
 FORMS = ("plain", "CFG-Zero*", "APG")
 CONSTANT = "constant"
@@ -24,8 +25,6 @@ FIRST_SIGMA_SLACK = 1e-3  # relative; some samplers begin just below sigma 1, si
 USES_UNCOND = "the sampler uses the negative prompt itself, so it is computed in every step"
 OFF_SCHEDULE = "the sampler does not keep to the schedule's sigmas, so nothing is extrapolated between steps"
 ROUGH = "alternate is off: with extrapolated steps this sampler's picture is far from that of plain CFG"
-# Samplers whose picture moves by over 2 of 255 with `alternate` for other reasons, as `benchmarks/savings.py` finds them.
-ROUGH_SAMPLERS = frozenset({"dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "lcm", "sa_solver"})
 
 
 def within(sigma: float, interval: tuple[float, float]) -> bool:

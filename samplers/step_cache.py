@@ -17,9 +17,10 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
+from .traits import adds_noise
+
 FIRST_SHARE, LAST = 0.2, 3  # of the steps at the start, and how many at the end, are always computed
 SLACK = 1e-4  # relative, of a sigma beside the schedule's; the host's are float32
-STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver", "dpm_fast", "dpm_adaptive")  # in samplers' names
 
 OFF_SCHEDULE = "the sampler computes the model beside the schedule's sigmas, so every step is computed"
 TWICE = "the sampler computes the model twice a step, so every step is computed"
@@ -123,7 +124,7 @@ class CachedRun:
         self.seen: set[tuple[int, Any]] = set()
         self.decided: dict[int, bool] = {}  # step -> whether it is forecast; all of its calls alike
         self.off = False
-        if any(part in sampler for part in STOCHASTIC):
+        if adds_noise(sampler):
             self.stop(NOISY)
 
     def stop(self, why: str) -> None:

@@ -73,9 +73,8 @@ def main(arguments: list[str]) -> int:
         torch.manual_seed(0)
         net = modulation.Approximator(file.config.approximator).to(args.device)
         fit = distil.Fit(flux, net, args.steps, args.points, rate=args.rate, guidance=tuple(args.guidance))
-        settings = {
-            name: str(getattr(args, name)) for name in ("steps", "hidden", "layers", "points", "rate", "guidance")
-        }
+        settings = {name: str(getattr(args, name)) for name in ("steps", "hidden", "layers", "points", "rate")}
+        settings["guidance"] = str((low, high))
         settings["file"] = file.name
         resume(state_path, fit, settings)
         train(fit, state_path, settings)

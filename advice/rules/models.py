@@ -7,25 +7,17 @@ import re
 from typing import Iterator
 
 from ...constants import counted
+from ...samplers.traits import is_two_stage
 from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
 from ..presets import HD, OVERFIT, RADIANCE
 from ..queued_graph import Graph
-from ..queued_run import QueuedRun, number_of
+from ..queued_run import QueuedRun, picture_size
 from ..recognise_preset import telling_name
 
 SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
 SIZE_STEP = 16
 MOST_RATIO = 4  # of a picture's sides
 FEW_STEPS = 12  # a cache saves nothing in so few
-
-
-def picture_size(graph: Graph, run: QueuedRun) -> tuple[int, int, str] | None:
-    """Width and height in pixels of an empty latent that a run starts from, and its node."""
-    if not run.latent or "empty" not in graph.maker_kind(run.latent).lower() or len(run.latent) > 1:
-        return None
-    node = run.latent[-1]
-    sides = [number_of(graph, node, name, run.found) for name in ("width", "height")]
-    return None if None in sides or min(sides) < 1 else (int(sides[0]), int(sides[1]), node)
 
 
 @rule
@@ -218,10 +210,6 @@ def weights_that_are_multiplied_slowly(graph: Graph, run: QueuedRun, facts: Fact
 
 # --- nodes on the model ------------------------------------------------------------------------------------------------
 
-# Samplers that run the model more than once a step, at several noise levels.
-TWO_STAGE = re.compile(
-    r"heun|^dpm_2|^dpm_fast|^dpm_adaptive|_2s|dpmpp_sde|^seeds_[23]|res_[235]s|sa_solver_pece|midpoint|rk[2-9]"
-)
 CACHES = re.compile(r"easycache|lazycache|teacache|magcache|fbcache|firstblockcache|taylorseer|wavespeed|dbcache", re.I)
 UNSUPPORTED_CACHES = re.compile(r"teacache|fbcache|firstblockcache|taylorseer|wavespeed", re.I)
 MAGCACHE_STEPS = 26
@@ -238,7 +226,7 @@ def cache_with_a_two_stage_sampler(graph: Graph, run: QueuedRun, facts: Facts) -
 
     source: the host's nodes_easycache.py.
     """
-    if TWO_STAGE.search(run.sampler):
+    if is_two_stage(run.sampler):
         for node, kind in caches(graph, run):
             yield Finding(
                 HARM,
@@ -255,7 +243,7 @@ def cache_with_few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator
 
     source: the host's nodes_easycache.py, and its default start at 15 % and end at 95 % of the run.
     """
-    if run.steps and run.steps <= FEW_STEPS and not TWO_STAGE.search(run.sampler):
+    if run.steps and run.steps <= FEW_STEPS and not is_two_stage(run.sampler):
         for node, kind in caches(graph, run):
             yield Finding(
                 HINT,

@@ -6,7 +6,8 @@ import re
 from typing import Iterator
 
 from ...constants import FOREIGN_SYNTAX, GUIDED_FIRST, MAX_TOKENS, SHORT_NEGATIVE, UNREAD_SCRIPTS
-from ...samplers.guided_run import CURVES, ROUGH_SAMPLERS
+from ...samplers.guided_run import CURVES
+from ...samplers.traits import OFF_SCHEDULE, ROUGH_SAMPLERS
 from ..finding import HARM, HINT, IDLE, Facts, Finding, Insert, rule
 from ..presets import FLUXES
 from ..queued_graph import FLASH_NODE, Graph
@@ -14,7 +15,6 @@ from ..queued_run import QueuedRun
 
 HIGH_CFG = 10.0  # every preset's is at most half of it
 FLASH_CFG = 2.0  # the sources say 1 to 1.5
-OFF_SCHEDULE_SAMPLERS = ("dpm_fast", "dpm_adaptive")  # they step on sigmas of their own, as a run finds by itself
 
 
 @rule
@@ -80,7 +80,7 @@ def alternate_that_is_off(graph: Graph, run: QueuedRun, facts: Facts) -> Iterato
         return
     if "cfg_pp" in run.sampler:
         why = "The sampler uses the negative prompt itself."
-    elif run.sampler in OFF_SCHEDULE_SAMPLERS:
+    elif run.sampler in OFF_SCHEDULE:
         why = "The sampler steps on noise levels of its own, between which nothing can be extrapolated."
     elif run.sampler in ROUGH_SAMPLERS:
         why = "With extrapolated steps its picture is far from that of plain CFG."

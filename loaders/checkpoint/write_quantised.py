@@ -86,7 +86,7 @@ class Written:
     """What was written.
 
     num_linears: linear layers of the blocks that are in the format.
-    error:   relative Frobenius error of the blocks' linears, all together.
+    error:   relative Frobenius error of those, all together.
     skipped: input width that the format does not fit -> number of linears, in 16 bits.
     left_out: blocks that the file does not have.
     mixture: of formats, where a largest error was asked for.
@@ -181,6 +181,10 @@ def write_model(
         file: Any = GGUFFile(stored, record, title, int(format.file_type))
     else:
         file = SafetensorsFile(stored, {key: str(value) for key, value in record.items()})
+    more_bits = mixed.blocks if mixed else frozenset()
+    linears = [item for item in items if item.in_block and block_of(item.name) not in more_bits]
+    skipped = [item for item in linears if item.type != format.type]
+    counted = {item.name for item in linears if item.type == format.type}
     squares = torch.zeros(2, dtype=torch.float64)
     done = 0
     with whole_file(path, file.nbytes, overwrite) as partial, file.open(partial):
@@ -188,16 +192,13 @@ def write_model(
             if progress is not None:
                 progress(done, detection.num_parameters, item.name)
             roles, found = coded(f"{source.name}: tensor {item.name}", source.dense(item.name), item)
-            if item.in_block:
+            if item.name in counted:
                 squares += found
             for role, s in item.stored.items():
                 file.write(s.name, roles[role])
             done += math.prod(item.shape)
         for name in markers:
             file.write(name, torch.empty(0))
-    more_bits = mixed.blocks if mixed else frozenset()
-    linears = [item for item in items if item.in_block and block_of(item.name) not in more_bits]
-    skipped = [item for item in linears if item.type != format.type]
     return Written(
         path,
         format_name,

@@ -11,8 +11,7 @@ import comfy.model_management
 import folder_paths
 
 from ...advice.queued_graph import OUR_SAMPLER, PRESET_NODES, Graph
-from ...advice.queued_run import runs
-from ...advice.rules.models import picture_size
+from ...advice.queued_run import picture_size, runs
 from ...advice.run_costs import NOT_YET, TOKEN_SIDE, WIDTH, Cost, Work, add, expected, model_of, read, savings_text
 from ...advice.user_changes import Settings
 from ...constants import Line

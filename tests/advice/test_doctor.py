@@ -322,7 +322,7 @@ def test_presets_values_are_known():
     graph["21"]["inputs"]["cfg"] = ["4", 4]
     run = the_run(graph)
     assert (run.cfg, run.steps, run.sampler, run.scheduler) == (1.0, 8, "heun", "beta")
-    assert models.picture_size(queued.Graph(graph), run) == (768, 768, "9")
+    assert queued_run.picture_size(queued.Graph(graph), run) == (768, 768, "9")
     assert found(graph) == []
     graph["21"]["inputs"]["cfg"] = 4.0  # not connected, and never changed from Chroma1-HD's
     assert found(graph) == [(HARM, "21", "cfg 4 with a model for few steps")]

@@ -10,7 +10,6 @@ queued = support.dev.load_pack("advice.queued_graph")
 queued_run = support.dev.load_pack("advice.queued_run")
 shifts = support.dev.load_pack("advice.queued_shift")
 doctor = support.dev.load_pack("advice.doctor")
-models = support.dev.load_pack("advice.rules.models")
 
 
 def the_run(graph, record=None):
@@ -72,12 +71,12 @@ def test_a_shift_that_the_node_refuses_is_not_known(base, most, known):
 @pytest.mark.parametrize("side", ["width", "height"])
 def test_a_size_that_a_node_computes_is_not_known(side):
     graph = clean()
-    assert models.picture_size(queued.Graph(graph), the_run(graph)) == (1024, 1024, "9")
+    assert queued_run.picture_size(queued.Graph(graph), the_run(graph)) == (1024, 1024, "9")
     graph["70"] = node("MathInt", a=1, b=2)
     change(graph, "9", **{side: ["70", 0]})
-    assert models.picture_size(queued.Graph(graph), the_run(graph)) is None
+    assert queued_run.picture_size(queued.Graph(graph), the_run(graph)) is None
     change(graph, "9", **{side: 0})
-    assert models.picture_size(queued.Graph(graph), the_run(graph)) is None
+    assert queued_run.picture_size(queued.Graph(graph), the_run(graph)) is None
 
 
 @pytest.mark.parametrize("cfg, told", [(1.0, False), (2.0, True), (["70", 0], False)])

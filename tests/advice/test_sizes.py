@@ -62,7 +62,7 @@ def graph(**inputs):
 def test_doctor_and_what_is_told_before_a_run_see_the_size(inputs, want):
     found = graph(**inputs)
     (run,) = load("advice.queued_run").runs(found, {})
-    size = load("advice.rules.models").picture_size(found, run)
+    size = load("advice.queued_run").picture_size(found, run)
     assert (size and size[:2]) == want
 
 

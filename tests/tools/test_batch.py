@@ -182,6 +182,32 @@ def test_pictures_that_a_server_saved_before_it_ended_are_found_by_name(serve, f
     assert Image.open(out / f"{name}.png").getpixel((0, 0))[0] == 77 and fake.ran == []
 
 
+def test_several_pictures_of_one_prompt_are_painted_again(serve, files, capsys):
+    """Nobody knows whether the server had saved all of them when it ended."""
+    flow, rows, out = files
+    rows.write_text("seed\n5\n")
+    fake = Fake()
+    url = serve(fake)
+    name = name_of({**PROMPT, "1": {**PROMPT["1"], "inputs": {"seed": 5}}})
+    with Ledger(out) as ledger:
+        ledger.write(job=name, sent=ledger.new_id(name), to=url)
+        for number in (1, 2):
+            fake.files[f"{name}-{ledger.run[:8]}_0000{number}_.png"] = png(77)
+    code, told = run(capsys, flow, rows, out, "--server", url)
+    assert code == 0 and fake.ran == [5], told
+
+
+@pytest.mark.parametrize("name", ["text", "prompt", "string", "value"])
+def test_a_prompt_that_comes_by_a_link_is_in_the_text_that_others_read(name):
+    """From the host's nodes that hold a text, such as PrimitiveString."""
+    prompt = {
+        "1": {"class_type": "Text", "inputs": {name: "a red fox"}},
+        "2": {"class_type": "Encode", "inputs": {"clip": ["9", 0], "text": ["1", 0]}},
+        "3": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "steps": 20}},
+    }
+    assert pictures.parameters(prompt) == "a red fox\nSteps: 20"
+
+
 def test_a_server_that_ends_is_replaced_by_the_others(serve, files, capsys):
     fake = Fake()
     code, told = run(capsys, *files, "--server", "http://127.0.0.1:9", "--server", serve(fake))

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Mapping
 
+from .. import load_pack
 from .workflow import Prompt
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
@@ -17,6 +18,7 @@ PNG_START, PNG_HEAD, PNG_END = b"\x89PNG\r\n\x1a\n", 33, b"IEND"  # 33: the star
 EXIF_MODEL, EXIF_MAKE, EXIF_COMMENT, EXIF_GROUP = 0x0110, 0x010F, 0x9286, 0x8769
 EXIF_BYTES = 65_000  # of JPEG, which has 64 kB for it
 PARTIAL = ".partial"
+PLACES = load_pack("tables.places")
 
 
 def save(path: Path, data: bytes, prompt: Prompt, workflow: Any, form: str, quality: int) -> None:
@@ -124,7 +126,7 @@ def text_behind(prompt: Prompt, key: str, side: str) -> str:
             continue
         seen.add(key)
         inputs = prompt[key]["inputs"]
-        for name in ("text", "prompt"):
+        for name in PLACES.TEXTS:
             if isinstance(inputs.get(name), str):
                 return inputs[name]
         links = {name: value for name, value in inputs.items() if isinstance(value, list) and len(value) == 2}

@@ -332,9 +332,12 @@ class Run:
     async def recovered(self, server: Server, job: Job) -> bool:
         """Whether an earlier try has left its pictures on the server, by their names; they are taken then."""
         pictures = []
-        for name in saved_names(job, self.ledger.run):
-            data = await self.view(server, {"filename": name, "subfolder": FOLDER, "type": "output"})
-            if data is None or not is_whole(data):
+        for first, second in saved_names(job, self.ledger.run):
+            data, more = [
+                await self.view(server, {"filename": name, "subfolder": FOLDER, "type": "output"})
+                for name in (first, second)
+            ]
+            if data is None or not is_whole(data) or more is not None:  # of several nobody knows whether all were saved
                 return False
             pictures.append(data)
         if pictures:
@@ -411,12 +414,14 @@ def with_prefix(job: Job, run: str) -> Prompt:
     return prompt
 
 
-def saved_names(job: Job, run: str) -> list[str]:
-    """Files that the server has once the job is done; empty where a prompt makes more than one picture or none."""
+def saved_names(job: Job, run: str) -> list[tuple[str, str]]:
+    """Of each Save Image the file that the server has once the job is done, and the one that it has if there were several;
+    empty where a prompt is known to make several, or none."""
     sizes = [node["inputs"].get("batch_size", 1) for node in job.prompt.values()]
     if any(size != 1 for size in sizes):
         return []
-    return [f"{saved_name(job, run, i)}_00001_.png" for i in range(len(savers(job.prompt)))]
+    stems = [saved_name(job, run, i) for i in range(len(savers(job.prompt)))]
+    return [(f"{stem}_00001_.png", f"{stem}_00002_.png") for stem in stems]
 
 
 def is_whole(png: bytes) -> bool:

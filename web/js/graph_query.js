@@ -30,9 +30,11 @@ function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
-/** The input whose source a bypassed node passes on at a slot; undefined where nothing comes. */
+/** The input whose source a bypassed node passes on at a slot: the one beside it, else the first of its type; undefined where nothing comes. */
 function passedOn(node, slot) {
   const type = node.outputs[slot]?.type;
+  const beside = node.inputs[slot];
+  if (beside?.type === type && beside.link != null) return beside;
   return node.inputs.find((one) => one.type === type && one.link != null);
 }
 

@@ -148,7 +148,7 @@ def test_a_stopped_fit_goes_on_as_if_it_had_not_been_stopped(tmp_path, monkeypat
     monkeypatch.setattr(fitting.Fit, "step", step)
     assert run(tmp_path / "parts", "--rate", "0.1", steps=12) == 1
     assert "was begun with rate 0.001, not 0.1" in capsys.readouterr().err
-    assert run(tmp_path / "parts", steps=12) == 0
+    assert run(tmp_path / "parts", "--guidance", "1", "10", steps=12) == 0  # which are the defaults
     assert "goes on from step 7 of 12" in capsys.readouterr().err
     first, second = (load_file(tmp_path / name / "m.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -59,6 +59,17 @@ def test_blocks_in_more_bits_are_those_of_the_file(case, tmp_path):
     assert types == {0: "Q4_0", 1: "Q4_0", 2: "Q8_0", 3: "Q4_0"}
 
 
+def test_error_that_is_told_of_the_weights_is_of_those_in_the_format(case, tmp_path):
+    plain = mixed.mixture(export.FileWeights(case[1]), export.EXPORTS["q4_0"], 0.49).plain
+    result = written(case, tmp_path, "q4_0", max_error=0.98 * plain)
+    exact, stored, off, on = export.FileWeights(case[1]), export.FileWeights(result.path), 0.0, 0.0
+    for name, info in read_header(case[1]).tensors.items():
+        if "_blocks." in name and len(info.shape) == 2 and not name.startswith("single_blocks.2."):
+            was, now = exact.dense(name).float(), stored.dense(name).float()
+            off, on = off + float((now - was).square().sum()), on + float(was.square().sum())
+    assert result.error == pytest.approx((off / on) ** 0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "name, better",
     [("q4_0", "q8_0"), ("q5_1", "q8_0"), ("q8_0", "gguf_f16"), ("fp8_scaled", "bf16"), ("int8_convrot", "bf16")],
