@@ -25,10 +25,10 @@ HERE = Path(__file__).absolute().parent  # not resolved: the folder may be linke
 
 
 def find_comfyui() -> Path:
-    """ComfyUI's folder. raises: ImportError if there is none."""
+    """ComfyUI's folder: that in COMFYUI_PATH, else the one around this pack. raises: ImportError if there is none."""
     given = os.environ.get("COMFYUI_PATH", "")
     around = HERE.parent.parent if HERE.parent.name == "custom_nodes" else None
-    for folder in (around, Path(given).expanduser() if given else None):
+    for folder in (Path(given).expanduser() if given else None, around):
         if folder is not None and (folder / "main.py").is_file():
             return folder.resolve()
     place = f"{around} around this pack has no main.py" if around else f"{HERE} is in no custom_nodes"

@@ -7,6 +7,9 @@ from typing import Any, Mapping, Sequence
 
 import torch
 
+QUANT_MARKER = "comfy_quant"  # last part of the name of a tensor that says in JSON how a layer is quantised
+# What may stand beside a weight in this pack's own layout: a LoRA that was saved with it, see `lora_change.Change`.
+MERGED_LORA = ("weight_up", "weight_down", "weight_delta", "weight_delta_scale")
 # safetensors' name -> torch's. What torch lacks is left as text, so that an error can name it.
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -60,6 +63,8 @@ GGML_CODES: dict[int, tuple[str, int, int]] = {
     40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
 }
+# Those whose numbers stand as they are.
+GGML_PLAIN: dict[str, torch.dtype] = {name: DTYPES[name] for name, _, _ in GGML_CODES.values() if name in DTYPES}
 GGML_BLOCKS = {name: (block_size, type_size) for name, block_size, type_size in GGML_CODES.values()}
 
 

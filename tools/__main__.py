@@ -7,8 +7,9 @@ import importlib
 import sys
 from pathlib import Path
 
+from ._shell import WRONG_ARGUMENTS
+
 FOLDER = Path(__file__).resolve().parent
-WRONG_ARGUMENTS = 2
 
 
 def commands() -> dict[str, str]:

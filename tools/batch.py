@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from . import load_pack
-from .quantize import FAILED, INTERRUPTED, Parser
+from ._shell import FAILED, INTERRUPTED, Parser
 
 RESULTS, LOG = "results.csv", "comfyui.log"
 NAMED = 8  # rows with one error that are named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
 from . import load_pack
+from ._shell import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_FOLDERS = ("host", "nodes")  # the only ones that import ComfyUI
@@ -209,7 +209,7 @@ def lacking(root: Path, names: Mapping[str, set[str]]) -> tuple[list[str], list[
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools check_host", description=__doc__)
+    parser = Parser(prog="python -m tools check_host", description=__doc__, allow_abbrev=False)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a ComfyUI, of any version")
     given, names, worst = parser.parse_args(arguments), used_by(), 0
     for folder in given.folders:

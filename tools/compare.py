@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import load_pack
-from .quantize import FAILED, INTERRUPTED, Parser, device, loaded
+from ._shell import FAILED, INTERRUPTED, Parser, device, loaded
 
 CELLS = 30  # of the longest bar
 

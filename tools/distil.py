@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .quantize import FAILED, INTERRUPTED, Parser, device, loaded
+from ._shell import FAILED, INTERRUPTED, Parser, device, loaded
 
 TYPES = ("bf16", "fp32")
 REPORT_SECONDS, SAVE_SECONDS = 10, 300

@@ -12,18 +12,11 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from . import load_pack
+from ._shell import FAILED, INTERRUPTED, Parser, device, loaded
 
-FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
 REPORT_SECONDS = 10  # between lines of progress where there is no terminal
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog.split()[-1]}: {message}. See {self.prog} --help", file=sys.stderr)
-        sys.exit(WRONG_ARGUMENTS)
 
 
 def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
@@ -123,7 +116,7 @@ def main(arguments: list[str]) -> int:
             full_precision=not args.fast_matmul,
             overwrite=args.overwrite,
             max_error=args.max_error,
-            inputs=load_pack("loaders.checkpoint.activations").read_dump(args.inputs) if args.inputs else None,
+            inputs=loaded("quantize", "loaders.checkpoint.activations").read_dump(args.inputs) if args.inputs else None,
             progress=progress(),
         )
     except ValueError as error:
@@ -135,28 +128,6 @@ def main(arguments: list[str]) -> int:
     print(clear(), end="", file=sys.stderr)
     print(written.text())
     return 0
-
-
-def loaded(command: str, module: str) -> Any:
-    """A module of the pack, or the end with what it lacks."""
-    try:
-        return load_pack(module)
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            f"{command}: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
-            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
-        ) from None
-
-
-def device(p: argparse.ArgumentParser, name: str) -> str:
-    """name, if this PyTorch can compute there."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        p.error(f"--device {name} cannot be used ({str(error).splitlines()[0]})")
-    return name
 
 
 def clear() -> str:

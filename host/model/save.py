@@ -19,7 +19,7 @@ from torch import Tensor
 from ...chroma_model.block_lists import blocks_text
 from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
-from ...loaders.checkpoint.keys import APPROXIMATOR, VARIANT, is_marker
+from ...loaders.checkpoint.keys import APPROXIMATOR, VARIANT, is_flag
 from ...loaders.checkpoint.mixed import workspace
 from ...loaders.checkpoint.prune import pruned
 from ...loaders.checkpoint.write_quantised import Written, write_model
@@ -149,7 +149,7 @@ def _infos(network: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
         for name, shape in shapes.items()
         if not name.endswith((".input_scale", ".pre_quant_scale"))
     }
-    infos.update({name: TensorInfo(torch.float32, (0,)) for name, _ in network.named_buffers() if is_marker(name)})
+    infos.update({name: TensorInfo(torch.float32, (0,)) for name, _ in network.named_buffers() if is_flag(name)})
     return infos
 
 

@@ -12,7 +12,7 @@ from ...chroma_model import ChromaConfig, ChromaTransformer
 from ..files.read import Header
 from .approximator import fill_approximator
 from .detect_variant import Detection
-from .keys import is_marker
+from .keys import is_flag
 from .weight_parts import Collected
 
 NUM_NAMED = 5  # how many offending tensors an error names
@@ -23,7 +23,7 @@ def expected_shapes(config: ChromaConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = ChromaTransformer(config)
         fill_approximator(model, config)
-    return {name: tuple(p.shape) for name, p in model.state_dict().items() if not is_marker(name)}
+    return {name: tuple(p.shape) for name, p in model.state_dict().items() if not is_flag(name)}
 
 
 class Words(NamedTuple):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Iterable, NamedTuple
 
+from ..tensor_info import MERGED_LORA
+
 APPROXIMATOR = "distilled_guidance_layer."
 APPROXIMATOR_ALONE = {"in_proj.weight", "out_proj.weight"}  # among the names of a file that holds nothing else
 
@@ -72,12 +74,11 @@ LEFT_OUT = re.compile(r"(double|single)_blocks\.(\d{1,3})\.left_out")
 PRUNED_PREFIX = "pruned."
 
 # What stands beside a quantised weight. Old names -> today's.
-QUANT_MARKER = "comfy_quant"
 OLD_MARKER = "scaled_fp8"  # one for the whole file
 OLD_SCALES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 SCALES = (
     *("weight_scale", "weight_scale_2", "weight_scalar", "input_scale", "pre_quant_scale"),
-    *("weight_up", "weight_down", "weight_delta", "weight_delta_scale"),  # a merged LoRA beside a packed weight
+    *MERGED_LORA,
 )
 
 # Of what this pack writes into a file's metadata about the model, for containers that can not hold markers.
@@ -147,7 +148,7 @@ def block_of(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def is_marker(name: str) -> bool:
+def is_flag(name: str) -> bool:
     """Whether it is one of the empty tensors that only say something."""
     return name in FLAGS or LEFT_OUT.fullmatch(name) is not None
 

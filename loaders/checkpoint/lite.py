@@ -17,7 +17,7 @@ from .weight_parts import METADATA_MARKERS
 
 BLOCKS = "double_blocks."
 PATCHED = 4
-LEFT_OUT = range(5, 16)
+DROPPED = range(5, 16)
 WHOLE, LITE = 19, 8
 IN_DIM = 32  # of its Approximator
 OWN_SIGNATURE = "img_attn.qkv.weight"  # of a block that stands alone
@@ -53,11 +53,11 @@ def with_lite_patch(header: Header, patch: Header) -> Patched:
     own: dict[str, str] = {}
     for name in header.tensors:
         number = int(numbers[name]) if name in numbers else None
-        if number == PATCHED or number in LEFT_OUT:
+        if number == PATCHED or number in DROPPED:
             continue
-        if number is not None and number > LEFT_OUT[-1]:
+        if number is not None and number > DROPPED[-1]:
             rest = name.removeprefix(f"{start}{number}")
-            own[f"{start}{number - len(LEFT_OUT)}{rest}"] = name
+            own[f"{start}{number - len(DROPPED)}{rest}"] = name
         else:
             own[name] = name
     theirs = {f"{start}{PATCHED}.{name}": file_name for name, file_name in _block_of(patch).items()}

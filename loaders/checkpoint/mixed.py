@@ -13,9 +13,10 @@ from torch import Tensor
 from ...chroma_model import ChromaConfig
 from ...chroma_model.block_lists import Block
 from ..formats.base.registry import BY_TYPE, EXPORTS, ExportFormat
+from ..tensor_info import QUANT_MARKER
 from .activations import GUIDANCE, INPUTS, relative
 from .detect_variant import Detection
-from .keys import QUANT_MARKER, block_of
+from .keys import block_of
 from .run_weights import WeightsNetwork
 from .tensors_to_write import Item, coded, items_of
 

@@ -16,7 +16,7 @@ from .keys import (
     SIGNATURES,
     TIME_EMBEDDING,
     VARIANT,
-    is_marker,
+    is_flag,
     other_model,
 )
 
@@ -56,7 +56,7 @@ def names_of(header: Header, prefix: str) -> dict[str, str]:
             continue
         if file_name.startswith(prefix):
             name = file_name.removeprefix(prefix)
-        elif is_marker(file_name) or file_name == OLD_MARKER:
+        elif is_flag(file_name) or file_name == OLD_MARKER:
             name = file_name
         else:
             raise ValueError(

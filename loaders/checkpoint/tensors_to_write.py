@@ -19,9 +19,10 @@ from ..formats.base.format import GGUF, SAFETENSORS
 from ..formats.base.kept_layers import FLOAT32_PARTS, is_quantised
 from ..formats.base.registry import BY_TYPE, ExportFormat
 from ..formats.base.scale_tiles import CHUNK
+from ..tensor_info import QUANT_MARKER
 from .check_shapes import expected_shapes
 from .detect_variant import Detection
-from .keys import NORMS, PRUNED_PREFIX, QUANT_MARKER, block_of
+from .keys import NORMS, PRUNED_PREFIX, block_of
 
 
 @dataclass(frozen=True)

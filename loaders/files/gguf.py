@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tensor_info import GGML_CODES
+from ..tensor_info import GGML_CODES, GGML_PLAIN
 from .error_text import name_problem, short
 from .header import MAX_HEADER_BYTES, check_count
 
@@ -57,17 +57,6 @@ NUMBERS: dict[int, tuple[struct.Struct, str]] = {
 }
 UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
 
-# Types mapped as they are; all others as bytes.
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-}
 BLOCK_ALIGNMENT = 2  # blocks hold fp16 numbers
 
 
@@ -145,7 +134,7 @@ def map_gguf(path: str | os.PathLike[str], tensors: Mapping[str, GGUFTensor]) ->
                 raise ValueError(f"{path.name}: {name} has tensor {t.type_name}, which is not known. Take another file")
             if t.nbytes and t.offset + t.nbytes > len(buffer):
                 raise ValueError(f"{path.name}: the file has become shorter. Download it again")
-            dtype, shape, alignment = DTYPES.get(t.type_name), t.shape, BLOCK_ALIGNMENT
+            dtype, shape, alignment = GGML_PLAIN.get(t.type_name), t.shape, BLOCK_ALIGNMENT
             if dtype is None:
                 block_size, type_size = sizes[t.type_name]
                 dtype, shape = torch.uint8, (*shape[:-1], shape[-1] // block_size * type_size)

@@ -8,11 +8,9 @@ from typing import Any, Mapping
 
 import torch
 
-from ..tensor_info import TensorInfo
+from ..tensor_info import QUANT_MARKER, TensorInfo
 from .error_text import reason, short
 
-# A marker is part of the header's meaning.
-MARKER_SUFFIX = ".comfy_quant"
 MAX_MARKER_BYTES = 4096
 # Beyond these a header is refused before it takes long: published ones have some thousand tensors and some megabytes.
 MAX_TENSORS = 1 << 16
@@ -38,8 +36,8 @@ def check_count(file: str, count: int) -> None:
         )
 
 
-def is_marker(name: str, info: TensorInfo) -> bool:
-    return name.endswith(MARKER_SUFFIX) and info.dtype == torch.uint8 and 0 < info.numel <= MAX_MARKER_BYTES
+def is_quant_marker(name: str, info: TensorInfo) -> bool:
+    return name.endswith(f".{QUANT_MARKER}") and info.dtype == torch.uint8 and 0 < info.numel <= MAX_MARKER_BYTES
 
 
 def read_marker(file: str, name: str, raw: bytes) -> Mapping[str, Any]:

@@ -11,14 +11,13 @@ import re
 from pathlib import Path
 from typing import Any, Mapping
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..tensor_info import TensorInfo
+from ..tensor_info import GGML_PLAIN, TensorInfo
 from .error_text import encodable, reason, short
 from .gguf import map_gguf, read_gguf_header
-from .header import Header, check_count, is_marker, read_marker
+from .header import Header, check_count, is_quant_marker, read_marker
 from .kinds import GGUF_SUFFIX, INDEX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, refuse_other_kinds
 from .pickle import load_pickle
 from .safetensors import safetensors_header
@@ -26,16 +25,6 @@ from .safetensors import safetensors_header
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
 MAX_FILE_NAME = 255  # of common file systems
 MAX_INDEX_BYTES = 1 << 23  # a line for each of the most tensors
-GGML_PLAIN = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F64": torch.float64,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-}
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -64,7 +53,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         tensors = load_pickle(path)
         infos = {k: TensorInfo(v.dtype, tuple(v.shape)) for k, v in tensors.items()}
         markers = {
-            k: read_marker(path.name, k, v.numpy().tobytes()) for k, v in tensors.items() if is_marker(k, infos[k])
+            k: read_marker(path.name, k, v.numpy().tobytes())
+            for k, v in tensors.items()
+            if is_quant_marker(k, infos[k])
         }
         return Header(encodable(path.name), infos, {}, markers, path.stat().st_size)
     if suffix == GGUF_SUFFIX:

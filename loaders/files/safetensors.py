@@ -12,7 +12,7 @@ import torch
 
 from ..tensor_info import DTYPES, GGML_BLOCKS, TensorInfo
 from .error_text import encodable, name_problem, reason, short
-from .header import MAX_HEADER_BYTES, MAX_TENSORS, Header, is_marker, read_marker
+from .header import MAX_HEADER_BYTES, MAX_TENSORS, Header, is_quant_marker, read_marker
 
 MAX_LENGTH = 100_000_000  # of a header: the format's own limit
 MAX_DIMS = 8
@@ -68,7 +68,7 @@ def safetensors_header(path: Path) -> Header:
             )
         markers = {}
         for first, last, name in spans:
-            if is_marker(name, tensors[name]):
+            if is_quant_marker(name, tensors[name]):
                 f.seek(8 + length + first)
                 markers[name] = read_marker(path.name, name, f.read(last - first))
     return Header(encodable(path.name), tensors, metadata, markers, size)

@@ -14,11 +14,10 @@ from typing import Any, Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..tensor_info import GGML_CODES, Storage, packed_shape
+from ..tensor_info import GGML_CODES, MERGED_LORA, Storage, packed_shape
 from . import ggml_pack, ggml_unpack
 from .base.format import (
     GGUF,
-    MERGED_LORA,
     Export,
     Format,
     Held,

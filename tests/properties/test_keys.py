@@ -46,5 +46,5 @@ def test_any_text_is_given_back_or_renamed_once(name):
     assert keys.model_name(once) == once
     assert keys.published_name(name)[0] == name or name.rpartition(".")[0] != ""
     keys.block_of(name)
-    keys.is_marker(name)
+    keys.is_flag(name)
     keys.other_model([name])

@@ -16,10 +16,10 @@ HERE = Path(__file__).absolute().parent.parent.parent  # this pack, not resolved
 
 
 def find_comfyui() -> Path:
-    """ComfyUI's folder: the one around this pack, else that in COMFYUI_PATH. raises: ValueError if there is none."""
+    """ComfyUI's folder: that in COMFYUI_PATH, else the one around this pack. raises: ValueError if there is none."""
     given = os.environ.get("COMFYUI_PATH", "")
     around = HERE.parent.parent if HERE.parent.name == "custom_nodes" else None
-    for folder in (around, Path(given).expanduser() if given else None):
+    for folder in (Path(given).expanduser() if given else None, around):
         if folder is not None and (folder / "main.py").is_file():
             return folder
     place = f"{around} around this pack has no main.py" if around else f"{HERE} is in no custom_nodes"

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from ...files.error_text import short
-from ...tensor_info import Storage, TensorInfo
+from ...tensor_info import MERGED_LORA, Storage, TensorInfo
 
 OWN_LAYOUT = "ChromaPackedLayout"  # this pack's, for what the host's layouts do not hold
 SAFETENSORS, GGUF = "safetensors", "gguf"  # containers of a file that is written
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# What may stand beside a weight in this pack's own layout: a LoRA that was saved with it, see `lora_change.Change`.
-MERGED_LORA = ("weight_up", "weight_down", "weight_delta", "weight_delta_scale")
 
 Roles = Mapping[str, Tensor]  # tensors beside a weight, by today's names: `weight_scale`, `input_scale` ...
 Settings = Mapping[str, Any]  # what else unpacking needs, under the host's names

@@ -1,0 +1,39 @@
+"""What the commands share: codes at their end, errors of arguments in one line, a pack that lacks a package, devices."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from . import load_pack
+
+FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog.split()[-1]}: {message}. See {self.prog} --help", file=sys.stderr)
+        sys.exit(WRONG_ARGUMENTS)
+
+
+def loaded(command: str, module: str) -> Any:
+    """A module of the pack, or the end with what it lacks."""
+    try:
+        return load_pack(module)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"{command}: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
+            f"Python, or: {sys.executable} -m pip install -r requirements.txt"
+        ) from None
+
+
+def device(p: argparse.ArgumentParser, name: str) -> str:
+    """name, if this PyTorch can compute there."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        p.error(f"--device {name} cannot be used ({str(error).splitlines()[0]})")
+    return name
