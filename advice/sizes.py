@@ -1,4 +1,4 @@
-"""Sizes of a picture by its ratio, within what a checkpoint is good for. Pure."""
+"""Sizes of a picture: by its ratio, within what a checkpoint is good for; those of FLUX.1 Kontext; by area. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from .queued_graph import Graph
 BY_RATIO, KONTEXT = "by ratio", "Kontext's sizes"
 RATIOS = ("1:1", "5:4", "4:3", "3:2", "16:9", "21:9", "4:5", "3:4", "2:3", "9:16", "9:21")
 STANDARD, SMALL, LARGE = AREAS = ("standard", "small", "large")
+# (width, height) in pixels that FLUX.1 Kontext was trained at.
+_TALL = ((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104))
+KONTEXT_SIZES = (*_TALL, (1024, 1024), *((width, height) for height, width in reversed(_TALL)))
+MEGAPIXEL = 1024 * 1024
 STEP = 16  # pixels: an image token
 NEAR = 2  # steps around the exact side that are looked at
 
@@ -39,6 +43,19 @@ def size_of(preset: Preset, ratio: str, area: str) -> tuple[int, int]:
 
     near = list(itertools.product(widths, heights))
     return min([(w, h) for w, h in near if least**2 <= w * h <= most**2] or near, key=error)
+
+
+def size_of_kontext(width: int, height: int) -> tuple[int, int]:
+    """The one of KONTEXT_SIZES whose width / height is nearest."""
+    return min(KONTEXT_SIZES, key=lambda size: (abs(width / height - size[0] / size[1]), size))
+
+
+def size_of_area(width: int, height: int, megapixels: float, multiple: int) -> tuple[int, int]:
+    """(width, height) of about that shape and area, in whole multiples; a megapixel is 1024 x 1024 pixels."""
+    scale = (megapixels * MEGAPIXEL / (width * height)) ** 0.5
+    return max(multiple, round(width * scale / multiple) * multiple), max(
+        multiple, round(height * scale / multiple) * multiple
+    )
 
 
 def size_of_text(text: str) -> tuple[int, int]:

@@ -20,25 +20,6 @@ from .modulation import Modulation, ModulationTable
 OFFSET, INDEX, TIMESTEP_ZERO, UXO = METHODS = ("offset", "index", "index_timestep_zero", "uxo")
 
 
-# (width, height) in pixels that FLUX.1 Kontext was trained at.
-_TALL = ((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104))
-SIZES = (*_TALL, (1024, 1024), *((width, height) for height, width in reversed(_TALL)))
-MEGAPIXEL = 1024 * 1024
-
-
-def size_of_kontext(width: int, height: int) -> tuple[int, int]:
-    """The one of SIZES whose width / height is nearest."""
-    return min(SIZES, key=lambda size: (abs(width / height - size[0] / size[1]), size))
-
-
-def size_of_area(width: int, height: int, megapixels: float, multiple: int) -> tuple[int, int]:
-    """(width, height) of about that shape and area, in whole multiples; a megapixel is 1024 x 1024 pixels."""
-    scale = (megapixels * MEGAPIXEL / (width * height)) ** 0.5
-    return max(multiple, round(width * scale / multiple) * multiple), max(
-        multiple, round(height * scale / multiple) * multiple
-    )
-
-
 class References(NamedTuple):
     """latents:     each (B, C, H, W), of any size.
     method:      offset (Kontext's), index, index_timestep_zero or uxo: see `places`.

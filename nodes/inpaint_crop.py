@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..chroma_model.references import size_of_area
+from ..advice.sizes import size_of_area
 from .shared.checked_node import CheckedNode
 from .shared.inputs import number
 from .shared.report import report

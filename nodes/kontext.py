@@ -8,7 +8,7 @@ import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..chroma_model.references import size_of_area, size_of_kontext
+from ..advice.sizes import size_of_area, size_of_kontext
 from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, choice, number
 from .shared.report import report

@@ -7,14 +7,13 @@ from typing import Any, Mapping
 from comfy_api.latest import io
 
 from ..advice.presets import HD, PRESETS
-from ..advice.sizes import AREAS, BY_RATIO, KONTEXT, RATIOS, STANDARD, size_of, size_of_text, tell
-from ..chroma_model.references import SIZES
+from ..advice.sizes import AREAS, BY_RATIO, KONTEXT, KONTEXT_SIZES, RATIOS, STANDARD, size_of, size_of_text, tell
 from .preset import recognised
 from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, choice
 from .shared.report import report
 
-KONTEXT_SIZES = [f"{width} x {height}" for width, height in SIZES]
+PIXELS = [f"{width} x {height}" for width, height in KONTEXT_SIZES]
 
 
 class ChromaSize(CheckedNode):
@@ -29,7 +28,7 @@ class ChromaSize(CheckedNode):
         )
         pixels = io.Combo.Input(
             "pixels",
-            options=KONTEXT_SIZES,
+            options=PIXELS,
             default="1024 x 1024",
             tooltip="The seventeen that FLUX.1 Kontext was trained at.",
         )

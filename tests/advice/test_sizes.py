@@ -70,3 +70,23 @@ def test_a_size_outside_of_the_range_is_told():
     assert sizes.tell("Chroma1-HD", (1248, 832)).split("\n") == [
         "1248 x 832 pixels, as many as 1019 x 1019", "Chroma1-HD is good for 512 to 1152 a side"]  # fmt: skip
     assert sizes.tell("Chroma1-Flash", (1360, 1360)).endswith("Chroma1-Flash is good for 512 to 1024 a side only")
+
+
+def test_kontexts_sizes_are_of_one_area_and_in_pairs():
+    assert len(sizes.KONTEXT_SIZES) == 17 == len(set(sizes.KONTEXT_SIZES))
+    assert {(h, w) for w, h in sizes.KONTEXT_SIZES} == set(sizes.KONTEXT_SIZES)
+    assert all(w % 16 == h % 16 == 0 and abs(w * h / sizes.MEGAPIXEL - 1) < 0.03 for w, h in sizes.KONTEXT_SIZES)
+
+
+@pytest.mark.parametrize("size, found", [((1920, 1080), (1392, 752)), ((10, 10), (1024, 1024)), ((1, 9), (672, 1568))])
+def test_size_of_kontext_is_the_nearest_in_shape(size, found):
+    assert sizes.size_of_kontext(*size) == found
+
+
+@pytest.mark.parametrize("megapixels, multiple", [(1.0, 16), (0.25, 64), (4.0, 32)])
+def test_size_by_area_keeps_the_shape(megapixels, multiple):
+    width, height = sizes.size_of_area(1920, 1080, megapixels, multiple)
+    assert width % multiple == height % multiple == 0
+    wanted = math.sqrt(megapixels * sizes.MEGAPIXEL * 1920 / 1080)
+    assert abs(width - wanted) <= multiple / 2 and abs(height - wanted * 1080 / 1920) <= multiple / 2
+    assert sizes.size_of_area(1000, 2, 0.01, 64)[1] == 64  # never nothing

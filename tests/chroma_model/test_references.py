@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import support
 import torch
@@ -72,23 +70,3 @@ def test_a_reference_of_timestep_zero_is_a_reference_where_the_image_is_at_zero_
         support.relative(again, net(*data.values(), references=references.References((shown,), "index_timestep_zero")))
         < 1e-6
     )
-
-
-def test_kontexts_sizes_are_of_one_area_and_in_pairs():
-    assert len(references.SIZES) == 17 == len(set(references.SIZES))
-    assert {(h, w) for w, h in references.SIZES} == set(references.SIZES)
-    assert all(w % 16 == h % 16 == 0 and abs(w * h / references.MEGAPIXEL - 1) < 0.03 for w, h in references.SIZES)
-
-
-@pytest.mark.parametrize("size, found", [((1920, 1080), (1392, 752)), ((10, 10), (1024, 1024)), ((1, 9), (672, 1568))])
-def test_size_of_kontext_is_the_nearest_in_shape(size, found):
-    assert references.size_of_kontext(*size) == found
-
-
-@pytest.mark.parametrize("megapixels, multiple", [(1.0, 16), (0.25, 64), (4.0, 32)])
-def test_size_by_area_keeps_the_shape(megapixels, multiple):
-    width, height = references.size_of_area(1920, 1080, megapixels, multiple)
-    assert width % multiple == height % multiple == 0
-    wanted = math.sqrt(megapixels * references.MEGAPIXEL * 1920 / 1080)
-    assert abs(width - wanted) <= multiple / 2 and abs(height - wanted * 1080 / 1920) <= multiple / 2
-    assert references.size_of_area(1000, 2, 0.01, 64)[1] == 64  # never nothing
