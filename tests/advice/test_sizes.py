@@ -33,7 +33,7 @@ def test_sizes_of_hd(ratio, area, want):
 
 
 def test_kontexts_sizes_are_read_from_the_menu():
-    for width, height in load("chroma_model.references").SIZES:
+    for width, height in sizes.KONTEXT_SIZES:
         assert sizes.size_of_text(f"{width} x {height}") == (width, height)
 
 

@@ -2,7 +2,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { passOn } from "./curve.js";
+import { addElement, chain, made, passOn } from "./dom_widget.js";
 
 const NODE = "ChromaComparePictures";
 const SHOWN = "chroma_compare"; // key in what the node gives
@@ -118,13 +118,6 @@ export class CompareView {
   }
 }
 
-function made(tag, attributes, text = "") {
-  const element = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  if (text) element.textContent = text;
-  return element;
-}
-
 function keyOf(node) {
   return `${app.rootGraph.id}/${node.graph?.id}/${node.id}`;
 }
@@ -135,23 +128,14 @@ app.registerExtension({
     if (node.comfyClass !== NODE) return;
     const view = new CompareView();
     views.set(node, view);
-    const widget = node.addDOMWidget(SHOWN, SHOWN, view.element, {
-      serialize: false, // not in the prompt
-      hideOnZoom: false,
-      hideInPanel: true, // the panel at the side would take the element away from the node
-      margin: MARGIN,
-      getMinHeight: () => MIN_HEIGHT + 2 * MARGIN,
-    });
-    widget.serialize = false; // not in the workflow
+    addElement(node, SHOWN, view.element, { margin: MARGIN, getMinHeight: () => MIN_HEIGHT + 2 * MARGIN });
     passOn(view.element);
     node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], HEIGHT)]);
-    const before = node.onExecuted;
-    node.onExecuted = function (output) {
-      before?.call(this, output);
+    chain(node, "onExecuted", function (output) {
       const files = output?.[SHOWN] ?? [];
       kept.set(keyOf(this), files);
       view.show(files);
-    };
+    });
   },
   afterConfigureGraph() { // another tab of the page, come back to
     for (const graph of [app.rootGraph, ...(app.rootGraph.subgraphs?.values() ?? [])])

@@ -4,6 +4,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { queryOf } from "./curve_query.js";
 import { CurveView, HEIGHT } from "./curve_view.js";
+import { addElement, chain, passOn } from "./dom_widget.js";
 
 const PATH = "/chroma/curve";
 const WIDGET = "chroma_curve";
@@ -84,15 +85,7 @@ function watch() {
 /** Puts a drawing on a node; gives it back. */
 export function addDrawing(node, view) {
   const height = () => HEIGHT + 2 * MARGIN;
-  const widget = node.addDOMWidget(WIDGET, WIDGET, view.element, {
-    serialize: false, // not in the prompt
-    hideOnZoom: false,
-    hideInPanel: true, // the panel at the side would take the element away from the node
-    margin: MARGIN,
-    getMinHeight: height,
-    getMaxHeight: height,
-  });
-  widget.serialize = false; // not in the workflow
+  addElement(node, WIDGET, view.element, { margin: MARGIN, getMinHeight: height, getMaxHeight: height });
   passOn(view.element);
   node.setSize([node.size[0], node.computeSize()[1]]);
   return view;
@@ -109,25 +102,6 @@ function attach(node) {
     curves.delete(curve);
     curve.reset();
   });
-}
-
-/** On the canvas the element lies above it: the wheel and the other buttons are the canvas'. */
-export function passOn(element) {
-  const pass = (event) => {
-    if (!element.closest(".dom-widget") || event.button === 0 && event.type !== "wheel") return;
-    event.preventDefault();
-    event.stopPropagation();
-    if (event.type !== "contextmenu") app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event));
-  };
-  for (const type of ["wheel", "pointerdown", "contextmenu"]) element.addEventListener(type, pass, { passive: false });
-}
-
-function chain(node, name, then) {
-  const before = node[name];
-  node[name] = function (...given) {
-    before?.apply(this, given);
-    then();
-  };
 }
 
 app.registerExtension({

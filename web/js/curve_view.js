@@ -1,5 +1,7 @@
 // A schedule as a drawing: an element of the page, coloured by the front end's own variables, so that it follows its theme.
 
+import { filled, made } from "./dom_widget.js";
+
 export const HEIGHT = 110; // pixels
 const MARGIN = { left: 45, right: 50, top: 10, bottom: 8 }; // of the plot, for the numbers beside it
 const MIN_DOT_GAP = 3.2; // pixels between steps from which on each sigma has a dot
@@ -166,16 +168,6 @@ export class CurveView {
   }
 }
 
-function made(tag, attributes, text = "") {
-  return filled(document.createElement(tag), attributes, text);
-}
-
 function drawn(tag, attributes, text = "") {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, text);
-}
-
-function filled(element, attributes, text) {
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  if (text) element.textContent = text;
-  return element;
 }

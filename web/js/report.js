@@ -5,13 +5,13 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { MAX_HEIGHT, addElement, passOn } from "./dom_widget.js";
 import { canInsert, insertNode, setValue, undoable, widgetFor } from "./graph_query.js";
 import { listWidget, outersOf, placeInPage, summary } from "./report_outer.js";
 import { ReportView } from "./report_view.js";
 
 const WIDGET = "chroma_report";
 const MARGIN = 6; // pixels around the widget on the canvas
-const MAX_HEIGHT = 162; // pixels, 10 lines; what is longer scrolls, unless its node is made larger
 const MIN_WIDTH = 320; // of a node that has nothing else to show
 const ROW_GAP = 4; // that the canvas puts between widgets of a fixed height
 const KEPT = "chroma.reports"; // in the browser tab's storage, so that they survive a reload of the page
@@ -48,19 +48,15 @@ class ReportWidget {
     this.whole = measured; // pixels of all lines
     const others = node.widgets?.filter(grows) ?? [];
     const height = Math.max(node.computeSize()[1], ...others.map((widget) => widget.options.minNodeSize?.[1] ?? 0));
-    const widget = node.addDOMWidget(WIDGET, WIDGET, this.view.element, {
-      serialize: false, // not in the prompt
-      hideOnZoom: false,
-      hideInPanel: true, // the panel at the side would take the element away from the node
+    const widget = addElement(node, WIDGET, this.view.element, {
       margin: MARGIN,
       getMinHeight: () => this.height + 2 * MARGIN,
       getMaxHeight: () => this.whole + 2 * MARGIN,
     });
-    widget.serialize = false; // not in the workflow
     listWidget(node, widget);
     const preview = node.widgets.findIndex(isPreview);
     if (preview >= 0) node.widgets.splice(preview, 0, node.widgets.pop());
-    if (!kept) passOn(this.view);
+    if (!kept) passOn(this.view.element, (event) => this.view.uses(event));
     if (others.length) { // what the node has to spare is theirs
       widget.computeLayoutSize = undefined;
       widget.computeSize = () => [0, this.height + 2 * MARGIN - ROW_GAP];
@@ -357,20 +353,6 @@ function restore() {
     const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
     if (node && (report.type ?? node.type) === node.type) show(node, report, false, outersOfId(id));
   }
-}
-
-/** On the canvas the element lies above it: what it has no use for is the canvas'. */
-function passOn(view) {
-  const pass = (event) => {
-    if (view.uses(event)) return event.stopPropagation();
-    if (event.type !== "pointerdown" && !view.element.closest(".dom-widget")) return; // bubbles to the node's element
-    if (event.type === "pointerdown" && event.button === 0) return;
-    event.preventDefault();
-    event.stopPropagation();
-    if (event.type !== "contextmenu") app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event));
-  };
-  for (const type of ["wheel", "pointerdown", "contextmenu"])
-    view.element.addEventListener(type, pass, { passive: false });
 }
 
 app.registerExtension({

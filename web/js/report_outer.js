@@ -2,11 +2,11 @@
 // alone: on the canvas the report is listed behind them, in Nodes 2.0 it is put into the node's element.
 
 import { app } from "../../../scripts/app.js";
+import { MAX_HEIGHT } from "./dom_widget.js";
 import { standingFor } from "./graph_query.js";
 import { ReportView } from "./report_view.js";
 
 const LOOK_MS = 300; // between two looks whether the page has made the node's element anew
-const MAX_HEIGHT = 162; // pixels, 10 lines; what is longer scrolls
 
 const within = new WeakMap(); // node that stands for a subgraph -> Map of a node in it -> what that one tells
 const inPage = new Map(); // the same -> its ReportView in Nodes 2.0

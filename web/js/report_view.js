@@ -1,5 +1,7 @@
 // A report as an element of the page, coloured by the front end's own variables, so that it follows its theme.
 
+import { made } from "./dom_widget.js";
+
 const PADDING = 6; // pixels above and below the text
 const NEAR = 0.9; // of a bar, from where on it warns
 
@@ -173,11 +175,4 @@ function barOf({ value, max }) {
   });
   bar.append(made("div", { style: `width: ${Math.min(1, value / max) * 100}%` }));
   return bar;
-}
-
-function made(tag, attributes, text = "") {
-  const element = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  if (text) element.textContent = text;
-  return element;
 }

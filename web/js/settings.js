@@ -6,6 +6,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { addDrawing } from "./curve.js";
 import { CurveView } from "./curve_view.js";
+import { listed } from "./dom_widget.js";
 import { graphOf, isShared, widgetFor } from "./graph_query.js";
 import { preview } from "./report.js";
 
@@ -115,14 +116,6 @@ app.registerExtension({
   nodeCreated(node) {
     if (![...DRAWN, SAMPLER, ...TELL_ALONE].includes(node.comfyClass)) return;
     const teller = new Teller(node);
-    const [added, removed] = [node.onAdded, node.onRemoved];
-    node.onAdded = function (...given) {
-      added?.apply(this, given);
-      tellers.add(teller);
-    };
-    node.onRemoved = function (...given) {
-      removed?.apply(this, given);
-      tellers.delete(teller);
-    };
+    listed(node, tellers, teller);
   },
 });

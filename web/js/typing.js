@@ -3,6 +3,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { listed } from "./dom_widget.js";
 import { widgetFor } from "./graph_query.js";
 import { preview } from "./report.js";
 
@@ -60,14 +61,6 @@ app.registerExtension({
   nodeCreated(node) {
     if (!KINDS.includes(node.comfyClass)) return;
     const writer = new Writer(node);
-    const [added, removed] = [node.onAdded, node.onRemoved];
-    node.onAdded = function (...given) {
-      added?.apply(this, given);
-      writers.add(writer);
-    };
-    node.onRemoved = function (...given) {
-      removed?.apply(this, given);
-      writers.delete(writer);
-    };
+    listed(node, writers, writer);
   },
 });
