@@ -228,7 +228,12 @@ PRESETS: dict[str, Preset] = {  # the names are saved in workflows: add, never r
         sizes=(512, 1024),
         grade=WEAK,
         sources=(RADIANCE_TEMPLATE, GUIDE),
-        also={"steps": "25 to 30", "sampler": "res_multistep", "size": "512, which it was trained at, to 1024"},
+        also={
+            "steps": "25 to 30",
+            "sampler": "res_multistep",
+            "shift": "up to 3 for complex scenes",
+            "size": "512, which it was trained at, to 1024",
+        },
     ),
     FLUX: replace(
         _HD,

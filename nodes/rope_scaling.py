@@ -34,6 +34,7 @@ def yarns_inputs() -> list[io.Input]:
             tooltip="Sharpen attention as YaRN does, by 0.1 ln s + 1. It acts on text too.",
         ),
     ]
+LATENT_SIDE = 8  # pixels along the side of a latent's
 
 
 class ChromaRoPEScaling(CheckedNode):
@@ -92,7 +93,7 @@ class ChromaRoPEScaling(CheckedNode):
         is_dynamic = over_time["over_time"] == DYNAMIC
         scaling = RopeScaling(
             method["method"],
-            base_size / TOKEN_SIDE,
+            base_size / token_side(config),
             dype=(over_time["dype_scale"], over_time["dype_exponent"]) if is_dynamic else None,
             turns=(method.get("alpha", YARN_ALPHA), method.get("beta", YARN_BETA)),
             temperature=method.get("temperature", False),
@@ -103,8 +104,13 @@ class ChromaRoPEScaling(CheckedNode):
         return io.NodeOutput(clone)
 
 
+def token_side(config: Any) -> int:
+    """Pixels along the side of an image token: a patch, of a latent one of the VAE's eighths."""
+    return config.patch_size * (LATENT_SIDE if config.nerf is None else 1)
+
+
 def told(scaling: RopeScaling, base_size: int) -> str:
-    twice = scaling.scale_of((2 * round(scaling.base_tokens),) * 2)
+    twice = 2.0
     text = f"{scaling.method}, above an area of {base_size} x {base_size}"
     if scaling.dype is None:
         return f"{text}, fixed"

@@ -1,5 +1,7 @@
 """RoPE scaling on a MODEL: off up to the base size, one embedder a clone, and the time of each step."""
 
+from types import SimpleNamespace
+
 import pytest
 import support
 import torch
@@ -34,10 +36,10 @@ def scaled(module, model, base_size=64, method=None, over_time=None):
     return module.ChromaRoPEScaling.execute(model, method or {"method": "yarn"}, over_time, base_size).args[0]
 
 
-def run(comfy, case, model, tokens):
-    """A picture of tokens x tokens."""
+def run(comfy, case, model, pixels):
+    """A square picture of so many pixels a side."""
     cfg = case[0]
-    side = tokens * cfg.patch_size
+    side = pixels if cfg.nerf is not None else pixels // 8
     latent = torch.zeros(1, cfg.latent_channels, side, side)
     return sample(comfy, model, cfg, latent=latent, size=(side, side))
 
@@ -46,20 +48,27 @@ def run(comfy, case, model, tokens):
 @pytest.mark.parametrize("time", ["follows the noise (DyPE)", "fixed"])
 def test_up_to_the_base_size_a_run_is_the_plain_one_and_above_it_is_not(comfy, inference, module, case, method, time):
     model = case[1]
-    other = scaled(module, model, 64, {"method": method}, {"over_time": time})  # 4 x 4 tokens
-    assert torch.equal(run(comfy, case, other, 4), run(comfy, case, model, 4))
-    assert support.relative(run(comfy, case, other, 8), run(comfy, case, model, 8)) > 1e-4
+    other = scaled(module, model, 64, {"method": method}, {"over_time": time})
+    assert torch.equal(run(comfy, case, other, 64), run(comfy, case, model, 64))
+    assert support.relative(run(comfy, case, other, 128), run(comfy, case, model, 128)) > 1e-4
+
+
+@pytest.mark.parametrize("patch_size, in_pixels, tokens", [(2, False, 64), (16, True, 64), (32, True, 32)])
+def test_the_base_is_of_pixels_whatever_a_token_covers(module, patch_size, in_pixels, tokens):
+    """A picture of 1024 pixels has 64 tokens a side, or 32 where a patch of Radiance is twice as large."""
+    config = SimpleNamespace(patch_size=patch_size, nerf=object() if in_pixels else None)
+    assert 1024 / module.token_side(config) == tokens
 
 
 def test_the_model_stays_and_each_clone_has_its_own(comfy, inference, module, case):
     model = case[1]
-    before = run(comfy, case, model, 8)
+    before = run(comfy, case, model, 128)
     one = scaled(module, model, over_time={"over_time": "fixed"})
     two = scaled(module, one, method={"method": "ntk"}, over_time={"over_time": "fixed"})
     alone = scaled(module, model, method={"method": "ntk"}, over_time={"over_time": "fixed"})
-    assert torch.equal(run(comfy, case, two, 8), run(comfy, case, alone, 8))
-    assert not torch.equal(run(comfy, case, one, 8), run(comfy, case, two, 8))
-    assert torch.equal(run(comfy, case, model, 8), before)
+    assert torch.equal(run(comfy, case, two, 128), run(comfy, case, alone, 128))
+    assert not torch.equal(run(comfy, case, one, 128), run(comfy, case, two, 128))
+    assert torch.equal(run(comfy, case, model, 128), before)
 
 
 def test_each_step_has_the_scale_of_its_sigma(comfy, inference, module, case, monkeypatch):
@@ -67,7 +76,7 @@ def test_each_step_has_the_scale_of_its_sigma(comfy, inference, module, case, mo
     seen, original = [], rope.scale_at
     monkeypatch.setattr(rope, "scale_at", lambda s, t, d: seen.append((s, t[0].item(), d)) or original(s, t, d))
     other = scaled(module, case[1], over_time={"over_time": "follows the noise (DyPE)", "dype_exponent": 1.0})
-    run(comfy, case, other, 8)
+    run(comfy, case, other, 128)
     sigmas = comfy.samplers.calculate_sigmas(other.get_model_object("model_sampling"), "simple", 4)[:-1]
     assert sorted({t for _, t, _ in seen}, reverse=True) == pytest.approx(sigmas.tolist(), rel=1e-6)
     assert {(s, d) for s, _, d in seen} == {(2.0, (2.0, 1.0))}
