@@ -34,6 +34,8 @@ def yarns_inputs() -> list[io.Input]:
             tooltip="Sharpen attention as YaRN does, by 0.1 ln s + 1. It acts on text too.",
         ),
     ]
+
+
 LATENT_SIDE = 8  # pixels along the side of a latent's
 
 

@@ -27,6 +27,7 @@ from ...loaders.checkpoint.naming import layout_of, source_names, with_approxima
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
+from ..run import kept_references
 from ..run.base_model import model_config
 from ..run.kept_modulations import ModulationStore
 from ..run.overflow import tell_overflow
@@ -196,6 +197,7 @@ def attach(patcher: Any, header: Header) -> None:
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, check_before_run)
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, warn_of_nan(header.name))
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, tell_overflow(header.name))
+    patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, kept_references.sample_wrapper)
     patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, WRAPPERS, forget)
 
 

@@ -23,6 +23,7 @@ from .conds import PAIRING, TextCond, sharing
 from .forward import HostTransformer, check_channels
 from .head_tile import fitting_tile
 from .kept_modulations import OPTION
+from .kept_references import keep_apart
 from .nag import NAG, NegativeText, acts_at
 
 IMG_IN = "diffusion_model.img_in.weight"
@@ -117,6 +118,7 @@ class ChromaModel(comfy.model_base.Chroma):
             kwargs["nerf_tile"] = fitting_tile(self.diffusion_model.config, x)
         if c_concat is not None:
             kwargs["input_channels"] = self.input_channels()
+        keep_apart(transformer_options)
         lengths = kwargs.pop("context_lengths", None)
         if lengths is not None:  # numbers, read here on the CPU, so that nothing waits for a GPU
             lengths = tuple(lengths.flatten().tolist())

@@ -99,6 +99,34 @@ def test_kept_keys_of_references_act_on_our_model(comfy, inference, case):
     assert ours.model.diffusion_model.default_ref_method == "offset"
 
 
+@pytest.mark.parametrize("pairing", ["paired", "apart"])
+def test_each_prompt_keeps_the_keys_of_its_own_references(comfy, inference, case, pairing):
+    """At cfg 3 with prompts of different lengths, and references of their own: the first step is exact."""
+    from comfy_extras.nodes_edit_model import ReferenceLatent
+    from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod as Method
+    from comfy_extras.nodes_flux import FluxKVCache
+
+    cfg, _, ours = case
+    generator = torch.Generator().manual_seed(6)
+    given = []
+    for length in (11, 7):
+        text = prompts(cfg)
+        text[0][0] = torch.randn(1, length, cfg.context_dim, generator=generator)
+        latent = {"samples": torch.randn(1, cfg.channels, 12, 24, generator=generator)}
+        given.append(Method.execute(ReferenceLatent.execute(text, latent).args[0], "index_timestep_zero").args[0])
+    guiders, guidance = (support.dev.load_pack(n) for n in ("host.sample.guiders", "samplers.guided_run"))
+
+    def run(patcher, steps):
+        patcher = guiders.GuidancePatch(guidance.Guidance(), pairing).on(patcher)
+        return sample(comfy, patcher, cfg, steps=steps, scale=3.0, positive=given[0], negative=given[1])
+
+    kept = FluxKVCache.execute(ours).args[0]
+    assert support.relative(run(kept, 1), run(ours, 1)) <= RUN_LIMIT
+    exact = run(ours, STEPS)
+    assert 0 < support.relative(run(kept, STEPS), exact) < 0.3
+    assert support.relative(run(kept, 1), run(ours, 1)) <= RUN_LIMIT  # nothing is left from the run before
+
+
 def as_whole(state):
     """FLUX of nineteen double blocks, of which the lite one is made: blocks 5 to 15, and the old 4, are others."""
     out = {}
