@@ -17,9 +17,11 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
+from ..constants import counted
 from .traits import adds_noise
 
 FIRST_SHARE, LAST = 0.2, 3  # of the steps at the start, and how many at the end, are always computed
+SAMPLED = 8  # of so many tokens one is looked at by the gate
 SLACK = 1e-4  # relative, of a sigma beside the schedule's; the host's are float32
 
 OFF_SCHEDULE = "the sampler computes the model beside the schedule's sigmas, so every step is computed"
@@ -66,24 +68,48 @@ class CacheSettings:
     threshold: float = 0.1
     max_error: float = 0.0
 
-    def steps_to_compute(self, steps: int) -> int:
+    def steps_asked(self, steps: int) -> int:
         """Of so many steps, under a plan."""
         share = 1.0 if self.compute is None else self.compute
-        return max(least(steps), min(steps, round(share * steps)))
+        return min(steps, round(share * steps))
+
+    def steps_to_compute(self, steps: int) -> int:
+        """The same, and at least as many as have to be."""
+        return max(least(steps), self.steps_asked(steps))
 
 
 @dataclass
 class Stream:
-    """Residuals of one conditioning at its last two computed steps, (B, L, D), and the first block's at the last."""
+    """Residuals of one conditioning at its last two computed steps, (B, L, D).
+
+    first:       the first block's at the last call, of every SAMPLEDth token; only for a gate.
+    change:      of that since the last computed step, accumulated; last_change: from the last call but one to the last.
+    is_forecast: whether its last call was.
+    """
 
     sigmas: list[float] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
     first: Tensor | None = None
-    change: float = 0.0  # of the first block's residual since the last computed step, accumulated
+    change: float = 0.0
+    last_change: float = 0.0
+    is_forecast: bool = False
 
     def keep(self, sigma: float, residual: Tensor) -> None:
         self.sigmas, self.residuals = [*self.sigmas[-1:], sigma], [*self.residuals[-1:], residual]
-        self.change = 0.0
+        self.change, self.is_forecast = 0.0, False
+
+    def look(self, first: Tensor) -> None:
+        """Takes the first block's residual of a call, (B, L, D)."""
+        now = first[:, ::SAMPLED].clone()
+        if self.first is not None and self.first.shape == now.shape:
+            self.last_change = float((now - self.first).abs().mean() / self.first.abs().mean().clamp(min=1e-12))
+            self.change += self.last_change
+        self.first = now
+
+    @property
+    def num_bytes(self) -> int:
+        kept = [*self.residuals, *([] if self.first is None else [self.first])]
+        return sum(tensor.nbytes for tensor in kept)
 
     def forecast(self, sigma: float) -> Tensor:
         """Along the line through the last two residuals."""
@@ -93,17 +119,27 @@ class Stream:
 
 @dataclass
 class CacheRecord:
-    """What a run did. errors: (step, relative error of the forecast that was made beside a computed step)."""
+    """What a run did.
+
+    computed:  steps that were for at least one conditioning; forecast: those that were for none.
+    errors:    (step, relative error of the forecast that was made beside a computed call).
+    num_bytes: the most that was kept at a time; conditionings: of how many.
+    """
 
     steps: int
     computed: set[int] = field(default_factory=set)
     forecast: set[int] = field(default_factory=set)
     errors: list[tuple[int, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    num_bytes: int = 0
+    conditionings: int = 0
 
     def text(self) -> str:
         """For people."""
         lines = [f"{len(self.computed)} of {len(self.computed) + len(self.forecast)} steps computed"]
+        if self.num_bytes:
+            told = f"{self.num_bytes / 1e6:.0f} MB" if self.num_bytes >= 1e6 else f"{self.num_bytes / 1e3:.0f} kB"
+            lines[0] += f", {told} kept for {counted(self.conditionings, 'prompt')}"
         if self.errors:
             step, worst = max(self.errors, key=lambda pair: pair[1])
             mean = sum(error for _, error in self.errors) / len(self.errors)
@@ -119,10 +155,16 @@ class CachedRun:
         self.settings, self.levels = settings, list(sigmas[:-1])
         steps = len(self.levels)
         self.record = CacheRecord(steps)
-        self.plan = plan(steps, settings.steps_to_compute(steps)) if settings.compute is not None else None
+        self.plan = None
+        if settings.compute is not None:
+            compute = settings.steps_to_compute(steps)
+            self.plan = plan(steps, compute)
+            if settings.steps_asked(steps) < compute:
+                self.record.notes.append(f"{compute} of {steps} steps is the least that can be computed")
+        self.pending: list[tuple[int, Tensor]] = []  # errors that nobody waits for
         self.streams: dict[Any, Stream] = {}
         self.seen: set[tuple[int, Any]] = set()
-        self.decided: dict[int, bool] = {}  # step -> whether it is forecast; all of its calls alike
+        self.decided: dict[int, bool] = {}  # step -> whether it may be forecast
         self.off = False
         if adds_noise(sampler):
             self.stop(NOISY)
@@ -137,10 +179,11 @@ class CachedRun:
         near = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - sigma))
         return near if abs(self.levels[near] - sigma) <= SLACK * self.levels[near] else None
 
-    def decide(self, sigma: float, keys: Sequence[Any], first: Tensor) -> tuple[int | None, bool]:
+    def decide(self, sigma: float, keys: Sequence[Any], before: Tensor, after: Tensor) -> tuple[int | None, bool]:
         """(number of the step, whether this call is forecast).
 
-        keys:  one for each conditioning in the call, in the order of its rows. first: what the first block added.
+        keys:  one for each conditioning in the call, in the order of its rows.
+        before, after: the first block's input and result, (B, L, D).
         """
         step = self.step_of(sigma)
         if step is None:
@@ -149,32 +192,47 @@ class CachedRun:
             self.stop(TWICE)
         if step is None or self.off:
             if step is not None:
-                self.record.computed.add(step)
+                self._count(step, False)
             return step, False
         self.seen.update((step, key) for key in keys)
         streams = [self.streams.setdefault(key, Stream()) for key in keys]
+        if (
+            step not in self.decided
+        ):  # before the step is looked at, so that prompts in one call and apart are decided alike
+            self.decided[step] = self._wants_forecast(step)
+        stays = True
         if self.plan is None:
-            self._gate(streams, first)
-        if step not in self.decided:
-            self.decided[step] = self._wants_forecast(step, streams)
-        forecast = self.decided[step] and all(
-            len(s.residuals) == 2 and s.residuals[0].shape == r.shape for s, r in zip(streams, first.chunk(len(keys)))
+            for stream, now in zip(streams, (after - before).chunk(len(keys))):
+                stream.look(now)
+            stays = max(s.change for s in streams) < self.settings.threshold
+        forecast = (
+            self.decided[step]
+            and stays
+            and all(
+                len(s.residuals) == 2 and s.residuals[0].shape == rows.shape and not s.is_forecast
+                for s, rows in zip(streams, after.chunk(len(keys)))
+            )
         )
-        (self.record.forecast if forecast else self.record.computed).add(step)
+        for stream in streams:
+            stream.is_forecast = forecast
+        self._count(step, forecast)
         return step, forecast
 
-    def _gate(self, streams: list[Stream], first: Tensor) -> None:
-        for stream, now in zip(streams, first.chunk(len(streams))):
-            if stream.first is not None and stream.first.shape == now.shape:
-                stream.change += float((now - stream.first).abs().mean() / stream.first.abs().mean().clamp(min=1e-12))
-            stream.first = now.clone()
+    def _count(self, step: int, forecast: bool) -> None:
+        record = self.record
+        if not forecast:
+            record.computed.add(step)
+            record.forecast.discard(step)
+        elif step not in record.computed:
+            record.forecast.add(step)
 
-    def _wants_forecast(self, step: int, streams: list[Stream]) -> bool:
+    def _wants_forecast(self, step: int) -> bool:
         if self.plan is not None:
             return not self.plan[step]
         steps = len(self.levels)
         inside = num_first(steps) <= step < steps - LAST and not self.decided.get(step - 1, False)
-        return inside and max(s.change for s in streams) < self.settings.threshold
+        expected = [s.change + s.last_change for s in self.streams.values()]  # once the step has gone as the one before
+        return inside and max(expected, default=math.inf) < self.settings.threshold
 
     def forecast(self, sigma: float, keys: Sequence[Any]) -> Tensor:
         """What the later blocks would add, for all rows of the call."""
@@ -187,14 +245,23 @@ class CachedRun:
         for key, now in zip(keys, residual.chunk(len(keys))):
             stream = self.streams[key]
             if len(stream.residuals) == 2 and stream.residuals[0].shape == now.shape:
-                error = float((stream.forecast(sigma) - now).norm() / now.norm().clamp(min=1e-12))
-                self.record.errors.append((step, error))
-                if 0 < self.settings.max_error < error:
-                    self.stop(
-                        f"a forecast was off by {error:.1%} at step {step + 1}, so the steps after it are computed"
-                    )
+                self.pending.append((step, (stream.forecast(sigma) - now).norm() / now.norm().clamp(min=1e-12)))
             stream.keep(sigma, now.clone())
+        self.record.num_bytes = max(self.record.num_bytes, sum(s.num_bytes for s in self.streams.values()))
+        self.record.conditionings = max(self.record.conditionings, len(self.streams))
+        if self.settings.max_error > 0:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Takes the errors from the device, which waits for it: once a run, or in each step if there is a limit."""
+        for step, found in self.pending:
+            error = float(found)
+            self.record.errors.append((step, error))
+            if 0 < self.settings.max_error < error:
+                self.stop(f"a forecast was off by {error:.1%} at step {step + 1}, so the steps after it are computed")
+        self.pending.clear()
 
     def end(self) -> None:
-        """Lets go of every tensor."""
+        """Tells the errors that are left, and lets go of every tensor."""
+        self._judge()
         self.streams.clear()

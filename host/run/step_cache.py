@@ -80,7 +80,7 @@ class CachedBlock:
             out = self.compute(args, extra)
             keys = tuple(options.get("uuids") or ("one",))
             sigma = float(options["sigmas"][0])
-            step, forecast = run.decide(sigma, keys, out["img"] - args["img"])
+            step, forecast = run.decide(sigma, keys, args["img"], out["img"])
             options[NOW] = Call(step, sigma, keys, forecast, out["img"])
             return out
         if not call.forecast:

@@ -51,7 +51,7 @@ def go(run, residual_of=residual, first_of=lambda s: torch.ones(2, 3, 4) * s, le
     """The run's calls; step -> what was forecast, None where it was computed."""
     out = []
     for sigma in levels:
-        step, forecast = run.decide(sigma, keys, first_of(sigma))
+        step, forecast = run.decide(sigma, keys, torch.zeros_like(first_of(sigma)), first_of(sigma))
         out.append(run.forecast(sigma, keys) if forecast else None)
         if not forecast:
             run.learn(step, sigma, keys, residual_of(sigma))
@@ -64,11 +64,13 @@ def test_a_line_is_forecast_exactly_and_its_error_is_told():
     assert [i for i, value in enumerate(found) if value is not None] == [6, 8, 10, 12, 14, 16, 18, 20, 22]
     for sigma, value in zip(LEVELS, found):
         assert value is None or torch.allclose(value, residual(sigma), rtol=1e-5)
+    run.end()
     record = run.record
     assert (len(record.computed), len(record.forecast), record.notes) == (17, 9, [])
     assert [step for step, _ in record.errors[::2]] == [i for i, value in enumerate(found) if value is None][2:]
     assert max(error for _, error in record.errors) < 1e-5
-    assert record.text().startswith("17 of 26 steps computed\nforecasts off by 0.0%")
+    assert record.text().startswith("17 of 26 steps computed, 0 kB kept for 2 prompts\nforecasts off by 0.0%")
+    assert record.num_bytes == 2 * residual(1.0).nbytes  # two of each conditioning's
 
 
 def test_each_conditioning_has_its_own_residuals():
@@ -81,7 +83,7 @@ def test_each_conditioning_has_its_own_residuals():
         rows = value if order == KEYS else value.flip(0)
         calls = [(order, rows)] if i % 3 else [((order[0],), rows[:1]), ((order[1],), rows[1:])]
         for keys, now in calls:
-            step, forecast = run.decide(sigma, keys, now)
+            step, forecast = run.decide(sigma, keys, torch.zeros_like(now), now)
             if forecast:
                 assert torch.allclose(run.forecast(sigma, keys), now, rtol=1e-5)
             else:
@@ -95,7 +97,53 @@ def test_a_gate_forecasts_while_the_first_block_hardly_changes():
     first = {s: torch.ones(2, 3, 4) * float(v) for s, v in zip(LEVELS, levels + 1)}
     run = Run(Settings(compute=None, threshold=0.05), LEVELS)
     found = go(run, first_of=lambda s: first[s])
-    assert [i for i, value in enumerate(found) if value is not None] == [8, 10, 12, 14]
+    assert [i for i, value in enumerate(found) if value is not None] == [9, 11, 13]  # once a step has changed little
+
+
+def test_a_conditioning_that_is_computed_in_every_second_step_is_not_forecast_in_all_of_them():
+    """As under `alternate`: a plan may forecast just those."""
+    run = Run(Settings(compute=0.65), LEVELS)
+    ways = {key: [] for key in KEYS}
+    for i, sigma in enumerate(LEVELS[:-1]):
+        for key, rows in zip(KEYS, residual(sigma).chunk(2)):
+            if key == "uncond" and i % 2:
+                continue
+            step, forecast = run.decide(sigma, (key,), torch.zeros_like(rows), rows)
+            ways[key].append(forecast)
+            if not forecast:
+                run.learn(step, sigma, (key,), rows)
+    assert ways["cond"] == [not real for real in cache.plan(26, 17)]
+    assert sum(ways["uncond"]) >= 3 and not any(a and b for a, b in zip(ways["uncond"], ways["uncond"][1:]))
+    run.end()
+    assert len(run.record.computed) + len(run.record.forecast) == 26
+    assert {step for step, _ in run.record.errors} & {8, 12, 16}  # the read-out sees the negative prompt too
+
+
+def test_fewer_than_can_be_computed_is_told():
+    run = Run(Settings(compute=0.5), LEVELS)
+    go(run)
+    assert run.record.notes == ["17 of 26 steps is the least that can be computed"]
+    assert Run(Settings(compute=0.8), LEVELS).record.notes == []
+
+
+def test_a_gate_decides_alike_for_prompts_in_one_call_and_apart():
+    def first(sigma):
+        return torch.stack(
+            [torch.full((3, 4), 1.02 ** (26 * (1 - sigma))), torch.full((3, 4), 1.05 ** (26 * (1 - sigma)))]
+        )
+
+    settings = Settings(compute=None, threshold=0.12)
+    paired = [value is not None for value in go(Run(settings, LEVELS), first_of=first)]
+    run, apart = Run(settings, LEVELS), []
+    for sigma in LEVELS[:-1]:
+        ways = []
+        for key, rows, now in zip(KEYS, first(sigma).chunk(2), residual(sigma).chunk(2)):
+            step, forecast = run.decide(sigma, (key,), torch.zeros_like(rows), rows)
+            ways.append(forecast)
+            if not forecast:
+                run.learn(step, sigma, (key,), now)
+        apart.append(ways)
+    assert apart == [[way, way] for way in paired] and any(paired)
 
 
 def test_changes_add_up_until_a_step_is_computed():
@@ -136,7 +184,7 @@ def test_another_size_begins_anew():
     """As two pictures of one run, or an area's conditionings."""
     run = Run(Settings(compute=0.65), LEVELS)
     go(run, levels=LEVELS[:6])
-    step, forecast = run.decide(LEVELS[6], KEYS, torch.zeros(2, 9, 4))
+    step, forecast = run.decide(LEVELS[6], KEYS, torch.zeros(2, 9, 4), torch.zeros(2, 9, 4))
     assert not forecast and step == 6
 
 

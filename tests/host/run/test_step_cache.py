@@ -37,7 +37,7 @@ class Known:
     def __init__(self):
         self.is_known, self.residual = False, None
 
-    def decide(self, sigma, keys, first):
+    def decide(self, sigma, keys, before, after):
         return 0, self.is_known
 
     def learn(self, step, sigma, keys, residual):
@@ -102,13 +102,58 @@ def test_a_run_computes_fewer_steps_and_says_how_far_off_they_were(comfy, case, 
     assert torch.equal(run(comfy, case, model, batch=batch), plain)  # the model itself stays as it was
 
 
-def test_prompts_in_one_forward_and_apart_are_forecast_alike(comfy, case, model):
+@pytest.mark.parametrize("settings", [{"compute": 0.65}, {"compute": None, "threshold": 10.0}], ids=["plan", "gate"])
+def test_prompts_in_one_forward_and_apart_are_forecast_alike(comfy, case, model, settings):
     guidance = load_pack("samplers.guided_run").Guidance()
     guided = load_pack("host.sample.guiders").GuidancePatch
     both, apart = (
-        run(comfy, case, guided(guidance, pairing).on(cached(model, compute=0.65))) for pairing in ("paired", "apart")
+        run(comfy, case, guided(guidance, pairing).on(cached(model, **settings))) for pairing in ("paired", "apart")
     )
     assert support.relative(both, apart) < 1e-4
+
+
+def test_alternate_beside_it_forecasts_no_prompt_twice_in_a_row(comfy, case, model):
+    told, guidance = [], load_pack("samplers.guided_run").Guidance(alternate=True)
+    both = load_pack("host.sample.guiders").GuidancePatch(guidance).on(cached(model, told, compute=0.65))
+    plain = run(comfy, case, model)
+    assert support.relative(run(comfy, case, both), plain) < 0.5
+    (record,) = told
+    assert len(record.computed) + len(record.forecast) == STEPS and record.conditionings == 2
+    asked = {step for step in range(STEPS) if step < 2 or step % 2 == 0}  # of the negative prompt
+    assert {step for step, _ in record.errors} & asked
+
+
+def nag(model, case):
+    module = load_pack("host.run.nag")
+    negative = [[torch.randn(1, 5, case[0].context_dim, generator=torch.Generator().manual_seed(8)), {}]]
+    options = {"scale": 4.0, "tau": 2.5, "alpha": 0.5, "percent": (0.2, 0.6), "blocks": None}
+    return module.AttentionGuided(module.negative_text(negative), **options).on(model)
+
+
+def references(model, case):
+    return model
+
+
+BESIDE = {"NAG": nag, "references": references}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_stands_beside_it_acts_in_a_run(comfy, case, model, beside):
+    """With everything computed the run is that without the cache; with forecasts it stays near."""
+    more = {}
+    if beside == "references":
+        from comfy_extras.nodes_edit_model import ReferenceLatent
+
+        generator = torch.Generator().manual_seed(5)
+        latent = {"samples": torch.randn(1, 16, 8, 12, generator=generator)}
+        texts = ([[torch.randn(1, n, case[0].context_dim, generator=generator), {}]] for n in (11, 7))
+        more["positive"], more["negative"] = (ReferenceLatent.execute(text, latent).args[0] for text in texts)
+    other, told = BESIDE[beside](model, case), []
+    plain = run(comfy, case, other, **more)
+    assert torch.equal(run(comfy, case, cached(other, compute=1.0), **more), plain)
+    found = run(comfy, case, cached(other, told, compute=0.65), **more)
+    assert 1e-6 < support.relative(found, plain) < 0.5 and len(told[0].forecast) == 7
+    assert support.relative(plain, run(comfy, case, model)) > 1e-3  # which is no plain run
 
 
 def test_a_model_of_the_hosts_loader_is_taken(comfy, inference, case):
