@@ -7,23 +7,33 @@ from typing import Any, Mapping
 from comfy_api.latest import io
 
 from ..advice.presets import CHOICES, PRESETS, STANDARD, times_as_fast
+from ..advice.queued_graph import Graph
 from ..advice.user_changes import as_fast, facts, head_of, settle
 from ..constants import TIMES, Lines
 from ..host.sample.apply_preset import applied
 from ..host.sample.guiders import own_guidance
 from ..samplers.run_record import RunRecord
+from .doctor import slow_loaders
 from .ksampler import with_guidance
 from .preset import recognised
 from .shared.checked_node import CheckedNode
 from .shared.inputs import CATEGORY, LAST_STEPS, SETTINGS, choice, denoise_input, model_input, number, summary
-from .shared.report import node_before, only_tell, report, show, title
+from .shared.report import node_before, only_tell, report, running_graph, show, title
 
 MOST_TIMES = 4.0
+BEST_8_BITS = "q8_0"  # as fast as 16 bits on any device
 
 
 def word_of(speed: Mapping[str, Any]) -> str:
     """The choice of a menu, by its name in `presets`."""
     return times_as_fast(speed["times"]) if speed["speed"] == TIMES else speed["speed"]
+
+
+def slow_file(model: Any, node_id: str) -> str:
+    """How much slower than floats this device multiplies the model's weights as they are stored; empty where it is not."""
+    graph = running_graph()
+    chain = Graph(graph).model_chain(node_id) if node_id in graph else []
+    return slow_loaders(model, graph, node_id).get(chain[-1] if chain else "", "")
 
 
 class ChromaSpeed(CheckedNode):
@@ -66,6 +76,8 @@ class ChromaSpeed(CheckedNode):
         clone, sampler, sigmas = applied(model, settings, denoise)
         head = head_of(settings, found, own_guidance(model))
         head += f"\n{as_fast(PRESETS[found.name], settings)}\n{summary(sigmas, settings.steps)}"
+        if told_slow := only_tell(title(cls), lambda: slow_file(model, str(cls.hidden.unique_id)), ""):
+            head += f"\n{told_slow}. Choose {BEST_8_BITS} as precision in the loader"
         name = title(cls)
 
         def told(record: RunRecord) -> None:

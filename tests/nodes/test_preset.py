@@ -313,6 +313,22 @@ def test_doctor_tells_of_weights_that_this_device_is_slow_with(comfy, inference,
     assert "58 times" not in shown[2]
 
 
+def test_speed_advises_a_precision_where_the_files_is_slow(comfy, inference, files, monkeypatch, slow_products):
+    module, told = dev.load_pack("nodes.speed"), []
+    monkeypatch.setattr(module, "report", lambda node, text: told.append(str(text)))
+    graph = {
+        "1": {"class_type": "ChromaDiffusionLoader", "inputs": {"unet_name": "my-merge.safetensors"}},
+        "2": {"class_type": "ChromaSpeed", "inputs": {"model": ["1", 0], "speed": "draft"}},
+    }
+    monkeypatch.setattr(module, "running_graph", lambda: graph)
+    monkeypatch.setattr(dev.load_pack("nodes.preset"), "running_graph", lambda: graph)
+    for mode in ("int8_convrot", "fp32"):
+        model = dev.load_pack("host.model.load").load_chroma(str(files["my-merge"]), mode)
+        prepared("speed", "ChromaSpeed", unique_id="2").execute(model, {"speed": "draft"})
+    assert "int8 takes 58 times as long on this device as float32. Choose q8_0 as precision in the loader" in told[0]
+    assert "58 times" not in told[1]
+
+
 def test_text_encoder_without_t5_leaves_tokens_estimated(load, doctor, shown):
     class Other:
         tokenizer = cond_stage_model = object()
