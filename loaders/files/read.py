@@ -5,11 +5,12 @@ Reads safetensors (one file, or shards with their index), GGUF and torch's own f
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -23,10 +24,28 @@ from .pickle import load_pickle
 from .safetensors import safetensors_header
 
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
+Found = TypeVar("Found")
 MAX_FILE_NAME = 255  # of common file systems
 MAX_INDEX_BYTES = 1 << 23  # a line for each of the most tensors
 
 
+def told(read: Callable[..., Found]) -> Callable[..., Found]:
+    """Decorator of readers: an error of the disk becomes a sentence with the file's name, which the system's may lack."""
+
+    @functools.wraps(read)
+    def wrapped(path: str | os.PathLike[str]) -> Found:
+        try:
+            return read(path)
+        except OSError as error:
+            name = encodable(Path(error.filename or path).name)
+            raise ValueError(
+                f"{name}: it cannot be read ({error.strerror or error}). Look at the disk, and whether ComfyUI may read the file"
+            ) from error
+
+    return wrapped
+
+
+@told
 def read_header(path: str | os.PathLike[str]) -> Header:
     """The header of a weight file, checked against the file's size.
 
@@ -66,6 +85,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     raise ValueError(f"{path.name}: unknown file type {suffix!r} (known: {known})")
 
 
+@told
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """All tensors of a file that `read_header` accepted, on the CPU, mapped from the file and read when touched.
 

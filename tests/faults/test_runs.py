@@ -164,17 +164,44 @@ def test_loading_and_quantising_end_early(comfy, load, whole_again, monkeypatch,
     whole_again(load(mode), work, error)
 
 
+class BrokenFile:
+    """Of a disk that fails while it is read: the system's error then has no file's name."""
+
+    def __init__(self, code):
+        self.code = code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def fileno(self):
+        return self.read()
+
+    def read(self, *_):
+        raise OSError(self.code, os.strerror(self.code))
+
+
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE], ids=errno.errorcode.get)
-def test_a_disk_that_cannot_be_read_is_told(comfy, inference, path, monkeypatch, code):
-    files = load_pack("loaders.files.safetensors")
+@pytest.mark.parametrize("at", ["open", "read"])
+@pytest.mark.parametrize("name", ["t.safetensors", "t.gguf", "model.safetensors.index.json", "t.pth"])
+def test_a_disk_that_cannot_be_read_is_told(path, tmp_path, monkeypatch, code, at, name):
+    read, file = load_pack("loaders.files.read"), tmp_path / name
+    file.write_bytes(path.read_bytes())
 
     def broken(*_, **__):
-        raise OSError(code, os.strerror(code), str(path))
+        if at == "open":
+            raise OSError(code, os.strerror(code), str(file))
+        return BrokenFile(code)
 
-    monkeypatch.setattr(files, "open", broken, raising=False)
-    with pytest.raises((ValueError, OSError)) as caught:
-        load_pack("host.model.load").load_chroma(str(path))
-    assert path.name in str(caught.value) and os.strerror(code) in str(caught.value)
+    for module in ("kinds", "safetensors"):  # the first touch of every kind, and the header's
+        with monkeypatch.context() as patch:
+            patch.setattr(load_pack(f"loaders.files.{module}"), "open", broken, raising=False)
+            if module == "safetensors" and not name.startswith("t.safe"):
+                continue
+            with pytest.raises(ValueError, match=f"{name}: it cannot be read .{os.strerror(code)}.. Look at the disk"):
+                read.read_header(file)
 
 
 @pytest.mark.parametrize("change", ["replaced", "cut", "rewritten"])
