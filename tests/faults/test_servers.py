@@ -88,7 +88,8 @@ NODE_DISPLAY_NAME_MAPPINGS = {}
 
 @pytest.mark.slow
 def test_the_pack_twice_and_a_pack_with_our_names_leave_one_that_paints(host_dir, tmp_path):
-    """ComfyUI itself keeps the node that was there first, and goes by the names of folders."""
+    """Of two nodes of one name ComfyUI keeps the one that it loads last, in the order in which the system lists folders: if that is
+    the other pack's, the graph fails in it, and the log says whose node it is."""
     base, server = own_server(tmp_path, "twice")
     copy = base / "custom_nodes" / "chroma-pack-copy"
     shutil.copytree(
@@ -108,6 +109,8 @@ def test_the_pack_twice_and_a_pack_with_our_names_leave_one_that_paints(host_dir
         graph = Graph.demo(server)
         entry = server.wait(server.queue(graph.nodes))
         assert entry["status"]["status_str"] == ("error" if other else "success"), dev.error_of(entry)
+        told = "the node ChromaDiffusionLoader is that of custom_nodes.zz-other"
+        assert server.log.read_text(errors="replace").count(told) == other
 
 
 def test_two_clients_that_queue_at_once_get_their_own_pictures(server):

@@ -335,3 +335,22 @@ def test_the_host_takes_an_old_graph_for_its_queue(files, ours, queued, server, 
     valid, error, outputs, node_errors = asyncio.run(execution.validate_prompt("id", posted["prompt"], None))
     assert valid, (error, node_errors)
     assert len(outputs) == 1 and not node_errors
+
+
+def test_a_node_of_our_name_by_another_pack_is_told_once(comfy, monkeypatch, caplog):
+    """Which of two the host keeps depends on the order in which it reads its folder."""
+    import nodes
+
+    load_pack = support.dev.load_pack
+    module = load_pack("nodes.shared.taken_names")
+    ours = load_pack("nodes.loader").ChromaDiffusionLoader
+    posted = {"prompt": {"1": {"class_type": "ChromaDiffusionLoader"}, "2": {"class_type": "KSampler"}, "3": {}}}
+    monkeypatch.setattr(module, "told", set())
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "ChromaDiffusionLoader", ours)
+    assert module.tell_taken(posted) is posted and caplog.text == ""
+    other = type("Other", (), {"RELATIVE_PYTHON_MODULE": "custom_nodes.zz-other"})
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "ChromaDiffusionLoader", other)
+    for _ in range(2):
+        assert module.tell_taken(posted) is posted
+    assert caplog.text.count("the node ChromaDiffusionLoader is that of custom_nodes.zz-other") == 1
+    assert module.tell_taken(damaged := {"prompt": 5}) is damaged
