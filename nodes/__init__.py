@@ -93,7 +93,7 @@ REGISTRATIONS = (
     Registration("..host.sample.scheduler_menu", "schedules in KSampler's menus", ("schedules",)),
     Registration("..host.sample.samplers", "samplers in KSampler's menus", ("samplers",)),
     Registration(".shared.report", "reports on nodes of several workflows", ("reports",)),
-    Registration(".shared.taken_names", "a word on nodes of our names by another pack", ("old graphs",)),
+    Registration(".taken_names", "a word on nodes of our names by another pack", ("old graphs",)),
     Registration(".shared.scheduler_curve", "the curve on scheduler nodes", ("curve",)),
     Registration(".shared.settings_ahead", "settings shown before a run", ("curve", "models", "sampling", "schedules")),
     Registration(".shared.studio_graph", "Chroma Studio opened as nodes", ("Studio",)),

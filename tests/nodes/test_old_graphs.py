@@ -342,7 +342,7 @@ def test_a_node_of_our_name_by_another_pack_is_told_once(comfy, monkeypatch, cap
     import nodes
 
     load_pack = support.dev.load_pack
-    module = load_pack("nodes.shared.taken_names")
+    module = load_pack("nodes.taken_names")
     ours = load_pack("nodes.loader").ChromaDiffusionLoader
     posted = {"prompt": {"1": {"class_type": "ChromaDiffusionLoader"}, "2": {"class_type": "KSampler"}, "3": {}}}
     monkeypatch.setattr(module, "told", set())

@@ -9,7 +9,7 @@ from server import PromptServer
 
 import nodes
 
-from .. import FEATURES
+from . import FEATURES
 
 OURS = __name__.rpartition(".nodes.")[0]
 told: set[str] = set()
