@@ -25,6 +25,11 @@ def encoder_path(name: str) -> str:
     return path
 
 
+def encoder_files() -> list[str]:
+    """For menus: files that may be a T5, by their names, before all others."""
+    return sorted(listed(FOLDERS), key=lambda name: (not re.search("t5|flan", name, re.I), name.lower()))
+
+
 class ChromaCLIPLoader(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,9 +43,7 @@ class ChromaCLIPLoader(CheckedNode):
             inputs=[
                 io.Combo.Input(
                     "clip_name",
-                    options=sorted(
-                        listed(FOLDERS), key=lambda name: (not re.search("t5|flan", name, re.I), name.lower())
-                    ),
+                    options=encoder_files(),
                     display_name="text encoder",
                     tooltip="A file with T5's weights from models/text_encoders (.safetensors, .gguf; the "
                     ".index.json of a sharded one). Chroma needs T5-XXL v1.1 (t5xxl) or flan-T5-xxl.",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Mapping
 
 from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..host.model.save import export_model
+from ..host.sample.apply_preset import known
 from ..loaders.checkpoint.write_quantised import export_format
+from ..loaders.files.kinds import INDEX_SUFFIX
 from ..loaders.formats.base.registry import EXPORTS
 from .shared.checked_node import CheckedNode
 from .shared.files import next_path
 from .shared.report import report
+
+MODEL_NAME = "%model%"  # in a prefix, for the name of the model's file
 
 
 class ChromaSaveQuantized(CheckedNode):
@@ -49,10 +54,11 @@ class ChromaSaveQuantized(CheckedNode):
                 ),
                 io.String.Input(
                     "filename_prefix",
-                    default="diffusion_models/chroma",
+                    default=f"diffusion_models/{MODEL_NAME}",
                     display_name="filename prefix",
                     tooltip="Folder below the output folder, and start of the file's name; a number is added. ComfyUI "
-                    "finds models in output/diffusion_models.",
+                    f"finds models in output/diffusion_models. {MODEL_NAME}: the name of the model's own file, by which its "
+                    "settings are recognised.",
                 ),
                 io.Boolean.Input(
                     "full_precision_matmul",
@@ -91,11 +97,17 @@ class ChromaSaveQuantized(CheckedNode):
         max_error: float = 0.0,
     ) -> io.NodeOutput:
         suffix = export_format(format).suffix
-        path = next_path(filename_prefix, suffix)
+        path = next_path(filename_prefix.replace(MODEL_NAME, name_of(model)), suffix)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         _, text = export_model(model, path, format, full_precision_matmul, metadata, max_error)
         report(cls, text)
         return io.NodeOutput()
+
+
+def name_of(model: Any) -> str:
+    """Of the file that a MODEL is from, without its ending; "chroma" where that is not known."""
+    file = known(model)[1].split(" with ")[0]  # of a model that is put together
+    return Path(file.removesuffix(INDEX_SUFFIX)).stem or "chroma"
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:

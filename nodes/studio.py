@@ -25,12 +25,12 @@ from ..advice.studio import (
     studio_graph,
 )
 from ..constants import AS_TRAINED, BY_RESOLUTION, CUSTOM, FROM_MODEL
-from .clip import FOLDERS, ChromaCLIPLoader
+from .clip import ChromaCLIPLoader, encoder_files
 from .ksampler import SHIFT, sampler_input, schedule_input
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .shared.checked_node import CheckedNode
-from .shared.files import listed, model_files
+from .shared.files import model_files
 from .shared.inputs import CATEGORY, cfg_input, choice, number, seed_input, steps_input
 from .shared.report import report
 
@@ -178,7 +178,7 @@ class ChromaStudio(CheckedNode):
                 ),
                 io.Combo.Input(
                     "clip_name",
-                    options=sorted(listed(FOLDERS), key=str.lower),
+                    options=encoder_files(),
                     display_name="text encoder",
                     tooltip="A file with T5's weights, as in Load Chroma Text Encoder. Does nothing if a clip is connected.",
                     **optional,

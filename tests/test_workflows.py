@@ -35,3 +35,13 @@ def test_note_tells_how_to_get_a_picture_again(path):
 def test_notes_have_no_code(path):
     """Nodes 2.0 shows code in a dark theme at a contrast of 1.47 to 1."""
     assert not any("`" in node["widgets_values"][0] for node in nodes(path) if node["type"] == "MarkdownNote")
+
+
+# It edits with a model of any kind, whose preset may want a negative prompt that it has not.
+CUSTOM = {"chroma_edit": 1}
+
+
+@every
+def test_samplers_take_the_settings_of_the_checkpoint(path):
+    chosen = [node["widgets_values"][9] for node in nodes(path) if node["type"] == "ChromaKSampler"]
+    assert chosen.count("custom") == CUSTOM.get(path.stem, 0) and set(chosen) <= {"standard", "custom"}

@@ -56,6 +56,27 @@ def test_names_are_numbered_like_those_of_the_hosts_save_nodes(run):
     assert names == ["chroma_00001_.gguf", "chroma_00002_.gguf", "chroma_00003_.safetensors"]
 
 
+def test_the_name_is_that_of_the_models_file_by_which_it_is_recognised(run, monkeypatch):
+    recognise = load_pack("advice.recognise_preset").recognise
+    monkeypatch.setattr(load_pack("nodes.save"), "known", lambda model: ("Chroma", "Chroma1-HD-Flash.safetensors"))
+    run("q8_0", "diffusion_models/%model%")
+    (path,) = (run.output / "diffusion_models").iterdir()
+    assert path.name == "Chroma1-HD-Flash_00001_.gguf"
+    assert (
+        recognise("Chroma", path.name).name == recognise("Chroma", "Chroma1-HD-Flash.safetensors").name != "Chroma1-HD"
+    )
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [("", "chroma"), ("m.safetensors.index.json", "m"), ("a.gguf with b.safetensors", "a"), ("x.y.sft", "x.y")],
+)
+def test_a_models_name_is_that_of_its_first_file(run, monkeypatch, file, name):
+    module = load_pack("nodes.save")
+    monkeypatch.setattr(module, "known", lambda model: (None, file))
+    assert module.name_of(object()) == name
+
+
 def test_what_a_killed_save_has_left_is_not_counted(run):
     folder = run.output / "diffusion_models"
     folder.mkdir()
