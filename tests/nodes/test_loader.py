@@ -140,3 +140,51 @@ def test_folders_are_walked_again_only_when_they_change(node, folders, monkeypat
     assert len(node.model_files()) == 2
     (root / "sub" / "a.gguf").unlink()
     assert len(node.model_files()) == 1
+
+
+def test_a_new_loader_takes_a_chroma_first_and_what_is_no_model_last(node, folders):
+    """By what is in the files: a menu's first one is what a new node has."""
+    import torch
+
+    cfg = support.config(double=1, single=1)
+    chroma = support.published(support.random_weights(cfg))
+    flux = {name: t for name, t in chroma.items() if "distilled_guidance_layer" not in name}
+    lora = {f"diffusion_model.double_blocks.0.img_attn.qkv.lora_{x}.weight": torch.zeros(2, 2) for x in "AB"}
+    files = {
+        "z.safetensors": chroma,
+        "b.safetensors": flux,
+        "a_lora.safetensors": lora,
+        "c.safetensors": {"x": torch.zeros(1)},
+    }
+    for name, tensors in files.items():
+        support.write(folders / "diffusion_models" / name, tensors)
+    (folders / "unet_gguf" / "y-chroma.gguf").touch()
+    assert node.model_files() == [
+        "z.safetensors",
+        "y-chroma.gguf",
+        "b.safetensors",
+        "c.safetensors",
+        "a_lora.safetensors",
+    ]
+
+
+def test_links_in_a_folder_of_models_are_followed_on_purpose(node, folders):
+    """People keep models on other disks: a link to a file, and a folder that is one."""
+    elsewhere = folders / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("one.safetensors", "two.safetensors"):
+        (elsewhere / name).touch()
+    try:
+        (folders / "diffusion_models" / "link.safetensors").symlink_to(elsewhere / "one.safetensors")
+        (folders / "diffusion_models" / "sub").symlink_to(elsewhere, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no links")
+    listed = [name.replace("\\", "/") for name in node.model_files()]
+    assert listed == ["link.safetensors", "sub/one.safetensors", "sub/two.safetensors"]
+
+
+def test_a_name_that_leads_out_of_the_folders_is_not_one_of_theirs(node, folders):
+    (folders / "secret.safetensors").touch()
+    for name in ("../secret.safetensors", str(folders / "secret.safetensors"), "sub/../../secret.safetensors"):
+        with pytest.raises(ValueError, match="not among the model files"):
+            node.model_path(name)

@@ -6,7 +6,7 @@ import flux_models
 import pytest
 import support
 import torch
-from host_models import our_net
+from host_models import our_net, sample
 
 pytestmark = pytest.mark.host
 
@@ -126,3 +126,36 @@ def test_a_reference_of_other_channels_is_named(case):
     data = support.inputs(cfg)
     with pytest.raises(ValueError, match="a reference has 4 channels, this model takes 16"):
         ours(*data.values(), ref_latents=[torch.zeros(1, 4, 8, 8)])
+
+
+def test_chroma_with_a_lora_and_a_reference_is_chroma_of_merged_weights(comfy, inference, tmp_path):
+    """As with a LoRA that was trained to edit."""
+    from comfy_extras.nodes_edit_model import ReferenceLatent
+
+    load_pack = support.dev.load_pack
+    cfg, generator = support.config(double=2, single=2), torch.Generator().manual_seed(9)
+    weights, lora, merged = support.random_weights(cfg), {}, {}
+    for name in ("double_blocks.0.img_attn.qkv", "single_blocks.1.linear1"):
+        rows, columns = weights[f"{name}.weight"].shape
+        up, down = torch.randn(rows, 4, generator=generator) * 0.1, torch.randn(4, columns, generator=generator) * 0.1
+        lora |= {f"diffusion_model.{name}.lora_B.weight": up, f"diffusion_model.{name}.lora_A.weight": down}
+        merged[f"{name}.weight"] = weights[f"{name}.weight"] + up @ down
+    paths = {
+        "plain": support.write(tmp_path / "plain.safetensors", support.published(weights)),
+        "merged": support.write(tmp_path / "merged.safetensors", support.published({**weights, **merged})),
+        "lora": support.write(tmp_path / "lora.safetensors", lora),
+    }
+    load = load_pack("host.model.load").load_chroma
+    model, _ = load_pack("host.model.lora").apply_lora(load(str(paths["plain"])), str(paths["lora"]), 1.0)
+    latent = {"samples": torch.randn(1, 16, 12, 24, generator=generator)}
+    texts = ([[torch.randn(1, n, cfg.context_dim, generator=generator), {}]] for n in (11, 7))
+    positive, negative = (ReferenceLatent.execute(text, latent).args[0] for text in texts)
+
+    def run(patcher, given=(positive, negative)):
+        return sample(comfy, patcher, cfg, positive=given[0], negative=given[1])
+
+    found = run(model)
+    assert support.relative(found, run(load(str(paths["merged"])))) < 1e-5
+    assert support.relative(found, run(load(str(paths["plain"])))) > 1e-3
+    plain_texts = [[[entry[0], {}] for entry in side] for side in (positive, negative)]
+    assert support.relative(found, run(model, plain_texts)) > 1e-3  # the reference is seen
