@@ -70,7 +70,8 @@ class ChromaFlash(CheckedNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_name: Any = None) -> bool | str:
+    def validate_inputs(cls, lora_name: Any = None, start: Any = None) -> bool | str:
+        """start: unused; the host hands on every choice with inputs of its own, whether or not it is asked for."""
         return refused(lora_name, lora_path) or True
 
     @classmethod
