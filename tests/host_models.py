@@ -167,3 +167,17 @@ def random_t5_weights(config, seed=0):
         else:
             weights[name] = noise * shape[1] ** -0.5 * (config.head_dim**-0.5 if name.endswith("q.weight") else 1)
     return weights
+
+
+def small_vae(comfy):
+    """A VAE of FLUX's latent space: a TAESD of seeded weights, for the host's own class."""
+    import comfy.taesd.taesd
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        made = comfy.taesd.taesd.TAESD(latent_channels=16).state_dict()
+        weights = {
+            name: torch.randn(t.shape, generator=generator) * (t[0].numel() ** -0.5 if t.ndim > 1 else 0.02)
+            for name, t in made.items()
+        }
+        return comfy.sd.VAE(sd={**weights, "vae_scale": torch.tensor(0.3611), "vae_shift": torch.tensor(0.1159)})

@@ -5,7 +5,7 @@ import flux_models
 import pytest
 import support
 import torch
-from host_models import our_net, sample
+from host_models import our_net, sample, small_vae
 
 pytestmark = pytest.mark.host
 
@@ -34,16 +34,7 @@ def told(comfy, monkeypatch):
 
 @pytest.fixture(scope="module")
 def vae(comfy):
-    import comfy.taesd.taesd
-
-    generator = torch.Generator().manual_seed(0)
-    with torch.inference_mode():
-        made = comfy.taesd.taesd.TAESD(latent_channels=16).state_dict()
-        weights = {
-            name: torch.randn(t.shape, generator=generator) * (t[0].numel() ** -0.5 if t.ndim > 1 else 0.02)
-            for name, t in made.items()
-        }
-        return comfy.sd.VAE(sd={**weights, "vae_scale": torch.tensor(0.3611), "vae_shift": torch.tensor(0.1159)})
+    return small_vae(comfy)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import support
 import torch
 from flux_models import GUIDANCE, RUN_LIMIT, STEPS, native_patcher, prompts, sigmas_of
-from host_models import our_net, sample
+from host_models import our_net, sample, small_vae
 
 pytestmark = pytest.mark.host
 
@@ -120,6 +120,25 @@ def test_inpainting_by_the_hosts_node_and_within_a_noise_mask(comfy, wide, infer
     assert support.relative(*results) <= RUN_LIMIT
     plain = [run(comfy, p, cfg, **more) for p in (ours, native)]  # the mask of the latent stands for the one beside it
     assert support.relative(*plain) <= RUN_LIMIT
+
+
+@pytest.mark.parametrize("kind", ["InstructPixToPixConditioning", "InpaintModelConditioning"])
+def test_the_hosts_nodes_for_depth_and_fill_equal_what_they_do_for_its_flux(comfy, wide, inference, kind):
+    """InstructPixToPix: what ComfyUI's templates for depth and canny models use; InpaintModel: those for Fill."""
+    import nodes
+    from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
+
+    cfg, native, ours = wide
+    vae, text, pixels = small_vae(comfy), prompts(cfg), random(1, 8 * SIZE[0], 8 * SIZE[1], 3).sigmoid()
+    if kind == "InpaintModelConditioning":
+        made = nodes.InpaintModelConditioning().encode(text, text, pixels, vae, mask_of()[0], noise_mask=True)
+    else:
+        made = InstructPixToPixConditioning.execute(text, text, pixels, vae).args
+    positive, _, latent = made
+    more = {"latent": latent["samples"], "noise_mask": latent.get("noise_mask")}
+    results = [run(comfy, patcher, cfg, positive, **more) for patcher in (ours, native)]
+    assert support.relative(*results) <= RUN_LIMIT
+    assert support.relative(results[0], run(comfy, ours, cfg, latent=latent["samples"])) > 1e-2
 
 
 # --- control LoRA ----------------------------------------------------------------------------------------------------
