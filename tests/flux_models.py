@@ -15,9 +15,9 @@ RUN_LIMIT = 1e-5  # four steps carry the 2e-6 of one forward on
 HIDDEN = 1024  # more than the rows of all points, so that a solution exists and is well conditioned
 
 
-def config(in_dim=64, **more):
-    """in_dim: of the Approximator; 32 in FLUX lite."""
-    return support.config(approximator=(in_dim, HIDDEN, 1), **more)
+def config(in_dim=64, hidden=HIDDEN, **more):
+    """in_dim: of the Approximator; 32 in FLUX lite. hidden: the more rows are solved for, the more it takes."""
+    return support.config(approximator=(in_dim, hidden, 1), **more)
 
 
 def flux_net(comfy, cfg, guidance_embed=True, seed=0):
@@ -68,7 +68,7 @@ def approximator(net, cfg, points, pooled=None):
     out = out_layer(silu(in_layer(norm(h)))), whose rows are solved for.
     """
     pooled = torch.zeros(1, VECTOR) if pooled is None else pooled
-    width, in_dim, hidden = cfg.hidden_size, cfg.approximator.in_dim, HIDDEN
+    width, in_dim, hidden = cfg.hidden_size, cfg.approximator.in_dim, cfg.approximator.hidden_dim
     generator = torch.Generator().manual_seed(1)
     enter = torch.randn(hidden, in_dim, generator=generator)
     enter[:width] = 0

@@ -19,7 +19,6 @@ from ._shell import FAILED, INTERRUPTED, Parser, device, loaded
 
 TYPES = ("bf16", "fp32")
 REPORT_SECONDS, SAVE_SECONDS = 10, 300
-WORST = 5  # layers that the report names
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,7 +88,7 @@ def main(arguments: list[str]) -> int:
         print(f"distil: stopped; {kept}", file=sys.stderr)
         return INTERRUPTED
     print(f"{args.target}: relative error {sum(errors.values()) / len(errors):.2%} in the mean of the layers")
-    for name in sorted(errors, key=lambda n: -errors[n])[:WORST]:
+    for name in sorted(errors, key=lambda n: -errors[n]):
         print(f"  {errors[name]:.2%}  {name}")
     return 0
 

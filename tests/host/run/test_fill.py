@@ -125,8 +125,9 @@ def test_inpainting_by_the_hosts_node_and_within_a_noise_mask(comfy, wide, infer
 @pytest.mark.parametrize("kind", ["InstructPixToPixConditioning", "InpaintModelConditioning"])
 def test_the_hosts_nodes_for_depth_and_fill_equal_what_they_do_for_its_flux(comfy, wide, inference, kind):
     """InstructPixToPix: what ComfyUI's templates for depth and canny models use; InpaintModel: those for Fill."""
-    import nodes
     from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
+
+    import nodes
 
     cfg, native, ours = wide
     vae, text, pixels = small_vae(comfy), prompts(cfg), random(1, 8 * SIZE[0], 8 * SIZE[1], 3).sigmoid()

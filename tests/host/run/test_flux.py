@@ -5,7 +5,7 @@ import pytest
 import support
 import torch
 from flux_models import GUIDANCE, RUN_LIMIT, STEPS, native_patcher, prompts, sigmas_of
-from host_models import sample
+from host_models import our_net, sample
 
 pytestmark = pytest.mark.host
 
@@ -141,6 +141,19 @@ def as_whole(state):
     for number in range(4, 16):
         out.update({f"double_blocks.{number}.{name}": torch.randn_like(t) for name, t in block.items()})
     return out, block
+
+
+@pytest.mark.parametrize("double, in_dim, count", [(19, 64, 344), (8, 32, 212)], ids=["FLUX.1", "lite"])
+def test_a_forward_of_the_published_numbers_of_blocks_equals_the_hosts(comfy, inference, double, in_dim, count):
+    """All blocks of FLUX.1 and of its lite model, at narrow width, by one Approximator for all their modulations."""
+    cfg = flux_models.config(in_dim, hidden=2048, double=double, single=38)
+    assert cfg.num_modulations == count
+    net = flux_models.flux_net(comfy, cfg)
+    solved = flux_models.approximator(net, cfg, [(0.7, GUIDANCE)])
+    ours = our_net(comfy, cfg, {**flux_models.blocks_of(net), **solved})
+    data, guidance = support.inputs(cfg, batch=1, height=15, width=18), torch.full((1,), GUIDANCE)
+    theirs = net(*data.values(), torch.zeros(1, flux_models.VECTOR), guidance)
+    assert support.relative(ours(*data.values(), guidance), theirs) < 2e-6
 
 
 @pytest.mark.slow

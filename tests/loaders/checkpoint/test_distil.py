@@ -1,5 +1,7 @@
 """`python -m tools distil`: an Approximator fitted to FLUX's own modulation layers, through the command line."""
 
+import contextlib
+import io
 import math
 
 import pytest
@@ -110,25 +112,52 @@ def run(folder, *options, steps):
     return distil.main([str(source), str(folder / "m.safetensors"), "--steps", str(steps), *SIZES, *options])
 
 
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """(folder of a narrow FLUX and its fitted Approximator, what the command said on either stream)."""
+    folder, out, err = tmp_path_factory.mktemp("fitted"), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert run(folder, "--rate", "4e-3", "--dtype", "fp32", steps=3000) == 0
+    return folder, out.getvalue(), err.getvalue()
+
+
 @pytest.mark.slow
-def test_a_narrow_flux_is_fitted_to_one_percent(tmp_path, capsys):
-    assert run(tmp_path, "--rate", "4e-3", "--dtype", "fp32", steps=3000) == 0
-    said = capsys.readouterr()
-    assert "relative error" in said.out and "s a step" in said.err and "min left" in said.err
-    tensors = load_file(tmp_path / "m.safetensors")
+def test_a_narrow_flux_is_fitted_to_one_percent(fitted):
+    folder, out, err = fitted
+    assert "relative error" in out and "s a step" in err and "min left" in err
+    tensors = load_file(folder / "m.safetensors")
     assert {"in_proj.weight", "norms.0.scale", "layers.2.out_layer.bias", "out_proj.weight"} <= tensors.keys()
-    file = flux_file.FluxFile(tmp_path / "flux.safetensors", 256, 3)
+    file = flux_file.FluxFile(folder / "flux.safetensors", 256, 3)
     net = modulation.Approximator(file.config.approximator)
-    net.load_state_dict(
-        {n.removesuffix(".scale") + ".weight" if n.startswith("norms.") else n: t for n, t in tensors.items()}
-    )
     fit = fitting.Fit(fitting.FluxModulation(file.config, file.weight), net, 1)
     net.load_state_dict(
         {n.removesuffix(".scale") + ".weight" if n.startswith("norms.") else n: t for n, t in tensors.items()}
     )
     errors = dict(fit.errors(seed=7))
     assert sum(errors.values()) / len(errors) < 0.01 and max(errors.values()) < 0.013
-    assert not list(tmp_path.glob("*.state*"))
+    assert all(name in out for name in errors)  # every layer is reported
+    assert not list(folder.glob("*.state*"))
+
+
+@pytest.mark.slow
+@pytest.mark.host
+def test_a_fitted_modulator_paints_as_the_flux_that_it_was_fitted_to(comfy, inference, fitted):
+    """From the command's file to a run: ours with the modulator, the host's Flux with its own modulation layers."""
+    import flux_models
+    from host_models import sample
+
+    folder = fitted[0]
+    cfg = support.config(width=WIDTH, double=1, single=1)
+    net = flux_models.flux_net(comfy, cfg)
+    net.load_state_dict({n.replace("norm.scale", "norm.weight"): t for n, t in flux().items()}, strict=False)
+    native = flux_models.native_patcher(net, cfg)
+    load = support.dev.load_pack("host.model.load").load_chroma
+    ours = load(str(folder / "flux.safetensors"), "fp32", approximator=str(folder / "m.safetensors"))
+    text = flux_models.prompts(cfg)
+    theirs, mine = (
+        sample(comfy, p, cfg, steps=flux_models.STEPS, scale=1.0, positive=text, negative=text) for p in (native, ours)
+    )
+    assert support.relative(mine, theirs) < 0.02
 
 
 def test_a_stopped_fit_goes_on_as_if_it_had_not_been_stopped(tmp_path, monkeypatch, capsys):
