@@ -16,6 +16,12 @@ FLUX, MODULATOR = (
     "chroma-demo-flux.safetensors",
     "chroma-demo-modulator.safetensors",
 )  # as FluxMod's first graphs name them
+# FLUX of nineteen double blocks, of which a lite patch makes one of eight, with an Approximator of the lite kind.
+FLUX_19, LITE_PATCH, LITE_MODULATOR = (
+    "chroma-demo-flux-19.safetensors",
+    "chroma-demo-lite-patch.safetensors",
+    "chroma-demo-lite-modulator.safetensors",
+)
 RADIANCE = "chroma-demo-radiance.safetensors"
 VIT_L = {"width": 1024, "mlp": 4096, "layers": 24, "patches": 257, "projection": 768}  # the smallest that ComfyUI reads
 APPROXIMATOR = "distilled_guidance_layer."
@@ -31,6 +37,9 @@ def place(base: Path) -> None:
         ("models/clip_vision", VISION, vision_model),
         ("models/checkpoints", FLUX, flux),
         ("models/checkpoints", MODULATOR, modulator),
+        ("models/checkpoints", FLUX_19, flux_19),
+        ("models/checkpoints", LITE_PATCH, lite_patch),
+        ("models/checkpoints", LITE_MODULATOR, lite_modulator),
         ("models/diffusion_models", RADIANCE, radiance),
     ):
         path = base / folder / name
@@ -77,6 +86,34 @@ def modulator(path: Path) -> None:
     """The demo's Approximator alone, under FluxMod's names."""
     weights = demo_weights()
     save_file({n.removeprefix(APPROXIMATOR): t for n, t in weights.items() if n.startswith(APPROXIMATOR)}, path)
+
+
+def flux_19(path: Path) -> None:
+    """The demo's double blocks again and again, until there are nineteen."""
+    weights, double = demo_weights(), "double_blocks."
+    count = len({name.split(".")[1] for name in weights if name.startswith(double)})
+    blocks = {
+        f"{double}{i}.{name.split('.', 2)[2]}": tensor.clone()
+        for i in range(19)
+        for name, tensor in weights.items()
+        if name.startswith(f"{double}{i % count}.")
+    }
+    rest = {n: t for n, t in weights.items() if not n.startswith((double, APPROXIMATOR))}
+    save_file({**rest, **blocks}, path)
+
+
+def lite_patch(path: Path) -> None:
+    """One double block, without its number."""
+    start = "double_blocks.0."
+    save_file({n.removeprefix(start): t for n, t in demo_weights().items() if n.startswith(start)}, path)
+
+
+def lite_modulator(path: Path) -> None:
+    """The demo's Approximator with the half of its inputs, which is how one of FLUX lite is known."""
+    start = APPROXIMATOR
+    weights = {n.removeprefix(start): t for n, t in demo_weights().items() if n.startswith(start)}
+    weights["in_proj.weight"] = weights["in_proj.weight"][:, ::2].contiguous()
+    save_file(weights, path)
 
 
 def radiance(path: Path) -> None:

@@ -15,7 +15,6 @@ dev = support.dev
 GRAPHS = {
     path.stem: json.loads(path.read_text()) for path in sorted((support.ROOT / "tests" / "old_graphs").glob("*.json"))
 }
-NO_PATCH = "flux_checkpoint_mini"  # its patch is for FLUX of 19 double blocks, not for the demo's 4
 
 
 def pixels(path):
@@ -27,7 +26,7 @@ def prompt_of(name):
     return copy.deepcopy(GRAPHS[name]["prompt"])
 
 
-@pytest.mark.parametrize("name", [name for name in GRAPHS if name != NO_PATCH])
+@pytest.mark.parametrize("name", GRAPHS)
 def test_an_old_graph_is_queued_as_it_is_and_makes_its_picture(server, name):
     (path,) = server.run(prompt_of(name))
     picture = pixels(path)
