@@ -1,11 +1,16 @@
 """Mixed precision: the error that a user names is met by the file that was written, with as few blocks in more bits as will do."""
 
+import re
+
 import pytest
 import support
 import torch
 
+from tools import quantize
+
 load_pack = support.dev.load_pack
 export = load_pack("loaders.checkpoint.write_quantised")
+activations = load_pack("loaders.checkpoint.activations")
 mixed = load_pack("loaders.checkpoint.mixed")
 run_weights = load_pack("loaders.checkpoint.run_weights")
 read_header = load_pack("loaders.files.read").read_header
@@ -89,3 +94,29 @@ def test_error_that_cannot_be_met_is_told_and_nothing_is_written(case, tmp_path)
     with pytest.raises(ValueError, match="16-bit ones have nothing finer"):
         written(case, tmp_path, "bf16", max_error=0.1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_command_meets_the_error_on_the_inputs_of_a_file(case, tmp_path, capsys):
+    """Other inputs, another error: that of the written file, measured on them, is the one that is told."""
+    cfg, source = case
+    generator = torch.Generator().manual_seed(9)
+    inputs = {
+        "input.x": torch.randn(1, 16, 12, 10, generator=generator),
+        "input.timestep": torch.tensor([0.15]),
+        "input.context": 3 * torch.randn(1, 21, cfg.context_dim, generator=generator),
+    }
+    activations.write_dump(tmp_path / "inputs.safetensors", inputs)
+
+    def error_on(given, path):
+        outputs = (run_weights.WeightsNetwork(export.FileWeights(p)).forward(*given.values()) for p in (path, source))
+        return support.relative(*outputs)
+
+    export.write_model(export.FileWeights(source), tmp_path / "plain.gguf", "q4_0")
+    bound = 0.6 * error_on(inputs, tmp_path / "plain.gguf")
+    out = tmp_path / "mixed.gguf"
+    options = ("--max-error", f"{bound:.6f}", "--inputs", str(tmp_path / "inputs.safetensors"))
+    assert quantize.main([str(source), str(out), "q4_0", *options]) == 0
+    found = error_on(inputs, out)
+    told = float(re.search(r"errs by ([\d.]+)%", capsys.readouterr().out)[1]) / 100
+    assert found <= bound and told == pytest.approx(found, abs=6e-4)
+    assert abs(error_on(mixed.made_up(cfg), out) - found) > 0.05 * found
