@@ -6,7 +6,7 @@ Every prompt has one of our nodes between sound ones, with one or two of its inp
 come through a switch: the host checks no value and no type behind its output. What comes back is `run`,
 `refused` by the host's own checks, `told` in one sentence by a node of ours, or `unclear`: another kind of exception than
 a ValueError, or one without words. Where a node of the host's fails, since ours passed on what it was given (Run Report
-changes nothing), or since the links go in a circle, that is the `host`'s. Nothing may hang for longer than a minute, and
+changes nothing, Studio expands into nodes of the host's), or since the links go in a circle, that is the `host`'s. Nothing may hang for longer than a minute, and
 the server must live.
 """
 
@@ -172,7 +172,8 @@ def outcome(server: dev.Server, nodes: dict[str, Any], ours: list[str]) -> tuple
         if message == "execution_error":
             said, kind = data["exception_message"].strip(), data["exception_type"].rpartition(".")[2]
             clear = kind in TOLD and 0 < len(said) <= LONGEST
-            found = "host" if data["node_type"] not in ours else "told" if clear else "unclear"
+            own = any("custom_nodes" in line or str(dev.ROOT) in line for line in data["traceback"])
+            found = "host" if data["node_type"] not in ours or not own else "told" if clear else "unclear"
             return found, f"{data['node_type']}: {kind}: {said[:300]}"
     return "run", ""
 

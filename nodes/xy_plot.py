@@ -209,7 +209,7 @@ class ChromaXYPlotCell(CheckedNode):
 
     @classmethod
     def execute(cls, image: Tensor, cell: str, before: Sequence[Painted] = ()) -> io.NodeOutput:
-        about = json.loads(cell)
+        about = read_cell(cell)
         pixels = Image.fromarray((255 * image[0, ..., :3]).clamp(0, 255).byte().cpu().numpy())  # as Save Image rounds
         pixels.thumbnail((about["largest"],) * 2, Image.Resampling.LANCZOS)
         found = [node_times.TIMES.seconds[key] for key in about["timed"] if key in node_times.TIMES.seconds]
@@ -221,6 +221,34 @@ class ChromaXYPlotCell(CheckedNode):
         out = torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
         shown = only_tell(title(cls), lambda: ui.PreviewImage(out, cls=cls), "")
         return io.NodeOutput(painted, out, ui=shown or None)
+
+
+PLACE = {
+    "largest": int,
+    "column": int,
+    "row": int,
+    "number": int,
+    "of": int,
+    "heads": list,
+    "sides": list,
+    "timed": list,
+}
+
+
+def read_cell(cell: str) -> dict[str, Any]:
+    """raises: ValueError for a text that Chroma XY Plot has not written."""
+    try:
+        about = json.loads(cell)
+        right = all(type(about[key]) is kind for key, kind in PLACE.items())
+        right = right and all(type(text) is str for key in ("heads", "sides", "timed") for text in about[key])
+        fits = right and 0 <= about["column"] < len(about["heads"]) and 0 <= about["row"] < len(about["sides"] or [""])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        fits = False
+    if not fits or about["largest"] < 1:
+        raise ValueError(
+            f"cell is {cell[:40]!r}, which is no picture's place in a plot. Use Chroma XY Plot, which makes these nodes itself"
+        )
+    return about
 
 
 def sheet_of(painted: Sequence[Painted], about: Mapping[str, Any]) -> Image.Image:

@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 from numbers import Real
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 import torch
 from comfy_api.latest import io
@@ -80,8 +80,7 @@ def check_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[str
             out[one.id] = values and [check_value(one.id, one, value) for value in values]
         elif one.id in out:
             out[one.id] = check_value(one.id, one, out[one.id])
-            if one.get_io_type() == "COMBO" and one.id not in OPEN_MENUS and out[one.id] not in one.options:
-                check_menu(node, one.id, out[one.id])
+            check_menu(node, one.id, one, out[one.id])
     steps, denoise = out.get("steps"), out.get("denoise")
     if steps and denoise and steps / denoise > MAX_WHOLE:
         raise ValueError(
@@ -110,15 +109,27 @@ def choose(node: type[io.ComfyNode], one: io.DynamicCombo.Input, out: dict[str, 
     for sub in options[key]:
         if sub.id in values:
             out[one.id][sub.id] = check_value(before + sub.id, sub, values[sub.id])
+            check_menu(node, before + sub.id, sub, out[one.id][sub.id])
         elif not isinstance(value, Mapping) and not sub.optional:  # chosen by a link: the page has no widgets for it
             out[one.id][sub.id] = sub.default
 
 
-def check_menu(node: type[io.ComfyNode], name: str, value: str) -> None:
-    """Checks against the menu as it is now: other packs may add samplers and schedules later. raises: ValueError."""
-    options = next(one.options for one in node.define_schema().inputs if one.id == name)
+def check_menu(node: type[io.ComfyNode], name: str, one: io.Input, value: Any) -> None:
+    """raises: ValueError for a choice that a menu does not have now: other packs may add samplers and schedules later."""
+    if one.get_io_type() != "COMBO" or one.id in OPEN_MENUS or value in one.options or is_link(value):
+        return
+    options = next((now.options for at, now in menus(node) if at == name), one.options)
     if value not in options:
         raise ValueError(f"{name} is {found(value)}; it must be one of {listed(options, value)}")
+
+
+def menus(node: type[io.ComfyNode]) -> Iterator[tuple[str, io.Combo.Input]]:
+    """Every menu of a node as it is now, by its name; those within a choice as `choice.part`."""
+    for one in node.define_schema().inputs:
+        if isinstance(one, io.DynamicCombo.Input):
+            yield from ((f"{one.id}.{sub.id}", sub) for option in one.options for sub in option.inputs)
+        else:
+            yield one.id, one
 
 
 def listed(options: Iterable[Any], asked: Any) -> str:
@@ -132,7 +143,7 @@ def listed(options: Iterable[Any], asked: Any) -> str:
 
 
 def check_value(name: str, one: io.Input, value: Any) -> Any:
-    """A value that its input allows; a whole number as an int.
+    """A value that its input allows; a whole number as an int. None of an optional input is its default.
 
     raises: ValueError naming it, what was found and what is allowed.
     """
@@ -141,7 +152,9 @@ def check_value(name: str, one: io.Input, value: Any) -> Any:
         return value
     if kind in ("INT", "FLOAT"):
         return number(name, value, kind == "INT", one.min, one.max)
-    if kind in KINDS and not (value is None and one.optional):
+    if value is None and one.optional:
+        return getattr(one, "default", None)
+    if kind in KINDS:
         fits, words = KINDS[kind]
         if not fits(value):
             raise ValueError(f"{name} is {found(value)}; allowed is {words}")

@@ -1,5 +1,7 @@
 """Chroma XY Plot beside its plan, which tests/tables looks at: what it offers is there on Chroma's own nodes."""
 
+import json
+
 import pytest
 import support
 
@@ -78,3 +80,21 @@ def test_seconds_of_a_node_are_those_from_its_last_start_to_its_end(comfy, monke
     found.finish_handler("a", None, "p")
     found.finish_handler("a", None, "p")  # from the cache in a later run
     assert found.seconds == {"a": 2.5}
+
+
+ABOUT = {"column": 0, "row": 0, "timed": [], "heads": ["1"], "sides": [], "largest": 64, "number": 1, "of": 1}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["", "x", "{'a': 1}", "[]", "{}", "9" * 5000, "[" * 100_000]
+    + [
+        json.dumps({**ABOUT, **wrong})
+        for wrong in ({"column": 1}, {"row": -1}, {"heads": [1]}, {"of": "1"}, {"largest": 0})
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_place_that_it_has_not_written_is_refused_in_a_sentence(module, cell):
+    assert module.read_cell(json.dumps(ABOUT)) == ABOUT
+    with pytest.raises(ValueError, match="no picture's place in a plot. Use Chroma XY Plot"):
+        module.read_cell(cell)

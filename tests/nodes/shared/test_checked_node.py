@@ -93,6 +93,30 @@ def test_no_node_takes_an_object_of_another_kind(checks, nodes, value):
     assert num > 15
 
 
+@pytest.mark.parametrize("value", ["", "no such choice", "\x00", "x" * 5000], ids=lambda text: text[:14])
+def test_no_node_takes_a_choice_that_a_menu_does_not_have(checks, nodes, value):
+    """Those within a dynamic choice too, which the host does not look at where they come by a link."""
+    num = 0
+    for node in nodes:
+        for given, name, one in inputs(node):
+            if one.get_io_type() == "COMBO" and one.id not in checks.OPEN_MENUS and value not in one.options:
+                assert refused(checks, node, given(value)).startswith(f"{name} is ")
+                num += 1
+    assert num > 20
+
+
+def test_none_of_an_optional_text_or_choice_is_its_default(checks, nodes):
+    num = 0
+    for node in nodes:
+        for given, name, one in inputs(node):
+            if one.optional and one.get_io_type() in ("STRING", "COMBO") and "." not in name:
+                many = node.define_schema().is_input_list
+                out = checks.check_inputs(node, {**chosen(node), **given(None)})[name]
+                assert out == ([one.default] if many else one.default)
+                num += 1
+    assert num > 5
+
+
 def test_what_is_named_is_short(checks):
     assert checks.found({"a": 1}) == "of the type dict"
     assert checks.found(torch.zeros(3)) == "of the type Tensor"
