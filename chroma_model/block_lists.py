@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Iterable, Mapping
 
 Block = tuple[str, int]  # ("double" or "single", its number)
 _SEPARATORS = re.compile("[,，、;]")
-_BLOCKS = re.compile(r"(double|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?")
+_BLOCKS = re.compile(r"(double|single)(?:\s+(\d{1,6})(?:\s*-\s*(\d{1,6}))?)?")
 
 
 def parse_blocks(text: str, counts: Mapping[str, int], kind: str = "") -> frozenset[Block]:
@@ -22,13 +23,13 @@ def parse_blocks(text: str, counts: Mapping[str, int], kind: str = "") -> frozen
         found = _BLOCKS.fullmatch(f"{kind} {part}" if kind else part)
         if found is None:
             remedy = "numbers, e.g. 3, 4 or 0-5" if kind else "all, or e.g. double, single 0-9, single 12"
-            raise ValueError(f"{part!r} in the list names no block; write {remedy}")
+            raise ValueError(f"{reprlib.repr(part)} in the list names no block; write {remedy}")
         of_kind, first, last = found.groups()
         count = counts[of_kind]
         low = int(first) if first else 0
         high = int(last or first) if first else count - 1
         if low > high or high >= count:
-            raise ValueError(f"{part!r}: this model has the {of_kind} blocks 0 to {count - 1}")
+            raise ValueError(f"{reprlib.repr(part)}: this model has the {of_kind} blocks 0 to {count - 1}")
         blocks |= {(of_kind, i) for i in range(low, high + 1)}
     return frozenset(blocks)
 

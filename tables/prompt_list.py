@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
@@ -81,7 +82,7 @@ def seed_of(value: Any) -> int:
     if isinstance(number, float) and number.is_integer():
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_SEED:
-        raise ValueError(f"seed is {value!r}, expected a whole number from 0 to {MAX_SEED}")
+        raise ValueError(f"seed is {reprlib.repr(value)}, expected a whole number from 0 to {MAX_SEED}")
     return number
 
 

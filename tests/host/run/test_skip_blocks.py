@@ -120,6 +120,8 @@ def test_ranges_of_two_nodes_join(comfy, load, case):
         ("one", "", "'one' in the list names no block; write numbers, e.g. 3, 4 or 0-5"),
         ("", "-1", "'-1' in the list names no block"),
         ("", "1.5", "'1.5' in the list names no block"),
+        ("", "9" * 5000, "'9999.*9' in the list names no block"),
+        ("x" * 5000, "", "'xxxx.{1,30}x' in the list names no block"),
     ],
 )
 def test_lists_that_name_no_block_are_told(load, double, single, told):
