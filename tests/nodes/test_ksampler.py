@@ -548,7 +548,7 @@ def test_server_tells_of_a_missing_negative_prompt_and_a_shift_that_is_not_there
     del broken.nodes[key]["inputs"]["negative"]
     assert "there is no negative prompt. Connect one" in broken.fails(server)
     broken = graph.copy().set("ChromaKSampler", shift="2")
-    assert "shift is None; it must be one of 1 (as trained)" in broken.fails(server)
+    assert "shift is '2'; it must be one of 1 (as trained)" in broken.fails(server)
     assert graph.run(server)
 
 

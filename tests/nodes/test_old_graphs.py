@@ -301,8 +301,13 @@ def files(comfy, monkeypatch, tmp_path):
 
     placed = {
         "checkpoints": {
-            "chroma-demo-flux": {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)},
-            "chroma-demo-modulator": {f"{n}_proj.weight": torch.zeros(1) for n in ("in", "out")},
+            **dict.fromkeys(
+                ("chroma-demo-flux", "chroma-demo-flux-19"), {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}
+            ),
+            **dict.fromkeys(
+                ("chroma-demo-modulator", "chroma-demo-lite-modulator"),
+                {f"{n}_proj.weight": torch.zeros(1) for n in ("in", "out")},
+            ),
             "chroma-demo-lite-patch": {"img_attn.qkv.weight": torch.zeros(1)},
         },
         "diffusion_models": {"chroma-demo": {}},
