@@ -6,8 +6,8 @@ Every prompt has one of our nodes between sound ones, with one or two of its inp
 come through a switch: the host checks no value and no type behind its output. What comes back is `run`,
 `refused` by the host's own checks, `told` in one sentence by a node of ours, or `unclear`: another kind of exception than
 a ValueError, or one without words. Where a node of the host's fails, since ours passed on what it was given (Run Report
-changes nothing, Studio expands into nodes of the host's), or since the links go in a circle, that is the `host`'s. Nothing may hang for longer than a minute, and
-the server must live.
+changes nothing, Studio expands into nodes of the host's), or since the links go in a circle, that is the `host`'s. Nothing
+may hang for longer than a minute, and the server must live.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import nodes
 
 from ..constants import AS_TRAINED, BY_RESOLUTION
 from ..host.run import node_times
+from ..loaders.files.error_text import short
 from ..tables import xy_plot
 from ..tables.grid import draw
 from ..tables.places import Place, told
@@ -239,14 +240,19 @@ def read_cell(cell: str) -> dict[str, Any]:
     """raises: ValueError for a text that Chroma XY Plot has not written."""
     try:
         about = json.loads(cell)
-        right = all(type(about[key]) is kind for key, kind in PLACE.items())
-        right = right and all(type(text) is str for key in ("heads", "sides", "timed") for text in about[key])
-        fits = right and 0 <= about["column"] < len(about["heads"]) and 0 <= about["row"] < len(about["sides"] or [""])
+        fits = all(type(about[key]) is kind for key, kind in PLACE.items())
+        fits = fits and all(type(text) is str for key in ("heads", "sides", "timed") for text in about[key])
+        fits = (
+            fits
+            and about["largest"] >= 1
+            and 0 <= about["column"] < len(about["heads"])
+            and 0 <= about["row"] < len(about["sides"] or [""])
+        )
     except (ValueError, TypeError, KeyError, RecursionError):
         fits = False
-    if not fits or about["largest"] < 1:
+    if not fits:
         raise ValueError(
-            f"cell is {cell[:40]!r}, which is no picture's place in a plot. Use Chroma XY Plot, which makes these nodes itself"
+            f"cell is {short(cell)}, which is no picture's place in a plot. Use Chroma XY Plot, which makes these nodes itself"
         )
     return about
 

@@ -143,7 +143,7 @@ def listed(options: Iterable[Any], asked: Any) -> str:
 
 
 def check_value(name: str, one: io.Input, value: Any) -> Any:
-    """A value that its input allows; a whole number as an int. None of an optional input is its default.
+    """A value that its input allows; a whole number as an int. None of an optional input that is no number is its default.
 
     raises: ValueError naming it, what was found and what is allowed.
     """

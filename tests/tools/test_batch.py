@@ -167,16 +167,24 @@ def test_a_disk_that_is_full_ends_the_run_and_nothing_is_painted_twice(serve, fi
     assert len(list(files[2].glob("*.png"))) == 2
 
 
-def test_pictures_that_a_server_saved_before_it_ended_are_found_by_name(serve, files, capsys):
-    """The driver is gone before it learns of them, and the server has lost its history."""
-    flow, rows, out = files
+def sent_before(serve, files, num_pictures):
+    """A job that an earlier driver sent, and whose pictures its server has saved. returns: (server, address, job's name)."""
+    _, rows, out = files
     rows.write_text("seed\n5\n")
     fake = Fake()
     url = serve(fake)
     name = name_of({**PROMPT, "1": {**PROMPT["1"], "inputs": {"seed": 5}}})
     with Ledger(out) as ledger:
         ledger.write(job=name, sent=ledger.new_id(name), to=url)
-        fake.files[f"{name}-{ledger.run[:8]}_00001_.png"] = png(77)
+        for number in range(1, num_pictures + 1):
+            fake.files[f"{name}-{ledger.run[:8]}_{number:05}_.png"] = png(77)
+    return fake, url, name
+
+
+def test_pictures_that_a_server_saved_before_it_ended_are_found_by_name(serve, files, capsys):
+    """The driver is gone before it learns of them, and the server has lost its history."""
+    fake, url, name = sent_before(serve, files, 1)
+    flow, rows, out = files
     code, told = run(capsys, flow, rows, out, "--server", url)
     assert code == 0, told
     assert Image.open(out / f"{name}.png").getpixel((0, 0))[0] == 77 and fake.ran == []
@@ -184,15 +192,8 @@ def test_pictures_that_a_server_saved_before_it_ended_are_found_by_name(serve, f
 
 def test_several_pictures_of_one_prompt_are_painted_again(serve, files, capsys):
     """Nobody knows whether the server had saved all of them when it ended."""
+    fake, url, name = sent_before(serve, files, 2)
     flow, rows, out = files
-    rows.write_text("seed\n5\n")
-    fake = Fake()
-    url = serve(fake)
-    name = name_of({**PROMPT, "1": {**PROMPT["1"], "inputs": {"seed": 5}}})
-    with Ledger(out) as ledger:
-        ledger.write(job=name, sent=ledger.new_id(name), to=url)
-        for number in (1, 2):
-            fake.files[f"{name}-{ledger.run[:8]}_0000{number}_.png"] = png(77)
     code, told = run(capsys, flow, rows, out, "--server", url)
     assert code == 0 and fake.ran == [5], told
 
