@@ -62,6 +62,7 @@ def host_dir(host_source) -> Path:
     path = host_source
     if not dev.venv_python().is_file():
         give_up("no ComfyUI here: run `python dev.py test`")
+    shutil.rmtree(dev.base_dir() / "user", ignore_errors=True)  # the page's settings of an earlier session
     dev.place_models()
     return path
 

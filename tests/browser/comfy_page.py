@@ -28,6 +28,7 @@ HOST_NOISE = (
 )
 SETTINGS = {  # of the server, as a new visitor finds them; all that a test changes is here, since the next test has that server
     "Comfy.TutorialCompleted": True,  # keeps the list of templates closed at the start
+    "Comfy.Locale": "en",
     "Comfy.VueNodes.Enabled": False,  # nodes are painted on the canvas
     "Comfy.ColorPalette": "dark",
     "Comfy.Execution.PreviewMethod": "default",
