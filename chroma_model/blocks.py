@@ -102,9 +102,10 @@ class DoubleStreamBlock(nn.Module):
         del q, k, v
         txt_attn, img_attn = attn[:, :num_txt], attn[:, num_txt:]
 
-        img = torch.addcmul(img, self.img_attn.proj(img_attn), img_mod1.gate)
+        # Clamped before the norm too: of a row with one infinity it makes NaN, and the whole row would be lost.
+        img = self.clamp(torch.addcmul(img, self.img_attn.proj(img_attn), img_mod1.gate), options)
         img = torch.addcmul(img, self.img_mlp(modulate(self.img_norm2(img), img_mod2)), img_mod2.gate)
-        txt = torch.addcmul(txt, self.txt_attn.proj(txt_attn), txt_mod1.gate)
+        txt = self.clamp(torch.addcmul(txt, self.txt_attn.proj(txt_attn), txt_mod1.gate), options)
         txt = torch.addcmul(txt, self.txt_mlp(modulate(self.txt_norm2(txt), txt_mod2)), txt_mod2.gate)
         return self.clamp(img, options), self.clamp(txt, options)
 

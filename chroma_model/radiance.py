@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .config import ChromaConfig
 from .latents import grid_size
 from .modulation import RMS_NORM_EPS
+from .ops import clamp_fp16
 
 TILE_PIXELS = 512 * 16 * 16  # per tile: 512 patches of 16 x 16, as in the host, or 128 of 32 x 32
 MIN_TIME = 1e-4  # below the last step of every schedule; the velocity at 0 is undefined
@@ -77,6 +78,12 @@ class NerfEmbedder(nn.Module):
         return self.embedder(x).to(pixels.dtype)
 
 
+def unit_columns(matrices: Tensor) -> Tensor:
+    """(N, rows, columns) -> the same with columns of norm 1; one of zeros stays so, in float16 too, where torch's eps is 0."""
+    limits = torch.finfo(matrices.dtype)
+    return F.normalize(matrices, dim=-2, eps=max(1e-12, limits.tiny * limits.eps))  # the least number above 0
+
+
 class NerfBlock(nn.Module):
     """A gated MLP. A linear makes its three matrices from the patch's token; each column has norm 1."""
 
@@ -91,9 +98,9 @@ class NerfBlock(nn.Module):
         """x (N, P*P, S), tokens (N, D) -> (N, P*P, S)."""
         width = x.shape[-1]
         gate, value, out = self.param_generator(tokens).chunk(3, dim=-1)  # each (N, S * S * mlp_ratio)
-        gate = F.normalize(gate.unflatten(-1, (width, -1)), dim=-2)  # (N, S, S * mlp_ratio)
-        value = F.normalize(value.unflatten(-1, (width, -1)), dim=-2)
-        out = F.normalize(out.unflatten(-1, (-1, width)), dim=-2)  # (N, S * mlp_ratio, S)
+        gate = unit_columns(gate.unflatten(-1, (width, -1)))  # (N, S, S * mlp_ratio)
+        value = unit_columns(value.unflatten(-1, (width, -1)))
+        out = unit_columns(out.unflatten(-1, (-1, width)))  # (N, S * mlp_ratio, S)
         h = self.norm(x)
         return x + (F.silu(h @ gate) * (h @ value)) @ out
 
@@ -187,7 +194,7 @@ def velocity_from_data(data: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
     returns:   (B, C, H, W) in the dtype of x.
     """
     t = timesteps.float().clamp(min=MIN_TIME).view(-1, 1, 1, 1)
-    return ((x.float() - data.float()) / t).to(x.dtype)
+    return clamp_fp16(((x.float() - data.float()) / t).to(x.dtype))
 
 
 def number_text(ids: Tensor, num_txt: int) -> Tensor:

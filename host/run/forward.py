@@ -105,7 +105,7 @@ class HostBlocks:
             return {"img": out[0], "txt": out[1]}
 
         out = self.patched("double_block", index, original, {"img": img, "txt": txt, "vec": vec, "pe": pe}, mask)
-        return add_residual(out["img"], self.control.get("input"), index), out["txt"]
+        return self.add_residual(out["img"], "input", index), out["txt"]
 
     def single(self, index: int, block: Any, x: Tensor, vec: Any, pe: Tensor, mask: Tensor | None, num_txt: int):
         def original(a: dict[str, Any]) -> dict[str, Tensor]:
@@ -117,7 +117,17 @@ class HostBlocks:
 
         self.options["img_slice"] = [num_txt, x.shape[1]]
         out = self.patched("single_block", index, original, {"img": x, "vec": vec, "pe": pe}, mask)
-        return add_residual(out["img"], self.control.get("output"), index, num_txt)
+        return self.add_residual(out["img"], "output", index, num_txt)
+
+    def add_residual(self, x: Tensor, side: str, index: int, start: int = 0) -> Tensor:
+        """Adds a ControlNet's residual to the rows from `start` on; it may be shorter than those rows."""
+        residuals = self.control.get(side)
+        residual = residuals[index] if residuals and index < len(residuals) else None
+        if residual is None:
+            return x
+        x = x.clone()  # a patch may still hold the block's output
+        x[:, start : start + residual.shape[1]] += residual
+        return clamp(x, self.options)
 
     def patched(
         self, name: str, index: int, original: Any, a: dict[str, Any], mask: Tensor | None
@@ -125,16 +135,6 @@ class HostBlocks:
         a = {**a, "attn_mask": mask, "transformer_options": self.options}
         replacement = self.replace.get((name, index))
         return original(a) if replacement is None else replacement(a, {"original_block": original})
-
-
-def add_residual(x: Tensor, residuals: list[Tensor | None] | None, index: int, start: int = 0) -> Tensor:
-    """Adds a ControlNet's residual to the rows from `start` on; it may be shorter than those rows."""
-    residual = residuals[index] if residuals and index < len(residuals) else None
-    if residual is None:
-        return x
-    x = x.clone()  # a patch may still hold the block's output
-    x[:, start : start + residual.shape[1]] += residual
-    return x
 
 
 class HostTransformer(ChromaTransformer):

@@ -15,7 +15,7 @@ def overflow(comfy):
     return support.dev.load_pack("host.run.overflow")
 
 
-def run(comfy, overflow, name="", dtype=torch.float16, factor=1.0):
+def run(comfy, overflow, name="", dtype=torch.float16, factor=1.0, control=None):
     """One forward in dtype with one layer's weights scaled; gives the picture and the noted places."""
     cfg = support.config()
     weights = support.random_weights(cfg)
@@ -30,6 +30,7 @@ def run(comfy, overflow, name="", dtype=torch.float16, factor=1.0):
             data["timesteps"],
             data["context"],
             torch.zeros(1),
+            control,
             transformer_options={overflow.OPTION: flags},
         )
     return out, [place for place, cut in flags.items() if bool(cut)]
@@ -46,6 +47,16 @@ def run(comfy, overflow, name="", dtype=torch.float16, factor=1.0):
 def test_the_first_block_that_overflows_is_noted(comfy, overflow, name, place):
     out, places = run(comfy, overflow, name, factor=2e5)
     assert places[0] == place and torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("side, place", [("input", ("double", 1)), ("output", ("single", 1))])
+def test_a_controlnets_residual_beyond_the_range_is_cut_and_noted(comfy, overflow, side, place):
+    """Left infinite it would be NaN in the next block, and its rows lost."""
+    residual = torch.zeros(1, 16, 128, dtype=torch.float16)
+    residual[0, 3, 5] = torch.inf
+    out, places = run(comfy, overflow, control={side: [None, residual]})
+    least = run(comfy, overflow, control={side: [None, residual.nan_to_num()]})[0]
+    assert places == [place] and torch.isfinite(out).all() and torch.equal(out, least)
 
 
 def test_nothing_is_noted_where_nothing_is_cut(comfy, overflow):
