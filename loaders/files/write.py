@@ -183,9 +183,9 @@ class GGUFFile:
         self.writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         self.writer.add_file_type(self.file_type)
         self.writer.add_name(self.name)
-        for key, value in self.metadata.items():
-            add = {bool: self.writer.add_bool, int: self.writer.add_int64, float: self.writer.add_float64}
-            add.get(type(value), self.writer.add_string)(key, value)
+        kinds = {bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.INT64, float: gguf.GGUFValueType.FLOAT64}
+        for key, value in self.metadata.items():  # not by add_string, which leaves out an empty text
+            self.writer.add_key_value(key, value, kinds.get(type(value), gguf.GGUFValueType.STRING))
         for t in self.tensors:
             kind = gguf.GGMLQuantizationType[t.type]
             # Shapes in bytes, which the package converts back; numpy has no bfloat16.

@@ -76,6 +76,23 @@ def test_scale_1_gives_cond(pair, form):
     )
 
 
+@given(pairs(), scales, st.floats(0, 1), st.floats(0, 20))
+def test_pictures_at_once_are_guided_as_each_alone(pair, scale, amount, limit):
+    cond, uncond, _ = pair
+    forms = {
+        "cfg": lambda c, u: guidance.cfg(c, u, scale),
+        "cfg_zero_star": lambda c, u: guidance.cfg_zero_star(c, u, scale),
+        "apg": lambda c, u: guidance.apg(c, u, scale, eta=amount, norm_threshold=limit)[0],
+        "rescale": lambda c, u: guidance.rescale(guidance.cfg(c, u, scale), c, amount),
+        "normalise": lambda c, u: guidance.normalise(guidance.cfg(c, u, scale), c),
+    }
+    for name, form in forms.items():
+        together = form(cond, uncond)
+        apart = torch.cat([form(c[None], u[None]) for c, u in zip(cond, uncond)])
+        size = float(together.abs().max())
+        torch.testing.assert_close(together, apart, rtol=0, atol=1e-5 * size, msg=name)  # another order of sums
+
+
 @given(pairs(), scales, st.integers(-3, 3))
 def test_a_prediction_twice_as_large_is_guided_to_twice_as_much(pair, scale, power):
     """No form has a size of its own: powers of two change no rounding, so this is exact but for EPS."""

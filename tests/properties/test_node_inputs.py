@@ -60,10 +60,9 @@ def test_any_value_is_taken_within_its_limits_or_refused_in_a_sentence(host, dat
     for part in name.split("."):
         found = found[part]
     kind = one.get_io_type()
-    if kind in ("INT", "FLOAT"):
-        assert type(found) is int if kind == "INT" else math.isfinite(found)
-        assert (one.min is None or found >= one.min) and (one.max is None or found <= one.max)
-    elif kind == "COMBO":
-        assert isinstance(found, str) or (found is None and one.optional)
-    elif kind == "STRING":
-        assert isinstance(found, str) or (found is None and one.optional)
+    for value in found if node.define_schema().is_input_list else [found]:
+        if kind in ("INT", "FLOAT"):
+            assert type(value) is int if kind == "INT" else math.isfinite(value)
+            assert (one.min is None or value >= one.min) and (one.max is None or value <= one.max)
+        elif kind in ("COMBO", "STRING"):
+            assert isinstance(value, str) or (value is None and one.optional)

@@ -10,7 +10,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-padding = support.dev.load_pack("chroma_model.padding")
+latents, padding, radiance = (support.dev.load_pack(f"chroma_model.{n}") for n in ("latents", "padding", "radiance"))
 CLOSE = 2e-5  # relative; float32, six blocks, another order of sums, and pictures of a single pixel
 
 
@@ -78,3 +78,29 @@ def test_pictures_of_pixels_at_once_are_the_pictures_alone(batch, height, width,
         for row in range(batch):
             assert support.relative(together[row : row + 1], net("pixels")(**alone(data, row))) < CLOSE
     assert support.relative(tiled, together) < CLOSE
+
+
+@given(st.integers(1, 2), st.integers(1, 4), st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.data())
+def test_patches_are_the_picture_they_were_cut_from(batch, channels, height, width, patch_size, data):
+    # A picture that is smaller than its padding cannot be continued by itself; a latent of a patch of 2 never is.
+    side = st.integers(patch_size - 1 or 1, 40)
+    height, width = max(height, data.draw(side)), max(width, data.draw(side))
+    picture = torch.arange(batch * channels * height * width, dtype=torch.float32).reshape(
+        batch, channels, height, width
+    )
+    tokens = latents.patchify(picture, patch_size)
+    rows, columns = latents.grid_size(height, width, patch_size)
+    assert tokens.shape == (batch, rows * columns, channels * patch_size**2)
+    assert torch.equal(latents.unpatchify(tokens, height, width, patch_size), picture)
+    padded = radiance.pad_to_patches(picture, patch_size)
+    assert torch.equal(latents.patchify(padded, patch_size), tokens)
+
+
+@given(batches(), st.integers(0, 3), st.data())
+def test_the_order_of_pictures_changes_none_of_them(batch, num_pads, data):
+    given_, valid = batch
+    order = data.draw(st.permutations(range(len(valid))))
+    with torch.no_grad():
+        first = net()(**given_, context_mask=valid)
+        other = net()(**{name: tensor[order] for name, tensor in given_.items()}, context_mask=valid[order])
+    assert support.relative(other, first[order]) < CLOSE
