@@ -162,8 +162,9 @@ def traced_places(name: str, workflow: Named, object_info: ObjectInfo) -> list[P
     return [place for place in texts if place.node in seen]
 
 
-def same(a: str | None, b: str) -> bool:
-    return bool(a) and a.strip().lower() == b.strip().lower()
+def same(a: Any, b: str) -> bool:
+    """a: a name, or whatever a file has in its place."""
+    return isinstance(a, str) and bool(a) and a.strip().lower() == b.strip().lower()
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

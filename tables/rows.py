@@ -90,11 +90,18 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         for number, line in enumerate((line for line in file if line.strip()), 1):
             try:
                 values = json.loads(line)
-                error = "" if isinstance(values, dict) else f"it is {line.strip()[:40]}, expected an object {{...}}"
+                error = (
+                    "" if isinstance(values, dict) else f"it is {shown(line.strip()[:40])}, expected an object {{...}}"
+                )
             except ValueError as problem:
                 values, error = {}, f"it is not JSON ({problem})"
             found = values.items() if isinstance(values, dict) else ()
             yield Row(number, {name: value for name, value in found if value is not None}, error)
+
+
+def shown(text: str) -> str:
+    """As an error can have it, on one line."""
+    return text if text.isprintable() else ascii(text)
 
 
 def read_parquet(path: Path) -> Iterator[Row]:

@@ -34,3 +34,15 @@ def test_a_reader_that_breaks_is_told(monkeypatch, tmp_path):
 
     monkeypatch.setitem(fuzz_readers.READERS, "index", ("x.json", bytes, broken))
     assert fuzz_readers.problem("index", json.dumps({}).encode(), tmp_path) == "KeyError: 'weight_map'"
+    monkeypatch.setitem(fuzz_readers.READERS, "index", ("x.json", bytes, lambda path: json.loads("x.json: {")))
+    assert fuzz_readers.problem("index", b"", tmp_path).startswith("JSONDecodeError: ")  # another library's, as it came
+
+
+@pytest.mark.parametrize("reader", ["csv", "jsonl", "prompts", "wildcards", "workflow", "ledger", "picture"])
+def test_readers_of_the_tools_take_a_sound_input(reader, seeds, tmp_path):
+    """So that what is fuzzed is more than a refusal."""
+    name, make, read = fuzz_readers.READERS[reader]
+    (tmp_path / name).write_bytes(make(seeds[reader][0]))
+    if reader == "jsonl":
+        (tmp_path / "x.txt").write_text("red", encoding="utf-8")
+    read(tmp_path / name)

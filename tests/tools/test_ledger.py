@@ -45,6 +45,29 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path):
     assert [json.loads(line).get("job") for line in lines] == [None, "a", "c"]
 
 
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        (b"\xec", "'utf-8' codec"),
+        (b"{", "Expecting property name"),
+        (b"5", "it is no object"),
+        (b'{"job": "a", "done": "a.png"}', "done is a str"),
+        (b'{"job": "a", "sent": "u"}', "'to'"),
+        (b'{"run": "x"}', "badly formed"),
+    ],
+)
+def test_a_damaged_line_is_told_and_the_folder_is_free_again(tmp_path, line, why):
+    with Ledger(tmp_path) as ledger:
+        ledger.write(job="a", done=["a.png"])
+    whole = (tmp_path / NAME).read_bytes()
+    (tmp_path / NAME).write_bytes(whole + line + b"\n")
+    with pytest.raises(ValueError, match=rf"batch.jsonl: line 3 is damaged \({why}.*Remove that line"):
+        Ledger(tmp_path).__enter__()
+    (tmp_path / NAME).write_bytes(whole)
+    with Ledger(tmp_path) as ledger:
+        assert ledger.record("a").files == ["a.png"]
+
+
 def test_a_second_batch_in_the_folder_is_refused(tmp_path):
     with Ledger(tmp_path):
         with pytest.raises(ValueError, match="another batch writes into .*. Wait until it ends, or give another --out"):

@@ -82,6 +82,21 @@ def test_workflow_with_an_unknown_node_is_told():
         workflow.api_graph(WORKFLOW, {"Sampler": INFO["Sampler"]})
 
 
+def test_a_damaged_workflow_is_told_in_a_sentence():
+    """tests/corpus/workflow has more."""
+    for change, why in (
+        (lambda saved: saved["nodes"][0].pop("id"), "KeyError: 'id'"),
+        (lambda saved: saved["links"][0].__setitem__(1, 99), "KeyError: 99"),
+        (lambda saved: saved["nodes"].append(None), "TypeError: .*"),
+    ):
+        saved = copy.deepcopy(WORKFLOW)
+        change(saved)
+        with pytest.raises(ValueError, match=rf"the workflow is damaged \({why}\). Open it on ComfyUI's page"):
+            workflow.convert(saved, INFO)
+    with pytest.raises(ValueError, match=r"has a node 'A.x7f', B, C, D, E, F, G, H and 1 more, which this"):
+        workflow.refuse(["A\x7f", *"BCDEFGHI"])
+
+
 def node(number, kind, inputs=(), outputs=(), values=(), mode=0, **more):
     """inputs: (name, type, link); outputs: types."""
     return {

@@ -12,8 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import load_pack
+
+error_text = load_pack("loaders.files.error_text")
 NAME = "batch.jsonl"
+DAMAGED = (
+    "{name}: line {number} is damaged ({why}). Remove that line, whose job is then done again, or give another --out"
+)
 IN_USE = "another batch writes into {folder}. Wait until it ends, or give another --out"
+
+# What an event may hold -> its type.
+TYPES: dict[str, Any] = {
+    **{name: str for name in ("run", "job", "sent", "to", "lost", "failed", "by")},
+    **{"died": bool, "done": list, "seconds": (int, float, type(None))},
+}
 
 
 @dataclass
@@ -30,7 +42,10 @@ class Record:
 
 
 class Ledger:
-    """Use with `with`. raises on entry: ValueError if another process has it; OSError if the folder cannot be written."""
+    """Use with `with`.
+
+    raises on entry: ValueError if another process has it, or it is damaged; OSError if the folder cannot be written.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / NAME
@@ -45,18 +60,29 @@ class Ledger:
         except OSError:
             self.file.close()
             raise ValueError(IN_USE.format(folder=self.folder)) from None
-        self.file.seek(0)
-        lines = self.file.read().split(b"\n")
-        if lines[-1]:  # the driver was killed while it wrote
-            self.file.truncate(self.file.tell() - len(lines[-1]))
-        for line in lines[:-1]:
-            self.take(json.loads(line))
-        if not self.run:
-            self.write(run=str(uuid.uuid4()))
+        try:
+            self.read()
+            if not self.run:
+                self.write(run=str(uuid.uuid4()))
+        except BaseException:
+            self.file.close()
+            raise
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.file.close()  # which gives up the lock
+
+    def read(self) -> None:
+        self.file.seek(0)
+        lines = self.file.read().split(b"\n")
+        if lines[-1]:  # the driver was killed while it wrote
+            self.file.truncate(self.file.tell() - len(lines[-1]))
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                self.take(checked(json.loads(line.decode("utf-8"))))
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                why = error_text.reason(error)
+                raise ValueError(DAMAGED.format(name=NAME, number=number, why=why)) from error
 
     def write(self, **event: Any) -> None:
         """Adds an event. raises: OSError, as for a full disk; the line is then not there."""
@@ -97,6 +123,22 @@ class Ledger:
     def new_id(self, name: str) -> str:
         """The id of a job's next prompt, the same whenever it is asked for: UUID 5 of run, job and try."""
         return str(uuid.uuid5(uuid.UUID(self.run), f"{name}/{self.record(name).num_sent}"))
+
+
+def checked(event: Any) -> dict[str, Any]:
+    """The event. raises: ValueError, TypeError or KeyError if it is none."""
+    if not isinstance(event, dict):
+        raise TypeError("it is no object")
+    for name, value in event.items():
+        if not isinstance(value, TYPES.get(name, object)):
+            raise TypeError(f"{name} is a {type(value).__name__}")
+    if not all(isinstance(file, str) for file in event.get("done", ())):
+        raise TypeError("done names no files")
+    if "run" in event:
+        uuid.UUID(event["run"])
+    elif event.keys().isdisjoint(("sent", "lost", "done", "failed")):
+        raise ValueError("nothing happened")
+    return event
 
 
 def lock(file: Any) -> None:

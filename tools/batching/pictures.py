@@ -97,8 +97,8 @@ def parameters(prompt: Prompt) -> str:
     for side in texts:
         for node in prompt.values():
             link = node["inputs"].get(side)
-            if isinstance(link, list) and not texts[side]:
-                texts[side] = text_behind(prompt, link[0], side)
+            if isinstance(link, list) and len(link) == 2 and not texts[side]:
+                texts[side] = text_behind(prompt, str(link[0]), side)
     pairs = []
     for label, names in NAMES:
         value = first_value(prompt, names)

@@ -15,7 +15,7 @@ from typing import Any, Iterator, Mapping, NamedTuple
 
 from .. import load_pack
 
-PLACES = load_pack("tables.places")
+ERROR_TEXT, PLACES = load_pack("loaders.files.error_text"), load_pack("tables.places")
 DYNAMIC_COMBO, SEEDS, Place = PLACES.DYNAMIC_COMBO, PLACES.SEEDS, PLACES.Place
 choices, inputs_of, is_widget = PLACES.choices, PLACES.inputs_of, PLACES.is_widget
 CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")  # a widget that the page adds to a number
@@ -25,6 +25,7 @@ NOTES = ("Note", "MarkdownNote")
 REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"  # nodes of the page alone
 PAGE_ONLY = (*NOTES, REROUTE, PRIMITIVE)
 ANY = ("*", "")
+MAX_NAMED = 8  # of the nodes in an error
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -64,9 +65,9 @@ def read(path: Path) -> dict[str, Any]:
     """A workflow from a file, in either form. raises: ValueError if it is none; OSError if it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or lists within lists without end
         raise ValueError(
-            f"{path.name} is no workflow: it is not JSON ({error}). Save it with Workflow > Save"
+            f"{path.name} is no workflow: it is not JSON ({ERROR_TEXT.reason(error)}). Save it with Workflow > Save"
         ) from error
     if not is_saved(found) and not is_prompt(found):
         raise ValueError(
@@ -85,15 +86,31 @@ def is_prompt(workflow: Any) -> bool:
     return (
         isinstance(workflow, dict)
         and bool(workflow)
-        and all(isinstance(n, dict) and "class_type" in n and "inputs" in n for n in workflow.values())
+        and all(isinstance(n, dict) and fits_types(n) for n in workflow.values())
     )
+
+
+def fits_types(node: Mapping[str, Any]) -> bool:
+    """Whether it has what a node of a prompt has."""
+    meta, inputs = node.get("_meta", {}), node.get("inputs")
+    return isinstance(node.get("class_type"), str) and isinstance(inputs, dict) and isinstance(meta, dict)
 
 
 def convert(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> Converted:
     """The prompt of a workflow in either form. object_info: the server's answer to /object_info.
 
-    raises: ValueError for a node that the server does not know.
+    raises: ValueError for a node that the server does not know, and for a saved workflow that is damaged.
     """
+    try:
+        return converted(workflow, object_info)
+    except (LookupError, TypeError, AttributeError, StopIteration, RecursionError) as error:
+        raise ValueError(
+            f"the workflow is damaged ({type(error).__name__}: {ERROR_TEXT.reason(error)}). Open it on ComfyUI's page, and save it anew"
+        ) from error
+
+
+def converted(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> Converted:
+    """See `convert`; of a damaged workflow it raises what comes."""
     if is_prompt(workflow):
         unknown = sorted({node["class_type"] for node in workflow.values()} - set(object_info))
         refuse(unknown)
@@ -121,7 +138,9 @@ def convert(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> Conv
         out.prompt[key] = {
             "class_type": node["type"],
             "inputs": inputs,
-            "_meta": {"title": node.get("title") or object_info[node["type"]].get("display_name") or node["type"]},
+            "_meta": {
+                "title": str(node.get("title") or "") or object_info[node["type"]].get("display_name") or node["type"]
+            },
         }
     return out
 
@@ -151,9 +170,11 @@ def saved_with(workflow: Mapping[str, Any], converted: Converted, prompt: Prompt
 
 def refuse(unknown: list[str]) -> None:
     if unknown:
+        names = [name if name.isprintable() else ERROR_TEXT.short(name) for name in map(ERROR_TEXT.shortened, unknown)]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         raise ValueError(
-            f"the workflow has a node {', '.join(unknown)}, which this ComfyUI does not know. Install its pack there, or "
-            "export the workflow with Workflow > Export (API) if it is a node of the page alone"
+            f"the workflow has a node {', '.join(names[:MAX_NAMED])}{more}, which this ComfyUI does not know. Install its pack "
+            "there, or export the workflow with Workflow > Export (API) if it is a node of the page alone"
         )
 
 
