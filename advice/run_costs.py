@@ -1,4 +1,4 @@
-"""What runs have cost on this machine, and what the next one will cost by that. Pure: one small file beside the host's.
+"""What runs have cost on this machine, and what the next one will cost by that, or by a guess. Pure: one small file beside the host's.
 
 The seconds of a conditioning's way through the network are what carries over: to other numbers of steps as they are, to another
 size of the picture in proportion to its tokens, and of their squares for the attention.
@@ -139,11 +139,24 @@ def expected(work: Work, costs: Iterable[Cost]) -> Line:
     pictures = f"{near.work.batch} of " if near.work.batch > 1 else ""
     is_same = not distance(near)[0]
     source = "as before" if is_same else f"estimated from {pictures}{near.work.width} x {near.work.height}"
-    text = f"{duration(step * work.steps)} once loaded, {source}: {counted(work.steps, 'step')} of {step:.{0 if step >= 10 else 2}{'f' if step >= 10 else 'g'}} s"
+    text = f"{duration(step * work.steps)} once loaded, {source}: {counted(work.steps, 'step')} of {step_text(step)} s"
     if near.memory and near.work.guided == work.guided:
         bound = "" if is_same else "more than " if scale > 1 else "less than "
         text += f"; {bound}{near.memory / 2**30:.1f} GB of memory"
     return Line("expected: ", INFO, text)
+
+
+def guessed(work: Work, seconds: float, weights: float) -> Line:
+    """The same of a model that has never run here. seconds: of a prompt, by the network's size; weights: bytes."""
+    step = seconds * by_rule(work)
+    text = f"about {duration(step * work.steps)} once loaded, guessed from the model's size for its first run here: "
+    text += f"{counted(work.steps, 'step')} of {step_text(step)} s"
+    size = f"{weights / 2**30:.1f}"
+    return Line("expected: ", INFO, text if size == "0.0" else f"{text}; more than {size} GB of memory")
+
+
+def step_text(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
 def duration(seconds: float) -> str:

@@ -28,6 +28,7 @@ NAMES = (
     "distil",
     "frontier",
     "many_workers",
+    "before_run",
 )
 
 

@@ -117,6 +117,14 @@ class ChromaConfig:
             + (VECTORS_FINAL if self.nerf is None else 0)
         )
 
+    def multiplications(self, tokens: int) -> int:
+        """Of a forward over so many image tokens of one picture, in layers and attention. Left out are text, and what is
+        computed once for all tokens."""
+        width = self.hidden_size
+        block = 4 * width**2 + 2 * width * self.mlp_hidden_dim + 2 * width * tokens  # of either kind, for a token
+        head = self.nerf.num_blocks * width * 3 * self.nerf.mlp_ratio * self.nerf.hidden_size**2 if self.nerf else 0
+        return tokens * ((sum(self.num_blocks.values()) - len(self.left_out)) * block + head)
+
     @property
     def markers(self) -> tuple[str, ...]:
         """Names of the empty tensors that say, in the host's and trainer's files, what shapes do not."""

@@ -6,6 +6,7 @@ Written for ComfyUI 0.30.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
@@ -26,6 +27,7 @@ from ...loaders.checkpoint.lite import check_lite, with_lite_patch
 from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
 from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from ...loaders.formats.base.format import FLOAT_DTYPES
+from ...loaders.formats.base.kept_layers import is_quantised
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
 from ..run import kept_references
 from ..run.base_model import model_config
@@ -77,12 +79,7 @@ def load_chroma(
     mode = quant_mode(mode_name)
 
     config = model_config(detection)
-    quantised = bool(mode.format or (mode.keeps and detection.formats))
-    storage = _storage_dtype(detection, mode, config.supported_inference_dtypes)
-    # Quantised weights are unpacked at use, so their compute type does not follow from how they are stored.
-    compute = comfy.model_management.unet_manual_cast(
-        None if quantised else storage, load_device, config.supported_inference_dtypes
-    )
+    quantised, storage, compute = types_of(detection, mode, config.supported_inference_dtypes, load_device)
     config.set_inference_dtype(storage, compute, device=load_device)
     if quantised:
         config.custom_operations = operations(compute or storage, load_device)
@@ -111,6 +108,27 @@ def load_chroma(
         (path, mode_name, approximator, prediction, text_ids, full_precision, lite_patch),
     )
     return patcher
+
+
+def types_of(
+    detection: Detection, mode: QuantMode, supported: list[torch.dtype], device: torch.device
+) -> tuple[bool, torch.dtype, torch.dtype | None]:
+    """(whether weights stay quantised, type of the plain ones, type to compute in: None for that of the plain ones)."""
+    quantised = bool(mode.format or (mode.keeps and detection.formats))
+    storage = _storage_dtype(detection, mode, supported)
+    # Quantised weights are unpacked at use, so their compute type does not follow from how they are stored.
+    compute = comfy.model_management.unet_manual_cast(None if quantised else storage, device, supported)
+    return quantised, storage, compute
+
+
+def weights_size(detection: Detection, mode: QuantMode, plain: torch.dtype, in_file: int) -> float:
+    """Bytes that the weights take. plain: the type of those that are not quantised; in_file: bytes of the model's files."""
+    plain_size = plain.itemsize * detection.num_parameters
+    if mode.format is None:
+        return min(in_file, plain_size) if mode.keeps and detection.formats else plain_size  # others may be in the file
+    sizes = {name: math.prod(shape) for name, shape in detection.shapes.items()}
+    packed = sum(n for name, n in sizes.items() if is_quantised(name, len(detection.shapes[name]), detection.variant))
+    return plain_size - packed * (plain.itemsize - FORMATS[mode.format].bits / 8)
 
 
 class ModelFile:

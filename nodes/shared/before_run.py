@@ -1,4 +1,5 @@
-"""Before Run: what a picture will cost on this machine, by the runs before it, which are kept in the host's user folder."""
+"""Before Run: what a picture will cost on this machine, by the runs before it, which are kept in the host's user folder; where there
+are none, by the model's size and a short trial of the machine."""
 
 from __future__ import annotations
 
@@ -9,13 +10,31 @@ from typing import Any, Mapping
 
 import comfy.model_management
 import folder_paths
+from server import PromptServer
 
 from ...advice.queued_graph import OUR_SAMPLER, PRESET_NODES, Graph
 from ...advice.queued_run import picture_size, runs
-from ...advice.run_costs import NOT_YET, TOKEN_SIDE, WIDTH, Cost, Work, add, expected, model_of, read, savings_text
+from ...advice.run_costs import (
+    NOT_YET,
+    TOKEN_SIDE,
+    WIDTH,
+    Cost,
+    Work,
+    add,
+    expected,
+    guessed,
+    model_of,
+    read,
+    savings_text,
+)
 from ...advice.user_changes import Settings
 from ...constants import Line
+from ...host.model.load import choose_mode, types_of, weights_size
+from ...host.model.machine_speed import SPEED
+from ...host.run.base_model import model_config
+from ...loaders.formats.base.registry import quant_mode
 from ...samplers.run_record import RunRecord
+from .file_ahead import found_ahead
 from .report import only_tell
 
 FOLDER, FILE = "chroma_pack", "run_costs.json"
@@ -55,7 +74,40 @@ def ahead(graph: Graph, node: str, settings: Settings | None) -> Line | None:
     is_preset = graph.kind(node) in PRESET_NODES
     work = (work_of_preset if is_preset else work_of)(graph, node, settings)
     line = None if work is None else expected(work, read(file()))
-    return None if is_preset and line == NOT_YET else line  # its sampler says so
+    if line != NOT_YET:
+        return line
+    if is_preset:
+        return None  # its sampler says so
+    return only_tell(TITLE, lambda: first_run(graph, node, work), "") or NOT_YET
+
+
+def first_run(graph: Graph, node: str, work: Work) -> Line | None:
+    """A guess for a model that has never run here; None where its file or device tells nothing.
+
+    The machine is tried once, but not while a prompt is computed, since either would slow the other down.
+    """
+    loader, device = graph.model_chain(node)[-1], comfy.model_management.get_torch_device()
+    precision = graph.value(loader, "quant_mode")
+    try:
+        found = found_ahead(graph, loader, graph.file([loader]))
+        if found is None or is_computing():
+            return None
+        precision, _ = choose_mode(precision if isinstance(precision, str) else "auto", found.detection, device)
+    except ValueError:  # the loader says so
+        return None
+    detection, mode = found.detection, quant_mode(precision)
+    _, plain, compute = types_of(detection, mode, model_config(detection).supported_inference_dtypes, device)
+    speed = SPEED.of(device, compute or plain, detection.config.hidden_size)
+    if speed is None:
+        return None
+    seconds = work.batch * detection.config.multiplications(work.tokens) / speed
+    return guessed(work, seconds, weights_size(detection, mode, plain, found.num_bytes))
+
+
+def is_computing() -> bool:
+    """Whether the server computes a prompt now."""
+    server = getattr(PromptServer, "instance", None)
+    return bool(server and server.prompt_queue.get_current_queue_volatile()[0])
 
 
 def work_of(graph: Graph, node: str, settings: Settings | None) -> Work | None:

@@ -3,15 +3,13 @@ model's header is read for it."""
 
 from __future__ import annotations
 
-import functools
-import os
 from typing import Any, Mapping
 
 import comfy.samplers
 
 from ...advice.flash import settings_in_graph
 from ...advice.presets import HD, PRESETS, STANDARD
-from ...advice.queued_graph import FLASH_NODE, OUR_LOADER, OUR_SAMPLER, PRESET_NODE, SIZE_NODE, SPEED_NODE, Graph
+from ...advice.queued_graph import FLASH_NODE, OUR_SAMPLER, PRESET_NODE, SIZE_NODE, SPEED_NODE, Graph
 from ...advice.queued_run import recognise_chain, speed_of
 from ...advice.recognise_preset import Recognition
 from ...advice.sizes import of_node
@@ -19,14 +17,11 @@ from ...advice.sizes import tell as tell_size
 from ...advice.studio import STUDIO_NODE, all_opened
 from ...advice.user_changes import Settings, as_fast, head_of, settle, tell
 from ...constants import AS_TRAINED, CUSTOM, ERROR, FROM_PRESET, TRAINED, Line, Lines
-from ...host.model.load import ModelFile
 from ...host.sample.apply_preset import with_size
 from ...host.sample.shift import CURVE
-from ...loaders.checkpoint.detect_variant import detect
-from ...loaders.files.kinds import PICKLE_SUFFIXES
 from ...samplers.schedules import CURVES
 from . import before_run
-from .files import model_path
+from .file_ahead import variant_of
 from .report import message, only_tell
 from .routes import add_route, answering, checked_object
 from .scheduler_curve import drawn
@@ -35,10 +30,8 @@ PATH = "/chroma/settings"
 MAX_QUERY = 1 << 17  # bytes: the nodes before one
 KINDS = (PRESET_NODE, SPEED_NODE, OUR_SAMPLER, STUDIO_NODE, SIZE_NODE)
 AUTO = "auto"
-NO_FILE = ("from the model file", "none")  # choices of a loader that name no file
 VALUE = "value"  # key of a shift's number in Chroma Preset's menu
 NO_MODEL = "Connect a model; its file tells which settings fit"
-MAX_KEPT = 64  # variants of files
 
 
 def ahead(query: Any) -> dict[str, Any]:
@@ -164,30 +157,7 @@ def recognised_ahead(graph: Graph, node: str) -> Recognition:
     """
     chain = graph.model_chain(node)
     file = graph.file(chain)
-    return recognise_chain(graph, chain, variant_ahead(graph, chain[-1], file), file)
-
-
-def variant_ahead(graph: Graph, loader: str, file: str) -> str | None:
-    """A file's variant by its header; None where another loader takes it and it is not Chroma's.
-
-    raises: ValueError as our loader would.
-    """
-    ours = graph.kind(loader) == OUR_LOADER
-    if not file or file.lower().endswith(PICKLE_SUFFIXES):  # the latter have no header
-        return None
-    try:
-        others = [graph.value(loader, name) for name in ("approximator", "lite_patch")] if ours else [None, None]
-        paths = [model_path(file), *(None if name in (None, *NO_FILE) else model_path(name) for name in others)]
-        return _variant(*paths, tuple(os.stat(path).st_mtime_ns for path in paths if path))
-    except (ValueError, OSError) as error:
-        if ours:
-            raise ValueError(str(error)) from error
-        return None
-
-
-@functools.lru_cache(maxsize=MAX_KEPT)
-def _variant(path: str, approximator: str | None, lite_patch: str | None, times: tuple[int, ...]) -> str:
-    return detect(ModelFile(path, approximator, lite_patch).header).variant
+    return recognise_chain(graph, chain, variant_of(graph, chain[-1], file), file)
 
 
 def curve_of(settings: Settings, graph: Graph, node: str) -> dict[str, Any]:

@@ -33,6 +33,15 @@ def test_nothing_is_claimed_of_what_was_not_run():
     )
 
 
+@pytest.mark.parametrize("more, prompts", [({}, 2), ({"guided": False}, 1), ({"sampler": "heun"}, 4)])
+def test_a_guess_says_that_it_is_one(more, prompts):
+    told = costs.guessed(on(**more), 6.0, 18 * GB)
+    assert told.startswith(
+        f"expected: about {26 * prompts * 6 / 60:.0f} min once loaded, guessed from the model's size for its"
+    )
+    assert told.endswith(f" first run here: 26 steps of {6 * prompts:.0f} s; more than 18.0 GB of memory")
+
+
 def test_the_same_again_takes_as_long():
     told = costs.expected(HD, [cost(seconds=9.0), cost()])  # the newest counts
     assert told == "expected: 34 s once loaded, as before: 26 steps of 1.3 s; 9.0 GB of memory"  # 26 x 2 x 0.65

@@ -192,7 +192,9 @@ def test_time_and_memory_are_told_before_a_run_from_what_ran_here(page, server, 
     costs_file().unlink(missing_ok=True)
     opened(page, "chroma_lora", vue, ChromaKSampler={"quality": "custom", "steps": 4, "seed": next(NEW_SEED)})
     comfy_page.put(page, {"EmptySD3LatentImage": {"width": 128, "height": 128}})
-    comfy_page.wait_until_told(page, SAMPLER, "expected: not run here yet; the first picture tells")
+    comfy_page.wait_until_told(
+        page, SAMPLER, "once loaded, guessed from the model's size for its first run here: 4 steps"
+    )
     run(page, server)
     comfy_page.wait_until_told(page, SAMPLER, "s a step")  # of the run
     (cost,) = COSTS.read(costs_file())
@@ -209,7 +211,7 @@ def test_time_and_memory_are_told_before_a_run_from_what_ran_here(page, server, 
     comfy_page.wait_until_told(page, SAMPLER, "estimated from 128 x 128: 8 steps of ")
     costs_file().write_text("{ damaged")
     choose(page, SAMPLER, "steps", 7)
-    comfy_page.wait_until_told(page, SAMPLER, "expected: not run here yet")
+    comfy_page.wait_until_told(page, SAMPLER, "for its first run here: 7 steps")
     run(page, server)
     assert [one.work.steps for one in COSTS.read(costs_file())] == [7]
 

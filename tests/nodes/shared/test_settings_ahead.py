@@ -7,19 +7,22 @@ import torch
 pytestmark = pytest.mark.host
 dev = support.dev
 FROM_PRESET = dev.load_pack("constants").FROM_PRESET
+NOT_YET = "expected: not run here yet; the first picture tells how long it takes"
 
 
 @pytest.fixture
 def ahead(comfy, monkeypatch, files, tmp_path):
-    module, before_run = (dev.load_pack(f"nodes.shared.{name}") for name in ("settings_ahead", "before_run"))
+    names = "settings_ahead", "before_run", "file_ahead"
+    module, before_run, file_ahead = (dev.load_pack(f"nodes.shared.{name}") for name in names)
 
     def path(name):
         if name not in files:
             raise ValueError(f"{name}: not among the model files")
         return str(files[name])
 
-    monkeypatch.setattr(module, "model_path", path)
+    monkeypatch.setattr(file_ahead, "model_path", path)
     monkeypatch.setattr(before_run, "file", lambda: tmp_path / "costs.json")
+    monkeypatch.setattr(before_run.SPEED, "of", lambda *_: None)  # a machine that cannot be tried
     return module
 
 
@@ -111,13 +114,11 @@ def studio(quality="draft", mode="text to image", **inputs):
 def test_studio_tells_what_its_samplers_would(ahead):
     told = ahead.ahead(studio())
     expected = ahead.ahead(painting("draft", 1024))["report"]["text"].splitlines()
-    assert told["report"]["text"].splitlines() == expected[:2] + [
-        "expected: not run here yet; the first picture tells how long it takes"
-    ]
+    assert told["report"]["text"].splitlines() == [*expected[:2], NOT_YET]
     assert told["values"] == {} and told["sigmas"] is None
     by_hand = {"quality.steps": 9, "quality.cfg": 4.0, "quality.sampler": "euler", "quality.schedule": "beta"}
     text = ahead.ahead(studio("custom", **by_hand))["report"]["text"]
-    assert text == "expected: not run here yet; the first picture tells how long it takes"
+    assert text == NOT_YET
     text = ahead.ahead(studio("flash"))["report"]["text"]
     assert text.startswith("ERROR: quality is flash, and the model is Chroma1-HD")
     assert ahead.ahead(studio(mode="edit"))["report"] is None  # its picture is missing, which the run tells
@@ -182,7 +183,7 @@ def kept(ahead, **work):
 
 
 def test_time_is_told_before_a_run_by_those_before_it(ahead):
-    assert told(ahead, painting()) == "expected: not run here yet; the first picture tells how long it takes"
+    assert told(ahead, painting()) == NOT_YET
     kept(ahead)
     assert told(ahead, painting()) == "expected: 5.0 s once loaded, as before: 10 steps of 0.5 s; 3.0 GB of memory"
     assert "10 s once loaded, as before: 20 steps of 0.5 s" in told(ahead, painting(steps=20))
@@ -191,6 +192,45 @@ def test_time_is_told_before_a_run_by_those_before_it(ahead):
     lines = ahead.ahead(painting("standard"))["report"]["text"].splitlines()
     assert lines[1].startswith("26 steps, cfg 3.5") and "13 s once loaded, as before: 26 steps" in lines[2]
     assert "26 steps of 0.5 s" in told(ahead, preset(width=512, height=512))
+
+
+def test_time_of_a_first_run_is_guessed_but_not_while_another_goes_on(ahead, monkeypatch):
+    """By the speed of a machine of 1e9 multiplications a second: nothing is timed."""
+    before_run, asked = ahead.before_run, []
+    monkeypatch.setattr(before_run.SPEED, "of", lambda *machine: asked.append(machine) or 1e9)
+    seconds = 2 * support.config().multiplications(1024) / 1e9  # both prompts
+    guess = (
+        f"expected: about {10 * seconds:.0f} s once loaded, guessed from the model's size for its first run here: "
+        f"10 steps of {seconds:.2g} s"  # of such a small model the memory is left out
+    )
+    assert told(ahead, painting()) == guess
+    assert asked == [(torch.device("cpu"), torch.float32, support.config().hidden_size)]
+    assert told(ahead, painting(quality="standard")).startswith("expected: about ")
+    assert "expected" not in told(ahead, preset(width=512, height=512))  # its sampler says so
+    kept(ahead)
+    assert "as before" in told(ahead, painting())  # what has run here counts
+    before_run.file().unlink()
+    for name, value in (("is_computing", lambda: True), ("found_ahead", lambda *_: None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(before_run, name, value)
+            assert told(ahead, painting()) == NOT_YET
+    assert len(asked) == 2
+    monkeypatch.setattr(before_run.SPEED, "of", lambda *_: 1 / 0)
+    assert told(ahead, painting()) == NOT_YET
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "q8_0", "keep"])
+def test_weights_take_what_the_loader_keeps(ahead, files, precision):
+    """The guess of memory is what the loaded model reports."""
+    load, registry = dev.load_pack("host.model.load"), dev.load_pack("loaders.formats.base.registry")
+    path = str(files["Chroma1-HD.safetensors"])
+    detection, mode = load.detect(load.ModelFile(path).header), registry.quant_mode(precision)
+    supported = dev.load_pack("host.run.base_model").model_config(detection).supported_inference_dtypes
+    _, plain, _ = load.types_of(detection, mode, supported, torch.device("cpu"))
+    modules = load.load_chroma(path, precision).model.diffusion_model.modules()
+    num_bytes = dev.load_pack("host.model.report").num_bytes
+    kept = sum(num_bytes(p) for m in modules for p in m.parameters(recurse=False))
+    assert load.weights_size(detection, mode, plain, 0) == pytest.approx(kept, rel=0.02)  # scales of narrow layers
 
 
 def test_savings_are_of_their_own(ahead):
