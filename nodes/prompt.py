@@ -19,7 +19,8 @@ class ChromaPrompt(CheckedNode):
             display_name="Chroma Prompt",
             category="conditioning/chroma",
             description="Merges a style prompt with a prompt, and adds quality and aesthetic tags, in the form that "
-            "Chroma's captions have: sentences first, tags at the end. Adds only what you choose.",
+            "Chroma's captions have: sentences first, tags at the end. Adds only what you choose. The longer form that it "
+            "offers for a terse text is advice; its effect was not measured.",
             search_aliases=[
                 "prompt builder",
                 "prompt styler",
