@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import folder_paths
@@ -11,23 +10,8 @@ from comfy_api.latest import io
 from ..host.model.file_stamp import fingerprint
 from ..host.text.t5_clip import DEVICES, LOADER, PRECISIONS, encoder_report, load_encoder
 from .shared.checked_node import CheckedNode
-from .shared.files import HOW_TO_ADD, listed, refused
+from .shared.files import encoder_files, encoder_path, refused
 from .shared.report import report
-
-FOLDERS = ("text_encoders", "clip_gguf")  # the second exists where a GGUF pack has registered it
-
-
-def encoder_path(name: str) -> str:
-    """raises: ValueError if the name is not one of the listed files."""
-    path = listed(FOLDERS).get(name)
-    if path is None:
-        raise ValueError(f"{name}: not among the text encoders. {HOW_TO_ADD.format(folder='text_encoders')}")
-    return path
-
-
-def encoder_files() -> list[str]:
-    """For menus: files that may be a T5, by their names, before all others."""
-    return sorted(listed(FOLDERS), key=lambda name: (not re.search("t5|flan", name, re.I), name.lower()))
 
 
 class ChromaCLIPLoader(CheckedNode):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..advice.flash import flash_settings, told
@@ -15,7 +14,7 @@ from ..host.run.late_lora import LateLora, sides_of
 from ..samplers.schedules import MAX_STEPS
 from .lora import lora_fingerprint, lora_path
 from .shared.checked_node import CheckedNode
-from .shared.files import refused
+from .shared.files import lora_files, refused
 from .shared.inputs import CATEGORY, SETTINGS, choice, model_input, number
 from .shared.report import report
 
@@ -34,7 +33,7 @@ class ChromaFlash(CheckedNode):
                 model_input("A Chroma model. It is not changed; the output is a clone."),
                 io.Combo.Input(
                     "lora_name",
-                    options=folder_paths.get_filename_list("loras"),
+                    options=lora_files("flash"),
                     display_name="LoRA",
                     tooltip="A Flash LoRA from models/loras. Settings are known for ranks 64 to 96; lower ranks act more "
                     "weakly.",

@@ -12,7 +12,7 @@ from ..host.model.report import model_report
 from ..loaders.checkpoint.detect_variant import PREDICTIONS, TEXT_IDS
 from ..loaders.formats.base.registry import ALIASES, QUANT_MODES
 from .shared.checked_node import CheckedNode
-from .shared.files import model_files, model_path, refused
+from .shared.files import APPROXIMATOR_FILE, LITE_PATCH, model_files, model_path, refused
 from .shared.report import report
 
 OWN_APPROXIMATOR = "from the model file"
@@ -22,7 +22,6 @@ NO_PATCH = "none"
 class ChromaDiffusionLoader(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = model_files()
         return io.Schema(
             node_id="ChromaDiffusionLoader",
             display_name=LOADER,
@@ -42,7 +41,7 @@ class ChromaDiffusionLoader(CheckedNode):
             inputs=[
                 io.Combo.Input(
                     "unet_name",
-                    options=files,
+                    options=model_files(),
                     display_name="model",
                     tooltip="A file with Chroma's weights from models/diffusion_models (.safetensors, .gguf, .pth; the "
                     ".index.json of a sharded one), or an all-in-one checkpoint from models/checkpoints.",
@@ -59,7 +58,7 @@ class ChromaDiffusionLoader(CheckedNode):
                 ),
                 io.Combo.Input(
                     "approximator",
-                    options=[OWN_APPROXIMATOR, *files],
+                    options=[OWN_APPROXIMATOR, *model_files(APPROXIMATOR_FILE)],
                     default=OWN_APPROXIMATOR,
                     optional=True,
                     advanced=True,
@@ -97,7 +96,7 @@ class ChromaDiffusionLoader(CheckedNode):
                 ),
                 io.Combo.Input(
                     "lite_patch",
-                    options=[NO_PATCH, *files],
+                    options=[NO_PATCH, *model_files(LITE_PATCH)],
                     default=NO_PATCH,
                     optional=True,
                     advanced=True,

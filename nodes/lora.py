@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..host.model.file_stamp import fingerprint
 from ..host.model.lora import LOADER, apply_lora
 from .shared.checked_node import CheckedNode
-from .shared.files import refused
+from .shared.files import lora_files, refused
 from .shared.report import report
 
 
@@ -44,7 +44,7 @@ class ChromaLoraLoader(CheckedNode):
                 io.Model.Input("model", tooltip="A Chroma model; it may have LoRAs already."),
                 io.Combo.Input(
                     "lora_name",
-                    options=folder_paths.get_filename_list("loras"),
+                    options=lora_files(),
                     display_name="LoRA",
                     tooltip="A file from models/loras: LoRA, DoRA, LoHa, LoKr, GLoRA, OFT or BOFT.",
                 ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
@@ -25,12 +24,12 @@ from ..advice.studio import (
     studio_graph,
 )
 from ..constants import AS_TRAINED, BY_RESOLUTION, CUSTOM, FROM_MODEL
-from .clip import ChromaCLIPLoader, encoder_files
+from .clip import ChromaCLIPLoader
 from .ksampler import SHIFT, sampler_input, schedule_input
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .shared.checked_node import CheckedNode
-from .shared.files import model_files
+from .shared.files import encoder_files, lora_files, model_files, vae_files
 from .shared.inputs import CATEGORY, cfg_input, choice, number, seed_input, steps_input
 from .shared.report import report
 
@@ -114,7 +113,7 @@ def custom() -> list[io.Input]:
 def loras(count: int) -> list[io.Input]:
     out: list[io.Input] = []
     for i in range(1, count + 1):
-        files = folder_paths.get_filename_list("loras")
+        files = lora_files()
         out.append(
             io.Combo.Input(f"lora_{i}", options=files, tooltip="A LoRA from models/loras, for Chroma or FLUX.1.")
         )
@@ -185,7 +184,7 @@ class ChromaStudio(CheckedNode):
                 ),
                 io.Combo.Input(
                     "vae_name",
-                    options=nodes.VAELoader.vae_list(nodes.VAELoader),
+                    options=vae_files(nodes.VAELoader.vae_list(nodes.VAELoader)),
                     display_name="VAE file",
                     tooltip="FLUX's VAE, ae.safetensors; pixel_space for Radiance. Does nothing if a vae is connected.",
                     **optional,

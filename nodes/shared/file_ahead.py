@@ -1,16 +1,23 @@
-"""What the file of a queued graph's model is, by its header: for what is told before a run."""
+"""What the files of a queued graph's loaders are, by their headers: for what is told before a run."""
 
 from __future__ import annotations
 
 import functools
 import os
 from dataclasses import dataclass
+from typing import Callable, Mapping
+
+import folder_paths
 
 from ...advice.queued_graph import OUR_LOADER, Graph
+from ...constants import ERROR, WARNING, Line
 from ...host.model.load import ModelFile
 from ...loaders.checkpoint.detect_variant import Detection, detect
 from ...loaders.files.kinds import PICKLE_SUFFIXES
-from .files import model_path
+from ...loaders.files.read import read_header
+from ...loaders.lora.report import looks_like
+from ...loaders.t5.detect_t5 import detect_t5
+from .files import encoder_path, model_path
 
 NO_FILE = ("from the model file", "none")  # choices of a loader that name no file
 MAX_KEPT = 64  # files
@@ -52,3 +59,45 @@ def found_ahead(graph: Graph, loader: str, file: str) -> Found | None:
 def _found(path: str, approximator: str | None, lite_patch: str | None, times: tuple[int, ...]) -> Found:
     header = ModelFile(path, approximator, lite_patch).header
     return Found(detect(header), header.num_bytes)
+
+
+def lora_path(name: str) -> str | None:
+    return folder_paths.get_full_path("loras", name)
+
+
+def lora_told(name: str, path: str) -> Line | None:
+    what = looks_like(read_header(path).tensors)
+    return Line("Warning: ", WARNING, f"{name} looks like {what}") if what else None
+
+
+# Loader -> its input for a file, and the path of such a name.
+LOADERS: Mapping[str, tuple[str, Callable[[str], str | None]]] = {
+    OUR_LOADER: ("unet_name", lambda name: model_path(name)),
+    "ChromaCLIPLoader": ("clip_name", lambda name: encoder_path(name)),
+    "ChromaLoraLoader": ("lora_name", lora_path),
+    "ChromaFlash": ("lora_name", lora_path),
+}
+
+
+def told_of_file(graph: Graph, node: str) -> Line | None:
+    """What a loader's file is, if it is none that it can load or that fits; None also where only reading it would tell.
+
+    Of a file that is not there the page tells by itself.
+    """
+    kind = graph.kind(node)
+    key, path_of = LOADERS[kind]
+    name = graph.value(node, key)
+    try:
+        path = path_of(name) if isinstance(name, str) and not name.lower().endswith(PICKLE_SUFFIXES) else None
+    except ValueError:
+        return None
+    try:
+        if path and kind == OUR_LOADER:
+            found_ahead(graph, node, name)
+        elif path and kind == "ChromaCLIPLoader":
+            detect_t5(read_header(path))
+        elif path:
+            return lora_told(name, path)
+    except (ValueError, OSError) as error:
+        return Line("ERROR: ", ERROR, str(error))
+    return None

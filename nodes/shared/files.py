@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import folder_paths
 
-from ...loaders.checkpoint.keys import APPROXIMATOR, APPROXIMATOR_ALONE, SIGNATURES
+from ...loaders.checkpoint.keys import APPROXIMATOR, APPROXIMATOR_ALONE, SIGNATURES, other_model
+from ...loaders.checkpoint.keys import LORA as LORA_TOLD
 from ...loaders.checkpoint.lite import OWN_SIGNATURE
 from ...loaders.files.read import GGUF_SUFFIX, INDEX_SUFFIX, SAFETENSORS_SUFFIXES, SHARD, read_header
 from ...loaders.files.write import not_written
+from ...loaders.lora.report import looks_like
+from ...loaders.t5.detect_t5 import SIGNATURES as T5_SIGNATURES
 
 DIFFUSION_FOLDERS = ("diffusion_models", "unet_gguf")  # the second exists where a GGUF pack has registered it
 CHECKPOINTS = "checkpoints"
+ENCODER_FOLDERS = ("text_encoders", "clip_gguf")  # the second in the same way
+# Kinds of files, as their headers tell them. A LoRA is one that fits Chroma or FLUX, a VAE one with FLUX's 16 channels.
+CHROMA, FLUX, APPROXIMATOR_FILE, LITE_PATCH, T5, LORA, VAE, OTHER = (
+    *("Chroma", "FLUX", "Approximator", "lite patch", "T5", "LoRA", "VAE", "another"),
+)
+MODEL_MENUS = {  # what a menu is for -> kinds, the best first, and likely names
+    CHROMA: ((CHROMA, FLUX), "chroma"),
+    APPROXIMATOR_FILE: ((APPROXIMATOR_FILE, CHROMA), "approximator|modulator"),
+    LITE_PATCH: ((LITE_PATCH,), "patch"),
+}
+VAE_INPUT, LATENT_CHANNELS = "decoder.conv_in.weight", 16
 HOW_TO_ADD = "Put it into ComfyUI/models/{folder} and press R on the page"
 
 
@@ -89,23 +104,64 @@ class Walks:
 WALKS = Walks()
 
 
-def model_files() -> list[str]:
+def menu(files: Mapping[str, str | None], kinds: tuple[str, ...], likely: str) -> list[str]:
+    """Names in the order of a menu, whose first one a new node takes.
+
+    Files of the first kind, those that may be by their names, those of further kinds, what no header tells, all else.
+    files:  name -> path; None where it is no file.
+    likely: regular expression for names.
+    """
+
+    def place(name: str) -> tuple[int, bool, str]:
+        path, is_likely = files[name], bool(re.search(likely, name, re.I))
+        kind = kind_of(path) if path else None
+        if kind is None and (kinds == (LORA,) or "lora" not in name.lower()):
+            at = 1 if is_likely else len(kinds) + 1
+        elif kind in kinds:
+            at = kinds.index(kind) + (kind != kinds[0])
+        else:
+            at, is_likely = len(kinds) + 2, False
+        return at, not is_likely, name.lower()
+
+    return sorted(files, key=place)
+
+
+def model_files(first: str = CHROMA) -> list[str]:
     """Names of diffusion models, and of those checkpoints that are of use here: with a Chroma in them; and, as FluxMod had them
-    there at first, an Approximator or a lite patch alone, and FLUX where there is an Approximator."""
-    kinds = {name: kind_of(path) for name, path in listed((CHECKPOINTS,)).items()}
-    wanted = {"Chroma", "Approximator", "lite patch", *(("FLUX",) if "Approximator" in kinds.values() else ())}
-    here = listed(DIFFUSION_FOLDERS)
-    names = {*here, *(name for name, kind in kinds.items() if kind in wanted)}
-    kinds |= {name: kind_of(path) for name, path in here.items()}
-    return sorted(names, key=lambda name: (place_of(name, kinds[name]), name.lower()))
+    there at first, an Approximator or a lite patch alone, and FLUX where there is an Approximator.
+
+    first: the kind that the menu is for.
+    """
+    checkpoints = listed((CHECKPOINTS,))
+    kinds = {name: kind_of(path) for name, path in checkpoints.items()}
+    wanted = {CHROMA, APPROXIMATOR_FILE, LITE_PATCH, *((FLUX,) if APPROXIMATOR_FILE in kinds.values() else ())}
+    files = {name: path for name, path in checkpoints.items() if kinds[name] in wanted} | listed(DIFFUSION_FOLDERS)
+    return menu(files, *MODEL_MENUS[first])
 
 
-def place_of(name: str, kind: str | None) -> int:
-    """Where a file stands in the menu, whose first one a new node takes: Chroma first, what is no whole model last."""
-    if kind in ("Chroma", "FLUX"):
-        return 0 if kind == "Chroma" else 2
-    by_name = None if kind or "lora" in name.lower() else "chroma" in name.lower()
-    return 4 if kind or by_name is None else 1 if by_name else 3
+def encoder_path(name: str) -> str:
+    """raises: ValueError if the name is not one of the listed files."""
+    path = listed(ENCODER_FOLDERS).get(name)
+    if path is None:
+        raise ValueError(f"{name}: not among the text encoders. {HOW_TO_ADD.format(folder='text_encoders')}")
+    return path
+
+
+def encoder_files() -> list[str]:
+    return menu(listed(ENCODER_FOLDERS), (T5,), "t5|flan")
+
+
+def lora_files(likely: str = "chroma") -> list[str]:
+    """likely: those of these names come first."""
+    names = folder_paths.get_filename_list("loras")
+    return menu({name: folder_paths.get_full_path("loras", name) for name in names}, (LORA,), likely)
+
+
+def vae_files(names: list[str]) -> list[str]:
+    """names: those that the host's VAE Loader offers, of which some are no files."""
+    there = set(folder_paths.get_filename_list("vae"))
+    files = {name: folder_paths.get_full_path("vae", name) if name in there else None for name in names}
+    return menu(files, (VAE,), r"(^|[\\/])ae\b|flux|chroma")
 
 
 def model_path(name: str) -> str:
@@ -117,9 +173,8 @@ def model_path(name: str) -> str:
 
 
 def kind_of(path: str) -> str | None:
-    """ "Chroma" for a safetensors file that holds an Approximator in a model, "Approximator" for one alone, "FLUX" for a model of
-    this kind without one, "lite patch" for one of its blocks; else None. The header is read once for each version of the file."""
-    if not path.lower().endswith(SAFETENSORS_SUFFIXES):
+    """What a safetensors file holds, one of the kinds above; None for others. The header is read once for each version of it."""
+    if not path.lower().endswith((*SAFETENSORS_SUFFIXES, INDEX_SUFFIX)):
         return None
     try:
         stat = os.stat(path)
@@ -131,16 +186,25 @@ def kind_of(path: str) -> str | None:
 @functools.lru_cache(maxsize=4096)
 def _kind_of(path: str, mtime: int, size: int) -> str | None:
     try:
-        names = read_header(Path(path)).tensors
+        tensors = read_header(Path(path)).tensors
     except (ValueError, OSError):  # damaged; it may be of any model, so it is just not listed
         return None
-    if any(APPROXIMATOR in name for name in names):
-        return "Chroma"
-    if APPROXIMATOR_ALONE <= names.keys():
-        return "Approximator"
-    if any(map(SIGNATURES["BFL"].search, names)):
-        return "FLUX"
-    return "lite patch" if OWN_SIGNATURE in names else None
+    if other_model(tensors) == LORA_TOLD:  # may have layers of an Approximator or of T5
+        return LORA if looks_like(tensors) is None else OTHER
+    if any(APPROXIMATOR in name for name in tensors):
+        return CHROMA
+    if APPROXIMATOR_ALONE <= tensors.keys():
+        return APPROXIMATOR_FILE
+    if any(map(SIGNATURES["BFL"].search, tensors)):
+        return FLUX
+    if OWN_SIGNATURE in tensors:
+        return LITE_PATCH
+    if any(pattern.fullmatch(name) for pattern in T5_SIGNATURES.values() for name in tensors):
+        return T5
+    first = next((info for name, info in tensors.items() if name.endswith(VAE_INPUT)), None)
+    if first is not None:
+        return VAE if first.shape[1:2] == (LATENT_CHANNELS,) else OTHER
+    return None
 
 
 def next_path(prefix: str, suffix: str) -> Path:

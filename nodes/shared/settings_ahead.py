@@ -1,5 +1,5 @@
-"""/chroma/settings: what Chroma Preset, Chroma KSampler, Chroma Studio and Chroma Size will use and take, told before a run. The
-model's header is read for it."""
+"""/chroma/settings: what Chroma Preset, Chroma KSampler, Chroma Studio and Chroma Size will use and take, and what is wrong with a
+loader's file, told before a run. The files' headers are read for it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ...host.sample.apply_preset import with_size
 from ...host.sample.shift import CURVE
 from ...samplers.schedules import CURVES
 from . import before_run
-from .file_ahead import variant_of
+from .file_ahead import LOADERS, told_of_file, variant_of
 from .report import message, only_tell
 from .routes import add_route, answering, checked_object
 from .scheduler_curve import drawn
 
 PATH = "/chroma/settings"
 MAX_QUERY = 1 << 17  # bytes: the nodes before one
-KINDS = (PRESET_NODE, SPEED_NODE, OUR_SAMPLER, STUDIO_NODE, SIZE_NODE)
+KINDS = (PRESET_NODE, SPEED_NODE, OUR_SAMPLER, STUDIO_NODE, SIZE_NODE, *LOADERS)
 AUTO = "auto"
 VALUE = "value"  # key of a shift's number in Chroma Preset's menu
 NO_MODEL = "Connect a model; its file tells which settings fit"
@@ -53,6 +53,9 @@ def ahead(query: Any) -> dict[str, Any]:
         return {**nothing, "report": size_ahead(graph, node)}
     if graph.kind(node) == STUDIO_NODE:
         return {**nothing, "report": studio_ahead(graph, node)}
+    if graph.kind(node) in LOADERS:
+        line = told_of_file(graph, node)
+        return {**nothing, "report": message(Lines([line])) if line else None}
     lines, settings = told_ahead(graph, node)
     nothing["report"] = message(Lines(lines)) if lines else None
     return nothing if settings is None else {**nothing, "values": widgets(settings), **curve_of(settings, graph, node)}

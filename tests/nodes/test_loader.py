@@ -142,30 +142,86 @@ def test_folders_are_walked_again_only_when_they_change(node, folders, monkeypat
     assert len(node.model_files()) == 1
 
 
-def test_a_new_loader_takes_a_chroma_first_and_what_is_no_model_last(node, folders):
-    """By what is in the files: a menu's first one is what a new node has."""
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A small file of each kind that a menu may list."""
     import torch
 
-    cfg = support.config(double=1, single=1)
-    chroma = support.published(support.random_weights(cfg))
-    flux = {name: t for name, t in chroma.items() if "distilled_guidance_layer" not in name}
-    lora = {f"diffusion_model.double_blocks.0.img_attn.qkv.lora_{x}.weight": torch.zeros(2, 2) for x in "AB"}
-    files = {
-        "z.safetensors": chroma,
-        "b.safetensors": flux,
-        "a_lora.safetensors": lora,
-        "c.safetensors": {"x": torch.zeros(1)},
+    folder = tmp_path_factory.mktemp("kinds")
+    chroma = support.published(support.random_weights(support.config(double=1, single=1)))
+    one = torch.zeros(1)
+
+    def lora(*layers):
+        return {f"{layer}.lora_{x}.weight": torch.zeros(2, 2) for layer in layers for x in "AB"}
+
+    tensors = {
+        "chroma": chroma,
+        "flux": {name: t for name, t in chroma.items() if "distilled_guidance_layer" not in name},
+        "approximator": {f"{n}_proj.weight": torch.zeros(1) for n in ("in", "out")},
+        "patch": {"img_attn.qkv.weight": one},
+        "t5": {"encoder.block.0.layer.0.SelfAttention.q.weight": one},
+        # which has a layer of the Approximator too
+        "lora": lora(
+            "diffusion_model.double_blocks.0.img_attn.qkv", "diffusion_model.distilled_guidance_layer.in_proj"
+        ),
+        "lora of SDXL": lora("lora_unet_down_blocks_0_attentions_0_proj_in"),
+        "vae": {"decoder.conv_in.weight": torch.zeros(512, 16, 1, 1)},
+        "vae of SDXL": {"decoder.conv_in.weight": torch.zeros(512, 4, 1, 1)},
+        "unknown": {"x": one},
     }
-    for name, tensors in files.items():
-        support.write(folders / "diffusion_models" / name, tensors)
-    (folders / "unet_gguf" / "y-chroma.gguf").touch()
-    assert node.model_files() == [
-        "z.safetensors",
-        "y-chroma.gguf",
-        "b.safetensors",
-        "c.safetensors",
-        "a_lora.safetensors",
-    ]
+    return {kind: support.write(folder / f"{kind}.safetensors", t) for kind, t in tensors.items()}
+
+
+# Menu -> files as it should have them: (kind, name).
+MENUS = {
+    "model": (("chroma", "z"), ("unknown", "y-chroma"), ("flux", "b"), ("unknown", "c"), ("lora", "a"), ("t5", "aa")),
+    "approximator": (
+        ("approximator", "z"),
+        ("unknown", "y-modulator"),
+        ("chroma", "b"),
+        ("unknown", "a"),
+        ("lora", "a1"),
+    ),
+    "lite_patch": (("patch", "z"), ("unknown", "a-patch"), ("unknown", "b"), ("chroma", "a")),
+    "clip_name": (("t5", "z"), ("unknown", "t5 of llama"), ("unknown", "clip_l"), ("chroma", "a"), ("lora", "t5-lora")),
+    "lora_name": (
+        ("lora", "z-chroma"),
+        ("lora", "z"),
+        ("unknown", "x-chroma"),
+        ("unknown", "b"),
+        ("lora of SDXL", "a"),
+    ),
+    "flash": (("lora", "z-flash"), ("lora", "a"), ("unknown", "flash"), ("lora of SDXL", "a-flash")),
+    "vae_name": (("vae", "sub/ae"), ("vae", "sd3"), ("unknown", "flux"), ("unknown", "b"), ("vae of SDXL", "a")),
+}
+
+
+@pytest.mark.parametrize("menu", MENUS)
+def test_a_menu_begins_with_the_kind_that_it_is_for_and_ends_with_others(comfy, folders, kinds, monkeypatch, menu):
+    """By what is in the files: a menu's first one is what a new node has."""
+    import os
+    import shutil
+
+    import folder_paths
+
+    files = support.dev.load_pack("nodes.shared.files")
+    asked = {
+        "model": ("diffusion_models", files.model_files),
+        "approximator": ("diffusion_models", lambda: files.model_files(files.APPROXIMATOR_FILE)),
+        "lite_patch": ("diffusion_models", lambda: files.model_files(files.LITE_PATCH)),
+        "clip_name": ("text_encoders", files.encoder_files),
+        "lora_name": ("loras", files.lora_files),
+        "flash": ("loras", lambda: files.lora_files("flash")),
+        "vae_name": ("vae", lambda: files.vae_files(["pixel_space", *folder_paths.get_filename_list("vae")])),
+    }
+    kind, listed = asked[menu]
+    folder = folders / kind
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], {".safetensors"}))
+    names = [f"{name}.safetensors".replace("/", os.sep) for _, name in MENUS[menu]]
+    for name, (file, _) in zip(names, MENUS[menu]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(kinds[file], folder / name)
+    assert [name for name in listed() if name != "pixel_space"] == names
 
 
 def test_links_in_a_folder_of_models_are_followed_on_purpose(node, folders):

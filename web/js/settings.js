@@ -1,5 +1,5 @@
 // Shows on Chroma Preset, Chroma Speed, Chroma KSampler, Chroma Studio and Chroma Size what they will use, before a run; nodes/shared/settings_ahead.py
-// works it out from the header of the model's file. Chroma KSampler's widgets show the values of its choice of quality; who changes
+// works it out from the header of the model's file. Loaders show there what a wrong file is. Chroma KSampler's widgets show the values of its choice of quality; who changes
 // one chooses `custom` by that.
 
 import { api } from "../../../scripts/api.js";
@@ -13,7 +13,8 @@ import { preview } from "./report.js";
 const PATH = "/chroma/settings";
 const DRAWN = ["ChromaPreset", "ChromaSpeed"]; // with the curve of their schedule
 const SAMPLER = "ChromaKSampler";
-const TELL_ALONE = ["ChromaStudio", "ChromaSize"]; // without a drawing or values for widgets
+const LOADERS = ["ChromaDiffusionLoader", "ChromaCLIPLoader", "ChromaLoraLoader", "ChromaFlash"]; // tell what their file is, if it is wrong
+const TELL_ALONE = ["ChromaStudio", "ChromaSize", ...LOADERS]; // without a drawing or values for widgets
 const CUSTOM = "custom";
 const SEEDS = ["seed", "noise_seed"];
 const LOOK_MS = 300; // between two looks at the widgets: no event tells of every way in which they change

@@ -1,5 +1,7 @@
 """What is told before a run is what the run then takes."""
 
+import re
+
 import pytest
 import support
 import torch
@@ -21,6 +23,8 @@ def ahead(comfy, monkeypatch, files, tmp_path):
         return str(files[name])
 
     monkeypatch.setattr(file_ahead, "model_path", path)
+    monkeypatch.setattr(file_ahead, "encoder_path", path)
+    monkeypatch.setattr(file_ahead.folder_paths, "get_full_path", lambda kind, name: str(files[name]))
     monkeypatch.setattr(before_run, "file", lambda: tmp_path / "costs.json")
     monkeypatch.setattr(before_run.SPEED, "of", lambda *_: None)  # a machine that cannot be tried
     return module
@@ -35,6 +39,8 @@ def files(tmp_path_factory):
     names = ("Chroma1-HD.safetensors", "Chroma1-Flash.safetensors", "chroma-merge.safetensors")
     out = {name: support.write(folder / name, chroma) for name in names}
     (folder / "broken.safetensors").write_bytes(b"no weights")
+    sdxl = {f"lora_te2_text_model.lora_{x}.weight": torch.zeros(2, 2) for x in ("down", "up")}
+    out["lora.safetensors"] = support.write(folder / "lora.safetensors", sdxl)
     return out | {
         "anything.safetensors": support.write(folder / "anything.safetensors", radiance),
         "broken.safetensors": folder / "broken.safetensors",
@@ -143,6 +149,28 @@ def test_errors_of_the_run_are_told_before_it(ahead):
     ):
         report = ahead.ahead(query)["report"]
         assert report["text"].startswith(text) and report["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    "kind, value, text",
+    [
+        ("ChromaDiffusionLoader", "Chroma1-HD.safetensors", None),
+        ("ChromaDiffusionLoader", "lora.safetensors", "ERROR: lora.safetensors: .* it looks like a LoRA; it belongs in models/loras"),
+        ("ChromaDiffusionLoader", "broken.safetensors", "ERROR: broken.safetensors: "),
+        ("ChromaDiffusionLoader", "none.safetensors", None),  # which the page tells
+        ("ChromaDiffusionLoader", "model.ckpt", None),  # known once it is read
+        ("ChromaCLIPLoader", "Chroma1-HD.safetensors", "ERROR: Chroma1-HD.safetensors: .*a Chroma model; it belongs in"),
+        ("ChromaLoraLoader", "lora.safetensors", "Warning: lora.safetensors looks like a LoRA for SDXL"),
+        ("ChromaFlash", "Chroma1-HD.safetensors", "Warning: Chroma1-HD.safetensors looks like a whole checkpoint"),
+        ("ChromaFlash", ["3", 0], None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_loader_tells_what_a_wrong_file_is(ahead, files, kind, value, text):
+    name = {"ChromaDiffusionLoader": "unet_name", "ChromaCLIPLoader": "clip_name"}.get(kind, "lora_name")
+    report = ahead.ahead({"graph": {"1": node(kind, **{name: value})}, "node": "1"})["report"]
+    assert (report is None) == (text is None)
+    assert text is None or re.match(text, report["text"]) and report["level"] == text.split(":")[0].lower()
 
 
 @pytest.mark.parametrize(
