@@ -3,6 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { addElement, chain, made, passOn } from "./dom_widget.js";
+import { word } from "./words.js";
 
 const NODE = "ChromaComparePictures";
 const SHOWN = "chroma_compare"; // key in what the node gives
@@ -45,9 +46,9 @@ export class CompareView {
     this.a = made("img", { alt: "A", draggable: "false" });
     this.bar = made("div", { class: "bar" });
     this.names = [made("div", { class: "name a" }, "A"), made("div", { class: "name b" }, "B")];
-    this.hint = made("div", { class: "hint" }, "Run to compare A and B");
+    this.hint = made("div", { class: "hint" }, word("Run to compare A and B"));
     this.panel = made("div", {
-      class: "panel", tabindex: 0, role: "slider", "aria-label": "How much of A is shown", "aria-valuemin": 0,
+      class: "panel", tabindex: 0, role: "slider", "aria-label": word("How much of A is shown"), "aria-valuemin": 0,
       "aria-valuemax": 100,
     });
     this.panel.append(this.b, this.a, this.bar, ...this.names, this.hint);

@@ -5,6 +5,7 @@ import { app } from "../../../scripts/app.js";
 import { queryOf } from "./curve_query.js";
 import { CurveView, HEIGHT } from "./curve_view.js";
 import { addElement, chain, passOn } from "./dom_widget.js";
+import { word } from "./words.js";
 
 const PATH = "/chroma/curve";
 const WIDGET = "chroma_curve";
@@ -47,7 +48,7 @@ class Curve {
       if (answers.size > MAX_ANSWERS) answers.delete(answers.keys().next().value);
       this.show(result, query, linked);
     } catch (problem) {
-      if (problem.name !== "AbortError") this.view.fail("ComfyUI does not answer");
+      if (problem.name !== "AbortError") this.view.fail(word("ComfyUI does not answer"));
     } finally {
       this.abort = null;
     }
@@ -58,12 +59,12 @@ class Curve {
     let [note, more] = ["", ""];
     if (shift !== null) {
       const known = Number(shift.toFixed(2));
-      note = query.shift ? `shift ${known}` : "for shift 1";
-      more = query.shift ? `The model's shift is ${known}.` : "Drawn for a model of shift 1; this one's is not known.";
+      note = query.shift ? `shift ${known}` : word("for shift 1");
+      more = query.shift ? word("The model's shift is {}.", known) : word("Drawn for a model of shift 1; this one's is not known.");
     }
     if (linked.length) {
-      note = `${linked.join(", ")} set by link`; // there is room for one note
-      more = `${linked.join(", ")}: set by link, drawn with the node's own value. ${more}`.trim();
+      note = word("{} set by link", linked.join(", ")); // there is room for one note
+      more = `${word("{}: set by link, drawn with the node's own value.", linked.join(", "))} ${more}`.trim();
     }
     this.view.show(sigmas, query.steps, note, more);
   }

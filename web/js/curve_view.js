@@ -1,6 +1,7 @@
 // A schedule as a drawing: an element of the page, coloured by the front end's own variables, so that it follows its theme.
 
 import { filled, made } from "./dom_widget.js";
+import { word } from "./words.js";
 
 export const HEIGHT = 110; // pixels
 const MARGIN = { left: 45, right: 50, top: 10, bottom: 8 }; // of the plot, for the numbers beside it
@@ -54,9 +55,9 @@ export function short(sigma) {
 /** The figures of a schedule that was asked to have so many steps. */
 export function figures(sigmas, steps) {
   const num = sigmas.length - 1;
-  if (num < 1) return "no steps";
+  if (num < 1) return word("no steps");
   const above = sigmas.filter((sigma) => sigma > 0.5).length;
-  return `${num}${num < steps ? `/${steps}` : ""} step${num > 1 ? "s" : ""}, ${above} above 0.5`;
+  return word(num > 1 ? "{} steps, {} above 0.5" : "{} step, {} above 0.5", `${num}${num < steps ? `/${steps}` : ""}`, above);
 }
 
 export class CurveView {

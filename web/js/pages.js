@@ -1,6 +1,7 @@
 // Shows the pages of web/docs that other pages link to. The front end itself looks for them at the server's root.
 
 import { app } from "../../../scripts/app.js";
+import { word } from "./words.js";
 
 const DOCS = new URL("../docs/", import.meta.url);
 const OURS = `custom_nodes.${decodeURIComponent(DOCS.pathname.split("/").at(-3))}`; // of nodes, as the server names it
@@ -78,9 +79,9 @@ class Reader {
   constructor() {
     document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }));
     this.dialog = Object.assign(document.createElement("dialog"), { className: "chroma-page" });
-    this.back = this.button("Back", () => this.show(this.before.pop()));
+    this.back = this.button(word("Back"), () => this.show(this.before.pop()));
     const header = document.createElement("header");
-    header.append(this.back, this.button("Close", () => this.dialog.close()));
+    header.append(this.back, this.button(word("Close"), () => this.dialog.close()));
     this.article = document.createElement("article");
     this.dialog.append(header, this.article);
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
@@ -106,7 +107,7 @@ class Reader {
     this.path = path;
     this.back.disabled = !this.before.length;
     const answer = await fetch(new URL(path, DOCS));
-    const text = answer.ok ? await answer.text() : `The page ${path} is not there (${answer.status}).`;
+    const text = answer.ok ? await answer.text() : word("The page {} is not there ({}).", path, answer.status);
     if (this.path !== path) return; // another was asked for meanwhile
     this.article.innerHTML = app.extensionManager.renderMarkdownToHtml(text, new URL(".", new URL(path, DOCS)).href);
     if (!this.dialog.open) this.dialog.showModal();

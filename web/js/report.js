@@ -9,6 +9,7 @@ import { MAX_HEIGHT, addElement, passOn } from "./dom_widget.js";
 import { canInsert, insertNode, setValue, undoable, widgetFor } from "./graph_query.js";
 import { listWidget, outersOf, placeInPage, summary } from "./report_outer.js";
 import { ReportView } from "./report_view.js";
+import { word } from "./words.js";
 
 const WIDGET = "chroma_report";
 const MARGIN = 6; // pixels around the widget on the canvas
@@ -327,12 +328,12 @@ function refuse(workflow, found) {
 
 /** The nodes that usually give what an input takes. */
 const SOURCES = {
-  IMAGE: "Load Image",
-  MASK: "Load Image",
-  MODEL: "Load Chroma Model",
-  CLIP: "Load Chroma Text Encoder",
-  VAE: "Load VAE",
-  CONDITIONING: "Chroma Text Encode",
+  IMAGE: "LoadImage",
+  MASK: "LoadImage",
+  MODEL: "ChromaDiffusionLoader",
+  CLIP: "ChromaCLIPLoader",
+  VAE: "VAELoader",
+  CONDITIONING: "ChromaTextEncode",
 };
 
 /** The sentence of a refusal: a node's own stands behind the host's words and the input's name. */
@@ -340,8 +341,8 @@ function refusal({ type, message, details, extra_info }, node) {
   if (type === "custom_validation_failed" && details) return details.replace(/^\S+ - /, "");
   const input = node.inputs?.find(({ name }) => name === extra_info?.input_name);
   if (type === "required_input_missing" && input) {
-    const source = SOURCES[input.type] ?? `a node that gives ${input.type}`;
-    return `${input.label ?? input.localized_name ?? details}: nothing is connected. Connect ${source}`;
+    const source = LiteGraph.registered_node_types[SOURCES[input.type]]?.title ?? word("a node that gives {}", input.type);
+    return word("{}: nothing is connected. Connect {}", input.label ?? input.localized_name ?? details, source);
   }
   return [message, details].filter(Boolean).join(": ");
 }

@@ -1,6 +1,7 @@
 // A report as an element of the page, coloured by the front end's own variables, so that it follows its theme.
 
 import { made } from "./dom_widget.js";
+import { word } from "./words.js";
 
 const PADDING = 6; // pixels above and below the text
 const NEAR = 0.9; // of a bar, from where on it warns
@@ -69,7 +70,7 @@ export class ReportView {
     if (!document.getElementById("chroma-report-style"))
       document.head.append(made("style", { id: "chroma-report-style" }, STYLE));
     this.lines = made("div", { class: "lines" });
-    this.panel = made("div", { class: "panel", tabindex: 0, role: "region", "aria-label": "Report" });
+    this.panel = made("div", { class: "panel", tabindex: 0, role: "region", "aria-label": word("Report") });
     this.panel.dataset.captureWheel = true; // the front end's word for: scrolls once it was clicked
     this.panel.append(this.lines);
     this.element = made("div", { class: "chroma-report" });
@@ -109,17 +110,17 @@ export class ReportView {
     if (!line || !can?.(node, values, insert)) return;
     const head = line.querySelector(".head");
     if (node && head) {
-      const way = made("button", { class: "go head", type: "button", title: "Go to the node" }, head.textContent);
+      const way = made("button", { class: "go head", type: "button", title: word("Go to the node") }, head.textContent);
       way.addEventListener("click", () => go(node));
       head.replaceWith(way);
     }
     if (values.length || insert) {
-      const button = made("button", { class: "apply", type: "button" }, "Apply");
-      const added = insert ? [`Inserts ${LiteGraph.registered_node_types[insert.kind].title}`] : [];
+      const button = made("button", { class: "apply", type: "button" }, word("Apply"));
+      const added = insert ? [word("Inserts {}", LiteGraph.registered_node_types[insert.kind].title)] : [];
       button.title = [...values.map(([name, value]) => `${name}: ${value}`), ...added].join("\n");
       button.addEventListener("click", () => {
         if (!apply(node, values, insert)) return;
-        button.textContent = "Applied";
+        button.textContent = word("Applied");
         button.disabled = true;
       });
       line.append(" ", button);

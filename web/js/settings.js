@@ -9,6 +9,7 @@ import { CurveView } from "./curve_view.js";
 import { listed } from "./dom_widget.js";
 import { graphOf, isShared, widgetFor } from "./graph_query.js";
 import { preview } from "./report.js";
+import { word } from "./words.js";
 
 const PATH = "/chroma/settings";
 const DRAWN = ["ChromaPreset", "ChromaSpeed"]; // with the curve of their schedule
@@ -70,7 +71,7 @@ class Teller {
     if (text !== this.told) preview(this.node, report, first); // else what a run has told since stays
     this.told = text;
     if (this.view && sigmas) this.view.show(sigmas, steps, shift === null ? "" : `shift ${Number(shift.toFixed(2))}`, "");
-    else if (this.view) this.view.fail("not known before the run");
+    else if (this.view) this.view.fail(word("not known before the run"));
     if (this.node.comfyClass === SAMPLER) this.write(values);
   }
 

@@ -4,6 +4,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { connectAlike, linkOf, setValue, undoable } from "./graph_query.js";
+import { word } from "./words.js";
 
 const PATH = "/chroma/studio";
 const STUDIO = "ChromaStudio";
@@ -96,7 +97,7 @@ function place(studio, { nodes, output }) {
 }
 
 function refuse(detail) {
-  app.extensionManager.toast.add({ severity: "error", summary: `Chroma Studio: ${LABEL}`, detail, life: 10_000 });
+  app.extensionManager.toast.add({ severity: "error", summary: `Chroma Studio: ${word(LABEL)}`, detail, life: 10_000 });
 }
 
 async function openAsNodes(studio) {
@@ -119,9 +120,10 @@ app.registerExtension({
     if (node.comfyClass !== STUDIO) return;
     const button = node.addWidget("button", LABEL, null, () => openAsNodes(node), { serialize: false });
     button.serialize = false; // not in the workflow
-    button.tooltip = "The same graph as nodes on the canvas, in the place of this node; undo brings it back.";
+    button.label = word(LABEL);
+    button.tooltip = word("The same graph as nodes on the canvas, in the place of this node; undo brings it back.");
   },
   getNodeMenuItems(node) {
-    return node.comfyClass === STUDIO ? [{ content: LABEL, callback: () => openAsNodes(node) }] : [];
+    return node.comfyClass === STUDIO ? [{ content: word(LABEL), callback: () => openAsNodes(node) }] : [];
   },
 });
