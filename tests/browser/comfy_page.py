@@ -33,7 +33,6 @@ SETTINGS = {  # of the server, as a new visitor finds them; all that a test chan
     "Comfy.ColorPalette": "dark",
     "Comfy.Execution.PreviewMethod": "default",
     "Comfy.Minimap.Visible": True,
-    "Comfy.Locale": "en",
     "Comfy.RightSidePanel.IsOpen": False,  # opened by a run that is refused
 }
 DOUBLE_CLICK_MS = 600  # the page takes two clicks on a title within 300 ms for the wish to rename the node

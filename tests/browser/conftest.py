@@ -43,10 +43,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def visit(browser, server):
-    """Opens a page as a new visitor, with the front end started."""
+    """Opens a page as a new visitor, or one with settings of his own, with the front end started."""
 
-    def opened():
-        server.post("/settings", comfy_page.SETTINGS)
+    def opened(settings=None):
+        server.post("/settings", {**comfy_page.SETTINGS, **(settings or {})})
         return comfy_page.opened(browser, server.url)
 
     return opened

@@ -59,7 +59,7 @@ class Curve {
     let [note, more] = ["", ""];
     if (shift !== null) {
       const known = Number(shift.toFixed(2));
-      note = query.shift ? `shift ${known}` : word("for shift 1");
+      note = query.shift ? word("shift {}", known) : word("for shift 1");
       more = query.shift ? word("The model's shift is {}.", known) : word("Drawn for a model of shift 1; this one's is not known.");
     }
     if (linked.length) {

@@ -1,5 +1,7 @@
 // What a node would ask the server to draw, read from its widgets and from the nodes that it is connected to.
 
+import { word } from "./words.js";
+
 // `table` is the server's answer to GET /chroma/curve: node classes, and the names of their widgets. Its form is described in
 // nodes/shared/scheduler_curve.py. Here are only the front end's own nodes, which the server does not know.
 const CONSTANT = "PrimitiveNode"; // its one number is the value of whatever it is connected to
@@ -16,14 +18,14 @@ export function queryOf(node, table) {
   const read = (name) => {
     const value = valueOf(node, name, table);
     if (value !== undefined) return value;
-    linked.push(short(name));
+    linked.push(shownName(node, name));
     return node.widgets.find((widget) => widget.name === name)?.value;
   };
   const query = { curve: curve ?? read(combo), params: {} };
   for (const name of params ?? parametersOf(node, combo)) query.params[short(name)] = read(name);
   for (const name of table.options) if (node.widgets.some((widget) => widget.name === name)) query[name] = read(name);
   for (const input of node.inputs) // a latent, whose size counts
-    if (combo && input.name.startsWith(`${combo}.`) && !input.widget && input.link != null) linked.push("size");
+    if (combo && input.name.startsWith(`${combo}.`) && !input.widget && input.link != null) linked.push(word("size"));
   const shift = modelShift(node, table);
   if (shift) query.shift = shift;
   return { query, linked };
@@ -57,6 +59,12 @@ function parametersOf(node, combo) {
 /** A parameter's name without that of its combo. */
 function short(name) {
   return name.slice(name.indexOf(".") + 1);
+}
+
+/** What the page calls an input. */
+function shownName(node, name) {
+  const input = node.inputs.find((input) => input.widget?.name === name);
+  return input?.label ?? input?.localized_name ?? short(name);
 }
 
 /** A widget's value, or that of the constant it is connected to; undefined where another node gives it. */

@@ -113,9 +113,9 @@ export class CurveView {
     const y = (sigma) => bottom - (bottom - top) * Math.min(sigma, 1);
     this.plot = { left, gap, top, bottom };
 
-    const label = `Sigmas: ${figures(sigmas, steps)}` +
-      (num > 0 ? `, from ${short(sigmas[0])} to ${short(sigmas[num - 1])}, then 0` : "") +
-      (this.note.title ? `. ${this.note.title}` : "");
+    const told = figures(sigmas, steps);
+    const curve = num > 0 ? word("Sigmas: {}, from {} to {}, then 0.", told, short(sigmas[0]), short(sigmas[num - 1])) : told;
+    const label = [curve, this.note.title].filter(Boolean).join(" ");
     svg.setAttribute("aria-label", label);
     svg.append(drawn("title", {}, label));
     svg.append(drawn("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
@@ -160,7 +160,7 @@ export class CurveView {
     const inside = i >= 0 && i < num;
     this.marker.setAttribute("visibility", inside ? "visible" : "hidden");
     this.figures.textContent = inside
-      ? `step ${i + 1}: ${short(this.sigmas[i])} to ${short(this.sigmas[i + 1])}`
+      ? word("step {}: {} to {}", i + 1, short(this.sigmas[i]), short(this.sigmas[i + 1]))
       : figures(this.sigmas, this.steps);
     if (!inside) return;
     const height = (bottom - top) * Math.min(this.sigmas[i], 1);

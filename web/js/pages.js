@@ -79,9 +79,10 @@ class Reader {
   constructor() {
     document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }));
     this.dialog = Object.assign(document.createElement("dialog"), { className: "chroma-page" });
-    this.back = this.button(word("Back"), () => this.show(this.before.pop()));
+    this.back = this.button(() => this.show(this.before.pop()));
+    this.close = this.button(() => this.dialog.close());
     const header = document.createElement("header");
-    header.append(this.back, this.button(word("Close"), () => this.dialog.close()));
+    header.append(this.back, this.close);
     this.article = document.createElement("article");
     this.dialog.append(header, this.article);
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
@@ -91,8 +92,8 @@ class Reader {
     document.body.append(this.dialog);
   }
 
-  button(text, act) {
-    const element = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+  button(act) {
+    const element = Object.assign(document.createElement("button"), { type: "button" });
     element.addEventListener("click", act);
     return element;
   }
@@ -106,6 +107,8 @@ class Reader {
   async show(path) {
     this.path = path;
     this.back.disabled = !this.before.length;
+    this.back.textContent = word("Back"); // now, since the language may have changed
+    this.close.textContent = word("Close");
     const answer = await fetch(new URL(path, DOCS));
     const text = answer.ok ? await answer.text() : word("The page {} is not there ({}).", path, answer.status);
     if (this.path !== path) return; // another was asked for meanwhile

@@ -263,7 +263,8 @@ const LEVELS = ["info", "warning", "error"]; // the most serious last
 const NOTHING = { text: "", marks: [], bar: null, level: "info" };
 
 function errorOf(text) {
-  return { text: `ERROR: ${text.trim()}`, marks: [[0, 7, "error"]], bar: null, level: "error" };
+  const head = word("ERROR: ");
+  return { text: head + text.trim(), marks: [[0, head.length, "error"]], bar: null, level: "error" };
 }
 
 /** The workflow of a prompt; that on the canvas where a client of another kind has queued it. */

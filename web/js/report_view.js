@@ -70,7 +70,7 @@ export class ReportView {
     if (!document.getElementById("chroma-report-style"))
       document.head.append(made("style", { id: "chroma-report-style" }, STYLE));
     this.lines = made("div", { class: "lines" });
-    this.panel = made("div", { class: "panel", tabindex: 0, role: "region", "aria-label": word("Report") });
+    this.panel = made("div", { class: "panel", tabindex: 0, role: "region" });
     this.panel.dataset.captureWheel = true; // the front end's word for: scrolls once it was clicked
     this.panel.append(this.lines);
     this.element = made("div", { class: "chroma-report" });
@@ -96,6 +96,7 @@ export class ReportView {
     this.isEmpty = !text; // it is not seen, and keeps its room
     this.element.classList.toggle("empty", this.isEmpty);
     this.panel.className = `panel ${level}`;
+    this.panel.setAttribute("aria-label", word("Report")); // now, since undo keeps the element over a change of language
     this.panel.scrollTop = 0;
     const shown = bar ? text.replace(/^[█░]+ /, "") : text; // a bar for those who see the text alone
     const marked = new Map(marks.map(([line, ...mark]) => [line, mark]));
@@ -172,7 +173,7 @@ function barOf({ value, max }) {
   const level = value > max ? "error" : value >= NEAR * max ? "warning" : "info";
   const bar = made("div", {
     class: `bar ${level}`, role: "meter", "aria-valuemin": 0, "aria-valuemax": max, "aria-valuenow": value,
-    "aria-label": `${value} of ${max}`,
+    "aria-label": word("{} of {}", value, max),
   });
   bar.append(made("div", { style: `width: ${Math.min(1, value / max) * 100}%` }));
   return bar;

@@ -70,7 +70,7 @@ class Teller {
     const text = JSON.stringify(report);
     if (text !== this.told) preview(this.node, report, first); // else what a run has told since stays
     this.told = text;
-    if (this.view && sigmas) this.view.show(sigmas, steps, shift === null ? "" : `shift ${Number(shift.toFixed(2))}`, "");
+    if (this.view && sigmas) this.view.show(sigmas, steps, shift === null ? "" : word("shift {}", Number(shift.toFixed(2))), "");
     else if (this.view) this.view.fail(word("not known before the run"));
     if (this.node.comfyClass === SAMPLER) this.write(values);
   }

@@ -8,7 +8,7 @@ import { word } from "./words.js";
 
 const PATH = "/chroma/studio";
 const STUDIO = "ChromaStudio";
-const LABEL = "Open as nodes";
+const BUTTON = "Open as nodes"; // the widget's name, in every language
 const OUTSIDE = "outside:"; // and an input's name: in the query it stands for what is connected there
 const SUBGRAPH_OUTPUT = -20; // the node that stands for a subgraph's outputs
 const TITLE = 30; // pixels of a node's title
@@ -96,8 +96,8 @@ function place(studio, { nodes, output }) {
   app.canvas.setDirty(true, true);
 }
 
-function refuse(detail) {
-  app.extensionManager.toast.add({ severity: "error", summary: `Chroma Studio: ${word(LABEL)}`, detail, life: 10_000 });
+function refuse(studio, detail) {
+  app.extensionManager.toast.add({ severity: "error", summary: `${studio.title}: ${word("Open as nodes")}`, detail, life: 10_000 });
 }
 
 async function openAsNodes(studio) {
@@ -105,12 +105,12 @@ async function openAsNodes(studio) {
   try {
     const answer = await api.fetchApi(PATH, { method: "POST", headers: { "Content-Type": "application/json" }, body });
     const told = await answer.json();
-    if (told.error) return refuse(told.error);
+    if (told.error) return refuse(studio, told.error);
     const unknown = Object.values(told.nodes).find(({ class_type }) => !(class_type in LiteGraph.registered_node_types));
-    if (unknown) return refuse(`this ComfyUI has no node ${unknown.class_type}. Update ComfyUI`);
+    if (unknown) return refuse(studio, word("This ComfyUI has no node {}. Update ComfyUI.", unknown.class_type));
     if (studio.graph) undoable(() => place(studio, told));
   } catch (error) {
-    refuse(`the server does not answer (${error.message})`);
+    refuse(studio, `${word("ComfyUI does not answer")} (${error.message})`);
   }
 }
 
@@ -118,12 +118,12 @@ app.registerExtension({
   name: "Chroma.Studio",
   nodeCreated(node) {
     if (node.comfyClass !== STUDIO) return;
-    const button = node.addWidget("button", LABEL, null, () => openAsNodes(node), { serialize: false });
+    const button = node.addWidget("button", BUTTON, null, () => openAsNodes(node), { serialize: false });
     button.serialize = false; // not in the workflow
-    button.label = word(LABEL);
+    button.label = word("Open as nodes");
     button.tooltip = word("The same graph as nodes on the canvas, in the place of this node; undo brings it back.");
   },
   getNodeMenuItems(node) {
-    return node.comfyClass === STUDIO ? [{ content: word(LABEL), callback: () => openAsNodes(node) }] : [];
+    return node.comfyClass === STUDIO ? [{ content: word("Open as nodes"), callback: () => openAsNodes(node) }] : [];
   },
 });
