@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Mapping
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping
 
+from aiohttp import web
+
+from ...advice.studio import STUDIO_NODE, TITLES
 from ...constants import ERROR, INFO, SELF, Line, Lines
 from ...host.text.encode_prompt import count
 from ...prompts.tags import Choice, build
@@ -27,12 +31,13 @@ def ahead(query: Any) -> dict[str, Any]:
     """
     checked_object("the query", query, ("class_type", "inputs"))
     kind, inputs = query.get("class_type"), query.get("inputs")
-    if not isinstance(inputs, Mapping) or not isinstance(inputs.get("text"), str):
-        raise ValueError("inputs have no text; allowed is an object with one")
-    if kind not in TOLD:
-        raise ValueError(f"class_type {kind!r} is not known ({', '.join(TOLD)})")
+    if kind not in TYPED:
+        raise ValueError(f"class_type {kind!r} is not known ({', '.join(TYPED)})")
+    texts = TYPED[kind].texts
+    if not isinstance(inputs, Mapping) or not any(isinstance(inputs.get(name), str) for name in texts):
+        raise ValueError(f"inputs have no text; allowed is an object with one of: {', '.join(texts)}")
     try:
-        return {"report": message(TOLD[kind](inputs))}
+        return {"report": message(TYPED[kind].told(inputs))}
     except ValueError as error:
         return {"report": message(Lines([Line("ERROR: ", ERROR, str(error))]))}
 
@@ -74,8 +79,41 @@ def terse_lines(text: str, inputs: Mapping[str, Any]) -> list[str]:
     ]
 
 
-TOLD = {ENCODE: of_text, PROMPT: of_prompt}
+def of_studio(inputs: Mapping[str, Any]) -> Lines:
+    """The count of each text that is typed there, and what stands out of the rest."""
+    lines: list[str] = []
+    for name in TYPED[STUDIO_NODE].texts:
+        text = inputs.get(name)
+        if not isinstance(text, str) or (lines and not text.strip()):
+            continue
+        first, *more = of_text({"text": text, "used_as": "negative" if name == "negative" else "positive"}).lines
+        count = first.partition(" ")[2]  # without the bar
+        lines.append(Line(f"{TITLES[name]}: ", INFO, count) if lines else first)
+        lines += [line for line in more if isinstance(line, Line)]
+    return Lines(lines)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """texts: a node's inputs in which prompts are typed. options: its others that count. told: what it tells of them."""
+
+    texts: tuple[str, ...]
+    options: tuple[str, ...]
+    told: Callable[[Mapping[str, Any]], Lines]
+
+
+# Where prompts are typed; the page asks for this table.
+TYPED = {
+    ENCODE: Typed(("text",), ("mode", "over_limit", "used_as"), of_text),
+    PROMPT: Typed(("text",), tuple(inspect.signature(Choice).parameters), of_prompt),
+    STUDIO_NODE: Typed(("prompt", "negative"), (), of_studio),
+}
+
+
+async def tell(request: web.Request) -> web.Response:
+    """`TYPED` over HTTP."""
+    return web.json_response({kind: {"texts": row.texts, "options": row.options} for kind, row in TYPED.items()})
 
 
 def register() -> None:
-    add_route(PATH, answering(ahead, MAX_QUERY))
+    add_route(PATH, answering(ahead, MAX_QUERY), tell)

@@ -1,8 +1,9 @@
-"""What Chroma Text Encode and Chroma Prompt show while a person types, on the canvas and in Nodes 2.0."""
+"""What nodes in which prompts are typed show meanwhile, on the canvas and in Nodes 2.0."""
 
 import pytest
 import support
 from browser import comfy_page
+from browser.swap import DEMO
 
 pytestmark = [pytest.mark.browser, pytest.mark.host, pytest.mark.own_page]
 
@@ -17,7 +18,7 @@ def shown(page, node_type, vue):
     page.evaluate(
         """() => {
             const node = app.rootGraph.nodes[0]
-            node.setSize([460, 520])
+            node.setSize([460, Math.max(520, node.size[1])])
             app.canvas.ds.scale = 1
             app.canvas.ds.offset = [0, -200]
             app.canvas.setDirty(true, true)
@@ -29,8 +30,9 @@ def shown(page, node_type, vue):
 
 
 @both
-def test_tokens_are_counted_while_typing_and_what_falls_off_is_red(page, server, vue):
-    field = shown(page, "ChromaTextEncode", vue)
+@pytest.mark.parametrize("node_type", ["ChromaTextEncode", "ChromaStudio"])
+def test_tokens_are_counted_while_typing_and_what_falls_off_is_red(page, server, node_type, vue):
+    field = shown(page, node_type, vue)
     field.fill(FOX)
     page.get_by_text("16 of 512 tokens").wait_for()
     field.press_sequentially("and ferns", delay=20)
@@ -43,7 +45,33 @@ def test_tokens_are_counted_while_typing_and_what_falls_off_is_red(page, server,
     red, green, blue = comfy_page.colour(gone)
     assert red > max(green, blue) + 40
     gone.scroll_into_view_if_needed()
-    page.screenshot(path=dev.cache_dir() / "browser" / f"typing-{'vue' if vue else 'canvas'}.png")
+    page.screenshot(path=dev.cache_dir() / "browser" / f"typing-{node_type}-{'vue' if vue else 'canvas'}.png")
+
+
+@both
+def test_studio_counts_both_its_texts_beside_what_its_sampler_takes(page, server, vue):
+    field = shown(page, "ChromaStudio", vue)
+    page.evaluate(
+        """file => {
+            const widget = app.rootGraph.nodes[0].widgets.find(widget => widget.name === 'unet_name')
+            widget.value = file
+        }""",
+        DEMO["ChromaStudio"]["unet_name"],
+    )
+    settings = "standard: chroma-demo, recognised by the name"
+    comfy_page.wait_until_told(page, "ChromaStudio", settings)
+    for text, count in ((FOX, 16), (FOX * 2, 31)):
+        field.fill(text)
+        comfy_page.wait_until_told(page, "ChromaStudio", f"{count} of 512 tokens")
+    page.locator("textarea").nth(1).fill("blurry")
+    comfy_page.wait_until_told(page, "ChromaStudio", "Negative prompt: ")
+    page.get_by_role("meter", name="31 of 512").wait_for()
+    (told,) = comfy_page.told_by(page, "ChromaStudio")
+    assert told.index("31 of 512") < told.index("Negative prompt: ") < told.index(settings)
+    page.evaluate("app.rootGraph.nodes[0].widgets.find(widget => widget.name === 'quality').callback?.('draft')")
+    page.evaluate("app.rootGraph.nodes[0].widgets.find(widget => widget.name === 'quality').value = 'draft'")
+    comfy_page.wait_until_told(page, "ChromaStudio", "draft: chroma-demo")
+    assert "31 of 512 tokens" in comfy_page.told_by(page, "ChromaStudio")[0]
 
 
 @both

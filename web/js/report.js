@@ -29,6 +29,9 @@ const reports = new Map(); // "workflow id/execution id" -> what ReportView show
 const widgets = new WeakMap(); // node -> its ReportWidget
 // Graph's and node's id -> ReportView: Nodes 2.0 goes on showing the element of a node that undo has made anew.
 const views = new Map();
+const PARTS = ["text", "settings"]; // of what is told before a run, as they are shown
+const ahead = new WeakMap(); // node -> Map of them, each the newest
+const previewed = new WeakSet(); // nodes that show these, not what a run has told
 const parts = new Map(); // key of a node that expands into others -> {titles, own, told}: see `join`
 
 class ReportWidget {
@@ -107,6 +110,7 @@ function save() {
 
 /** outers: the nodes that stand for the subgraphs around it, which show the same in short. */
 function show(node, report, room, outers) {
+  previewed.delete(node);
   put(node, report, room);
   for (const outer of outers) {
     const short = summary(outer, node, report);
@@ -120,12 +124,34 @@ function put(node, report, room) {
   else if (report.text) widgets.set(node, new ReportWidget(node, report, room));
 }
 
-/** Shows what a node will do, before a run; null: nothing. What a run has told before stays if `first`, the page's first look. */
-export function preview(node, report, first = false) {
+/** Shows a part of what a node tells before a run, beside its other parts; null: nothing. What a run has told before stays if
+ * `first`, the part's first look. */
+export function preview(node, part, report, first = false) {
   if (node.graph?.getNodeById(node.id) !== node) return; // it was removed while the server was asked; some keep their graph
+  const known = ahead.get(node) ?? new Map();
+  ahead.set(node, known.set(part, report));
   const shown = widgets.get(node);
-  if (first && shown && !shown.view.isEmpty) return;
-  if (report || shown) show(node, report ?? NOTHING, true, outersOf(node));
+  if (first && shown && !shown.view.isEmpty && !previewed.has(node)) return;
+  const whole = inOrder(PARTS.map((one) => known.get(one)).filter(Boolean));
+  if (whole.text || shown) show(node, whole, true, outersOf(node));
+  previewed.add(node);
+}
+
+/** Several reports as one; a bar is the first's. */
+function inOrder(reports) {
+  const out = { ...NOTHING, marks: [], acts: [], bar: reports[0]?.bar ?? null };
+  const lines = [];
+  for (const { text, marks, acts = [], level } of reports) {
+    out.marks.push(...marks.map(([line, ...mark]) => [lines.length + line, ...mark]));
+    out.acts.push(...acts.map(([line, ...act]) => [lines.length + line, ...act]));
+    lines.push(...text.split("\n"));
+    out.level = worse(out.level, level);
+  }
+  return { ...out, text: lines.join("\n") };
+}
+
+function worse(a, b) {
+  return LEVELS.indexOf(b) > LEVELS.indexOf(a) ? b : a;
 }
 
 /** The nodes that stand for the subgraphs around the node of an execution id: of its own path, though others stand for the same. */
@@ -211,7 +237,7 @@ function join({ titles, own, told }) {
       if (isFirst || marked.has(i)) add(shown, marked.get(i));
       else if (i === 0) add(`${title}: ${shown}`, [title.length + 1, "info"]);
     });
-    if (LEVELS.indexOf(level) > LEVELS.indexOf(out.level)) out.level = level;
+    out.level = worse(out.level, level);
   }
   if (own.text) add(own.text);
   return { ...out, text: out.text.join("\n") };

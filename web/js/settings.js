@@ -68,7 +68,7 @@ class Teller {
 
   show({ report, sigmas, steps, shift, values }, first) {
     const text = JSON.stringify(report);
-    if (text !== this.told) preview(this.node, report, first); // else what a run has told since stays
+    if (text !== this.told) preview(this.node, "settings", report, first); // else what a run has told since stays
     this.told = text;
     if (this.view && sigmas) this.view.show(sigmas, steps, shift === null ? "" : word("shift {}", Number(shift.toFixed(2))), "");
     else if (this.view) this.view.fail(word("not known before the run"));

@@ -1,5 +1,5 @@
-// Shows on Chroma Text Encode and Chroma Prompt what becomes of a text while it is typed: how many tokens, what falls off, what
-// a terse prompt leaves open. nodes/shared/text_ahead.py counts with T5's own tokenizer.
+// Shows on Chroma Text Encode, Chroma Prompt and Chroma Studio what becomes of a text while it is typed: how many tokens, what
+// falls off, what a terse prompt leaves open. nodes/shared/text_ahead.py counts with T5's own tokenizer.
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
@@ -8,10 +8,11 @@ import { widgetFor } from "./graph_query.js";
 import { preview } from "./report.js";
 
 const PATH = "/chroma/prompt";
-const KINDS = ["ChromaTextEncode", "ChromaPrompt"];
+const PART = "text"; // of what the node tells before a run
 const LOOK_MS = 250; // a text that has not changed since the last look is asked for
 
 const writers = new Set(); // of the nodes that stand in a graph
+let table = {}; // node class -> {texts, options}: its inputs in which prompts are typed, and others that count
 
 class Writer {
   constructor(node) {
@@ -29,12 +30,12 @@ class Writer {
     if (!rests || body === this.asked) return;
     const first = this.asked === null;
     this.asked = body;
-    if (body === "") return preview(this.node, null, first); // the text is another node's
+    if (body === "") return preview(this.node, PART, null, first); // the text is another node's
     this.busy = true;
     try {
       const headers = { "Content-Type": "application/json" };
       const { report } = await (await api.fetchApi(PATH, { method: "POST", headers, body })).json();
-      if (report) preview(this.node, report, first);
+      if (report) preview(this.node, PART, report, first);
     } catch {
       this.asked = null; // the server is away; asked again
     } finally {
@@ -43,23 +44,29 @@ class Writer {
   }
 
   query() {
+    const { texts, options } = table[this.node.comfyClass];
     const inputs = {};
-    for (const { name } of this.node.widgets ?? []) {
-      const found = widgetFor(this.node, name);
-      if (found && ["string", "number"].includes(typeof found.widget.value)) inputs[name] = found.widget.value;
+    for (const name of [...texts, ...options]) {
+      const value = widgetFor(this.node, name)?.widget.value;
+      if (["string", "number"].includes(typeof value)) inputs[name] = value;
     }
-    return inputs.text === undefined ? "" : JSON.stringify({ class_type: this.node.comfyClass, inputs });
+    return texts.some((name) => name in inputs) ? JSON.stringify({ class_type: this.node.comfyClass, inputs }) : "";
   }
 }
 
 app.registerExtension({
   name: "Chroma.Typing",
+  async init() { // before the page makes its first node
+    const answer = await api.fetchApi(PATH).catch(() => null);
+    if (answer?.ok) table = await answer.json();
+    else console.warn(`Chroma: ${PATH} does not answer; no tokens are counted while typing`);
+  },
   setup() {
     setInterval(() => document.hidden || writers.forEach((writer) => writer.look()), LOOK_MS);
     api.addEventListener("reconnected", () => writers.forEach((writer) => (writer.asked = null)));
   },
   nodeCreated(node) {
-    if (!KINDS.includes(node.comfyClass)) return;
+    if (!Object.hasOwn(table, node.comfyClass)) return;
     const writer = new Writer(node);
     listed(node, writers, writer);
   },

@@ -1,5 +1,7 @@
 """What is told of a text while it is typed is what its encoder tells."""
 
+import asyncio
+
 import host_models
 import pytest
 import support
@@ -83,6 +85,34 @@ def test_negative_that_is_offered_is_long_enough(ahead, style):
     """Shorter ones do harm, says the guide; so the Doctor too."""
     count = dev.load_pack("host.text.encode_prompt").count
     assert dev.load_pack("constants").SHORT_NEGATIVE <= count(terse.NEGATIVE[style]).num_tokens < MAX
+
+
+def test_studio_tells_of_both_its_texts(ahead):
+    """The prompt's count with its bar, then the negative's, and of each what stands out."""
+
+    def told(**inputs):
+        return ahead.ahead({"class_type": "ChromaStudio", "inputs": inputs})["report"]
+
+    both = told(prompt="a red fox BREAK a hare", negative="blurry")
+    first, hint, second, short = both["text"].splitlines()
+    assert first.endswith("of 512 tokens") and both["bar"]["value"] == int(first.split()[1])
+    assert hint.startswith("hint: “BREAK”")
+    assert second.startswith("Negative prompt: ") and second.endswith(" of 512 tokens")
+    assert short.startswith("hint: a negative prompt does best empty")
+    assert told(prompt="a red fox", negative=" ")["text"].splitlines() == [told(prompt="a red fox")["text"]]
+    assert told(negative="blurry")["bar"]["max"] == MAX  # the prompt comes by link
+
+
+def test_table_has_every_input_in_which_a_prompt_is_typed(ahead):
+    """Those of several lines in which {a|b} is a choice."""
+    schemas = [node.GET_SCHEMA() for node in asyncio.run(dev.load_pack("nodes").ChromaExtension().get_node_list())]
+    typed = {
+        (schema.node_id, one.id)
+        for schema in schemas
+        for one in schema.inputs
+        if getattr(one, "multiline", False) and one.dynamic_prompts
+    }
+    assert typed == {(kind, name) for kind, row in ahead.TYPED.items() for name in row.texts}
 
 
 @pytest.mark.parametrize("query", [{}, [], {"class_type": "X", "inputs": {"text": ""}}, {"inputs": {}}], ids=str)
