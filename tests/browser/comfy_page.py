@@ -248,6 +248,32 @@ def click_title(page: Any, node_type: str) -> None:
     page.mouse.click(*spot.json_value())
 
 
+def drag_link(page: Any, source: str, output: str, target: str, taken_by: str) -> None:
+    """Drags a link with the mouse from an output of the first node of a type to an input of another, by their names."""
+    spots = page.evaluate(
+        """([source, output, target, input]) => {
+            const spot = (type, isInput, name) => {
+                const node = app.rootGraph.nodes.find(node => node.type === type)
+                const index = (isInput ? node.inputs : node.outputs).findIndex(slot => slot.name === name)
+                const element = document.querySelector(`[data-slot-key="${node.id}-${isInput ? 'in' : 'out'}-${index}"]`)
+                if (element) { // of a node that is an element of the page
+                    const { x, y, width, height } = element.getBoundingClientRect()
+                    return [x + width / 2, y + height / 2]
+                }
+                const [x, y] = app.canvas.ds.convertOffsetToCanvas(node.getConnectionPos(isInput, index))
+                const box = app.canvas.canvas.getBoundingClientRect()
+                return [box.x + x, box.y + y]
+            }
+            return [spot(source, false, output), spot(target, true, input)]
+        }""",
+        [source, output, target, taken_by],
+    )
+    page.mouse.move(*spots[0])
+    page.mouse.down()
+    page.mouse.move(*spots[1], steps=10)
+    page.mouse.up()
+
+
 def told_by(page: Any, node_type: str) -> list[str]:
     """What the nodes of a type tell, in the whole workflow."""
     return page.evaluate(

@@ -56,6 +56,37 @@ def test_preset_shows_what_it_will_use_and_its_curve_before_a_run(page, vue):
 
 
 @both
+def test_presets_settings_are_dragged_to_the_sampler_which_shows_and_takes_them(page, server, vue):
+    opened(page, "chroma_lora", vue, ChromaKSampler={"quality": "custom", "steps": 30, "seed": next(NEW_SEED)})
+    page.evaluate(
+        """() => {
+            const preset = LiteGraph.createNode('ChromaPreset')
+            app.rootGraph.add(preset)
+            preset.pos = [20, 1000]
+            app.rootGraph.nodes.find(node => node.type === 'ChromaDiffusionLoader').connect(0, preset, 0)
+            app.canvas.ds.scale = 0.6
+            app.canvas.ds.offset = [250, 250]
+            app.canvas.setDirty(true, true)
+        }"""
+    )
+    comfy_page.wait_until_told(page, PRESET, "steps 20")
+    page.wait_for_timeout(500)  # until the nodes are drawn where they stand
+    comfy_page.drag_link(page, PRESET, "settings", SAMPLER, "settings")
+    prompt = comfy_page.prompt_of(page)
+    kinds = {node["class_type"]: node for node in prompt.values()}
+    source, slot = kinds[SAMPLER]["inputs"]["settings"]
+    assert (prompt[source]["class_type"], slot) == (PRESET, 7)
+    page.wait_for_function(
+        "app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets.find(w => w.name === 'steps').value === 20"
+    )
+    choose(page, PRESET, "steps", 3)
+    comfy_page.wait_until_told(page, SAMPLER, "3 steps, cfg 3")  # before the run
+    page.screenshot(path=dev.cache_dir() / "browser" / f"settings-link-{'vue' if vue else 'canvas'}.png")
+    run(page, server)
+    comfy_page.wait_until_told(page, SAMPLER, "3 steps, cfg 3: ")  # of the run
+
+
+@both
 def test_speed_shows_what_it_will_use_and_save_before_a_run(page, vue):
     opened(page, "chroma_lora", vue)
     page.evaluate(
