@@ -357,7 +357,7 @@ def test_report_of_a_guider_from_the_cache_is_on_the_guider_of_this_run(page, se
 
 
 @both
-def test_cached_nodes_tell_again_in_a_second_tab(visit, server, vue):
+def test_nodes_tell_in_a_second_tab_of_its_run_from_the_cache_or_not(visit, server, vue):
     with visit() as (page, _), visit() as (other, _):
         for each in (page, other):
             hd(each, vue)
@@ -366,3 +366,10 @@ def test_cached_nodes_tell_again_in_a_second_tab(visit, server, vue):
         assert run(other, server)  # all from the cache
         for kind, text in {"ChromaDiffusionLoader": "3.5 M parameters", "ChromaPreset": "steps 2"}.items():
             comfy_page.wait_until_told(other, kind, text)
+        (before,) = comfy_page.told_by(page, "ChromaCFGGuider")
+        other.evaluate(NEW_NOISE, next(NEW_SEED))
+        cached = run(other, server)
+        guider = other.evaluate("String(app.rootGraph.nodes.find(node => node.type === 'ChromaCFGGuider').id)")
+        assert guider in cached  # it was made for the first tab
+        guider_report(other)
+        assert "prompts computed" in before and comfy_page.told_by(page, "ChromaCFGGuider") == [before]
