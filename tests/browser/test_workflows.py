@@ -48,6 +48,15 @@ def picture_of(server, prompt_id):
     return url, pixels(io.BytesIO(fetch(url))), cached
 
 
+def saved_by(server, prompt_id):
+    """Pixels of all pictures that a prompt put into the output folder."""
+    entry = server.wait(prompt_id)
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+    images = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+    folder = dev.base_dir() / "output"
+    return [pixels(folder / i["subfolder"] / i["filename"]) for i in images if i["type"] == "output"]
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_workflow_loads_in_the_page_and_its_prompt_makes_a_picture(page, server, path):
     comfy_page.use_vue_nodes(page, False)
@@ -194,20 +203,48 @@ def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
     )  # with the reports that have grown the nodes, those within the subgraph too
 
 
-@pytest.mark.parametrize("path", [FIRST, FIRST.with_stem("chroma_flash")], ids=lambda p: p.stem)
+FILES = {name: DEMO["ChromaStudio"][f"{name}_name"] for name in ("unet", "clip", "vae")}
+BLUEPRINT = {**SMALL, "steps": 2, "model": FILES["unet"], "text encoder": FILES["clip"], "vae": FILES["vae"]}
+AGAIN = {  # what changes a graph that is queued several times: its values, and the pictures of one run
+    FIRST: ({SUBGRAPH: SMALL}, 1),
+    FIRST.with_stem("chroma_flash"): ({}, 1),
+    FIRST.with_stem("chroma_compare"): ({"A: standard": {**SMALL, "steps": 2}, "B: draft": {**SMALL, "steps": 3}}, 2),
+    FIRST.with_stem("chroma_prompt_list"): (
+        {
+            "ChromaPromptList": {"text": "a red circle", "repeats": 2},
+            "ChromaKSampler": {"steps": 2, "quality": "custom"},
+        },
+        2,
+    ),
+    FIRST.with_stem("chroma_studio"): ({"ChromaStudio": {**DEMO["ChromaStudio"], "quality": "draft"}}, 1),
+    **{path: ({workflow(path)["nodes"][0]["title"]: BLUEPRINT}, 1) for path in BLUEPRINTS},
+}
+
+
+@pytest.mark.parametrize("path", AGAIN, ids=lambda p: p.stem)
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 @pytest.mark.own_page
 def test_each_run_makes_another_picture(page, server, path, vue):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, workflow(path))
-    comfy_page.put(page, {**DEMO, SUBGRAPH: SMALL})
+    values, count = AGAIN[path]
+    if path in BLUEPRINTS:
+        page.evaluate(
+            """() => {
+                const save = LiteGraph.createNode('SaveImage')
+                app.rootGraph.add(save)
+                app.rootGraph.nodes.find(node => node.subgraph).connect(0, save, 0)
+            }"""
+        )
+    comfy_page.put(page, {**DEMO, **values})
     queued = []
     page.on("response", lambda answer: answer.url.endswith("/api/prompt") and queued.append(answer.json()["prompt_id"]))
     page.evaluate("app.queuePrompt(0, 2)")  # as with a batch count of two
     comfy_page.press_run(page)
-    pictures = [picture_of(server, prompt)[1] for prompt in queued]
-    assert len(pictures) == 3
-    assert len({picture.tobytes() for picture in pictures}) == 3
+    assert len(queued) == 3
+    pictures = [picture for prompt in queued for picture in saved_by(server, prompt)]
+    assert len(pictures) == 3 * count
+    assert len({picture.tobytes() for picture in pictures}) == 3 * count
 
 
 @pytest.mark.own_page
