@@ -5,6 +5,8 @@ out, for they are never run. Every change runs the area's tests in a fork, so no
 
     python -m benchmarks.mutants [AREA ...] [--sample N] [--show] [--again FILE]
 
+Each area's row goes to `results/mutants.md` as soon as it is known, in place of an older one.
+
 --again takes an earlier output of --show and tries only what was alive in it: where tests were only added since, no other
 change can have come back to life.
 """
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Iterator, NamedTuple
 
 import dev
+
+from .measure import RESULTS, write
 
 UNCHANGED_LIMIT = 600.0  # seconds of a test file without a change
 SAMPLE = 200  # changes of an area; all where it has fewer
@@ -185,6 +189,25 @@ def measured(area: str, sample: int, show: bool, earlier: str | None = None) -> 
     return len(every), len(tried), alive
 
 
+def keep(area: str, row: str) -> None:
+    """Into the table, whose other rows stay."""
+    path = RESULTS / "mutants.md"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")} | {area: row}
+    known = [rows[name] for name in AREAS if name in rows]
+    write(
+        "mutants",
+        "Changes of the pure modules that no test notices",
+        [
+            "The machine and commit are those of the newest row.",
+            "",
+            "| area | changes | tried | alive | share |",
+            "|---|---|---|---|---|",
+            *known,
+        ],
+    )
+
+
 def main(areas: tuple[str, ...], sample: int, show: bool, earlier: str | None = None) -> None:
     sys.path.insert(0, str(dev.ROOT / "tests"))
     with contextlib.suppress(ImportError):  # what every test file would import anew
@@ -199,7 +222,10 @@ def main(areas: tuple[str, ...], sample: int, show: bool, earlier: str | None = 
     print("| area | changes | tried | alive | share |\n|---|---|---|---|---|")
     for area in areas:
         possible, tried, alive = measured(area, sample, show, earlier)
-        print(f"| {area} | {possible} | {tried} | {len(alive)} | {len(alive) / tried:.1%} |", flush=True)
+        row = f"| {area} | {possible} | {tried} | {len(alive)} | {len(alive) / tried:.1%} |"
+        print(row, flush=True)
+        if earlier is None:
+            keep(area, row)
 
 
 if __name__ == "__main__":

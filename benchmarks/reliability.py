@@ -1,14 +1,16 @@
-"""What the nets of the tests caught, in one table: names of the host, faults, drawn inputs, damaged files, long runs.
+"""What the nets of the tests caught, in one table: hosts and pages, faults, inputs, damaged files, long runs, mutants, flaky tests.
 
-    python -m benchmarks.reliability [FOLDER of a ComfyUI ...] [--profile many]
+    python -m benchmarks.reliability [hosts] [faults] [inputs] [--host FOLDER ...] [--profile many]
 
-Runs `tests/faults` and `tests/properties`, reads the hosts' sources, and takes the rest from tables that `soak`, `fuzz_files` and
-`fuzz_prompts` wrote before.
+Measures the rows that are named, of which each is kept in the cache as soon as it is known, and writes the whole table. The other
+rows are those that `suites`, `fuzz_files`, `fuzz_readers`, `fuzz_prompts`, `soak` and `mutants` wrote before; a dash where nothing
+is known yet. Without a name nothing is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -118,31 +120,80 @@ def soaked() -> str:
     return row("prompts one after another", tried, differ, note)
 
 
-def main(rounds: int = 0, folders: list[Path] | None = None, profile: str = "plain") -> None:
+def readers_tried() -> str:
+    tried = of_result("fuzz_readers", r"^(\d+) inputs to")
+    readers = of_result("fuzz_readers", r"inputs to (\d+) readers")
+    note = f"coverage-guided, to {readers} readers of files; what broke one is a test now; `results/fuzz_readers.md`"
+    return row("headers and files by a fuzzer", tried, "-" if tried == "-" else 0, note)
+
+
+def suites_run() -> str:
+    tried, pairs = of_result("suites", r"^(\d+) runs"), of_result("suites", r"^\d+ runs, (\d+) pairs")
+    unsteady = of_result("suites", r"(\d+) flaky tests")
+    note = f"whole suites on {pairs} pairs of a host and a page; failed: flaky tests; `results/suites.md`"
+    return row("runs of suites", tried, unsteady, note)
+
+
+def memory_curve() -> str:
+    thirds = [of_result("soak", rf"^\| {third} \| \d+ \| [\d.]+ / ([\d.]+) /") for third in (1, 2, 3)]
+    return row("memory, MB", " -> ".join(thirds), "-", "median of each third of those prompts; the limit is 2 % more")
+
+
+def mutants_killed() -> str:
+    path = RESULTS / "mutants.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = re.findall(r"^\| (\w+) \| \d+ \| (\d+) \| (\d+) \|", text, re.MULTILINE)
+    tried, alive = (sum(int(areas[i]) for areas in found) if found else "-" for i in (1, 2))
+    note = f"in {', '.join(area for area, *_ in found) or 'no area yet'}; failed: no test noticed; `results/mutants.md`"
+    return row("changes of one place in the code", tried, alive, note)
+
+
+def faults() -> list[str]:
+    broken, seconds, _ = tests("tests/faults", WHOLE)
+    return [row("faults", broken["tests"] - broken["skipped"], failed(broken), f"`tests/faults`, {seconds:.0f} s")]
+
+
+def inputs(profile: str) -> list[str]:
     drawn, _, said = tests("tests/properties", SHORT, f"--hypothesis-profile={profile}", "--hypothesis-show-statistics")
     examples = sum(int(n) for n in re.findall(r"(\d+) passing", said))
-    broken, seconds, _ = tests("tests/faults", WHOLE)
+    note = f"in {drawn['tests']} tests of `tests/properties`, profile {profile}"
+    return [row("drawn inputs", examples, failed(drawn), note)]
+
+
+def main(measured: list[str], folders: list[Path] | None = None, profile: str = "plain") -> None:
+    ways = {
+        "hosts": lambda: hosts(folders or [dev.host_path()]),
+        "faults": faults,
+        "inputs": lambda: inputs(profile),
+    }
+    kept = dev.cache_dir() / "reliability.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    for name in measured:
+        known[name] = ways[name]()
+        kept.write_text(json.dumps(known), encoding="utf-8")
     lines = [
         "| | tried | failed | |",
         "|---|---|---|---|",
-        *hosts(folders or [dev.host_path()]),
-        row("faults", broken["tests"] - broken["skipped"], failed(broken), f"`tests/faults`, {seconds:.0f} s"),
-        row(
-            "drawn inputs",
-            examples,
-            failed(drawn),
-            f"in {drawn['tests']} tests of `tests/properties`, profile {profile}",
-        ),
+        *known.get("hosts", [row("names of ComfyUI", "-", "-", "not measured yet")]),
+        suites_run(),
+        *known.get("faults", [row("faults", "-", "-", "not measured yet")]),
+        *known.get("inputs", [row("drawn inputs", "-", "-", "not measured yet")]),
         files_tried(),
+        readers_tried(),
         prompts_tried(),
         soaked(),
+        memory_curve(),
+        mutants_killed(),
     ]
     write("reliability", "What was tried to break it", lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument(
+        "measured", nargs="*", choices=["hosts", "faults", "inputs", []], metavar="hosts | faults | inputs"
+    )
+    parser.add_argument("--host", nargs="*", type=Path, help="folders of ComfyUI, for hosts")
     parser.add_argument("--profile", default="plain")
     given = parser.parse_args()
-    main(0, given.folders, given.profile)
+    main(given.measured, given.host, given.profile)
