@@ -26,6 +26,7 @@ from .report import running_graph
 OPEN_MENUS = ("unet_name", "clip_name", "vae_name", "lora_name", "approximator", "lite_patch", "quant_mode")
 MAX_WHOLE = 100 * MAX_STEPS  # limit of steps / denoise, the length of the whole schedule
 MAX_LISTED = 20  # choices of a menu that an error names
+NUM_SEEDS, MIN_TORCH_SEED = 1 << 64, -(1 << 63)
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -144,12 +145,15 @@ def listed(options: Iterable[Any], asked: Any) -> str:
 
 def check_value(name: str, one: io.Input, value: Any) -> Any:
     """A value that its input allows; a whole number as an int. None of an optional input that is no number is its default.
+    A seed below 0, such as a random one of ComfyUI's Int node, is the one that torch makes of it.
 
     raises: ValueError naming it, what was found and what is allowed.
     """
     kind = one.get_io_type()
     if one.rawLink and is_link(value):  # where it comes from, not what comes
         return value
+    if getattr(one, "control_after_generate", None) and type(value) is int and MIN_TORCH_SEED <= value < 0:
+        value += NUM_SEEDS
     if kind in ("INT", "FLOAT"):
         return number(name, value, kind == "INT", one.min, one.max)
     if value is None and one.optional:

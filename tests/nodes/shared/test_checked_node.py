@@ -234,3 +234,18 @@ def test_a_long_menu_is_told_by_what_is_near_and_what_is_first():
     assert told.startswith("euler, sampler_0, sampler_1, ") and told.endswith(" and 41 more")
     assert module.listed(names[:20], "x") == ", ".join(names[:20])
     assert len(module.listed(["a" * 9] * 99, "🦊" * 5000)) < 300
+
+
+@pytest.mark.parametrize("seed", [-1, -556_214_681_354_742, -(1 << 63)])
+def test_linked_seed_below_0_is_the_one_that_torch_makes_of_it(checks, nodes, seed):
+    """ComfyUI's Int node draws such ones, and its own samplers take them."""
+
+    def noise(value):
+        return torch.randn(4, generator=torch.Generator().manual_seed(value))
+
+    seeded = [node for node in nodes if any(one.id == "seed" for one in node.define_schema().inputs)]
+    assert len(seeded) >= 3
+    for node in seeded:
+        taken = checks.check_inputs(node, {**chosen(node), "seed": seed})["seed"]
+        assert taken == seed + 2**64 and torch.equal(noise(taken), noise(seed))
+        assert "allowed is a whole number" in refused(checks, node, {"seed": -(1 << 63) - 1})
