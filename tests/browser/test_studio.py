@@ -149,6 +149,28 @@ def test_each_mode_shows_its_inputs_alone_and_keeps_the_picture_that_is_connecte
 
 
 @both
+def test_new_node_has_the_choices_in_their_order_and_the_first_of_each(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    comfy_page.new_node(page, STUDIO)
+    asked = server.get("/object_info/ChromaStudio")["ChromaStudio"]["input"]
+    menus = {
+        name: rest[0]["options"]
+        for name, (kind, *rest) in {**asked["required"], **asked["optional"]}.items()
+        if "DYNAMIC" in kind
+    }
+    assert menus.keys() == {"mode", "quality", "loras"}
+    found = page.evaluate(
+        "app.rootGraph.nodes[0].widgets.map(({ name, value, options }) => [name, [value, options.values]])"
+    )
+    keys = {name: [option["key"] for option in options] for name, options in menus.items()}
+    assert {name: of for name, of in dict(found).items() if name in menus} == {n: [k[0], k] for n, k in keys.items()}
+    assert shown(page, "loras") == []
+    setting(page, loras="2")
+    assert shown(page, "loras") == ["lora_1", "strength_1", "lora_2", "strength_2"]
+    shot(page, "new", vue)
+
+
+@both
 @pytest.mark.parametrize("mode", MODES)
 def test_opened_as_nodes_it_paints_the_same_and_undo_brings_it_back(page, server, vue, mode):
     opened(page, vue, mode, loras="1")

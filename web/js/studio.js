@@ -114,10 +114,24 @@ async function openAsNodes(studio) {
   }
 }
 
+/** Puts the choices of menus into the server's order. The page has those that are numbers first, and so a new node would begin
+ * with one LoRA, the first of the folder. */
+function order(node) {
+  const { required, optional } = node.constructor.nodeData.input;
+  for (const [name, [, { options } = {}]] of Object.entries({ ...required, ...optional })) {
+    const keys = (Array.isArray(options) ? options : []).map((one) => one?.key);
+    const widget = node.widgets.find((widget) => widget.name === name);
+    if (!widget || !keys.some(Number)) continue;
+    widget.options.values = keys;
+    widget.value = keys[0];
+  }
+}
+
 app.registerExtension({
   name: "Chroma.Studio",
   nodeCreated(node) {
     if (node.comfyClass !== STUDIO) return;
+    order(node);
     const button = node.addWidget("button", BUTTON, null, () => openAsNodes(node), { serialize: false });
     button.serialize = false; // not in the workflow
     button.label = word("Open as nodes");
