@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -195,6 +195,21 @@ def press_run(page: Any) -> str:
     with page.expect_response(lambda response: response.url.endswith("/api/prompt")) as queued:
         page.get_by_test_id("queue-button").click()
     return queued.value.json()["prompt_id"]
+
+
+@contextlib.contextmanager
+def queued_as(page: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
+    """What the page queues meanwhile is changed on its way to the server; the page knows nothing of it."""
+
+    def pass_on(route: Any) -> None:
+        query = route.request.post_data_json
+        route.continue_(post_data={**query, "prompt": change(query["prompt"])})
+
+    page.route("**/api/prompt", pass_on)
+    try:
+        yield
+    finally:
+        page.unroute("**/api/prompt", pass_on)
 
 
 def drop_file(page: Any, url: str) -> None:

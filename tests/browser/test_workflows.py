@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -97,6 +99,25 @@ def test_template_can_be_read_on_a_small_screen(page, server, path, vue):
     page.wait_for_timeout(800)
     page.screenshot(path=dev.cache_dir() / "browser" / f"painted-{path.stem}-{'vue' if vue else 'canvas'}.png")
     assert comfy_page.overlapping(page) == []  # as it is after a run
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_no_node_covers_another_once_all_have_told_what_they_did(page, server, path, vue):
+    """Run on the demo's files; the reports make nodes taller."""
+    page.set_viewport_size(SMALL_SCREEN)
+    comfy_page.use_vue_nodes(page, vue)
+    comfy_page.load_new(page, workflow(path))
+    with comfy_page.queued_as(page, with_demo_files):
+        entry = server.wait(comfy_page.press_run(page))
+    assert entry["status"]["status_str"] == "success", dev.error_of(entry)
+    page.wait_for_function(
+        """() => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
+            .some(node => /\\d s, .* s a step/.test(node.widgets?.find(w => w.name === 'chroma_report')?.element.textContent))"""
+    )
+    page.wait_for_timeout(1500)  # the pictures come, and nodes of elements grow
+    page.screenshot(path=dev.cache_dir() / "browser" / f"told-{path.stem}-{'vue' if vue else 'canvas'}.png")
+    assert comfy_page.overlapping(page) == []
 
 
 def test_file_names_in_notes_stand_out_from_their_ground_in_the_dark(page, server):
@@ -264,6 +285,56 @@ def test_templates_are_listed_with_pictures_and_open(page, server):
     page.get_by_test_id(f"template-workflow-{FIRST.stem}").click()
     page.get_by_role("dialog").wait_for(state="hidden")
     assert sorted(comfy_page.node_types(page)) == sorted(node["type"] for node in workflow()["nodes"])
+
+
+MAX_CLICKS = 3  # from the page as it opens for the first time to a picture
+
+
+@pytest.fixture
+def files_in_place():
+    """The demo's files under the names that the first template has."""
+    models, placed = dev.base_dir() / "models", []
+    wanted = {value: node["type"] for node in workflow()["nodes"] for value in node.get("widgets_values") or ()}
+    for folder, kind, name in (
+        ("diffusion_models", "ChromaDiffusionLoader", "unet_name"),
+        ("text_encoders", "ChromaCLIPLoader", "clip_name"),
+        ("vae", "VAELoader", "vae_name"),
+    ):
+        (file,) = [v for v, k in wanted.items() if k == kind and str(v).endswith(".safetensors")]
+        if not (models / folder / file).exists():
+            shutil.copyfile(models / folder / DEMO[kind][name], models / folder / file)
+            placed.append(models / folder / file)
+    yield
+    for path in placed:
+        path.unlink()
+
+
+def test_a_newcomer_has_a_picture_in_three_clicks(browser, server, files_in_place):
+    """From the list of templates that opens by itself to the picture; in the table of benchmarks/templates.py."""
+    clicks = []
+
+    def click(what):
+        what.click()
+        clicks.append(str(what))
+
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    server.post("/settings", {**comfy_page.SETTINGS, "Comfy.TutorialCompleted": False})
+    with browser.new_context(viewport=SMALL_SCREEN) as context:
+        page = context.new_page()
+        page.set_default_timeout(comfy_page.START_MS)
+        began = time.perf_counter()
+        page.goto(server.url, timeout=comfy_page.START_MS)
+        click(page.get_by_role("dialog").get_by_text(PACK))
+        click(page.get_by_test_id(f"template-workflow-{FIRST.stem}"))
+        page.get_by_role("dialog").wait_for(state="hidden")
+        with comfy_page.queued_as(page, with_demo_files):  # of a small size
+            click(page.get_by_test_id("queue-button"))
+            page.wait_for_function(
+                "app.rootGraph.nodes.find(n => n.type === 'SaveImage')?.imgs?.[0]?.naturalWidth === 128"
+            )
+        print(f"{len(clicks)} clicks, {time.perf_counter() - began:.0f} s")
+        assert page.get_by_test_id("error-overlay").count() == 0
+    assert len(clicks) <= MAX_CLICKS, clicks
 
 
 @pytest.mark.own_page
