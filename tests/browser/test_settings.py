@@ -6,7 +6,7 @@ import json
 
 import pytest
 import support
-from browser import comfy_page
+from browser import comfy_page, demo_files
 from browser.swap import DEMO
 
 pytestmark = [pytest.mark.browser, pytest.mark.host]
@@ -191,6 +191,20 @@ def test_doctors_finding_goes_to_its_node_and_applies_the_value_with_undo(page, 
     report.locator("button.go").first.click()
     chosen = page.evaluate("[...app.canvas.selectedItems].map(node => node.type)")
     assert chosen == [SAMPLER]
+
+
+@both
+def test_a_loader_shows_before_a_run_what_a_wrong_file_is(page, server, vue):
+    opened(page, "chroma_lora", vue)
+    loader = "ChromaDiffusionLoader"
+    choose(page, loader, "unet_name", demo_files.FLUX)
+    comfy_page.wait_until_told(page, loader, f"ERROR: {demo_files.FLUX}: has no distilled_guidance_layer.* tensors")
+    choose(page, loader, "unet_name", DEMO[loader]["unet_name"])
+    page.wait_for_function(
+        """type => !app.rootGraph.nodes.find(node => node.type === type).widgets
+            .find(widget => widget.name === 'chroma_report').element.textContent.includes('ERROR')""",
+        arg=loader,
+    )
 
 
 @both
