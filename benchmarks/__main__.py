@@ -29,6 +29,7 @@ NAMES = (
     "frontier",
     "many_workers",
     "before_run",
+    "templates",
 )
 
 
