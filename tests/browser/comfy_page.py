@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,6 +41,28 @@ DOUBLE_CLICK_MS = 600  # the page takes two clicks on a title within 300 ms for 
 READY = """window.app?.extensionManager?.spinner === false && app.rootGraph?.nodes.length
     && document.querySelector('[data-testid=queue-button]')"""
 START_MS = 180_000
+STILL_MS = 100  # some six pictures of the page
+TOLD_MS = 700  # the pack's own scripts look at widgets and texts every 250 and 300 ms, at a text twice
+POLL_MS = 50
+COUNT_REQUESTS = """async () => {
+    const { api } = await import('/scripts/api.js')
+    const asked = api.fetchApi.bind(api)
+    window.unanswered = 0
+    api.fetchApi = (...given) => { window.unanswered += 1; return asked(...given).finally(() => { window.unanswered -= 1 }) }
+}"""
+# Whether all that is seen has stayed the same for so long, while every question to the server was answered.
+IS_STILL = """ms => {
+    const box = element => { const { x, y, width, height } = element.getBoundingClientRect(); return [x, y, width, height] }
+    const seen = '[data-node-id], textarea, .chroma-report, .chroma-curve, .chroma-compare, .chroma-report .panel'
+    const now = JSON.stringify([
+        app.canvas.ds.scale, [...app.canvas.ds.offset],
+        app.canvas.graph.nodes.map(node => [node.type, [...node.pos], [...node.size], node.widgets?.map(widget => widget.name)]),
+        [...document.querySelectorAll(seen)].map(element => [element.textContent, ...box(element)]),
+        [...document.images].every(image => image.complete), app.extensionManager.workflow.activeWorkflow?.isModified,
+    ])
+    if (window.unanswered || window.lastSeen !== now) { window.lastSeen = now; window.stillSince = performance.now() }
+    return performance.now() - window.stillSince >= ms
+}"""
 
 
 def find_chromium(playwright: Any) -> str | None:
@@ -68,7 +91,28 @@ def opened(browser: Any, url: str) -> Iterator[tuple[Any, list[str]]]:
         page.on("pageerror", lambda error: errors.append(f"uncaught: {error}"))
         page.goto(url, timeout=START_MS)
         page.wait_for_function(READY, timeout=START_MS)
+        page.evaluate(COUNT_REQUESTS)
         yield page, errors
+
+
+def until_still(page: Any, ms: int = STILL_MS) -> None:
+    """Waits until nothing that is seen has changed for so long: a move is at its end, a report has its room.
+
+    ms: TOLD_MS where the nodes may yet ask the server of themselves.
+    """
+    page.evaluate("window.lastSeen = null")
+    page.wait_for_function(IS_STILL, arg=ms)
+
+
+def until(page: Any, condition: Callable[[], Any], seconds: float = 30) -> None:
+    """Waits for what is looked at from here, such as the colours of a screenshot; the assertion behind it tells what is wrong."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        page.wait_for_timeout(POLL_MS)
+
+
+def next_frame(page: Any) -> None:
+    page.evaluate("new Promise(requestAnimationFrame)")
 
 
 def load(page: Any, workflow: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.host, pytest.mark.own_page]
 dev = support.dev
 NODE = "ChromaComparePictures"
 RED, BLUE = (220, 20, 30), (20, 40, 210)
+LOADED = "[...document.querySelectorAll('.chroma-compare img')].every(image => image.complete && image.naturalWidth)"
 both = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 
 
@@ -48,10 +49,8 @@ def compare(page, server, vue, a=(256, 128), b=(256, 128)):
     entry = server.wait(comfy_page.press_run(page))
     assert entry["status"]["status_str"] == "success", dev.error_of(entry)
     panel = page.locator(".chroma-compare .panel")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.chroma-compare img')].every(image => image.complete && image.naturalWidth)"
-    )
-    page.wait_for_timeout(300)
+    page.wait_for_function(LOADED)
+    comfy_page.until_still(page)
     return panel
 
 
@@ -73,7 +72,7 @@ def drag(page, panel, start, end):
     page.mouse.move(box["x"] + (start + end) / 2 * box["width"], y)
     page.mouse.move(box["x"] + end * box["width"], y)
     page.mouse.up()
-    page.wait_for_timeout(100)
+    comfy_page.until_still(page)
 
 
 def check(page, panel, share):
@@ -101,7 +100,7 @@ def test_dragged_slider_shows_a_on_its_left_and_b_on_its_right(page, server, vue
     after = page.evaluate("[...app.rootGraph.nodes.find(n => n.type === 'ChromaComparePictures').pos]")
     assert after == before  # the node was not dragged
     page.evaluate("app.canvas.ds.scale = 0.6; app.canvas.setDirty(true, true)")
-    page.wait_for_timeout(500)
+    comfy_page.until_still(page)
     drag(page, panel, 0.7, 0.3)
     check(page, panel, 0.3)
 
@@ -124,9 +123,9 @@ def test_pictures_of_other_shapes_lie_in_the_middle_and_a_second_run_keeps_the_p
         "app.rootGraph.nodes.find(n => n.type === 'EmptyImage').widgets.find(w => w.name === 'color').value = 0x00ff00"
     )
     server.wait(comfy_page.press_run(page))
-    page.wait_for_timeout(1000)
-    seen = colours(page, panel)
-    assert is_colour(seen[height // 2][round(left) + 3 : round(left + 0.2 * shown) - 6], (0, 255, 0))
+    part = slice(round(left) + 3, round(left + 0.2 * shown) - 6)
+    comfy_page.until(page, lambda: is_colour(colours(page, panel)[height // 2][part], (0, 255, 0)))
+    assert is_colour(colours(page, panel)[height // 2][part], (0, 255, 0))
 
 
 @both
@@ -137,7 +136,8 @@ def test_another_tab_and_back_shows_the_pictures_again(page, server, vue):
     page.wait_for_function("app.rootGraph.nodes.length === 0")
     page.get_by_text(name, exact=True).click()
     page.wait_for_function("app.rootGraph.nodes.length === 3")
-    page.wait_for_timeout(1000)
+    page.wait_for_function(LOADED)
+    comfy_page.until_still(page)
     check(page, page.locator(".chroma-compare .panel"), 0.5)
 
 

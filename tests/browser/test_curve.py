@@ -121,7 +121,7 @@ def drag(page, name, pixels):
     page.mouse.down()
     for i in range(1, 11):
         page.mouse.move(x + pixels * i / 10, y)
-        page.wait_for_timeout(20)
+        comfy_page.next_frame(page)
     yield
     page.mouse.up()
 
@@ -207,7 +207,7 @@ def test_workflow_of_before_the_curve_gets_room_for_it(nodes_page):
     workflow["nodes"][0]["size"][1] = 180
     comfy_page.load(page, workflow)
     wait_for_label(page, "Sigmas: 26 steps")
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     assert drawing(page).bounding_box()["height"] == pytest.approx(110, abs=1)
     bottom = page.evaluate("app.rootGraph.nodes[0].pos[1] + app.rootGraph.nodes[0].size[1]")
     box = drawing(page).bounding_box()
@@ -250,7 +250,7 @@ def test_collapsed_node_hides_its_curve_and_shows_the_newest_when_opened(nodes_p
     page.evaluate("app.rootGraph.nodes[0].collapse(); app.canvas.setDirty(true, true)")
     drawing(page).wait_for(state="hidden")
     set_widget(page, "steps", 4)
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     page.evaluate("app.rootGraph.nodes[0].collapse(); app.canvas.setDirty(true, true)")
     drawing(page).wait_for()
     wait_for_label(page, "Sigmas: 4 steps")

@@ -40,7 +40,7 @@ def run(page, server):
 def line_of(page, text):
     """The Doctor's line, seen."""
     page.evaluate("app.canvas.ds.scale = 0.7; app.canvas.ds.offset = [100, -700]; app.canvas.setDirty(true, true)")
-    page.wait_for_timeout(400)
+    comfy_page.until_still(page)
     line = page.locator(".chroma-report .line").filter(has_text=text).first
     line.scroll_into_view_if_needed()
     return line
@@ -56,7 +56,7 @@ def apply_with_undo(page, text, kind):
         chosen = page.evaluate("[...app.canvas.selectedItems].map(node => node.type)")
         assert chosen == [kind]  # it is shown
         if undone:
-            page.wait_for_timeout(300)
+            comfy_page.until_still(page)
             page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
             page.wait_for_function("kind => !app.rootGraph.nodes.some(node => node.type === kind)", arg=kind)
             assert comfy_page.prompt_of(page) == before
@@ -66,7 +66,7 @@ def apply_with_undo(page, text, kind):
 
 def shot(page, name, vue):
     page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(700)
+    comfy_page.until_still(page)
     page.screenshot(path=dev.cache_dir() / "browser" / f"doctor-{name}-{'vue' if vue else 'canvas'}.png")
 
 
@@ -112,7 +112,7 @@ def test_missing_shift_is_inserted_behind_the_loader_for_all_that_take_its_model
     into_lora = "app.rootGraph.nodes.find(node => node.type === 'ChromaLoraLoader').getInputNode(0).type"
     assert page.evaluate(into_lora) == "ChromaTimestepShift"  # it acts when the LoRA is switched on too
     run(page, server)
-    page.wait_for_timeout(500)
+    comfy_page.until(page, lambda: text not in comfy_page.told_by(page, DOCTOR)[0])
     assert text not in comfy_page.told_by(page, DOCTOR)[0]
     shot(page, "shift", vue)
     assert not [pair for pair in comfy_page.overlapping(page) if "Chroma Timestep Shift" in pair]
@@ -134,7 +134,7 @@ def test_nag_is_inserted_where_a_negative_prompt_does_nothing(page, server, vue)
     assert prompt[nag]["inputs"]["negative"] == sampler["inputs"]["negative"]
     assert prompt[prompt[nag]["inputs"]["model"][0]]["class_type"] == "ChromaLoraLoader"
     run(page, server)
-    page.wait_for_timeout(500)
+    comfy_page.until(page, lambda: "does nothing at cfg 1" not in comfy_page.told_by(page, DOCTOR)[0])
     assert "does nothing at cfg 1" not in comfy_page.told_by(page, DOCTOR)[0]
     shot(page, "nag", vue)
     assert not [pair for pair in comfy_page.overlapping(page) if "Chroma NAG" in pair]

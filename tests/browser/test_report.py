@@ -47,7 +47,7 @@ def told(page, text, marks=(), node_type="ChromaDiffusionLoader", **more):
     node_id = new_node(page, node_type)
     comfy_page.tell(page, node_id, text, marks, **more)
     report(page).wait_for()
-    page.wait_for_timeout(150)  # the node follows in the next frames
+    comfy_page.until_still(page)  # the node follows in the next frames
     return report(page)
 
 
@@ -84,7 +84,7 @@ def contrast(a, b):
 
 def test_node_that_has_told_nothing_has_no_widget(nodes_page):
     new_node(nodes_page, "ChromaDiffusionLoader")
-    nodes_page.wait_for_timeout(200)
+    comfy_page.until_still(nodes_page)
     assert report(nodes_page).count() == 0
     assert nodes_page.evaluate("app.rootGraph.nodes[0].widgets.every(widget => widget.name !== 'chroma_report')")
 
@@ -107,11 +107,11 @@ def test_text_of_the_prompt_keeps_its_room(nodes_page):
     new_node(nodes_page, "ChromaTextEncode")
     field = nodes_page.locator("textarea").first
     field.wait_for()
-    nodes_page.wait_for_timeout(200)
+    comfy_page.until_still(nodes_page)
     before = field.bounding_box()["height"]
     comfy_page.tell(nodes_page, str(nodes_page.evaluate("app.rootGraph.nodes[0].id")), THREE)
     report(nodes_page).wait_for()
-    nodes_page.wait_for_timeout(200)
+    comfy_page.until_still(nodes_page)
     assert field.bounding_box()["height"] == pytest.approx(before, abs=SLACK)
 
 
@@ -120,7 +120,7 @@ def test_new_report_replaces_the_old_one_and_the_node_keeps_its_size(nodes_page)
     before = node_on_page(nodes_page)
     comfy_page.tell(nodes_page, str(nodes_page.evaluate("app.rootGraph.nodes[0].id")), "another\nof two lines")
     found.get_by_text("another", exact=True).wait_for()
-    nodes_page.wait_for_timeout(200)
+    comfy_page.until_still(nodes_page)
     assert lines(found) == ["another", "of two lines"]
     assert node_on_page(nodes_page) == before
     assert report(nodes_page).count() == 1
@@ -140,7 +140,7 @@ def test_long_text_scrolls_and_a_larger_node_shows_more_of_it(nodes_page):
     assert page.evaluate("app.canvas.ds.scale") == 1
     page.evaluate("(node => node.setSize([node.size[0], node.size[1] + 150]))(app.rootGraph.nodes[0])")
     page.evaluate("app.canvas.setDirty(true, true)")
-    page.wait_for_timeout(300)
+    comfy_page.until_still(page)
     assert panel.bounding_box()["height"] == pytest.approx(MAX_HEIGHT + 150, abs=SLACK)
 
 
@@ -211,11 +211,11 @@ def test_markup_in_a_text_is_shown_as_it_is(nodes_page):
 def test_workflow_and_prompt_have_nothing_of_the_report(nodes_page, node_type):
     page = nodes_page
     node_id = new_node(page, node_type)
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     saved, prompt = page.evaluate("app.rootGraph.serialize()"), comfy_page.prompt_of(page)
     comfy_page.tell(page, node_id, "said something")
     report(page).wait_for()
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     after = page.evaluate("app.rootGraph.serialize()")
     assert comfy_page.prompt_of(page) == prompt
     for graph in (saved, after):
@@ -236,7 +236,7 @@ def test_report_stays_the_last_widget_and_values_their_places(nodes_page):
             }""",
             [name, value],
         )
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     names = page.evaluate("app.rootGraph.nodes[0].widgets.map(widget => widget.name)")
     assert names[-1] == "chroma_report" and "form.momentum" in names
     workflow = page.evaluate("app.rootGraph.serialize()")
@@ -253,11 +253,11 @@ def test_reports_do_not_let_a_saved_node_grow_again(nodes_page):
     workflow = page.evaluate("app.rootGraph.serialize()")
     workflow["id"] = "00000000-1111-4222-8333-444444444444"  # of a page that has not seen the report
     comfy_page.load(page, workflow)
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     size = node_on_page(page)["height"]
     comfy_page.tell(page, str(workflow["nodes"][0]["id"]), THREE)
     report(page).wait_for()
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     assert node_on_page(page)["height"] == pytest.approx(size, abs=1)
 
 
@@ -296,7 +296,7 @@ def test_error_in_a_host_node_is_told_if_it_comes_from_our_code(nodes_page, ours
     text = "the text is 4096 wide, the model takes 768."
     heard(nodes_page, "execution_start")
     heard(nodes_page, "execution_error", node_id=node_id, exception_message=text + "\n", traceback=trace)
-    nodes_page.wait_for_timeout(200)
+    comfy_page.until_still(nodes_page)
     assert comfy_page.told_by(nodes_page, "KSampler") == [f"ERROR: {text}" if ours else ""]
 
 
@@ -309,11 +309,11 @@ def test_a_run_forgets_what_is_not_cached_and_the_node_keeps_its_size(nodes_page
     assert lines(found) == THREE.split("\n")
     heard(nodes_page, "execution_start")
     heard(nodes_page, "execution_cached", nodes=[])
-    nodes_page.wait_for_timeout(200)
+    comfy_page.until_still(nodes_page)
     assert lines(found) == [""] and not found.locator(".panel").is_visible()
     assert node_on_page(nodes_page) == before
     comfy_page.load(nodes_page, nodes_page.evaluate("app.rootGraph.serialize()"))
-    nodes_page.wait_for_timeout(200)
+    comfy_page.until_still(nodes_page)
     assert report(nodes_page).count() == 0
 
 
@@ -337,7 +337,7 @@ def outer(page, title):
 def opened(page, name):
     workflow = json.loads((EXAMPLES / f"{name}.json").read_text())
     comfy_page.load(page, {**workflow, "id": f"00000000-2222-4222-8333-{next(NEW_ID):012}"})
-    page.wait_for_timeout(1500)  # what the nodes tell before a run
+    comfy_page.until_still(page, comfy_page.TOLD_MS)  # what the nodes tell before a run
 
 
 def test_a_subgraphs_node_shows_time_tokens_and_warnings_of_what_is_in_it(nodes_page):
@@ -351,7 +351,7 @@ def test_a_subgraphs_node_shows_time_tokens_and_warnings_of_what_is_in_it(nodes_
     comfy_page.tell(
         page, "11:7", "7.5 s, 0.29 s a step\nHINT: low\nbeta: 26 steps", [[1, 5, "warning"]], level="warning"
     )
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     want = [
         "Chroma KSampler: 7.5 s, 0.29 s a step",
         "HINT: low",
@@ -383,7 +383,7 @@ def test_a_subgraphs_node_shows_time_tokens_and_warnings_of_what_is_in_it(nodes_
     heard(page, "execution_cached", nodes=["11:4", "11:5"])  # the sampler runs anew
     assert outer(page, title) == want[2:]
     heard(page, "execution_error", node_id="11:7", exception_message="the text is too wide.", traceback=[])
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     assert outer(page, title)[0] == "Chroma KSampler: ERROR: the text is too wide."
 
 
@@ -392,7 +392,7 @@ def test_nodes_of_two_subgraphs_show_each_their_own(nodes_page):
     opened(page, "chroma_compare")
     comfy_page.tell(page, "6:27", "1.5 s, 0.1 s a step")
     comfy_page.tell(page, "7:47", "2.5 s, 0.2 s a step")
-    page.wait_for_timeout(200)
+    comfy_page.until_still(page)
     assert outer(page, "A: standard")[0] == "Chroma KSampler: 1.5 s, 0.1 s a step"
     assert outer(page, "B: draft")[0] == "Chroma KSampler: 2.5 s, 0.2 s a step"
 
@@ -413,6 +413,6 @@ def test_a_copy_of_a_subgraphs_node_keeps_its_own_report(nodes_page):
     )
     comfy_page.tell(page, "11:7", "1.5 s, 0.1 s a step")
     comfy_page.tell(page, page.evaluate("copied") + ":7", "2.5 s, 0.2 s a step")
-    page.wait_for_timeout(800)
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
     assert outer(page, title)[0] == "Chroma KSampler: 1.5 s, 0.1 s a step"
     assert outer(page, "copy") == ["Chroma KSampler: 2.5 s, 0.2 s a step"]

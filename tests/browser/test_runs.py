@@ -68,7 +68,9 @@ def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server
     assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [first]
     page.get_by_text(re.compile("^Chroma, 3.5 M parameters")).wait_for()
 
-    page.wait_for_timeout(1500)  # the front end keeps the open workflows a moment after they change
+    page.wait_for_timeout(
+        1500
+    )  # the front end keeps the open workflows a moment after they change, and no sign tells it
     page.reload()
     page.wait_for_function(comfy_page.READY)
     page.wait_for_function("app.rootGraph.nodes.length > 3")
@@ -113,7 +115,7 @@ def test_report_is_shown_in_the_tab_and_the_workflow_that_queued_it(visit, serve
         comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}, "CLIPTextEncode": {"text": "a yellow ring"}})
         run(page, server)
         comfy_page.wait_until_told(page, "ChromaPadMask", "tokens")
-        other.wait_for_timeout(300)
+        comfy_page.until_still(other, comfy_page.TOLD_MS)
         assert set(comfy_page.told_by(other, "ChromaPadMask")) == {""}
 
         node = page.evaluate("app.rootGraph.nodes.find(node => node.type === 'ChromaPadMask').id")

@@ -105,7 +105,7 @@ def test_speed_shows_what_it_will_use_and_save_before_a_run(page, vue):
     choose(page, "ChromaSpeed", "speed.times", 1.2)
     comfy_page.wait_until_told(page, "ChromaSpeed", "about 1.2 times as fast: chroma-demo")
     page.evaluate("app.canvas.ds.scale = 1; app.canvas.ds.offset = [100, -900]; app.canvas.setDirty(true, true)")
-    page.wait_for_timeout(500)
+    comfy_page.until_still(page)
     page.screenshot(path=dev.cache_dir() / "browser" / f"speed-{'vue' if vue else 'canvas'}.png")
 
 
@@ -125,7 +125,7 @@ def test_choice_fills_the_values_and_a_changed_value_chooses_custom(page, server
         "app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets.find(w => w.name === 'quality').value === 'custom'"
     )
     assert value(page, SAMPLER, "cfg") == 3
-    page.wait_for_timeout(700)
+    comfy_page.until(page, lambda: comfy_page.told_by(page, SAMPLER)[0].startswith("expected: "))
     assert comfy_page.told_by(page, SAMPLER)[0].startswith("expected: ")  # nothing of the choice
     choose(page, SAMPLER, "quality", "flash")
     comfy_page.wait_until_told(page, SAMPLER, "ERROR: quality is flash, and the model is chroma-demo")
@@ -155,7 +155,7 @@ def test_what_was_shown_before_is_what_the_run_takes(page, server, vue):
     comfy_page.wait_until_told(page, SAMPLER, "12 steps, cfg 3: ")  # of the run
     (text,) = comfy_page.told_by(page, SAMPLER)
     assert "draft: chroma-demo, recognised by" in text and "uncond extrapolated" in text
-    page.wait_for_timeout(700)
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
     assert comfy_page.told_by(page, SAMPLER) == [text]  # it stays
 
 
@@ -175,7 +175,7 @@ def test_doctors_finding_goes_to_its_node_and_applies_the_value_with_undo(page, 
     assert entry["status"]["status_str"] == "success", dev.error_of(entry)
     comfy_page.wait_until_told(page, DOCTOR, "cfg 40")
     page.evaluate("app.canvas.ds.scale = 0.7; app.canvas.ds.offset = [100, -700]; app.canvas.setDirty(true, true)")
-    page.wait_for_timeout(500)
+    comfy_page.until_still(page)
     report = page.locator(".chroma-report").filter(has_text="findings")
     line = report.locator(".line").filter(has_text="Set cfg to 3").first
     line.scroll_into_view_if_needed()
@@ -249,7 +249,7 @@ def test_time_and_memory_are_told_before_a_run_from_what_ran_here(page, server, 
     assert "once loaded, as before: 8 steps of " in told and " GB of memory" in told
     comfy_page.wait_until_told(page, SAMPLER, told)  # by the run's own seconds
     page.evaluate("app.canvas.ds.scale = 1; app.canvas.ds.offset = [-700, 0]; app.canvas.setDirty(true, true)")
-    page.wait_for_timeout(500)
+    comfy_page.until_still(page)
     page.screenshot(path=dev.cache_dir() / "browser" / f"before-run-{'vue' if vue else 'canvas'}.png")
     for side in ("width", "height"):
         choose(page, "EmptySD3LatentImage", side, 256)

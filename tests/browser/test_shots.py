@@ -58,7 +58,7 @@ def take(page, name, box):
     )
     page.wait_for_function("!document.body.innerText.includes('Job completed')")
     page.mouse.move(LEFT + 2, SCREEN["height"] - 2)
-    page.wait_for_timeout(1500)
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
     folder = support.ROOT / "docs" if os.environ.get("CHROMA_PACK_WRITE") else dev.cache_dir() / "browser"
     folder.mkdir(parents=True, exist_ok=True)
     clip = {"x": LEFT, "y": TOP, "width": width, "height": height}

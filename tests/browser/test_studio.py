@@ -76,7 +76,7 @@ def opened(page, vue, mode="text to image", **values):
 
 def scroll(page):
     page.evaluate("app.canvas.ds.scale = 0.7; app.canvas.ds.offset = [450, 0]; app.canvas.setDirty(true, true)")
-    page.wait_for_timeout(600)
+    comfy_page.until_still(page)
 
 
 def setting(page, **values):
@@ -130,7 +130,7 @@ def test_each_mode_shows_its_inputs_alone_and_keeps_the_picture_that_is_connecte
     for mode, inputs in SHOWN.items():
         setting(page, mode=mode)
         assert shown(page, "mode") == inputs
-        page.wait_for_timeout(300)
+        comfy_page.until_still(page)
         shot(page, mode.replace(" ", "-"), vue)
     setting(page, mode="inpaint")
     setting(page, mode="edit")
@@ -182,26 +182,25 @@ def test_opened_as_nodes_it_paints_the_same_and_undo_brings_it_back(page, server
     before, types = comfy_page.prompt_of(page), sorted(comfy_page.node_types(page))
     expected = picture(page, server)
     comfy_page.wait_until_told(page, STUDIO, "prompts computed")
-    page.wait_for_timeout(400)
+    comfy_page.until_still(page)
     shot(page, f"run-{mode.replace(' ', '-')}", vue)
     for undone in (True, False):
         press(page, vue)
         page.wait_for_function("!app.rootGraph.nodes.some(node => node.type === 'ChromaStudio')")
         if undone:
-            page.wait_for_timeout(300)
+            comfy_page.until_still(page)
             page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
             page.wait_for_function("app.rootGraph.nodes.some(node => node.type === 'ChromaStudio')")
             assert sorted(comfy_page.node_types(page)) == types
             assert comfy_page.prompt_of(page) == before
-            page.wait_for_timeout(600)
             scroll(page)
     assert comfy_page.unknown_types(page) == []
     server.post("/free", {"unload_models": True, "free_memory": True})
     found = picture(page, server)
     assert found.shape == expected.shape and (found == expected).all()
-    page.wait_for_timeout(1200)
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
     page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(600)
+    comfy_page.until_still(page)
     shot(page, f"opened-{mode.replace(' ', '-')}", vue)
     assert comfy_page.overlapping(page) == []  # with what the nodes tell
 
@@ -230,7 +229,7 @@ def test_error_of_an_inner_node_stands_on_the_studio(page, server, vue):
     entry = server.wait(comfy_page.press_run(page))
     assert entry["status"]["status_str"] == "error"
     comfy_page.wait_until_told(page, STUDIO, "ERROR: quality is flash, and the model is chroma-demo")
-    page.wait_for_timeout(300)
+    comfy_page.until(page, lambda: "prompts computed" not in comfy_page.told_by(page, STUDIO)[0])
     (told,) = comfy_page.told_by(page, STUDIO)
     assert "prompts computed" not in told
     shot(page, "error", vue)
@@ -242,7 +241,7 @@ def test_what_cannot_be_opened_is_told(visit, vue):
     with visit() as (page, _):  # its console tells of the refused query
         opened(page, vue)
         setting(page, mode="edit")
-        page.wait_for_timeout(300)
+        comfy_page.until_still(page)
         press(page, vue)
         page.get_by_text("edit needs a picture, and nothing is connected to image").wait_for()
         page.get_by_test_id("queue-button").click()
@@ -262,7 +261,7 @@ def test_in_a_subgraph_it_opens_between_the_subgraphs_borders(page, server, vue)
             app.canvas.openSubgraph(node.subgraph, node)
         }"""
     )
-    page.wait_for_timeout(600)
+    comfy_page.until_still(page)
     page.evaluate(
         """() => {
             const studio = app.canvas.graph.nodes.find(node => node.type === 'ChromaStudio')

@@ -111,5 +111,5 @@ def test_answer_for_a_workflow_that_was_closed_meanwhile_is_not_shown(page, serv
     page.wait_for_function("window.asked === 1 && window.answered === 0")
     page.evaluate("app.loadGraphData(app.rootGraph.serialize())")
     page.wait_for_function("window.asked === 2 && window.answered === 2")
-    page.wait_for_timeout(500)
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
     assert page.locator(".chroma-report").count() == 1

@@ -87,16 +87,18 @@ def test_template_can_be_read_on_a_small_screen(page, server, path, vue):
     page.set_viewport_size(SMALL_SCREEN)
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, workflow(path))
-    page.wait_for_timeout(1200)  # nodes of elements grow to what is in them, and tell what they will do
+    comfy_page.until_still(
+        page, comfy_page.TOLD_MS
+    )  # nodes of elements grow to what is in them, and tell what they will do
     assert page.evaluate("app.canvas.ds.scale") >= READABLE  # as it opens
     page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(800)  # it moves there
+    comfy_page.until_still(page)  # it moves there
     page.screenshot(path=dev.cache_dir() / "browser" / f"template-{path.stem}-{'vue' if vue else 'canvas'}.png")
     assert page.evaluate("app.canvas.ds.scale") >= READABLE
     assert comfy_page.overlapping(page) == []
     assert comfy_page.cut_notes(page) == []
     comfy_page.show_pictures(page, demo_files.PICTURE)
-    page.wait_for_timeout(800)
+    comfy_page.until_still(page)
     page.screenshot(path=dev.cache_dir() / "browser" / f"painted-{path.stem}-{'vue' if vue else 'canvas'}.png")
     assert comfy_page.overlapping(page) == []  # as it is after a run
 
@@ -133,14 +135,14 @@ def test_file_names_in_notes_stand_out_from_their_ground_in_the_dark(page, serve
             return element
         }"""
     )
-    for _ in range(50):  # the page may still be changing its colours
-        light, dark = sorted(
-            (luminance(comfy_page.colour(*of)) for of in ((name, "color"), (ground, "backgroundColor"))), reverse=True
-        )
-        if (light + 0.05) / (dark + 0.05) >= CONTRAST:
-            break
-        page.wait_for_timeout(100)
-    assert (light + 0.05) / (dark + 0.05) >= CONTRAST
+
+    def contrast():
+        colours = (comfy_page.colour(*of) for of in ((name, "color"), (ground, "backgroundColor")))
+        light, dark = sorted(map(luminance, colours), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    comfy_page.until(page, lambda: contrast() >= CONTRAST)  # the page may still be changing its colours
+    assert contrast() >= CONTRAST
 
 
 def bypassed(saved):

@@ -48,9 +48,9 @@ def test_plot_of_a_workflow_is_on_the_node_and_its_nodes_tell_of_their_runs(page
     page.wait_for_function(f"{shown.replace('ID', str(own))} > 384")  # wider than three pictures
     if vue:
         assert page.locator(f"[data-node-id='{own}'] img").count() == 1
-    page.wait_for_timeout(500)
+    comfy_page.until_still(page)
     page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(800)
+    comfy_page.until_still(page)
     page.screenshot(path=PICTURES / f"xy-plot-{'vue' if vue else 'canvas'}.png")
     told = page.evaluate(
         """() => Object.fromEntries(app.rootGraph.nodes.flatMap(node => {
