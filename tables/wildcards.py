@@ -20,18 +20,32 @@ ESCAPED = "{|}_"
 WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)::")
 NAME = re.compile(r"__((?!_)[\w./+-]+?(?<!_))__(?!_)")
 MAX_DEPTH = 20  # of wildcards within wildcards
+MAX_CHOICES = 10_000  # made for one text
 SUFFIX = ".txt"
 
 Choices = Callable[[str], Sequence[str]]  # name of a file -> its lines
 
 
-def resolved(text: str, numbers: random.Random, choices: Choices, within: tuple[str, ...] = ()) -> str:
+def resolved(text: str, numbers: random.Random, choices: Choices) -> str:
     """The text with one of each choice.
 
     numbers: makes the choices; of the same seed the same on every system.
-    within:  wildcards around this text.
     raises:  ValueError for wildcards that lead to each other without end, and whatever `choices` raises.
     """
+    made = itertools.count(1)
+
+    def counted(name: str) -> Sequence[str]:
+        if next(made) > MAX_CHOICES:
+            raise ValueError(
+                f"wildcards lead to more than {MAX_CHOICES:,} others, the last __{name}__. Use fewer of them in each other's files"
+            )
+        return choices(name)
+
+    return _resolved(text, numbers, counted, ())
+
+
+def _resolved(text: str, numbers: random.Random, choices: Choices, within: tuple[str, ...]) -> str:
+    """within: wildcards around this text."""
     if len(within) > MAX_DEPTH:
         raise ValueError(
             f"wildcards stand within wildcards more than {MAX_DEPTH} deep ({' > '.join(within[:4])} > ...). Break the circle"
@@ -46,12 +60,12 @@ def resolved(text: str, numbers: random.Random, choices: Choices, within: tuple[
         elif at in groups:
             *bars, end = groups[at]
             parts = [text[a + 1 : b] for a, b in zip((at, *bars), (*bars, end))]
-            out.append(resolved(one_of(parts, numbers), numbers, choices, (*within, "{}")))
+            out.append(_resolved(one_of(parts, numbers), numbers, choices, (*within, "{}")))
             at = end + 1
         elif text[at] == "_" and (found := NAME.match(text, at)):
             lines = choices(found[1])
             line = lines[min(int(numbers.random() * len(lines)), len(lines) - 1)]
-            out.append(resolved(line, numbers, choices, (*within, found[0])))
+            out.append(_resolved(line, numbers, choices, (*within, found[0])))
             at = found.end()
         else:
             out.append(text[at])

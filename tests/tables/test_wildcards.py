@@ -90,6 +90,13 @@ def test_a_circle_is_told():
         resolved("{0::x|" * 500 + "a" + "}" * 500)
 
 
+def test_files_that_multiply_each_other_are_told():
+    lines = {f"a{i}": [f"__a{i + 1}__ " * 4] for i in range(15)} | {"a15": ["x"]}
+    with pytest.raises(ValueError, match="lead to more than 10,000 others, the last __a.*__. Use fewer"):
+        resolved("__a0__", lines=lines)
+    assert resolved("__a12__", lines=lines).split() == ["x"] * 64
+
+
 def test_alternatives_that_weigh_nothing_are_told():
     with pytest.raises(ValueError, match=r"the alternatives 0::a\|0::b weigh 0 in all. Raise a weight"):
         resolved("{0::a|0::b}")
