@@ -149,6 +149,7 @@ def test_each_mode_shows_its_inputs_alone_and_keeps_the_picture_that_is_connecte
 
 
 @both
+@pytest.mark.own_page
 def test_new_node_has_the_choices_in_their_order_and_the_first_of_each(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.new_node(page, STUDIO)

@@ -355,7 +355,7 @@ def test_sharded_folder_is_one_entry_and_gives_the_same(node, original, tmp_path
         save_file({n: tensors[n] for n in part}, folder / file)
         weight_map |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    (option,) = [o for o in node.listed(node.FOLDERS) if "flan" in o]
+    (option,) = [o for o in node.encoder_files() if "flan" in o]
     assert option.endswith("model.safetensors.index.json")
     assert torch.equal(encode(load(node, option), PROMPTS[0]), expected)
 
@@ -609,7 +609,7 @@ def test_gguf_files_are_offered_also_from_a_gguf_packs_folder(node, monkeypatch,
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "B.gguf").touch()
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "text_encoders", ([str(tmp_path)], {".safetensors"}))
-    assert set(node.listed(node.FOLDERS)) == {"a.gguf", "more/B.gguf"}
+    assert set(node.encoder_files()) == {"a.gguf", "more/B.gguf"}
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "c.gguf").touch()
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_gguf", ([str(tmp_path / "pack")], {".gguf"}))
