@@ -68,19 +68,22 @@ def processor() -> tuple[str, frozenset[str]]:
     return name, frozenset(flags.split()) & frozenset(INSTRUCTIONS)
 
 
+def commit() -> str:
+    """That of the checkout, short."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True).stdout.strip()
+
+
 def machine() -> str:
     """Processor or GPU, versions and commit, in one line."""
     import torch
 
     cpu, instructions = processor()
     cpu += f" ({', '.join(i for i in INSTRUCTIONS if i in instructions)})" if instructions else ""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=dev.ROOT, capture_output=True, text=True
-    ).stdout.strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
         f"{cpu}, {os.cpu_count()} cores, {gpu}; Python {platform.python_version()}, torch {version('torch')}, ComfyUI "
-        f"{dev.host_version()}, diffusers {version('diffusers')}; commit {commit}; {time.strftime('%Y-%m-%d')}"
+        f"{dev.host_version()}, diffusers {version('diffusers')}; commit {commit()}; {time.strftime('%Y-%m-%d')}"
     )
 
 

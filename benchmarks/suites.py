@@ -22,7 +22,7 @@ from typing import Any
 
 import dev
 
-from .measure import write
+from .measure import commit, write
 
 SUITES = {"host": "host and not browser and not gpu", "browser": "browser and not gpu", "all": "not gpu"}  # pytest's -m
 PINNED = "pinned"
@@ -32,11 +32,6 @@ RUNS = "suites.jsonl"
 def kept() -> list[dict[str, Any]]:
     path = dev.cache_dir() / RUNS
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def commit() -> str:
-    command = ["git", "-C", str(dev.ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def run(suite: str, host: str, frontend: str, only: list[str]) -> dict[str, Any]:

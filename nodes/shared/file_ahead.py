@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass
-from typing import Callable, Mapping
+from typing import Any, Callable, Mapping
 
 import folder_paths
 
@@ -65,17 +65,26 @@ def lora_path(name: str) -> str | None:
     return folder_paths.get_full_path("loras", name)
 
 
-def lora_told(name: str, path: str) -> Line | None:
+def look_at_encoder(graph: Graph, node: str, name: str, path: str) -> None:
+    detect_t5(read_header(path))
+
+
+def look_at_lora(graph: Graph, node: str, name: str, path: str) -> Line | None:
     what = looks_like(read_header(path).tensors)
     return Line("Warning: ", WARNING, f"{name} looks like {what}") if what else None
 
 
-# Loader -> its input for a file, and the path of such a name.
-LOADERS: Mapping[str, tuple[str, Callable[[str], str | None]]] = {
-    OUR_LOADER: ("unet_name", lambda name: model_path(name)),
-    "ChromaCLIPLoader": ("clip_name", lambda name: encoder_path(name)),
-    "ChromaLoraLoader": ("lora_name", lora_path),
-    "ChromaFlash": ("lora_name", lora_path),
+LORA = ("lora_name", lora_path, look_at_lora)
+# Loader -> its input for a file, the path of such a name, and what looks at the file: it raises what the loader would.
+LOADERS: Mapping[str, tuple[str, Callable[[str], str | None], Callable[[Graph, str, str, str], Any]]] = {
+    OUR_LOADER: (
+        "unet_name",
+        lambda name: model_path(name),
+        lambda graph, node, name, path: found_ahead(graph, node, name),
+    ),
+    "ChromaCLIPLoader": ("clip_name", lambda name: encoder_path(name), look_at_encoder),
+    "ChromaLoraLoader": LORA,
+    "ChromaFlash": LORA,
 }
 
 
@@ -84,20 +93,14 @@ def told_of_file(graph: Graph, node: str) -> Line | None:
 
     Of a file that is not there the page tells by itself.
     """
-    kind = graph.kind(node)
-    key, path_of = LOADERS[kind]
+    key, path_of, look = LOADERS[graph.kind(node)]
     name = graph.value(node, key)
     try:
         path = path_of(name) if isinstance(name, str) and not name.lower().endswith(PICKLE_SUFFIXES) else None
     except ValueError:
         return None
     try:
-        if path and kind == OUR_LOADER:
-            found_ahead(graph, node, name)
-        elif path and kind == "ChromaCLIPLoader":
-            detect_t5(read_header(path))
-        elif path:
-            return lora_told(name, path)
+        found = look(graph, node, name, path) if path else None
     except (ValueError, OSError) as error:
         return Line("ERROR: ", ERROR, str(error))
-    return None
+    return found if isinstance(found, Line) else None

@@ -68,9 +68,7 @@ def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server
     assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [first]
     page.get_by_text(re.compile("^Chroma, 3.5 M parameters")).wait_for()
 
-    page.wait_for_timeout(
-        1500
-    )  # the front end keeps the open workflows a moment after they change, and no sign tells it
+    page.wait_for_timeout(1500)  # the front end keeps the open workflows a moment later, and no sign tells it
     page.reload()
     page.wait_for_function(comfy_page.READY)
     page.wait_for_function("app.rootGraph.nodes.length > 3")

@@ -87,9 +87,7 @@ def test_template_can_be_read_on_a_small_screen(page, server, path, vue):
     page.set_viewport_size(SMALL_SCREEN)
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load(page, workflow(path))
-    comfy_page.until_still(
-        page, comfy_page.TOLD_MS
-    )  # nodes of elements grow to what is in them, and tell what they will do
+    comfy_page.until_still(page, comfy_page.TOLD_MS)  # nodes of elements grow, and tell what they will do
     assert page.evaluate("app.canvas.ds.scale") >= READABLE  # as it opens
     page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     comfy_page.until_still(page)  # it moves there
@@ -125,7 +123,7 @@ def test_no_node_covers_another_once_all_have_told_what_they_did(page, server, p
         """() => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)
             .some(node => /\\d s, .* s a step/.test(node.widgets?.find(w => w.name === 'chroma_report')?.element.textContent))"""
     )
-    page.wait_for_timeout(1500)  # the pictures come, and nodes of elements grow
+    comfy_page.until_still(page, comfy_page.TOLD_MS)  # the pictures come, and nodes of elements grow
     page.screenshot(path=dev.cache_dir() / "browser" / f"told-{path.stem}-{'vue' if vue else 'canvas'}.png")
     assert comfy_page.overlapping(page) == []
 

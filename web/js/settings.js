@@ -1,6 +1,6 @@
-// Shows on Chroma Preset, Chroma Speed, Chroma KSampler, Chroma Studio and Chroma Size what they will use, before a run; nodes/shared/settings_ahead.py
-// works it out from the header of the model's file. Loaders show there what a wrong file is. Chroma KSampler's widgets show the values of its choice of quality; who changes
-// one chooses `custom` by that.
+// Shows on Chroma Preset, Chroma Speed, Chroma KSampler, Chroma Studio and Chroma Size what they will use, before a run, and on
+// loaders what a wrong file is; nodes/shared/settings_ahead.py works it out from the files' headers. Chroma KSampler's widgets show the
+// values of its choice of quality; who changes one chooses `custom` by that.
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
