@@ -69,13 +69,14 @@ def report(
     text:  or a function that makes it, whose errors then do not fail the run.
     bar:   drawn with the text. None: drawn from characters at the text's start, as in "██░░ 256 of 512", if any.
     level: of the whole report, one of constants.LEVELS. None: that of its most serious line.
-    parts: id -> title of the nodes that it expands into, whose reports the page shows on it too.
+    parts: id -> title of the nodes that it expands into, whose reports the page shows on it too. It knows them by a name of
+           this run again, when the host has all from its cache and those nodes say nothing.
     """
     name = title(node)
     made = only_tell(name, text) if callable(text) else text
     log(name, made)
     if (told := TOLD.get()) is not None:
-        of_parts = {"parts": list(parts.items())} if parts else {}
+        of_parts = {"parts": list(parts.items()), "run": uuid.uuid4().hex} if parts else {}
         only_tell(name, lambda: told.append(json.dumps({**message(made, bar, level), **of_parts})))
 
 

@@ -18,7 +18,9 @@ def test_search_finds_the_node_first_and_puts_it_on_the_canvas(page, words, vue)
     comfy_page.use_vue_nodes(page, vue)
     page.evaluate("app.rootGraph.clear()")
     page.mouse.move(800, 500)
-    page.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")  # a slow page misses a double click
+    page.evaluate(
+        "app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
+    )  # a slow page misses a double click
     field = page.get_by_role("combobox", name="Add a node...")
     field.fill(words)
     title = page.evaluate("type => LiteGraph.registered_node_types[type].title", FOUND[words])

@@ -222,6 +222,22 @@ def test_studio_tells_time_first_then_tokens_and_keeps_them_with_another_seed(pa
 
 
 @both
+@pytest.mark.own_page
+def test_whole_from_the_cache_it_tells_what_its_nodes_told(page, server, vue):
+    """In another workflow, and once the page is loaded anew."""
+    seed, all_told = next(NEW_SEED), []
+    for reload in (False, False, True):
+        if reload:
+            page.reload()
+            page.wait_for_function(comfy_page.READY)
+        opened(page, vue, seed=seed)
+        picture(page, server)
+        comfy_page.wait_until_told(page, STUDIO, "prompts computed")
+        all_told += comfy_page.told_by(page, STUDIO)
+    assert all_told[0] == all_told[1] == all_told[2]
+
+
+@both
 def test_error_of_an_inner_node_stands_on_the_studio(page, server, vue):
     opened(page, vue)
     picture(page, server)

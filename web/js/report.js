@@ -17,6 +17,8 @@ const MIN_WIDTH = 320; // of a node that has nothing else to show
 const ROW_GAP = 4; // that the canvas puts between widgets of a fixed height
 const KEPT = "chroma.reports"; // in the browser tab's storage, so that they survive a reload of the page
 const MAX_KEPT = 200;
+const KEPT_PARTS = "chroma.parts"; // in the browser's storage, since another tab may meet the same run in the host's cache
+const MAX_KEPT_PARTS = 20; // runs
 const MAX_PROMPTS = 100; // whose workflow is remembered
 const OURS = `custom_nodes.${decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))}`; // as the server names it
 const OUR_FILES = new RegExp(`custom_nodes[\\\\/]${OURS.slice(13).replace(/\W/g, "\\$&")}[\\\\/]`);
@@ -32,7 +34,8 @@ const views = new Map();
 const PARTS = ["text", "settings"]; // of what is told before a run, as they are shown
 const ahead = new WeakMap(); // node -> Map of them, each the newest
 const previewed = new WeakSet(); // nodes that show these, not what a run has told
-const parts = new Map(); // key of a node that expands into others -> {titles, own, told}: see `join`
+const tellings = new WeakMap(); // node -> how often a run has told something on it
+const parts = new Map(); // key of a node that expands into others -> {titles, own, told, run}: see `join`
 
 class ReportWidget {
   /** room: whether the node may grow; one that was saved with a report has the room. */
@@ -124,14 +127,28 @@ function put(node, report, room) {
   else if (report.text) widgets.set(node, new ReportWidget(node, report, room));
 }
 
-/** Shows a part of what a node tells before a run, beside its other parts; null: nothing. What a run has told before stays if
- * `first`, the part's first look. */
-export function preview(node, part, report, first = false) {
+/** Tells those who look at a node before a run whether one has told something on it since they looked last. */
+export class Runs {
+  constructor(node) {
+    this.node = node;
+    this.seen = 0;
+  }
+
+  hasToldSince() {
+    const { seen } = this;
+    this.seen = tellings.get(this.node) ?? 0;
+    return this.seen !== seen;
+  }
+}
+
+/** Shows a part of what a node tells before a run, beside its other parts; null: nothing. What a run has told stays if `stays`:
+ * nobody has changed the node since. */
+export function preview(node, part, report, stays = false) {
   if (node.graph?.getNodeById(node.id) !== node) return; // it was removed while the server was asked; some keep their graph
   const known = ahead.get(node) ?? new Map();
   ahead.set(node, known.set(part, report));
   const shown = widgets.get(node);
-  if (first && shown && !shown.view.isEmpty && !previewed.has(node)) return;
+  if (stays && shown && !shown.view.isEmpty && !previewed.has(node)) return;
   const whole = inOrder(PARTS.map((one) => known.get(one)).filter(Boolean));
   if (whole.text || shown) show(node, whole, true, outersOf(node));
   previewed.add(node);
@@ -215,7 +232,9 @@ function tell(workflow, id, report) {
   if (reports.size > MAX_KEPT) reports.delete(reports.keys().next().value);
   told.add(key);
   save();
-  if (node) show(node, report, true, outersOfId(id));
+  if (!node) return;
+  tellings.set(node, (tellings.get(node) ?? 0) + 1);
+  show(node, report, true, outersOfId(id));
 }
 
 /** What a node and those that it has expanded into tell, as one report: the last of them first, a sampler's time and cost, then
@@ -250,19 +269,40 @@ function tellPart(workflow, id, part, report) {
   if (!whole) return;
   whole.told.delete(part);
   if (report) whole.told.set(part, report);
+  keepParts(whole);
   tell(workflow, id, join(whole));
 }
 
-/** What a node itself tells; with `parts` if it has expanded. Of them it keeps what was told before, and comes from the cache. */
-function tellWhole(workflow, id, { parts: titles, ...own }) {
+/** What the parts of nodes have told, [run, [[id, report], ...]] each, the oldest first. */
+function keptParts() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT_PARTS) ?? "[]");
+  } catch {
+    return []; // another has written there
+  }
+}
+
+function keepParts({ run, told }) {
+  const others = keptParts().filter(([one]) => one !== run);
+  try {
+    localStorage.setItem(KEPT_PARTS, JSON.stringify([...others.slice(1 - MAX_KEPT_PARTS), [run, [...told]]]));
+  } catch {
+    localStorage.removeItem(KEPT_PARTS); // it is full: this page knows them by their node
+  }
+}
+
+/** What a node itself tells; with `parts` if it has expanded, in a run of this name. What they told in that run is known again,
+ * also in another workflow; else it keeps what they told before, which comes from the cache. */
+function tellWhole(workflow, id, { parts: titles, run, ...own }) {
   const key = `${workflow}/${id}`;
   if (!titles) {
     parts.delete(key);
     return tell(workflow, id, own);
   }
   const ids = new Set(titles.map(([part]) => part));
-  const told = new Map([...(parts.get(key)?.told ?? [])].filter(([part]) => ids.has(part)));
-  parts.set(key, { titles, own, told });
+  const before = keptParts().find(([one]) => one === run)?.[1] ?? parts.get(key)?.told ?? [];
+  parts.set(key, { titles, own, told: new Map([...before].filter(([part]) => ids.has(part))), run });
+  keepParts(parts.get(key));
   tell(workflow, id, join(parts.get(key)));
 }
 

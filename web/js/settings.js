@@ -8,7 +8,7 @@ import { addDrawing } from "./curve.js";
 import { CurveView } from "./curve_view.js";
 import { listed } from "./dom_widget.js";
 import { graphOf, isShared, widgetFor } from "./graph_query.js";
-import { preview } from "./report.js";
+import { Runs, preview } from "./report.js";
 import { word } from "./words.js";
 
 const PATH = "/chroma/settings";
@@ -31,6 +31,7 @@ function queryOf(node) {
 class Teller {
   constructor(node) {
     this.node = node;
+    this.runs = new Runs(node);
     this.key = null; // of what was asked last
     this.told = null; // the report of the last answer, as JSON
     this.busy = false;
@@ -48,6 +49,7 @@ class Teller {
   async look() {
     if (this.busy || !this.node.graph || isShared(this.node)) return;
     if (!this.isCustom && this.written && this.wasChanged()) return;
+    const hasRun = this.runs.hasToldSince();
     const body = queryOf(this.node);
     if (body === this.key) return;
     const first = this.key === null;
@@ -58,7 +60,7 @@ class Teller {
       const answer = await api.fetchApi(PATH, { method: "POST", headers, body });
       const told = await answer.json();
       if (queryOf(this.node) !== body) this.key = first ? null : body; // changed meanwhile: the next look asks for what is there
-      else if (!told.error) this.show(told, first);
+      else if (!told.error) this.show(told, first || hasRun || this.runs.hasToldSince());
     } catch {
       this.key = null; // the server is away; asked again
     } finally {
@@ -66,9 +68,9 @@ class Teller {
     }
   }
 
-  show({ report, sigmas, steps, shift, values }, first) {
+  show({ report, sigmas, steps, shift, values }, stays) {
     const text = JSON.stringify(report);
-    if (text !== this.told) preview(this.node, "settings", report, first); // else what a run has told since stays
+    if (text !== this.told) preview(this.node, "settings", report, stays); // else what a run has told since stays
     this.told = text;
     if (this.view && sigmas) this.view.show(sigmas, steps, shift === null ? "" : word("shift {}", Number(shift.toFixed(2))), "");
     else if (this.view) this.view.fail(word("not known before the run"));

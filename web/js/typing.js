@@ -5,7 +5,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { listed } from "./dom_widget.js";
 import { widgetFor } from "./graph_query.js";
-import { preview } from "./report.js";
+import { Runs, preview } from "./report.js";
 
 const PATH = "/chroma/prompt";
 const PART = "text"; // of what the node tells before a run
@@ -17,6 +17,8 @@ let table = {}; // node class -> {texts, options}: its inputs in which prompts a
 class Writer {
   constructor(node) {
     this.node = node;
+    this.runs = new Runs(node);
+    this.hasRun = false;
     this.seen = null; // the query at the last look
     this.asked = null; // the query that was asked last
     this.busy = false;
@@ -27,15 +29,16 @@ class Writer {
     const body = this.query();
     const rests = body === this.seen;
     this.seen = body;
+    this.hasRun = this.runs.hasToldSince() || (rests && this.hasRun); // since the text has changed
     if (!rests || body === this.asked) return;
-    const first = this.asked === null;
+    const stays = this.hasRun || this.asked === null;
     this.asked = body;
-    if (body === "") return preview(this.node, PART, null, first); // the text is another node's
+    if (body === "") return preview(this.node, PART, null, stays); // the text is another node's
     this.busy = true;
     try {
       const headers = { "Content-Type": "application/json" };
       const { report } = await (await api.fetchApi(PATH, { method: "POST", headers, body })).json();
-      if (report) preview(this.node, PART, report, first);
+      if (report) preview(this.node, PART, report, this.runs.hasToldSince() || stays);
     } catch {
       this.asked = null; // the server is away; asked again
     } finally {
