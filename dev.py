@@ -502,7 +502,7 @@ def whole_suite() -> list[str]:
     A process waits for its server or its page half of the time, so three keep two cores busy.
     """
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
-    return ["-n", "3", "--dist", "loadfile"]
+    return ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def bench(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -72,10 +72,12 @@ def told_ahead(graph: Graph, node: str) -> tuple[list[str], Settings | None]:
 
 
 def studio_ahead(graph: Graph, node: str) -> dict[str, Any] | None:
-    """What the samplers of a Chroma Studio tell, as a report: they have the same settings, and each pass takes its time."""
+    """What the loaders and samplers of a Chroma Studio tell, as a report: the samplers have the same settings, and each pass
+    takes its time."""
     opened, owners = all_opened(graph.nodes)
-    samplers = [key for key, owner in owners.items() if owner == node and opened[key]["class_type"] == OUR_SAMPLER]
-    lines = [line for sampler in samplers for line in told_ahead(Graph(opened), sampler)[0]]
+    inner, own = Graph(opened), [key for key, owner in owners.items() if owner == node]
+    lines = [line for key in own if inner.kind(key) in LOADERS and (line := told_of_file(inner, key))]
+    lines += [line for key in own if inner.kind(key) == OUR_SAMPLER for line in told_ahead(inner, key)[0]]
     return message(Lines(list(dict.fromkeys(lines)))) if lines else None
 
 

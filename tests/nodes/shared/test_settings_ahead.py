@@ -173,6 +173,26 @@ def test_a_loader_tells_what_a_wrong_file_is(ahead, files, kind, value, text):
     assert text is None or re.match(text, report["text"]) and report["level"] == text.split(":")[0].lower()
 
 
+def test_studio_tells_what_a_wrong_file_is_once(ahead):
+    wrong = {"unet_name": "lora.safetensors", "clip_name": "Chroma1-HD.safetensors"}
+    loras = {"loras": "1", "loras.lora_1": "lora.safetensors", "loras.strength_1": 1.0}
+    lines = ahead.ahead(studio(**wrong, **loras))["report"]["text"].splitlines()
+    for text in (
+        "ERROR: lora.safetensors: .* it looks like a LoRA",
+        "ERROR: Chroma1-HD.safetensors: .*a Chroma model",
+        "Warning: lora.safetensors looks like a LoRA for SDXL",
+    ):
+        assert len([line for line in lines if re.match(text, line)]) == 1
+
+
+def test_page_asks_for_all_that_is_told_ahead(ahead):
+    """web/js/settings.js has the names of the nodes, so that it need not wait for the server."""
+    script = (support.ROOT / "web" / "js" / "settings.js").read_text(encoding="utf-8")
+    lists = re.findall(r"^const [A-Z_]+ = \[(.*)\];|^const SAMPLER = (.*);", script, re.MULTILINE)
+    named = re.findall(r'"(Chroma\w+)"', str(lists))
+    assert sorted(named) == sorted(ahead.KINDS)
+
+
 @pytest.mark.parametrize(
     "query", [{}, [], {"graph": [], "node": "2"}, {"graph": {}, "node": "2"}, {"other": 1}], ids=str
 )
