@@ -229,7 +229,7 @@ class ChromaKSampler(CheckedNode):
                 SETTINGS.Input(
                     "settings",
                     optional=True,
-                    tooltip="From Chroma Preset or Chroma Flash: their values in place of those above.",
+                    tooltip="From Chroma Preset, Chroma Speed or Chroma Flash: their values in place of those above.",
                     lazy=True,
                 ),
             ],

@@ -26,7 +26,7 @@ class ChromaDiffusionLoader(CheckedNode):
             node_id="ChromaDiffusionLoader",
             display_name=LOADER,
             category="loaders/chroma",
-            description="Loads a Chroma diffusion model of any kind (safetensors, GGUF, sharded, all-in-one; any "
+            description="Loads a Chroma diffusion model of nearly any kind (safetensors, GGUF, sharded, all-in-one; any "
             "precision) at its own sizes, and keeps or changes the precision of its weights.",
             search_aliases=[
                 "UNETLoader",

@@ -122,7 +122,7 @@ def flux_shift(
     """The linear schedule with FLUX's shift for the picture's size in pixels: sigma = e^mu / (e^mu + 1/t - 1).
 
     raises:    ValueError also where the size asks for a shift so large that sigmas repeat.
-    source:    flux's get_schedule; mu as in the host's ModelSamplingFlux. The trainer's previews and mlx sample with it.
+    source:    flux's get_schedule; mu as in the host's ModelSamplingFlux. The trainer's previews and mlx-chroma sample with it.
     """
     _check("flux_shift", steps, width=width, height=height, base_shift=base_shift, max_shift=max_shift)
     mu = flux_mu(width * height / PIXELS_PER_TOKEN, base_shift, max_shift)
@@ -242,7 +242,7 @@ CURVES: dict[str, Curve] = {
     "linear": Curve(linear, "1 to 0 in equal steps, as diffusers samples. Ignores the model's shift."),
     "flux_shift": Curve(
         flux_shift,
-        "Linear with FLUX's shift, larger for larger pictures, in place of the model's own. The trainer's previews and mlx "
+        "Linear with FLUX's shift, larger for larger pictures, in place of the model's own. The trainer's previews and mlx-chroma "
         "sample with it; Chroma was trained without.",
         (
             Parameter("width", 1024, 16, 16384, 16, f"Width of the picture in pixels. {_SIZE}"),

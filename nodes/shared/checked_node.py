@@ -220,7 +220,10 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "CLIP": (is_clip, "a CLIP, from a text encoder's loader"),
     "CONDITIONING": (is_conditioning, "CONDITIONING, from a prompt's node"),
     "LATENT": (is_latent, "a LATENT, from an empty latent's node or VAE Encode"),
-    "CHROMA_SETTINGS": (lambda value: isinstance(value, Settings), "the settings of Chroma Preset or Chroma Flash"),
+    "CHROMA_SETTINGS": (
+        lambda value: isinstance(value, Settings),
+        "the settings of Chroma Preset, Chroma Speed or Chroma Flash",
+    ),
     "SIGMAS": (is_sigmas, "SIGMAS, from a scheduler"),
     "STYLE_MODEL": (has("get_cond"), "a STYLE_MODEL, from Load Style Model"),
     "CLIP_VISION_OUTPUT": (has("last_hidden_state"), "a CLIP_VISION_OUTPUT, from CLIP Vision Encode"),
