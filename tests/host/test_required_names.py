@@ -124,13 +124,17 @@ GUIDE = support.ROOT / "web" / "docs" / "guides" / "something_looks_wrong.md"
 BEGIN, END = "| this ComfyUI lacks what is needed for | without it there is no |\n|---|---|\n", "\n\n"
 
 
+def is_shown(module, node):
+    return not getattr(support.dev.load_pack(f"nodes.{module}"), node).define_schema().is_dev_only
+
+
 def needed_table(required_names):
-    """A row for each feature: what of the pack comes and goes with it."""
+    """A row for each feature: what of the pack comes and goes with it, less the parts that menus do not show."""
     nodes = support.dev.load_pack("nodes")
     lost = {feature: [] for feature in required_names.NEEDED}
     for feature in nodes.FEATURES:
         for need in feature.needs:
-            lost[need] += [f"`{name}`" for name in feature.nodes]
+            lost[need] += [f"`{name}`" for name in feature.nodes if is_shown(feature.module, name)]
     for registration in nodes.REGISTRATIONS:
         for need in registration.needs:
             lost[need].append(registration.what)
