@@ -64,6 +64,9 @@ def main(rounds: int) -> None:
         print(lines[-1], flush=True)
     alternate = list(SETTINGS).index("alternate")
     found = {sampler for sampler, cells in rows.items() if cells[alternate][0] > BAR}
-    lines += ["", f"Above the bar: {', '.join(sorted(found)) or 'none'}; in the table: {', '.join(sorted(rough))}."]
+    lines += [
+        "",
+        f"Above the bar: {', '.join(sorted(found)) or 'none'}; in the table: {', '.join(sorted(rough)) or 'none'}.",
+    ]
     write("savings", "Savings by sampler", lines)
     kept.unlink()
