@@ -1,4 +1,4 @@
-"""Tables from the result files, into benchmarks/results/gpu.md; the README takes its figures from there."""
+"""Tables from the result files, into benchmarks/results/gpu.md, from which docs/measured.md takes its figures."""
 
 from __future__ import annotations
 
