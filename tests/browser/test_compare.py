@@ -141,6 +141,27 @@ def test_another_tab_and_back_shows_the_pictures_again(page, server, vue):
     check(page, page.locator(".chroma-compare .panel"), 0.5)
 
 
+@both
+def test_pictures_of_a_run_are_those_of_its_workflow_whichever_is_open(page, server, vue):
+    compare(page, server, vue)
+    workflow = page.evaluate("app.rootGraph.serialize()")
+    comfy_page.load(page, {**workflow, "id": "00000000-3333-4222-8333-111111111111"})  # the same nodes' ids
+    told = """async ([workflow, id]) => {
+        const { api } = await import('/scripts/api.js')
+        const files = [1, 2].map(i => ({ filename: `x${i}.png`, type: 'temp', subfolder: '' }))
+        api.dispatchCustomEvent('chroma.queued', { prompt: 'another', workflow })
+        api.dispatchCustomEvent('executed', { prompt_id: 'another', node: id, display_node: id, output: { chroma_compare: files } })
+    }"""
+    (node,) = [str(node["id"]) for node in workflow["nodes"] if node["type"] == NODE]
+    sources = "[...document.querySelectorAll('.chroma-compare img')].map(image => image.src)"
+    page.route("**/view?filename=x*", lambda route: route.fulfill(status=200, body=""))
+    page.evaluate(told, [workflow["id"], node])
+    assert not any("x1.png" in source for source in page.evaluate(sources))
+    comfy_page.load(page, workflow)
+    comfy_page.until(page, lambda: any("x1.png" in source for source in page.evaluate(sources)))
+    assert any("x1.png" in source for source in page.evaluate(sources))
+
+
 def test_both_pictures_are_given_one_after_the_other(page, server):
     nodes = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 2, "color": 0xDC141E}},

@@ -153,3 +153,10 @@ def test_links_of_a_translated_help_page_lead_to_translated_pages(page, href):
     dialog = shown(page, title(DOCS / "ChromaKSampler" / "zh.md"))
     dialog.get_by_role("button", name="Close").click()
     dialog.wait_for(state="hidden")
+
+
+def test_a_page_that_cannot_be_fetched_says_so(visit):
+    with visit() as (page, _):  # its console tells of the failed request
+        page.route("**/docs/ChromaNAG.md", lambda route: route.abort())
+        follow(page, "/extensions/chroma-pack/docs/ChromaNAG.md")
+        page.get_by_role("dialog").get_by_text("ComfyUI does not answer").wait_for()

@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.host]
 
 dev = support.dev
 SUBGRAPH = support.ROOT / "example_workflows" / "chroma_text_to_image.json"
+LOADER = "ChromaDiffusionLoader"
 NEW_SEED = itertools.count(880_000)
 both = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 
@@ -186,6 +187,79 @@ def test_refused_prompt_is_told_on_the_node(visit, server, vue):
         page.get_by_test_id("queue-button").click()
         comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "ERROR: precision 'thin air' is not known")
         assert set(comfy_page.told_by(page, "ChromaPadMask")) == {""}
+
+
+def test_refusal_in_another_workflow_leaves_what_this_one_told(visit, server):
+    with visit() as (page, _):
+        load_demo(page)
+        comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
+        first = page.evaluate("app.rootGraph.serialize()")
+        run(page, server)
+        comfy_page.wait_until_told(page, LOADER, "M parameters")
+        load_demo(page)  # a workflow of its own, with nodes of the same ids
+        set_widget(page, LOADER, "quant_mode", "thin air")
+        page.get_by_test_id("queue-button").click()
+        comfy_page.wait_until_told(page, LOADER, "ERROR: precision 'thin air' is not known")
+        comfy_page.load(page, first)
+        comfy_page.wait_until_told(page, LOADER, "M parameters")
+
+
+@both
+def test_what_comes_from_the_cache_is_told_until_it_is_made_anew(page, server, vue):
+    """Also what came after its node, such as a guider's; unless the run was stopped before it."""
+    hd(page, vue)
+    set_widget(page, "RandomNoise", "control_after_generate", "fixed")
+    run(page, server)
+    guider_report(page)
+    (loaded,), (guided,) = (comfy_page.told_by(page, kind) for kind in (LOADER, "ChromaCFGGuider"))
+    set_widget(page, "SaveImage", "filename_prefix", f"again-{next(NEW_SEED)}")
+    assert len(run(page, server)) > 5
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
+    assert comfy_page.told_by(page, "ChromaCFGGuider") == [guided]
+    set_widget(page, "ChromaPreset", "steps", 900)
+    page.evaluate(NEW_NOISE, next(NEW_SEED))
+    prompt = comfy_page.press_run(page)
+    page.wait_for_function("document.title.includes('%')")
+    server.post("/interrupt", {})
+    assert server.wait(prompt)["status"]["status_str"] == "error"
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
+    assert comfy_page.told_by(page, LOADER) == [loaded]
+
+
+@both
+def test_speed_tells_what_a_run_took_though_the_node_comes_from_the_cache(page, server, vue):
+    comfy_page.use_vue_nodes(page, vue)
+    load_demo(page)
+    page.evaluate(
+        """() => {
+            const [loader, sampler] = ['ChromaDiffusionLoader', 'KSampler'].map(type => app.rootGraph.nodes.find(n => n.type === type))
+            const speed = LiteGraph.createNode('ChromaSpeed')
+            app.rootGraph.add(speed)
+            speed.pos = [0, 800]
+            loader.connect(0, speed, 0)
+            speed.connect(0, sampler, 0)
+        }"""
+    )
+    for _ in range(2):
+        set_widget(page, "KSampler", "seed", next(NEW_SEED))
+        run(page, server)
+        comfy_page.until_still(page, comfy_page.TOLD_MS)
+        assert "prompts computed in" in comfy_page.told_by(page, "ChromaSpeed")[0]
+
+
+def test_damaged_storage_of_the_browser_costs_its_reports_alone(visit, server):
+    with visit() as (page, errors):
+        for storage in ("sessionStorage", "localStorage"):
+            page.evaluate(
+                f"for (const name of ['reports', 'prompts', 'parts']) {storage}.setItem('chroma.' + name, '{{1')"
+            )
+        page.reload()
+        page.wait_for_function(comfy_page.READY)
+        load_demo(page)
+        comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
+        run(page, server)
+        comfy_page.wait_until_told(page, LOADER, "M parameters")
+        assert errors == []
 
 
 # --- what else is told of runs ---------------------------------------------------------------------------------------

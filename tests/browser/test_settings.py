@@ -19,6 +19,10 @@ NEW_SEED = itertools.count(990_000)
 FILES = {k: v for k, v in DEMO.items() if k not in (SAMPLER, PRESET)}
 
 
+STEPS_ARE = """steps => app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets
+    .find(w => w.name === 'steps').value === steps"""
+
+
 def opened(page, name, vue, **rows):
     comfy_page.use_vue_nodes(page, vue)
     comfy_page.load_new(page, json.loads((EXAMPLES / f"{name}.json").read_text()))
@@ -84,6 +88,11 @@ def test_presets_settings_are_dragged_to_the_sampler_which_shows_and_takes_them(
     page.screenshot(path=dev.cache_dir() / "browser" / f"settings-link-{'vue' if vue else 'canvas'}.png")
     run(page, server)
     comfy_page.wait_until_told(page, SAMPLER, "3 steps, cfg 3: ")  # of the run
+    choose(page, SAMPLER, "steps", 30)  # which the link overrules
+    page.wait_for_function(STEPS_ARE, arg=3)
+    choose(page, PRESET, "steps", 7)
+    page.wait_for_function(STEPS_ARE, arg=7)
+    assert value(page, SAMPLER, "quality") == "custom"
 
 
 @both
@@ -129,6 +138,95 @@ def test_choice_fills_the_values_and_a_changed_value_chooses_custom(page, server
     assert comfy_page.told_by(page, SAMPLER)[0].startswith("expected: ")  # nothing of the choice
     choose(page, SAMPLER, "quality", "flash")
     comfy_page.wait_until_told(page, SAMPLER, "ERROR: quality is flash, and the model is chroma-demo")
+
+
+@both
+def test_values_that_a_choice_fills_in_are_undone_with_it(page, vue):
+    opened(page, "chroma_lora", vue)
+    comfy_page.wait_until_told(page, SAMPLER, "expected: ")
+    comfy_page.until_still(page, comfy_page.TOLD_MS)  # the node has room for what it tells
+    before = value(page, SAMPLER, "steps")
+    page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    choose(page, SAMPLER, "quality", "draft")
+    page.wait_for_function(STEPS_ARE, arg=12)
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
+    page.evaluate(
+        "app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
+    )  # as any click does
+    page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+    page.wait_for_function(STEPS_ARE, arg=before)
+    assert value(page, SAMPLER, "quality") == "standard"
+
+
+@both
+def test_what_a_run_told_of_other_values_is_not_shown_again(page, server, vue):
+    opened(page, "chroma_lora", vue, ChromaKSampler={"quality": "custom", "steps": 2, "seed": next(NEW_SEED)})
+    run(page, server)
+    comfy_page.wait_until_told(page, SAMPLER, "prompts computed")
+    told = page.evaluate("app.rootGraph.serialize()")
+    choose(page, SAMPLER, "steps", 5)
+    comfy_page.until(page, lambda: "prompts computed" not in comfy_page.told_by(page, SAMPLER)[0])
+    for workflow in (
+        page.evaluate("app.rootGraph.serialize()"),
+        told,
+    ):  # as after undo, and a picture of an earlier run
+        comfy_page.load(page, workflow)
+        comfy_page.until_still(page, comfy_page.TOLD_MS)
+        assert "prompts computed" not in comfy_page.told_by(page, SAMPLER)[0]
+
+
+@both
+def test_nodes_of_the_page_alone_are_seen_through(page, vue):
+    """A primitive's value, and a node of another pack that passes on what stands elsewhere, as Set and Get do."""
+    opened(page, "chroma_lora", vue)
+    asked = page.evaluate(
+        """async () => {
+            class Get extends LiteGraph.LGraphNode {
+                isVirtualNode = true
+                getInputLink() { return this.graph.getLink(this.graph.nodes.find(n => n.type === 'Set').inputs[0].link) }
+            }
+            class Set_ extends LiteGraph.LGraphNode { isVirtualNode = true }
+            LiteGraph.registerNodeType('Get', Get)
+            LiteGraph.registerNodeType('Set', Set_)
+            const [loader, sampler] = ['ChromaLoraLoader', 'ChromaKSampler'].map(t => app.rootGraph.nodes.find(n => n.type === t))
+            const [get, set, primitive] = ['Get', 'Set', 'PrimitiveNode'].map(type => {
+                const node = LiteGraph.createNode(type)
+                app.rootGraph.add(node)
+                return node
+            })
+            get.addOutput('MODEL', 'MODEL')
+            set.addInput('MODEL', 'MODEL')
+            loader.connect(0, set, 0)
+            get.connect(0, sampler, sampler.inputs.findIndex(input => input.name === 'model'))
+            primitive.connect(0, sampler, sampler.inputs.findIndex(input => input.name === 'steps'))
+            primitive.widgets[0].value = 17
+            const { graphOf } = await import('/extensions/chroma-pack/js/graph_query.js')
+            const { graph, node } = graphOf(sampler)
+            const { inputs } = graph[node]
+            return [inputs.steps, graph[inputs.model[0]].class_type]
+        }"""
+    )
+    assert asked == [17, "ChromaLoraLoader"]
+
+
+@both
+@pytest.mark.own_page
+def test_a_server_that_does_not_answer_is_asked_ever_less_often(visit, vue):
+    with visit() as (page, _):
+        opened(page, "chroma_lora", vue)
+        comfy_page.wait_until_told(page, SAMPLER, "expected: ")
+        asked = []
+        for path in ("settings", "prompt"):
+            page.route(
+                f"**/chroma/{path}",
+                lambda route: (asked.append(route.request.url), route.fulfill(status=502, body="<html>")),
+            )
+        choose(page, SAMPLER, "quality", "draft")
+        page.wait_for_timeout(5000)  # in which it would be asked sixteen times
+        assert 2 <= len(asked) <= 4
+        page.unroute_all()
+        page.evaluate("import('/scripts/api.js').then(({ api }) => api.dispatchCustomEvent('reconnected'))")
+        comfy_page.wait_until_told(page, SAMPLER, "draft: chroma-demo, recognised")
 
 
 @both

@@ -2,7 +2,8 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { addElement, chain, made, passOn } from "./dom_widget.js";
+import { addElement, made, passOn } from "./dom_widget.js";
+import { nodeOf, workflowOf } from "./report.js";
 import { word } from "./words.js";
 
 const NODE = "ChromaComparePictures";
@@ -12,7 +13,8 @@ const [WIDTH, HEIGHT, MIN_HEIGHT] = [400, 400, 160]; // pixels
 const STEP = 0.02; // of the picture's width, by an arrow key
 
 const views = new WeakMap(); // node -> its CompareView
-const kept = new Map(); // a node's place in a workflow -> the files that it showed last
+const MAX_KEPT = 200;
+const kept = new Map(); // "workflow id/execution id" -> the files that a node showed last, the oldest first
 
 const STYLE = `
 .chroma-compare { box-sizing: border-box; min-width: 0; min-height: ${MIN_HEIGHT}px; width: 100%; height: 100%; }
@@ -33,7 +35,7 @@ const STYLE = `
 }
 .chroma-compare .name.a { left: 6px; }
 .chroma-compare .name.b { right: 6px; }
-.chroma-compare .hint { position: absolute; inset: 0; display: grid; place-items: center; opacity: 0.62; }
+.chroma-compare .hint { position: absolute; inset: 0; display: grid; place-items: center; opacity: 0.72; }
 .chroma-compare [hidden] { display: none; }
 `;
 
@@ -119,10 +121,6 @@ export class CompareView {
   }
 }
 
-function keyOf(node) {
-  return `${app.rootGraph.id}/${node.graph?.id}/${node.id}`;
-}
-
 app.registerExtension({
   name: "Chroma.Compare",
   nodeCreated(node) {
@@ -132,14 +130,21 @@ app.registerExtension({
     addElement(node, SHOWN, view.element, { margin: MARGIN, getMinHeight: () => MIN_HEIGHT + 2 * MARGIN });
     passOn(view.element);
     node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], HEIGHT)]);
-    chain(node, "onExecuted", function (output) {
-      const files = output?.[SHOWN] ?? [];
-      kept.set(keyOf(this), files);
-      view.show(files);
+  },
+  setup() {
+    api.addEventListener("executed", ({ detail: { prompt_id, display_node, node, output } }) => {
+      const [files, workflow, id] = [output?.[SHOWN], workflowOf(prompt_id), display_node ?? node];
+      if (!files) return;
+      kept.delete(`${workflow}/${id}`); // so that it is the newest
+      kept.set(`${workflow}/${id}`, files);
+      if (kept.size > MAX_KEPT) kept.delete(kept.keys().next().value);
+      if (workflow === app.rootGraph.id) views.get(nodeOf(id))?.show(files); // else in another tab
     });
   },
   afterConfigureGraph() { // another tab of the page, come back to
-    for (const graph of [app.rootGraph, ...(app.rootGraph.subgraphs?.values() ?? [])])
-      for (const node of graph.nodes) views.get(node)?.show(kept.get(keyOf(node)) ?? []);
+    for (const [key, files] of kept) {
+      const [workflow, id] = key.split("/");
+      if (workflow === app.rootGraph.id) views.get(nodeOf(id))?.show(files);
+    }
   },
 });

@@ -5,6 +5,7 @@ import { app } from "../../../scripts/app.js";
 import { queryOf } from "./curve_query.js";
 import { CurveView, HEIGHT } from "./curve_view.js";
 import { addElement, chain, passOn } from "./dom_widget.js";
+import { isOnPage } from "./graph_query.js";
 import { word } from "./words.js";
 
 const PATH = "/chroma/curve";
@@ -78,7 +79,7 @@ class Curve {
 
 /** Once a frame: no event of the front end tells of every way in which a value changes, in both of its renderers. */
 function watch() {
-  for (const curve of curves) curve.look();
+  for (const curve of curves) if (isOnPage(curve.node)) curve.look();
   watching = curves.size > 0;
   if (watching) requestAnimationFrame(watch);
 }

@@ -1,10 +1,10 @@
 // What a node would ask the server to draw, read from its widgets and from the nodes that it is connected to.
 
+import { sourceOf, widgetFor } from "./graph_query.js";
 import { word } from "./words.js";
 
 // `table` is the server's answer to GET /chroma/curve: node classes, and the names of their widgets. Its form is described in
 // nodes/shared/scheduler_curve.py. Here are only the front end's own nodes, which the server does not know.
-const CONSTANT = "PrimitiveNode"; // its one number is the value of whatever it is connected to
 const PASSING = "Reroute";
 const MAX_PASSED = 50; // nodes; a chain may not end
 
@@ -34,10 +34,9 @@ export function queryOf(node, table) {
 /** The model's sigmas as /chroma/curve takes them, from the nodes before; undefined where they do not tell. */
 function modelShift(node, table) {
   for (let i = 0; i < MAX_PASSED; i++) {
-    node = sourceOf(node, node.inputs.find((input) => input.type === "MODEL") ?? node.inputs[0]);
-    if (!node || node.mode === 2) return undefined; // muted
-    const passes = node.mode === 4 || node.type === PASSING || table.passing.includes(node.type); // 4: bypassed
-    if (!passes) return shiftOf(node, table);
+    node = sourceOf(node, node.inputs.find((input) => input.type === "MODEL") ?? node.inputs[0])?.node;
+    if (!node) return undefined;
+    if (node.type !== PASSING && !table.passing.includes(node.type)) return shiftOf(node, table);
   }
   return undefined;
 }
@@ -69,13 +68,8 @@ function shownName(node, name) {
 
 /** A widget's value, or that of the constant it is connected to; undefined where another node gives it. */
 function valueOf(node, name, table) {
-  const input = node.inputs.find((input) => input.widget?.name === name && input.link != null);
-  if (!input) return node.widgets.find((widget) => widget.name === name)?.value;
-  const source = sourceOf(node, input);
-  const constant = source?.type === CONSTANT || table.constants.includes(source?.type);
-  return constant ? source.widgets?.[0]?.value : undefined;
-}
-
-function sourceOf(node, input) {
-  return input?.link == null ? undefined : node.getInputNode(node.inputs.indexOf(input));
+  const found = widgetFor(node, name);
+  if (found) return found.widget.value;
+  const source = sourceOf(node, node.inputs.find((input) => input.widget?.name === name && input.link != null));
+  return table.constants.includes(source?.node?.type) ? source.node.widgets?.[0]?.value : source?.value;
 }

@@ -27,10 +27,10 @@ const STYLE = `
   font: 11px/14px Inter, Arial, sans-serif; font-variant-numeric: tabular-nums; cursor: default; user-select: none;
 }
 .chroma-curve .head { display: flex; justify-content: space-between; gap: 6px; padding: 0 10px; white-space: nowrap; }
-.chroma-curve .note { opacity: 0.62; overflow: hidden; text-overflow: ellipsis; }
+.chroma-curve .note { opacity: 0.72; overflow: hidden; text-overflow: ellipsis; }
 .chroma-curve svg { display: block; width: 100%; flex: 1; min-height: 0; }
 .chroma-curve text { fill: var(--curve-text); font-size: 10px; dominant-baseline: central; }
-.chroma-curve .faint { opacity: 0.5; }
+.chroma-curve .faint { opacity: 0.72; }
 .chroma-curve .axis { stroke: var(--curve-text); stroke-opacity: 0.22; shape-rendering: crispEdges; }
 .chroma-curve .half { stroke: var(--curve-text); stroke-opacity: 0.4; stroke-dasharray: 2 3; shape-rendering: crispEdges; }
 .chroma-curve .line { fill: none; stroke: var(--curve-line); stroke-width: 1.5; stroke-linejoin: round; }

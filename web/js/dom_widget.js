@@ -2,6 +2,7 @@
 // methods that call what stood in their place.
 
 import { app } from "../../../scripts/app.js";
+import { isOnPage } from "./graph_query.js";
 
 export const MAX_HEIGHT = 162; // pixels of a text, 10 lines; what is longer scrolls
 
@@ -49,8 +50,40 @@ export function chain(node, name, then) {
   };
 }
 
+const MAX_AWAY = 100; // looks; while a workflow is loaded, its subgraphs are not there yet
+const [FIRST_MS, LONGEST_MS] = [1000, 30_000]; // of a pause
+
+/** How long a server that does not answer is left alone: each time twice as long. */
+export class Pause {
+  constructor() {
+    this.end();
+  }
+
+  get isOn() {
+    return Date.now() < this.until;
+  }
+
+  begin() {
+    this.ms = Math.min(LONGEST_MS, this.ms ? 2 * this.ms : FIRST_MS);
+    this.until = Date.now() + this.ms;
+  }
+
+  end() {
+    [this.ms, this.until] = [0, 0];
+  }
+}
+
 /** Keeps what belongs to a node in a set while the node is in a graph. */
 export function listed(node, set, one) {
   chain(node, "onAdded", () => set.add(one));
   chain(node, "onRemoved", () => set.delete(one));
+}
+
+/** Has each of such a set look at its node. The page does not tell of all that it takes away: what stays away is let go. */
+export function lookAll(set) {
+  for (const one of set) {
+    one.away = isOnPage(one.node) ? 0 : (one.away ?? 0) + 1;
+    if (!one.away) one.look();
+    else if (one.away > MAX_AWAY) set.delete(one);
+  }
 }

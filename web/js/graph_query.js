@@ -5,10 +5,18 @@ import { app } from "../../../scripts/app.js";
 
 const SUBGRAPH_INPUT = -10; // the node that stands for a subgraph's inputs
 const [MUTED, BYPASSED] = [2, 4]; // modes
+const [REROUTE, PRIMITIVE] = ["Reroute", "PrimitiveNode"]; // the page's own nodes
 const MAX_NODES = 80;
 const [TITLE, GAP, ROOM] = [30, 40, 150]; // pixels: of a node's title, between nodes, below one that will tell of its run
 const MAX_MOVES = 100;
 const MAX_TEXT = 400; // characters of a value; names of files are shorter
+
+/** Whether a node stands in the workflow on the canvas: one that was replaced with its graph may keep that. */
+export function isOnPage(node) {
+  const { graph } = node;
+  const isHere = graph && (graph === app.rootGraph || app.rootGraph.subgraphs?.get(graph.id) === graph);
+  return Boolean(isHere) && graph.getNodeById(node.id) === node;
+}
 
 /** The one node that stands for a subgraph; undefined where several do, or none. */
 export function standingFor(subgraph) {
@@ -38,8 +46,9 @@ function passedOn(node, slot) {
   return node.inputs.find((one) => one.type === type && one.link != null);
 }
 
-/** What an input gets: {node, slot}, or {widget} of the subgraph's outer node; undefined where nothing comes. */
-function sourceOf(node, input, depth = 0) {
+/** What an input gets: {node, slot}, {widget} of the subgraph's outer node, or {value} of a node of the page that is nothing else;
+ * undefined where nothing comes. */
+export function sourceOf(node, input, depth = 0) {
   const link = input?.link == null ? undefined : linkOf(node.graph, input.link);
   if (!link || depth > MAX_NODES) return undefined;
   if (Number(link.origin_id) === SUBGRAPH_INPUT) { // some front ends keep it as text
@@ -59,7 +68,18 @@ function sourceOf(node, input, depth = 0) {
     const last = id == null ? undefined : linkOf(source.subgraph, id);
     return last ? sourceOf({ graph: source.subgraph, ...inner, inputs: [] }, { link: id }, depth + 1) : undefined;
   }
+  if (source.isVirtualNode && source.type !== REROUTE) return behindVirtual(source, link.origin_slot, depth);
   return { node: source, slot: link.origin_slot };
+}
+
+/** What a node of the page alone gives, which the server never sees: a primitive's value, or what another pack's node passes on. */
+function behindVirtual(node, slot, depth) {
+  const found = node.resolveVirtualOutput?.(slot);
+  if (found) return { node: found.node, slot: found.slot };
+  if (node.type === PRIMITIVE) return node.widgets?.[0] && { value: node.widgets[0].value };
+  const link = node.getInputLink?.(slot);
+  const before = link && node.graph.getNodeById(link.origin_id);
+  return before ? sourceOf({ graph: node.graph }, { link: link.id }, depth + 1) : undefined;
 }
 
 /** The node and those before it: {graph, node} with numbers of its own for ids. */
@@ -72,13 +92,14 @@ export function graphOf(node) {
     ids.set(one, id);
     const inputs = {};
     for (const { name, value, serialize, options } of one.widgets ?? []) {
-      if (serialize === false && options?.serialize === false) continue;
+      if (options?.serialize === false || (serialize === false && options?.serialize === undefined)) continue;
       if (typeof value === "string") inputs[name] = value.slice(0, MAX_TEXT);
       else if (typeof value === "number" || typeof value === "boolean") inputs[name] = value;
     }
     for (const input of one.inputs ?? []) {
       const source = sourceOf(one, input);
-      if (source?.widget) inputs[input.widget?.name ?? input.name] = source.widget.value;
+      const value = source?.widget ? source.widget.value : source?.value;
+      if (value !== undefined) inputs[input.widget?.name ?? input.name] = value;
       else if (source) {
         const before = add(source.node);
         if (before) inputs[input.name] = [before, source.slot];
@@ -186,11 +207,26 @@ export function insertNode(find, insert) {
   return node;
 }
 
+const tracker = () => app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+const look = () => (tracker()?.captureCanvasState ?? tracker()?.checkState)?.call(tracker());
+
 /** Does something as one step of the page's undo. */
 export function undoable(act) {
-  const tracker = () => app.extensionManager.workflow?.activeWorkflow?.changeTracker;
-  const look = () => (tracker()?.captureCanvasState ?? tracker()?.checkState)?.call(tracker());
   look(); // what was changed before is a step of its own
   act();
   look();
+}
+
+const SETTLED_MS = [100, 300, 600]; // after which a node has the size that its new text needs
+
+/** Does something that follows from what a person did, as a part of that step of the page's undo. */
+export function unrecorded(act) {
+  look();
+  act();
+  const mine = tracker();
+  const include = () => {
+    if (mine?.activeState && mine === tracker()) mine.activeState = JSON.parse(JSON.stringify(app.rootGraph.serialize())); // as the page does
+  };
+  include();
+  for (const ms of SETTLED_MS) setTimeout(include, ms);
 }

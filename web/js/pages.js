@@ -109,10 +109,12 @@ class Reader {
     this.back.disabled = !this.before.length;
     this.back.textContent = word("Back"); // now, since the language may have changed
     this.close.textContent = word("Close");
-    const answer = await fetch(new URL(path, DOCS));
-    const text = answer.ok ? await answer.text() : word("The page {} is not there ({}).", path, answer.status);
+    const answer = await fetch(new URL(path, DOCS)).catch(() => null);
+    const missing = () => (answer ? word("The page {} is not there ({}).", path, answer.status) : word("ComfyUI does not answer"));
+    const text = answer?.ok ? await answer.text() : missing();
     if (this.path !== path) return; // another was asked for meanwhile
     this.article.innerHTML = app.extensionManager.renderMarkdownToHtml(text, new URL(".", new URL(path, DOCS)).href);
+    this.dialog.setAttribute("aria-label", this.article.querySelector("h1")?.textContent ?? path);
     if (!this.dialog.open) this.dialog.showModal();
     this.dialog.scrollTop = 0;
   }

@@ -6,7 +6,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { MAX_HEIGHT, addElement, passOn } from "./dom_widget.js";
-import { canInsert, insertNode, setValue, undoable, widgetFor } from "./graph_query.js";
+import { canInsert, insertNode, isOnPage, setValue, undoable, widgetFor } from "./graph_query.js";
 import { listWidget, outersOf, placeInPage, summary } from "./report_outer.js";
 import { ReportView } from "./report_view.js";
 import { word } from "./words.js";
@@ -19,15 +19,18 @@ const KEPT = "chroma.reports"; // in the browser tab's storage, so that they sur
 const MAX_KEPT = 200;
 const KEPT_PARTS = "chroma.parts"; // in the browser's storage, since another tab may meet the same run in the host's cache
 const MAX_KEPT_PARTS = 20; // runs
-const MAX_PROMPTS = 100; // whose workflow is remembered
+const KEPT_PROMPTS = "chroma.prompts"; // in the tab's storage too: a reload does not end what is queued
+const MAX_PROMPTS = 5000; // whose workflow is remembered
 const OURS = `custom_nodes.${decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))}`; // as the server names it
 const OUR_FILES = new RegExp(`custom_nodes[\\\\/]${OURS.slice(13).replace(/\W/g, "\\$&")}[\\\\/]`);
 const QUEUE_MS = 60_000; // for the server's answer whether it takes a prompt
 
-const workflows = new Map(); // prompt's id -> workflow's id, the oldest first
-const running = new Set(); // ids of nodes that have begun in this run
-const told = new Set(); // keys of what the run has told that is under way
-const reports = new Map(); // "workflow id/execution id" -> what ReportView shows, and the node's type, the oldest first
+const workflows = new Map(); // id of a prompt that is queued or runs -> workflow's id, the oldest first
+// Of the run that is under way: its prompt, ids of nodes that have begun and that come from the cache, keys of what was told.
+const run = { prompt: null, begun: new Set(), cached: new Set(), told: new Set() };
+// "workflow id/execution id" -> what ReportView shows, the oldest first; with the node's type, its values, and whether it came
+// after the node, so that the host does not repeat it.
+const reports = new Map();
 const widgets = new WeakMap(); // node -> its ReportWidget
 // Graph's and node's id -> ReportView: Nodes 2.0 goes on showing the element of a node that undo has made anew.
 const views = new Map();
@@ -35,7 +38,7 @@ const PARTS = ["text", "settings"]; // of what is told before a run, as they are
 const ahead = new WeakMap(); // node -> Map of them, each the newest
 const previewed = new WeakSet(); // nodes that show these, not what a run has told
 const tellings = new WeakMap(); // node -> how often a run has told something on it
-const parts = new Map(); // key of a node that expands into others -> {titles, own, told, run}: see `join`
+const parts = new Map(); // key of a node that expands into others -> {titles, own, told, name}, the oldest first: see `join`
 
 class ReportWidget {
   /** room: whether the node may grow; one that was saved with a report has the room. */
@@ -103,12 +106,32 @@ function grows(widget) {
   return !(maxHeight <= minHeight);
 }
 
-function save() {
+/** What was put into a storage of the browser as a list of pairs; none where it cannot be read. */
+function stored(storage, name) {
   try {
-    sessionStorage.setItem(KEPT, JSON.stringify([...reports]));
+    const found = JSON.parse(storage().getItem(name) ?? "[]");
+    return Array.isArray(found) ? found.filter((one) => Array.isArray(one) && one.length === 2) : [];
   } catch {
-    sessionStorage.removeItem(KEPT); // it is full: they last as long as the page
+    return []; // the browser forbids it, or another has written there
   }
+}
+
+/** Where it is full or forbidden, what would be kept lasts as long as the page. */
+function store(storage, name, pairs) {
+  try {
+    storage().setItem(name, JSON.stringify(pairs));
+  } catch {
+    try {
+      storage().removeItem(name);
+    } catch {} // forbidden altogether
+  }
+}
+
+const ofTab = () => sessionStorage; // to touch it throws where it is forbidden
+const ofBrowser = () => localStorage;
+
+function save() {
+  store(ofTab, KEPT, [...reports]);
 }
 
 /** outers: the nodes that stand for the subgraphs around it, which show the same in short. */
@@ -144,11 +167,12 @@ export class Runs {
 /** Shows a part of what a node tells before a run, beside its other parts; null: nothing. What a run has told stays if `stays`:
  * nobody has changed the node since. */
 export function preview(node, part, report, stays = false) {
-  if (node.graph?.getNodeById(node.id) !== node) return; // it was removed while the server was asked; some keep their graph
+  if (!isOnPage(node)) return; // it was removed while the server was asked; some keep their graph
   const known = ahead.get(node) ?? new Map();
   ahead.set(node, known.set(part, report));
   const shown = widgets.get(node);
   if (stays && shown && !shown.view.isEmpty && !previewed.has(node)) return;
+  for (const key of [...reports.keys()]) if (isOf(key, node)) reports.delete(key); // it told of other values
   const whole = inOrder(PARTS.map((one) => known.get(one)).filter(Boolean));
   if (whole.text || shown) show(node, whole, true, outersOf(node));
   previewed.add(node);
@@ -178,7 +202,7 @@ function outersOfId(id) {
 }
 
 /** The node of an execution id, "10:5" for node 5 in the subgraph that node 10 stands for. */
-function nodeOf(id) {
+export function nodeOf(id) {
   let [graph, node] = [app.rootGraph, undefined];
   for (const part of id.split(":")) {
     node = graph?.getNodeById(part);
@@ -191,6 +215,7 @@ function nodeOf(id) {
 function actionsOf(self) {
   const find = (id) => (id ? nodeOf(id) : self);
   return {
+    title: () => self.title,
     can(id, values, insert) {
       const node = find(id);
       if (insert && !canInsert(find, insert)) return false;
@@ -224,13 +249,25 @@ function isOurs(node) {
   return node?.constructor.nodeData?.python_module === OURS;
 }
 
-function tell(workflow, id, report) {
+/** Whether a key is that of a node of the workflow on the canvas. */
+function isOf(key, node) {
+  const [workflow, id] = key.split("/");
+  return workflow === app.rootGraph.id && nodeOf(id) === node;
+}
+
+/** What a node is set to, but for seeds: a report of other values is not shown again. */
+function valuesOf(node) {
+  const named = (node.widgets ?? []).filter((widget) => widget.serialize !== false && !/seed|control_after/.test(widget.name));
+  return JSON.stringify(named.map(({ name }) => widgetFor(node, name)?.widget.value));
+}
+
+function tell(workflow, id, report, late = false) {
   const key = `${workflow}/${id}`;
   const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined; // else in another tab
   reports.delete(key); // so that it is the newest
-  reports.set(key, { ...report, type: node?.type });
+  reports.set(key, { ...report, late, type: node?.type, values: node && valuesOf(node) });
   if (reports.size > MAX_KEPT) reports.delete(reports.keys().next().value);
-  told.add(key);
+  run.told.add(key);
   save();
   if (!node) return;
   tellings.set(node, (tellings.get(node) ?? 0) + 1);
@@ -273,44 +310,55 @@ function tellPart(workflow, id, part, report) {
   tell(workflow, id, join(whole));
 }
 
-/** What the parts of nodes have told, [run, [[id, report], ...]] each, the oldest first. */
+/** What the parts of nodes have told, [name of a run, [[id, report], ...]] each, the oldest first. */
 function keptParts() {
-  try {
-    return JSON.parse(localStorage.getItem(KEPT_PARTS) ?? "[]");
-  } catch {
-    return []; // another has written there
-  }
+  return stored(ofBrowser, KEPT_PARTS);
 }
 
-function keepParts({ run, told }) {
-  const others = keptParts().filter(([one]) => one !== run);
-  try {
-    localStorage.setItem(KEPT_PARTS, JSON.stringify([...others.slice(1 - MAX_KEPT_PARTS), [run, [...told]]]));
-  } catch {
-    localStorage.removeItem(KEPT_PARTS); // it is full: this page knows them by their node
-  }
+function keepParts({ name, told }) {
+  const others = keptParts().filter(([one]) => one !== name);
+  store(ofBrowser, KEPT_PARTS, [...others.slice(1 - MAX_KEPT_PARTS), [name, [...told]]]);
 }
 
 /** What a node itself tells; with `parts` if it has expanded, in a run of this name. What they told in that run is known again,
  * also in another workflow; else it keeps what they told before, which comes from the cache. */
-function tellWhole(workflow, id, { parts: titles, run, ...own }) {
+function tellWhole(workflow, id, { parts: titles, run: name, ...own }, late) {
   const key = `${workflow}/${id}`;
   if (!titles) {
     parts.delete(key);
-    return tell(workflow, id, own);
+    return tell(workflow, id, own, late);
   }
   const ids = new Set(titles.map(([part]) => part));
-  const before = keptParts().find(([one]) => one === run)?.[1] ?? parts.get(key)?.told ?? [];
-  parts.set(key, { titles, own, told: new Map([...before].filter(([part]) => ids.has(part))), run });
+  const before = keptParts().find(([one]) => one === name)?.[1] ?? parts.get(key)?.told ?? [];
+  parts.delete(key); // so that it is the newest
+  parts.set(key, { titles, own, told: new Map([...before].filter(([part]) => ids.has(part))), name });
+  if (parts.size > MAX_KEPT) parts.delete(parts.keys().next().value);
   keepParts(parts.get(key));
   tell(workflow, id, join(parts.get(key)));
 }
 
 /** What a node of this id tells on the one that shows it: itself, one that has expanded into it, or one that it is a copy of. */
-function tellOn(workflow, shownOn, id, report) {
+function tellOn(workflow, shownOn, id, report, late = false) {
   const isPart = id !== shownOn && !report.parts && parts.has(`${workflow}/${shownOn}`);
   if (isPart) tellPart(workflow, shownOn, id, report);
-  else tellWhole(workflow, shownOn, report);
+  else tellWhole(workflow, shownOn, report, late);
+}
+
+/** Whether what a node has told holds after a run: the run told it, or takes the node from the cache. What came after the node
+ * tells of a run that was not ended by an error. */
+function holds(key, isWhole) {
+  const [workflow, id] = key.split("/");
+  if (run.told.has(key)) return true;
+  const report = reports.get(key);
+  const isSame = workflow !== app.rootGraph.id || [undefined, nodeOf(id)?.type].includes(report.type);
+  return run.cached.has(id) && isSame && (isWhole || !report.late);
+}
+
+/** Forgets what the last run has made old; of a run whose start was not seen, such as before a reload, nothing is known. */
+function endOf(prompt, isWhole) {
+  if (run.prompt === prompt) forget(workflowOf(prompt), (_, key) => holds(key, isWhole));
+  workflows.delete(prompt);
+  store(ofTab, KEPT_PROMPTS, [...workflows]);
 }
 
 /** Forgets what a workflow's nodes have told, except those of which `keeps` says so; they keep their room. */
@@ -334,7 +382,7 @@ function errorOf(text) {
 }
 
 /** The workflow of a prompt; that on the canvas where a client of another kind has queued it. */
-function workflowOf(prompt) {
+export function workflowOf(prompt) {
   return workflows.get(prompt) ?? app.rootGraph.id;
 }
 
@@ -342,47 +390,64 @@ const LISTENERS = {
   "chroma.queued": ({ prompt, workflow }) => {
     workflows.set(prompt, workflow);
     if (workflows.size > MAX_PROMPTS) workflows.delete(workflows.keys().next().value);
+    store(ofTab, KEPT_PROMPTS, [...workflows]);
   },
-  "chroma.report": ({ node, workflow = null, part = node, ...report }) => tellOn(workflow ?? app.rootGraph.id, node, part, report),
-  execution_start: () => {
-    told.clear();
-    running.clear();
+  "chroma.report": ({ node, workflow = null, part = node, ...report }) =>
+    tellOn(workflow ?? app.rootGraph.id, node, part, report, true),
+  execution_start: ({ prompt_id }) => {
+    run.prompt = prompt_id;
+    for (const one of [run.begun, run.cached, run.told]) one.clear();
   },
-  execution_cached: ({ prompt_id, nodes }) => forget(workflowOf(prompt_id), (id) => nodes.includes(id)),
+  execution_cached: ({ prompt_id, nodes }) => {
+    nodes.forEach((id) => run.cached.add(id));
+    forget(workflowOf(prompt_id), (_, key) => holds(key, true));
+  },
   executed: ({ prompt_id, display_node, node, output }) => {
     const last = output?.chroma_report?.at(-1);
-    if (last) tellOn(workflowOf(prompt_id), display_node ?? node, node, JSON.parse(last));
+    if (!last) return;
+    const [workflow, id, report] = [workflowOf(prompt_id), display_node ?? node, JSON.parse(last)];
+    const key = `${workflow}/${id}`;
+    if (run.cached.has(node) && !report.parts && reports.get(key)?.late && holds(key, true)) return; // which tells more
+    tellOn(workflow, id, node, report);
   },
   progress_state: ({ prompt_id, nodes }) => { // a part that is computed anew: what it told before is old
     for (const { node_id, display_node_id, state } of Object.values(nodes)) {
       const key = `${workflowOf(prompt_id)}/${display_node_id}`;
-      if (state === "running" && node_id !== display_node_id && !running.has(node_id) && parts.get(key)?.told.has(node_id))
+      if (state === "running" && node_id !== display_node_id && !run.begun.has(node_id) && parts.get(key)?.told.has(node_id))
         tellPart(workflowOf(prompt_id), display_node_id, node_id, null);
-      if (state === "running") running.add(node_id);
+      if (state === "running") run.begun.add(node_id);
     }
   },
-  execution_success: ({ prompt_id }) => forget(workflowOf(prompt_id), (_, key) => told.has(key)),
-  execution_interrupted: ({ prompt_id }) => forget(workflowOf(prompt_id), (_, key) => told.has(key)),
+  execution_success: ({ prompt_id }) => endOf(prompt_id, true),
+  execution_interrupted: ({ prompt_id }) => endOf(prompt_id, false),
   execution_error: ({ prompt_id, node_id, exception_message, traceback }) => {
     const workflow = workflowOf(prompt_id);
-    forget(workflow, (_, key) => told.has(key));
+    endOf(prompt_id, false);
     parts.delete(`${workflow}/${node_id}`); // the error stands alone
     const node = workflow === app.rootGraph.id ? nodeOf(node_id) : undefined;
     if (isOurs(node) || OUR_FILES.test((traceback ?? []).join(""))) tell(workflow, node_id, errorOf(exception_message));
   },
   promptQueueing: watchAnswer,
+  promptQueued: () => answers.look?.(true),
 };
 
-/** Shows what the server refuses to run: its answer to the prompt has it, and the page keeps that. */
+const answers = { look: null }; // what looks for the answer to the newest prompt
+
+/** Shows what the server refuses to run: its answer to the prompt has it, and the page keeps that. Of a prompt that is taken
+ * some outputs may be refused. */
 function watchAnswer() {
   const workflow = app.rootGraph.id;
   const before = app.extensionManager.lastNodeErrors;
   const end = Date.now() + QUEUE_MS;
-  const look = () => {
+  const look = (isLast = false) => {
+    if (answers.look !== look) return; // a newer one is watched
     const found = app.extensionManager.lastNodeErrors;
-    if (found && found !== before) refuse(workflow, found);
-    else if (Date.now() < end) setTimeout(look, 50);
+    const isNew = found && found !== before;
+    if (isNew && workflow === app.rootGraph.id) refuse(workflow, found); // else its nodes are not on the canvas
+    if (isNew || isLast || Date.now() >= end) answers.look = null;
+    else setTimeout(look, 50);
   };
+  answers.look = look;
   setTimeout(look, 50);
 }
 
@@ -419,14 +484,16 @@ function restore() {
   for (const [key, report] of reports) {
     const [workflow, id] = key.split("/");
     const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
-    if (node && (report.type ?? node.type) === node.type) show(node, report, false, outersOfId(id));
+    if (!node || (report.type ?? node.type) !== node.type || (report.values ?? valuesOf(node)) !== valuesOf(node)) continue;
+    show(node, report, false, outersOfId(id));
   }
 }
 
 app.registerExtension({
   name: "Chroma.Report",
   setup() {
-    for (const [key, report] of JSON.parse(sessionStorage.getItem(KEPT) ?? "[]")) reports.set(key, report);
+    for (const [key, report] of stored(ofTab, KEPT)) reports.set(key, report);
+    for (const [prompt, workflow] of stored(ofTab, KEPT_PROMPTS)) workflows.set(prompt, workflow);
     for (const [event, act] of Object.entries(LISTENERS)) api.addEventListener(event, ({ detail }) => act(detail));
     restore();
   },

@@ -3,7 +3,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { MAX_HEIGHT } from "./dom_widget.js";
-import { standingFor } from "./graph_query.js";
+import { isOnPage, standingFor } from "./graph_query.js";
 import { ReportView } from "./report_view.js";
 
 const LOOK_MS = 300; // between two looks whether the page has made the node's element anew
@@ -73,20 +73,15 @@ function fit(view) {
 }
 
 function place(node, view) {
-  const body = stands(node) && node.graph === app.canvas.graph && document.querySelector(`[data-testid="node-body-${node.id}"]`);
+  const body = isOnPage(node) && node.graph === app.canvas.graph && document.querySelector(`[data-testid="node-body-${node.id}"]`);
   if (!body) view.element.remove();
   else if (view.element.parentElement !== body) body.append(view.element);
-}
-
-/** Whether a node is in its graph still, which another workflow may have since. */
-function stands(node) {
-  return node.graph?.getNodeById(node.id) === node;
 }
 
 function look() {
   for (const [node, view] of inPage) {
     place(node, view);
-    if (!stands(node)) inPage.delete(node);
+    if (!isOnPage(node)) inPage.delete(node);
   }
   if (inPage.size) setTimeout(look, LOOK_MS);
 }

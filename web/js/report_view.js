@@ -96,7 +96,7 @@ export class ReportView {
     this.isEmpty = !text; // it is not seen, and keeps its room
     this.element.classList.toggle("empty", this.isEmpty);
     this.panel.className = `panel ${level}`;
-    this.panel.setAttribute("aria-label", word("Report")); // now, since undo keeps the element over a change of language
+    this.panel.setAttribute("aria-label", [word("Report"), this.actions?.title?.()].filter(Boolean).join(": "));
     this.panel.scrollTop = 0;
     const shown = bar ? text.replace(/^[█░]+ /, "") : text; // a bar for those who see the text alone
     const marked = new Map(marks.map(([line, ...mark]) => [line, mark]));

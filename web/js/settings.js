@@ -6,8 +6,8 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { addDrawing } from "./curve.js";
 import { CurveView } from "./curve_view.js";
-import { listed } from "./dom_widget.js";
-import { graphOf, isShared, widgetFor } from "./graph_query.js";
+import { Pause, listed, lookAll } from "./dom_widget.js";
+import { graphOf, isShared, unrecorded, widgetFor } from "./graph_query.js";
 import { Runs, preview } from "./report.js";
 import { word } from "./words.js";
 
@@ -35,20 +35,25 @@ class Teller {
     this.key = null; // of what was asked last
     this.told = null; // the report of the last answer, as JSON
     this.busy = false;
+    this.pause = new Pause(); // while the server is away
     this.written = null; // the values that the widgets have got from here, by name
     if (DRAWN.includes(node.comfyClass)) this.view = addDrawing(node, new CurveView());
   }
 
+  /** Whether another node gives the settings. */
+  get isLinked() {
+    return this.node.inputs.some((input) => input.name === "settings" && input.link != null);
+  }
+
   /** Whether the node's own widgets count. */
   get isCustom() {
-    if (this.node.comfyClass !== SAMPLER) return false;
-    if (this.node.inputs.some((input) => input.name === "settings" && input.link != null)) return false;
+    if (this.node.comfyClass !== SAMPLER || this.isLinked) return false;
     return (widgetFor(this.node, "quality")?.widget.value ?? CUSTOM) === CUSTOM;
   }
 
   async look() {
-    if (this.busy || !this.node.graph || isShared(this.node)) return;
-    if (!this.isCustom && this.written && this.wasChanged()) return;
+    if (this.busy || this.pause.isOn || isShared(this.node)) return;
+    if (!this.isLinked && !this.isCustom && this.written && this.wasChanged()) return;
     const hasRun = this.runs.hasToldSince();
     const body = queryOf(this.node);
     if (body === this.key) return;
@@ -59,10 +64,12 @@ class Teller {
       const headers = { "Content-Type": "application/json" };
       const answer = await api.fetchApi(PATH, { method: "POST", headers, body });
       const told = await answer.json();
+      this.pause.end();
       if (queryOf(this.node) !== body) this.key = first ? null : body; // changed meanwhile: the next look asks for what is there
       else if (!told.error) this.show(told, first || hasRun || this.runs.hasToldSince());
     } catch {
       this.key = null; // the server is away; asked again
+      this.pause.begin();
     } finally {
       this.busy = false;
     }
@@ -80,15 +87,17 @@ class Teller {
   /** Puts the values into the widgets, so that they show what is used and stay when `custom` is chosen. */
   write(values) {
     this.written = {};
-    for (const [name, value] of Object.entries(values)) {
-      const found = widgetFor(this.node, name);
-      if (!found) continue;
-      if (found.widget.value !== value) {
-        found.widget.value = value;
-        if (name === "shift") found.widget.callback?.(value); // it brings widgets of its own
+    const found = Object.keys(values).filter((name) => widgetFor(this.node, name));
+    const others = found.filter((name) => widgetFor(this.node, name).widget.value !== values[name]);
+    const set = () => {
+      for (const name of others) {
+        const { widget } = widgetFor(this.node, name);
+        widget.value = values[name];
+        if (name === "shift") widget.callback?.(widget.value); // it brings widgets of its own
       }
-      this.written[name] = value;
-    }
+    };
+    if (others.length) unrecorded(set);
+    for (const name of found) this.written[name] = values[name];
     this.key = queryOf(this.node); // with these
     this.node.setDirtyCanvas(true, true);
   }
@@ -111,8 +120,8 @@ class Teller {
 app.registerExtension({
   name: "Chroma.Settings",
   setup() {
-    setInterval(() => document.hidden || tellers.forEach((teller) => teller.look()), LOOK_MS);
-    api.addEventListener("reconnected", () => tellers.forEach((teller) => (teller.key = null)));
+    setInterval(() => document.hidden || lookAll(tellers), LOOK_MS);
+    api.addEventListener("reconnected", () => tellers.forEach((teller) => (teller.key = null, teller.pause.end())));
   },
   refreshComboInNodes() { // R was pressed: there may be other files
     tellers.forEach((teller) => (teller.key = null));

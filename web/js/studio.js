@@ -3,7 +3,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { connectAlike, linkOf, setValue, undoable } from "./graph_query.js";
+import { connectAlike, isOnPage, linkOf, setValue, undoable } from "./graph_query.js";
 import { word } from "./words.js";
 
 const PATH = "/chroma/studio";
@@ -102,16 +102,17 @@ function refuse(studio, detail) {
 
 async function openAsNodes(studio) {
   const body = JSON.stringify({ inputs: inputsOf(studio) });
+  let told;
   try {
     const answer = await api.fetchApi(PATH, { method: "POST", headers: { "Content-Type": "application/json" }, body });
-    const told = await answer.json();
-    if (told.error) return refuse(studio, told.error);
-    const unknown = Object.values(told.nodes).find(({ class_type }) => !(class_type in LiteGraph.registered_node_types));
-    if (unknown) return refuse(studio, word("This ComfyUI has no node {}. Update ComfyUI.", unknown.class_type));
-    if (studio.graph) undoable(() => place(studio, told));
+    told = await answer.json();
   } catch (error) {
-    refuse(studio, `${word("ComfyUI does not answer")} (${error.message})`);
+    return refuse(studio, `${word("ComfyUI does not answer")} (${error.message})`);
   }
+  if (told.error) return refuse(studio, told.error);
+  const unknown = Object.values(told.nodes).find(({ class_type }) => !(class_type in LiteGraph.registered_node_types));
+  if (unknown) return refuse(studio, word("This ComfyUI has no node {}. Update ComfyUI.", unknown.class_type));
+  if (isOnPage(studio)) undoable(() => place(studio, told)); // else another workflow was opened meanwhile
 }
 
 /** Puts the choices of menus into the server's order. The page has those that are numbers first, and so a new node would begin

@@ -3,7 +3,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { listed } from "./dom_widget.js";
+import { Pause, listed, lookAll } from "./dom_widget.js";
 import { widgetFor } from "./graph_query.js";
 import { Runs, preview } from "./report.js";
 
@@ -22,10 +22,11 @@ class Writer {
     this.seen = null; // the query at the last look
     this.asked = null; // the query that was asked last
     this.busy = false;
+    this.pause = new Pause(); // while the server is away
   }
 
   async look() {
-    if (this.busy || !this.node.graph) return;
+    if (this.busy || this.pause.isOn) return;
     const body = this.query();
     const rests = body === this.seen;
     this.seen = body;
@@ -37,10 +38,12 @@ class Writer {
     this.busy = true;
     try {
       const headers = { "Content-Type": "application/json" };
-      const { report } = await (await api.fetchApi(PATH, { method: "POST", headers, body })).json();
-      if (report) preview(this.node, PART, report, this.runs.hasToldSince() || stays);
+      const { report = null } = await (await api.fetchApi(PATH, { method: "POST", headers, body })).json(); // none: too long a text
+      this.pause.end();
+      preview(this.node, PART, report, this.runs.hasToldSince() || stays);
     } catch {
       this.asked = null; // the server is away; asked again
+      this.pause.begin();
     } finally {
       this.busy = false;
     }
@@ -65,8 +68,8 @@ app.registerExtension({
     else console.warn(`Chroma: ${PATH} does not answer; no tokens are counted while typing`);
   },
   setup() {
-    setInterval(() => document.hidden || writers.forEach((writer) => writer.look()), LOOK_MS);
-    api.addEventListener("reconnected", () => writers.forEach((writer) => (writer.asked = null)));
+    setInterval(() => document.hidden || lookAll(writers), LOOK_MS);
+    api.addEventListener("reconnected", () => writers.forEach((writer) => (writer.asked = null, writer.pause.end())));
   },
   nodeCreated(node) {
     if (!Object.hasOwn(table, node.comfyClass)) return;
