@@ -75,7 +75,8 @@ def rotary_frequencies(dim: int, theta: int, device: torch.device) -> Tensor:
 
 def rotations(ids: Tensor, frequencies: Sequence[Tensor]) -> Tensor:
     """The rotary matrices of ids (L, A) for these frequencies of each axis, as `rotary_matrices` gives them."""
-    angles = [ids[:, axis].to(f.device, torch.float64)[:, None] * f for axis, f in enumerate(frequencies)]
+    # moved first: MPS has no float64, even on the way
+    angles = [ids[:, axis].to(f.device).double()[:, None] * f for axis, f in enumerate(frequencies)]
     angle = torch.cat(angles, dim=-1)  # (L, K/2)
     cos, sin = torch.cos(angle), torch.sin(angle)
     pe = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))

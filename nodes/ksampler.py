@@ -94,6 +94,11 @@ def sigmas_of(model: Any, name: str, steps: int, denoise: float) -> Tensor:
     return comfy.samplers.calculate_sigmas(sampling, name, total).cpu()[-(steps + 1) :]
 
 
+def sigmas_on_cpu(model: Any) -> Tensor:
+    """A model that was loaded has its own on its device."""
+    return model.get_model_object("model_sampling").sigmas.cpu()
+
+
 def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) -> tuple[Any, str]:
     """A clone with the shift that a label of SHIFTS means, or the model itself; and a line about the shift."""
     mode = SHIFTS[label]
@@ -103,8 +108,9 @@ def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) 
     clone, shift = shifted(model, mode, **params)
     line = f"shift {shift:.3f}"
     if "model_sampling" in model.object_patches:
-        before, after = (m.get_model_object("model_sampling").sigmas for m in (model, clone))
-        if not torch.equal(before, after):
+        # an equal one is none; where that cannot be told, nothing is said
+        is_equal = only_tell("Chroma KSampler", lambda: torch.equal(*map(sigmas_on_cpu, (model, clone))))
+        if not is_equal:
             line += f", in place of the shift of a node before this one; to keep that one, choose {FROM_MODEL!r}"
     return clone, line
 

@@ -89,7 +89,7 @@ def plan(sigmas: Tensor, eta: float = 0.0, flow: bool = True) -> list[Step]:
     """
     if not eta >= 0:
         raise ValueError(f"eta is {eta}; it has to be 0 (no fresh noise) or more, 1 is usual")
-    levels = sigmas.detach().double().tolist()
+    levels = sigmas.tolist()  # of float64, whatever the device has
     steps = []
     for i, (sigma, to) in enumerate(zip(levels, levels[1:])):
         if not (0 < sigma < math.inf and 0 <= to < math.inf):

@@ -19,6 +19,22 @@ import dev  # noqa: E402
 model = dev.load_pack("chroma_model")
 
 
+class WithoutFloat64(torch.Tensor):
+    """Stands for a tensor on a device that has no float64, such as MPS; once it is moved it is a plain one."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        out = super().__torch_function__(func, types, args, kwargs or {})
+        if not isinstance(out, torch.Tensor):
+            return out
+        if out.dtype == torch.float64:
+            raise TypeError("this device has no float64")
+        if func is torch.Tensor.to and out.dtype == args[0].dtype:
+            with torch._C.DisableTorchFunctionSubclass():
+                return out.as_subclass(torch.Tensor)
+        return out
+
+
 def config(
     width: int = 128,
     heads: int = 2,

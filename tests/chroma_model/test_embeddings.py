@@ -108,6 +108,19 @@ def test_rotary_matrix_is_a_rotation_by_position_over_theta():
     np.testing.assert_allclose(pe[0, 0, 0].numpy(), expected, atol=1e-7)
 
 
+@pytest.mark.parametrize("is_scaled", [False, True])
+def test_a_device_without_float64_never_sees_it(is_scaled):
+    ids, axes = embeddings.position_ids(2, 3, 4)[None], (16, 24, 24)
+    embedder, more = embeddings.PositionEmbedder(axes, 10_000), {}
+    if is_scaled:
+        module = support.dev.load_pack("chroma_model.rope_scaling")
+        embedder = module.ScaledPositionEmbedder(axes, 10_000, module.RopeScaling("yarn", 4))
+        more = {"timesteps": torch.tensor([0.5]), "grid": (3, 4)}
+    elsewhere = {k: v.as_subclass(support.WithoutFloat64) if torch.is_tensor(v) else v for k, v in more.items()}
+    found = embedder(ids.as_subclass(support.WithoutFloat64), **elsewhere)
+    assert torch.equal(found, embedder(ids, **more))
+
+
 def test_rotated_dot_product_depends_on_the_difference_of_positions():
     q, k = torch.randn(2, 1, 1, 1, 64)
 

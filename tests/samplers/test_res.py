@@ -419,6 +419,17 @@ def test_s_noise_scales_the_draws(name):
 # --- borders ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["2m", "2s"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_device_without_float64_never_sees_it(name, eta):
+    model, x, sigmas = gaussian(), START.float(), even(4).float()
+    found = []
+    for kind in (support.WithoutFloat64, torch.Tensor):
+        torch.manual_seed(3)
+        found.append(SAMPLERS[name](model, x.as_subclass(kind), sigmas.as_subclass(kind), eta=eta))
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 @pytest.mark.parametrize("end", [0.0, 0.1])
