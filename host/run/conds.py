@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Mapping
 
 import comfy.conds
 import torch
@@ -69,6 +69,14 @@ class TextCond(comfy.conds.CONDRegular):
         texts = [self.cond, *(other.cond for other in others)]
         longest = max(text.shape[1] for text in texts)
         return torch.cat([torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts])
+
+
+def prompts_of(options: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
+    """What tells a forward's prompts from those of other forwards of the run, in the order of its rows; empty outside of a run.
+
+    The host's uuid alone does not: it gives uncond the areas of cond, with the same one.
+    """
+    return tuple(zip(options.get("cond_or_uncond") or (), options.get("uuids") or ()))
 
 
 def sharing(device: Any, compared: bool, pairing: str | None = None, unpacks: bool = False) -> Sharing:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from .conds import prompts_of
+
 OPTION = "chroma_kept_references"  # where a run's stores stand in transformer_options
 HOST_PATCH = "KV_Attn_Input"  # the class of the host's patch, which keeps what it has in `cache`
 
@@ -32,4 +34,4 @@ def keep_apart(options: Mapping[str, Any]) -> None:
     stores: Stores | None = options.get(OPTION)
     for patch in options.get("patches", {}).get("attn1_patch", ()) if stores is not None else ():
         if type(patch).__name__ == HOST_PATCH:
-            patch.cache = stores.found.setdefault((id(patch), *(options.get("uuids") or ())), {})
+            patch.cache = stores.found.setdefault((id(patch), *prompts_of(options)), {})

@@ -11,6 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...samplers.step_cache import CachedRun, CacheRecord, CacheSettings
+from .conds import prompts_of
 from .skip_blocks import num_blocks, replacements
 
 CACHE = "chroma_step_cache"  # in transformer_options for a run: its CachedRun; also the key of the wrapper
@@ -78,7 +79,7 @@ class CachedBlock:
             return self.compute(args, extra)
         if self.is_first:
             out = self.compute(args, extra)
-            keys = tuple(options.get("uuids") or ("one",))
+            keys = prompts_of(options) or ("one",)
             sigma = float(options["sigmas"][0])
             step, forecast = run.decide(sigma, keys, args["img"], out["img"])
             options[NOW] = Call(step, sigma, keys, forecast, out["img"])

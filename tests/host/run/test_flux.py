@@ -99,9 +99,13 @@ def test_kept_keys_of_references_act_on_our_model(comfy, inference, case):
     assert ours.model.diffusion_model.default_ref_method == "offset"
 
 
+@pytest.mark.parametrize("options", [{}, {"area": (16, 20, 0, 0), "strength": 1.0}], ids=["", "area"])
 @pytest.mark.parametrize("pairing", ["paired", "apart"])
-def test_each_prompt_keeps_the_keys_of_its_own_references(comfy, inference, case, pairing):
-    """At cfg 3 with prompts of different lengths, and references of their own: the first step is exact."""
+def test_each_prompt_keeps_the_keys_of_its_own_references(comfy, inference, case, pairing, options):
+    """At cfg 3 with prompts of different lengths, and references of their own: the first step is exact.
+
+    options: of the positive one; the host gives an area to the negative one too.
+    """
     from comfy_extras.nodes_edit_model import ReferenceLatent
     from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod as Method
     from comfy_extras.nodes_flux import FluxKVCache
@@ -114,6 +118,7 @@ def test_each_prompt_keeps_the_keys_of_its_own_references(comfy, inference, case
         text[0][0] = torch.randn(1, length, cfg.context_dim, generator=generator)
         latent = {"samples": torch.randn(1, cfg.channels, 12, 24, generator=generator)}
         given.append(Method.execute(ReferenceLatent.execute(text, latent).args[0], "index_timestep_zero").args[0])
+    given[0][0][1].update(options)
     guiders, guidance = (support.dev.load_pack(n) for n in ("host.sample.guiders", "samplers.guided_run"))
 
     def run(patcher, steps):

@@ -134,7 +134,11 @@ def references(model, case):
     return model
 
 
-BESIDE = {"NAG": nag, "references": references}
+def areas(model, case):
+    return model
+
+
+BESIDE = {"NAG": nag, "references": references, "areas": areas}
 
 
 @pytest.mark.parametrize("beside", BESIDE)
@@ -148,6 +152,11 @@ def test_what_stands_beside_it_acts_in_a_run(comfy, case, model, beside):
         latent = {"samples": torch.randn(1, 16, 8, 12, generator=generator)}
         texts = ([[torch.randn(1, n, case[0].context_dim, generator=generator), {}]] for n in (11, 7))
         more["positive"], more["negative"] = (ReferenceLatent.execute(text, latent).args[0] for text in texts)
+    if beside == "areas":  # which the host gives to the negative prompt too
+        generator = torch.Generator().manual_seed(5)
+        texts = [torch.randn(1, n, case[0].context_dim, generator=generator) for n in (11, 9, 7)]
+        area = {"area": (8, 8, 0, 4), "strength": 1.0}
+        more = {"positive": [[texts[0], {}], [texts[1], area]], "negative": [[texts[2], {}]]}
     other, told = BESIDE[beside](model, case), []
     plain = run(comfy, case, other, **more)
     assert torch.equal(run(comfy, case, cached(other, compute=1.0), **more), plain)
