@@ -59,10 +59,11 @@ def before(patch: Any) -> Any:
 
 
 class Call:
-    """One forward: its step, whether it is forecast, and the image's rows after the first block."""
+    """One forward: its step, whether it is forecast, and the image's rows after the first block, to which the host's own network
+    adds a ControlNet's residuals in place."""
 
     def __init__(self, step: int | None, sigma: float, keys: tuple[Any, ...], forecast: bool, img: Tensor):
-        self.step, self.sigma, self.keys, self.forecast, self.img = step, sigma, keys, forecast, img
+        self.step, self.sigma, self.keys, self.forecast, self.img = step, sigma, keys, forecast, img.clone()
 
 
 class CachedBlock:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import support
 import torch
-from host_models import our_net
+from host_models import our_net, sample
 
 pytestmark = pytest.mark.host
 
@@ -23,7 +23,7 @@ def run(comfy, overflow, name="", dtype=torch.float16, factor=1.0, control=None)
         weights[name] = weights[name] * factor
     net = our_net(comfy, cfg, weights, dtype)
     data = {k: v.to(dtype) for k, v in support.inputs(cfg, height=8, width=8, tokens=4).items()}
-    flags = {}
+    flags = overflow.Flags()
     with torch.inference_mode():
         out = net(
             data["x"],
@@ -33,7 +33,7 @@ def run(comfy, overflow, name="", dtype=torch.float16, factor=1.0, control=None)
             control,
             transformer_options={overflow.OPTION: flags},
         )
-    return out, [place for place, cut in flags.items() if bool(cut)]
+    return out, [place for place, cut in flags.found.items() if bool(cut)]
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,28 @@ def test_a_run_tells_once_at_its_end(overflow, caplog, cut, told):
 
         def __call__(self, x):
             flags = guider.model_options["transformer_options"][overflow.OPTION]
-            flags[("double", 7)] = torch.tensor(False)
-            flags.update(dict.fromkeys(cut, torch.tensor(True)))
+            flags.found[("double", 7)] = torch.tensor(False)
+            flags.found.update(dict.fromkeys(cut, torch.tensor(True)))
             return x
 
     assert overflow.tell_overflow("f.safetensors")(Executor(), 5) == 5
     assert len(caplog.messages) == (told is not None)
     assert told is None or (told in caplog.text and "65504" in caplog.text and "bf16 or fp32" in caplog.text)
+
+
+def test_a_run_of_the_host_warns_with_the_blocks_place(comfy, inference, tmp_path, caplog, monkeypatch):
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *args, **more: None)  # float16 on a CPU too
+    cfg = support.config()
+    weights = support.random_weights(cfg)
+    for factor in (1.0, 2e5):
+        name = "single_blocks.2.linear2.weight"
+        scaled = {**weights, name: (weights[name] * factor).clamp(-6e4, 6e4)}
+        path = support.write(tmp_path / f"{factor:g}.safetensors", support.published(scaled))
+        model = support.dev.load_pack("host.model.load").load_chroma(str(path), "fp16")
+        assert torch.isfinite(sample(comfy, model, cfg, steps=2)).all()
+        assert ("were cut in single block 2," in caplog.text) == (factor > 1)
 
 
 def test_weights_that_a_cast_makes_infinite_are_not_called_damage(comfy, caplog):

@@ -3,7 +3,7 @@
 import pytest
 import support
 import torch
-from host_models import native_patcher, our_net, sample
+from host_models import native_net, native_patcher, our_net, sample
 
 pytestmark = pytest.mark.host
 load_pack = support.dev.load_pack
@@ -55,6 +55,9 @@ CALLS = {
             "output": [torch.full((1, 80, 128), 0.2), torch.full((1, 40, 128), -0.3), torch.full((1, 80, 128), 0.5)],
         }
     },
+    "control of the host's network": {
+        "control": {"input": [torch.full((1, 80, 128), 0.3)] * 2, "output": [torch.full((1, 80, 128), -0.2)] * 3}
+    },
     "references": {"ref_latents": [torch.randn(1, 16, 8, 12, generator=torch.Generator().manual_seed(4))]},
     "mask": {"context_mask": torch.tensor([[1] * 5 + [0] * 4])},
 }
@@ -63,7 +66,8 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_with_the_true_residual_a_forecast_is_the_computed_result(comfy, inference, case, name):
     cfg, weights, _ = case
-    module, net = load_pack("host.run.step_cache"), our_net(comfy, cfg, weights)
+    network = native_net if name == "control of the host's network" else our_net
+    module, net = load_pack("host.run.step_cache"), network(comfy, cfg, weights)
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(1, 16, 16, 20, generator=generator)
     call = x, torch.tensor([0.5]), torch.randn(1, 9, cfg.context_dim, generator=generator), torch.zeros(1)
