@@ -20,7 +20,7 @@ class ChromaTextEncode(CheckedNode):
             display_name="Chroma Text Encode",
             category="conditioning/chroma",
             description="Encodes a prompt exactly as in Chroma's training: T5 with its attention mask, the prompt's "
-            "tokens and one pad. Shows how many of the 512 tokens are used. Also sets guidance to 0.",
+            "tokens and one pad. Shows how many of the 512 tokens are used.",
             search_aliases=["CLIPTextEncode", "prompt", "text", "T5TokenizerOptions", "padding", "negative prompt"],
             inputs=[
                 io.Clip.Input("clip", tooltip="Any CLIP with a T5 in it. Chroma needs T5-XXL v1.1 or flan-T5-xxl."),

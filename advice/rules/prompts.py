@@ -288,7 +288,7 @@ def flux_guidance(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Findin
     for chain in () if run.found.name in FLUXES else (run.positive, run.negative):
         for node in chain:
             kind = graph.kind(node)
-            if kind in ("ChromaPadMask", "ChromaTextEncode"):  # these set guidance to 0
+            if kind in ("ChromaPadMask", "ChromaTextEncode"):  # nothing before these counts
                 break
             if kind in ("FluxGuidance", "CLIPTextEncodeFlux") and graph.number(node, "guidance") != 0:
                 yield Finding(

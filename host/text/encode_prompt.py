@@ -213,7 +213,7 @@ def encode_run(t5: Any, tokens: Sequence[Token], num_pads: int, mask: str) -> Te
 
 
 def encode(clip: Any, text: str, mode: str = "exact", limit: str = "truncate") -> tuple[list[Any], Prompt]:
-    """The text as the host's CONDITIONING, with guidance 0 except in the mode `legacy`; and what became of the prompt.
+    """The text as the host's CONDITIONING, and what became of the prompt.
 
     clip:   the host's CLIP with a T5 in it; it is not changed.
     mode:   one of tokens.MODES.
@@ -230,7 +230,7 @@ def encode(clip: Any, text: str, mode: str = "exact", limit: str = "truncate") -
     else:
         ours = copy.copy(clip)  # shares the patcher, so a loaded encoder stays loaded
         ours.cond_stage_model = Stage(clip.cond_stage_model, t5.model, kind)
-        conditioning = ours.encode_from_tokens_scheduled(runs, add_dict={"guidance": 0.0})
+        conditioning = ours.encode_from_tokens_scheduled(runs)  # guidance unset: the model has its own
     return conditioning, prompt
 
 

@@ -232,7 +232,7 @@ def test_exact_equals_the_trainers_512_rows(run, trained, name):
     assert found.shape == (1, kept, GATED.width)
     assert support.relative(found, rows[:, :kept]) <= FLOAT32
     assert support.relative(found[:, -1], rows[:, kept - 1]) <= FLOAT32
-    assert options == {"pooled_output": None, "guidance": 0.0}
+    assert options == {"pooled_output": None}  # a model has its own guidance
     if count is not None:
         assert f" {count:,} of 512 tokens" in run.said()
         assert kept == min(count + 1, 512)
@@ -245,7 +245,7 @@ def test_as_diffusers_equals_diffusers_and_transformers(run, reference, name):
     rows, kept = reference(prompt)
     assert found.shape == (1, kept, GATED.width)
     assert support.relative(found, rows[:, :kept]) <= FLOAT32
-    assert options == {"pooled_output": None, "guidance": 0.0}
+    assert options == {"pooled_output": None}  # a model has its own guidance
 
 
 @pytest.mark.parametrize("name", ["empty", "short", "70 tokens"])
@@ -378,7 +378,7 @@ def test_old_modes_are_bit_for_bit_the_hosts_chroma_encoder(run, host_node, clip
     ((found, options),) = run(clip, prompt, mode)
     ((expected, theirs),) = host_node(clips[clip], prompt, *padding)
     assert torch.equal(found, expected)
-    assert options == {**theirs, "guidance": 0.0}
+    assert options == theirs
 
 
 @pytest.mark.parametrize("clip", ["sd3", "sd3 masked", "flux"])
@@ -470,10 +470,7 @@ def test_scheduled_hooks_give_an_entry_for_each_part_of_the_schedule(run, clips,
     group.set_keyframes_on_hooks(frames)
     (clip,) = SetClipHooks().apply_hooks(clips["chroma"], schedule_clip=True, apply_to_conds=True, hooks=group)
     found = run(clip, "the red bird")
-    assert [(o["clip_start_percent"], o["clip_end_percent"], o["guidance"]) for _, o in found] == [
-        (0.0, 0.4, 0.0),
-        (0.4, 1.0, 0.0),
-    ]
+    assert [(o["clip_start_percent"], o["clip_end_percent"]) for _, o in found] == [(0.0, 0.4), (0.4, 1.0)]
     assert all(o["hooks"] is group for _, o in found)
     changed = {**WEIGHTS[GATED], CHANGED: WEIGHTS[GATED][CHANGED] + difference()}
     for (tokens, _), weights in zip(found, (None, changed)):
