@@ -25,6 +25,7 @@ TEXT, PICTURE, INPAINT, OUTPAINT, ENLARGE, EDIT = (
 )
 NO_LORAS, MAX_LORAS = "none", 3
 OWN_APPROXIMATOR = "from the model file"
+MULTIPLE = 16  # pixels: 8 of the VAE, 2 of the patch
 PIXEL_SPACE = "pixel_space"  # the host's VAE of models that paint pixels, such as Radiance
 GROUPS = ("mode", "quality", "loras")  # choices that have inputs of their own
 TITLES = {"prompt": "Prompt", "negative": "Negative prompt"}
@@ -114,8 +115,13 @@ class Draft:
         """The picture in its own shape at an area; as it is for 0."""
         if megapixels == 0:
             return image
-        mode = {"mode": "by area", "mode.megapixels": megapixels, "mode.multiple": 16}
+        mode = {"mode": "by area", "mode.megapixels": megapixels, "mode.multiple": MULTIPLE}
         return self.add("scale", "ChromaKontextSize", "Scale the picture", image=image, **mode)()
+
+    def fitted(self, name: str, source: Link, scale_method: str) -> Link:
+        """A picture or mask whose sides are whole patches; others VAE Encode would cut, and the mask would no longer fit."""
+        resize = {"resize_type": "scale to multiple", "resize_type.multiple": MULTIPLE, "scale_method": scale_method}
+        return self.add(name, "ResizeImageMaskNode", "To multiples of 16", input=source, **resize)()
 
     def under_mask(self, pixels: Link, mask: Link, denoise: Any) -> Link:
         """What is under a mask, made anew."""
@@ -149,10 +155,14 @@ def _outpaint(draft: Draft, mode: Mapping[str, Any]) -> Link:
     sides = {side: mode.get(side, 0) for side in ("left", "top", "right", "bottom")}
     if not any(sides.values()):
         raise ValueError("left, top, right and bottom are 0, so nothing is added. Set at least one of them")
-    pixels = draft.at_area(linked(mode, "image"), mode.get("megapixels", 1.0))
-    padded = draft.add("pad", "ImagePadForOutpaint", image=pixels, **sides, feathering=mode.get("feathering", 40))
-    painted = draft.under_mask(padded(0), padded(1), 1.0)
-    kept = {"destination": padded(0), "source": painted, "x": 0, "y": 0, "resize_source": False, "mask": padded(1)}
+    megapixels = mode.get("megapixels", 1.0)
+    pixels = draft.at_area(linked(mode, "image"), megapixels)
+    pad = draft.add("pad", "ImagePadForOutpaint", image=pixels, **sides, feathering=mode.get("feathering", 40))
+    padded, mask = pad(0), pad(1)
+    if megapixels == 0 or any(isinstance(side, list) or side % MULTIPLE for side in sides.values()):
+        padded, mask = draft.fitted("fit", padded, "lanczos"), draft.fitted("fit_mask", mask, "bilinear")
+    painted = draft.under_mask(padded, mask, 1.0)
+    kept = {"destination": padded, "source": painted, "x": 0, "y": 0, "resize_source": False, "mask": mask}
     return draft.add("keep", "ImageCompositeMasked", "Keep what was there", **kept)()
 
 
@@ -170,7 +180,9 @@ def _enlarge(draft: Draft, mode: Mapping[str, Any]) -> Link:
 
 def _edit(draft: Draft, mode: Mapping[str, Any]) -> Link:
     area = mode.get("megapixels", 0.0)
-    size = {"mode": "by area", "mode.megapixels": area, "mode.multiple": 16} if area else {"mode": "Kontext's sizes"}
+    size = (
+        {"mode": "by area", "mode.megapixels": area, "mode.multiple": MULTIPLE} if area else {"mode": "Kontext's sizes"}
+    )
     picture = draft.add("scale", "ChromaKontextSize", image=linked(mode, "image"), **size)
     reference = draft.encode(picture(0))
 

@@ -148,6 +148,15 @@ def test_megapixels_0_leaves_the_picture_as_it_is_and_in_edit_takes_kontexts_siz
     assert graph(studio.EDIT, mode_values={"megapixels": 0.5}).nodes["scale"]["inputs"]["mode.megapixels"] == 0.5
 
 
+@pytest.mark.parametrize("values", [{}, {"megapixels": 0}, {"right": 60}, {"top": ["9", 0]}, {"left": 8, "right": 8}])
+def test_a_padded_picture_is_brought_to_whole_patches_where_it_may_have_others(values):
+    nodes = graph(studio.OUTPAINT, mode_values=values).nodes
+    picture, mask = (["fit", 0], ["fit_mask", 0]) if values else (["pad", 0], ["pad", 1])
+    assert nodes["encode"]["inputs"]["pixels"] == nodes["keep"]["inputs"]["destination"] == picture
+    assert nodes["mask"]["inputs"]["mask"] == nodes["keep"]["inputs"]["mask"] == mask
+    assert not values or nodes["fit_mask"]["inputs"]["input"] == ["pad", 1]
+
+
 def test_guidance_0_needs_no_node():
     nodes = graph(studio.EDIT, mode_values={"guidance": 0}).nodes
     assert "guidance" not in nodes and nodes["sampler"]["inputs"]["positive"] == ["reference", 0]

@@ -88,13 +88,16 @@ def test_mode_paints_what_the_plain_graph_paints(server, mode):
     assert (found == expected).all()
 
 
-def test_outpainting_keeps_what_was_there_and_paints_the_rest(server):
-    inputs = {"image": PICTURE, "left": 0, "top": 0, "right": 64, "bottom": 0, "feathering": 8, "megapixels": 0}
+@pytest.mark.parametrize("right, cut", [(64, 0), (60, 6)], ids=["whole patches", "others"])
+def test_outpainting_keeps_what_was_there_and_paints_the_rest(server, right, cut):
+    """cut: at the left, of what is more than whole patches."""
+    inputs = {"image": PICTURE, "left": 0, "top": 0, "right": right, "bottom": 0, "feathering": 8, "megapixels": 0}
     found = painted(studio("outpaint", inputs, seed=next(NEW_SEED)), server)
     before = pixels(dev.base_dir() / "input" / demo_files.PICTURE)
-    assert found.shape == (128, 192, 3)
-    assert np.abs(found[:, :119] - before[:, :119]).max() <= 1  # of 255; rounding
+    assert found.shape == (128, 128 + right - 2 * cut, 3)
+    assert np.abs(found[:, : 119 - cut] - before[:, cut:119]).max() <= 1  # of 255; rounding
     assert found[:, 136:].std() > 5  # grey before it is painted
+    assert found[:, -4:].std() > 2
 
 
 def test_linked_model_clip_and_vae_and_loras_paint_the_same_as_files(server):
