@@ -19,7 +19,7 @@ from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_tog
 from ...chroma_model.references import TIMESTEP_ZERO
 from ...constants import GUIDANCE, SHIFTS, STYLE_MASK
 from ...loaders.checkpoint.detect_variant import Detection
-from .conds import PAIRING, TextCond, sharing
+from .conds import APART, PAIRING, TextCond, changes_input, sharing
 from .forward import HostTransformer, check_channels
 from .head_tile import fitting_tile
 from .kept_modulations import OPTION
@@ -93,15 +93,18 @@ class ChromaModel(comfy.model_base.Chroma):
 
     def text_cond(self, text: Tensor, options: Mapping[str, Any]) -> comfy.conds.CONDRegular:
         """The text in a form that says with which other texts it may share a forward."""
-        if options.get("control") is not None and options.get(PAIRING) != "apart":
-            return comfy.conds.CONDRegular(text)  # a ControlNet is given the joined text without its lengths
         patcher = self.current_patcher
         patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
+        size, patch_size = options["noise"].shape[2:], self.diffusion_model.patch_size
+        if changes_input(patches):
+            return TextCond(text, size, patch_size, APART)
+        if options.get("control") is not None and options.get(PAIRING) != "apart":
+            return comfy.conds.CONDRegular(text)  # a ControlNet is given the joined text without its lengths
         # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing if those run apart.
         compared = bool(patches.get("attn1_output_patch"))
         unpacks = any(getattr(layer, "unpacks", False) for layer in self.diffusion_model.modules())
         rule = sharing(options["device"], compared, options.get(PAIRING), unpacks)
-        return TextCond(text, options["noise"].shape[2:], self.diffusion_model.patch_size, rule)
+        return TextCond(text, size, patch_size, rule)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
         run = transformer_options.get(OPTION)

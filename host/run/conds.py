@@ -79,6 +79,14 @@ def prompts_of(options: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
     return tuple(zip(options.get("cond_or_uncond") or (), options.get("uuids") or ()))
 
 
+def changes_input(patches: Mapping[str, Any]) -> bool:
+    """Whether a patch may put tokens beside the text, such as the host's USO style does with those for one row.
+
+    FluxKVCache's takes references away only.
+    """
+    return any(not getattr(p, "__qualname__", "").startswith("FluxKVCache.") for p in patches.get("post_input", ()))
+
+
 def sharing(device: Any, compared: bool, pairing: str | None = None, unpacks: bool = False) -> Sharing:
     """When prompts share a forward on this device.
 

@@ -88,6 +88,8 @@ class HostBlocks:
                     "transformer_options": self.options,
                 }
             )
+            if self.lengths is not None:
+                check_text(txt, out["txt"])
             img, txt = out["img"], out["txt"]
             ids = torch.cat((out["txt_ids"][0], out["img_ids"][0])).float()
         return img, txt, ids
@@ -234,6 +236,15 @@ def check_inputs(config: ChromaConfig, x: Tensor, context: Tensor | None, channe
         raise ValueError(
             f"the latent and what stands beside it have {x.shape[1]} channels, this model takes {channels}. It was made for "
             "other inputs than a picture, or a picture and a mask (Fill), or for another program"
+        )
+
+
+def check_text(before: Tensor, after: Tensor) -> None:
+    """raises: ValueError where a patch has put tokens in front of texts whose columns are counted."""
+    if after.shape[1] != before.shape[1] and not torch.equal(after[:, : before.shape[1]], before):
+        raise ValueError(
+            "a patch of another node puts tokens in front of the text (USO style), which Chroma NAG and prompts of different "
+            "lengths in one batch do not allow. Take it off, or those"
         )
 
 

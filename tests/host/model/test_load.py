@@ -305,6 +305,33 @@ def test_post_input_patch_and_rope_options_are_honoured(comfy, model, case):
         assert support.relative(sample(comfy, changed, case[0]), before) > 1e-3
 
 
+def test_tokens_that_a_patch_puts_beside_the_text_are_seen_by_each_prompt(comfy, model, case):
+    """As the host's USO style does, for one row. Without ids their place does not matter, but where columns are counted."""
+    new = torch.randn(1, 3, case[0].hidden_size, generator=torch.Generator().manual_seed(6))
+
+    def with_tokens(given, in_front):
+        def patch(a):
+            ids = torch.zeros(1, 3, 3)
+            pairs = {"txt": (new, a["txt"]), "txt_ids": (ids, a["txt_ids"])}
+            return {**a, **{name: torch.cat(two if in_front else two[::-1], dim=1) for name, two in pairs.items()}}
+
+        clone = given.clone()
+        clone.set_model_post_input_patch(patch)
+        return clone
+
+    for tokens in ((7, 7), (11, 7)):
+        front, behind = (sample(comfy, with_tokens(model, place), case[0], tokens=tokens) for place in (True, False))
+        assert support.relative(front, behind) < 1e-5
+        assert support.relative(front, sample(comfy, model, case[0], tokens=tokens)) > 1e-3
+    nag = support.dev.load_pack("host.run.nag")
+    options = {"scale": 4.0, "tau": 2.5, "alpha": 0.5, "percent": (0.0, 1.0), "blocks": None}
+    negative = nag.negative_text([[torch.randn(1, 5, case[0].context_dim), {}]])
+    guided = nag.AttentionGuided(negative, **options).on(model)
+    assert torch.isfinite(sample(comfy, with_tokens(guided, False), case[0])).all()
+    with pytest.raises(ValueError, match="puts tokens in front of the text .USO style., which Chroma NAG and prompts"):
+        sample(comfy, with_tokens(guided, True), case[0])
+
+
 def test_diffusion_model_wrapper_finds_options_last(comfy, model, case):
     seen = []
 
