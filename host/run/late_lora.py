@@ -22,6 +22,7 @@ COMPILED = "torch.compile"  # the host's key of a compiled model's wrapper
 SLACK = 1e-6  # relative; sigmas are float32
 PREFIX, WEIGHT = "diffusion_model.", ".weight"
 AT_ONCE = "Let it act from the first step on"
+NOT_COMPILED = f"a LoRA cannot begin within a run of a compiled model. Take TorchCompileModel off. {AT_ONCE}"
 
 
 class Side(nn.Module):
@@ -90,10 +91,7 @@ class LateLora:
                 if it is on several GPUs, whose copies the host makes before a run.
         """
         if model.get_wrappers(WrappersMP.APPLY_MODEL, COMPILED):
-            raise ValueError(
-                "a LoRA cannot begin within a run of a compiled model. Put TorchCompileModel behind this node, or leave it "
-                f"out. {AT_ONCE}"
-            )
+            raise ValueError(NOT_COMPILED)
         if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
             raise ValueError(
                 f"the model has a LoRA that begins within a run already, and a second one cannot. {AT_ONCE}, or put the "
@@ -117,9 +115,7 @@ class LateLora:
         """An OUTER_SAMPLE wrapper: hooks for this run."""
         guider = executor.class_obj
         if guider.model_patcher.get_wrappers(WrappersMP.APPLY_MODEL, COMPILED):
-            raise ValueError(
-                f"a LoRA cannot begin within a run of a compiled model. Take TorchCompileModel off. {AT_ONCE}"
-            )
+            raise ValueError(NOT_COMPILED)
         network = guider.model_patcher.model.diffusion_model
         levels = sigmas.tolist()
         self.limit = levels[min(self.first_step, len(levels) - 1)]

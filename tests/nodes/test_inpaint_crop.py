@@ -52,6 +52,20 @@ def test_soft_edge_is_one_under_the_mask_falls_steadily_and_ends_at_its_width(no
     assert torch.equal(nodes.softened(soft[None], 0)[0], soft)
 
 
+def test_soft_edge_is_that_of_square_boxes_at_the_cost_of_their_sides(nodes, monkeypatch):
+    """A square of 512 pixels would take minutes for one picture."""
+    F, boxes = torch.nn.functional, []
+    mask = (torch.rand(2, 60, 80, generator=torch.Generator().manual_seed(0)) - 0.99).clamp(min=0) * 100
+    square = F.max_pool2d(mask[:, None], 17, stride=1, padding=8)
+    for _ in range(2):
+        square = F.avg_pool2d(F.pad(square, (4,) * 4, mode="replicate"), 9, stride=1)
+    for name in ("max_pool2d", "avg_pool2d"):
+        pool = getattr(F, name)
+        monkeypatch.setattr(F, name, lambda x, box, *more, pool=pool: boxes.append(box) or pool(x, box, *more))
+    assert torch.allclose(nodes.softened(mask, 16), torch.maximum(square[:, 0], mask), atol=1e-6)
+    assert boxes == [(1, 17), (17, 1), *2 * [(1, 9), (9, 1)]]
+
+
 @pytest.mark.parametrize("megapixels, size", [(0.25, (512, 512)), (0.01, (96, 96)), (1.0, (1024, 1024))])
 def test_cut_has_the_area_asked_for_and_comes_back_to_its_place(nodes, megapixels, size):
     image, mask = (
