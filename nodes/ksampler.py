@@ -20,6 +20,7 @@ from ..advice.recognise_preset import Recognition
 from ..advice.run_costs import savings_text
 from ..advice.user_changes import Settings, facts, head_of, settle
 from ..constants import AS_TRAINED, BY_RESOLUTION, CUSTOM, FIXED, FROM_MODEL, TRAINED, Lines
+from ..host.run.sigma_table import sampling_of
 from ..host.sample.apply_preset import applied, known
 from ..host.sample.guiders import GuidancePatch, chroma_guider, own_guidance, patch_on
 from ..host.sample.shift import CURVE, shifted
@@ -85,7 +86,7 @@ def schedule_input() -> io.Input:
 
 def sigmas_of(model: Any, name: str, steps: int, denoise: float) -> Tensor:
     """The schedule of this name on the model's own sigmas, as Chroma Scheduler or Basic Scheduler makes it."""
-    sampling = model.get_model_object("model_sampling")
+    sampling = sampling_of(model)
     if name in CURVES:
         return schedule(name, steps, {}, sampling.sigmas, denoise=denoise)
     if denoise == 0:
@@ -96,7 +97,7 @@ def sigmas_of(model: Any, name: str, steps: int, denoise: float) -> Tensor:
 
 def sigmas_on_cpu(model: Any) -> Tensor:
     """A model that was loaded has its own on its device."""
-    return model.get_model_object("model_sampling").sigmas.cpu()
+    return sampling_of(model).sigmas.cpu()
 
 
 def with_shift(model: Any, latent: Mapping[str, Any], label: str, value: float) -> tuple[Any, str]:

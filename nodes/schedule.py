@@ -6,6 +6,7 @@ from typing import Any, Mapping
 
 from comfy_api.latest import io
 
+from ..host.run.sigma_table import sampling_of
 from ..samplers.schedules import CURVES, schedule
 from .shared.checked_node import CheckedNode
 from .shared.inputs import (
@@ -31,7 +32,7 @@ def make(
     **options: Any,
 ) -> io.NodeOutput:
     """The node's output. Shows a line about the schedule on the node."""
-    table = model.get_model_object("model_sampling").sigmas
+    table = sampling_of(model).sigmas
     sigmas = schedule(curve, steps, params, table, **options)
     report(node, lambda: summary(sigmas, steps))
     return io.NodeOutput(sigmas)

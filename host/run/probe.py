@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...chroma_model.block_lists import Block
 from .conds import GUIDANCE
+from .sigma_table import sampling_of
 from .skip_blocks import SkippedBlock, SkippedBlocks, num_blocks, skipped_on
 from .step_cache import CACHE
 
@@ -72,7 +73,7 @@ def in_run(
 
 def sigmas_of(model: Any, count: int) -> list[float]:
     """The sigmas at which `count` steps of the model's own schedule begin."""
-    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", count).tolist()
+    return comfy.samplers.calculate_sigmas(sampling_of(model), "simple", count).tolist()
 
 
 def trajectory(predict: Predict, x: Tensor, sigmas: list[float]) -> list[tuple[Tensor, float, Tensor]]:

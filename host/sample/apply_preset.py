@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...advice.user_changes import Settings
 from ...samplers.schedules import CURVES, schedule
+from ..run.sigma_table import sampling_of
 from . import samplers as comfy_samplers
 from .shift import CURVE, shifted
 
@@ -64,6 +65,6 @@ def sigmas_of(model: Any, settings: Settings, denoise: float) -> Tensor:
     """
     curve = settings.curve if settings.curve in CURVES else None
     params = with_size(curve, settings.params, settings.width, settings.height)
-    table = model.get_model_object("model_sampling").sigmas
+    table = sampling_of(model).sigmas
     keep = settings.steps <= len(table) * denoise
     return schedule(settings.curve, settings.steps, params, table, denoise=denoise, keep_steps=keep)

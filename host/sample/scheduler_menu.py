@@ -9,6 +9,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ...samplers.schedules import schedule
+from ..run.sigma_table import with_own_table
 
 # Name in the menus -> curve and its parameters.
 MENU: dict[str, tuple[str, dict[str, float]]] = {
@@ -22,7 +23,7 @@ MENU: dict[str, tuple[str, dict[str, float]]] = {
 
 def model_schedule(model_sampling: Any, steps: int, curve: str, params: Mapping[str, float]) -> Tensor:
     """A curve as the host's scheduler handlers give it: up to steps + 1 sigmas on the CPU, from the model's own table."""
-    return schedule(curve, steps, params, model_sampling.sigmas)
+    return schedule(curve, steps, params, with_own_table(model_sampling).sigmas)
 
 
 def register() -> list[str]:

@@ -379,6 +379,35 @@ def test_shift_repairs_a_wrong_multiplier_and_keeps_the_noise_scale(comfy, nodes
         assert float(ms.timestep(ms.sigma_max)) == 1 and ms.noise_scale == 0.9
 
 
+@pytest.mark.parametrize("kind", ["of the loader", "DiscreteFlow", "Flux"])
+def test_schedules_follow_the_models_shift_whatever_its_table_holds(comfy, registry, register, model, kind):
+    """With dynamic VRAM the host puts the buffer of one clone's sampling into another's (Comfy-Org/ComfyUI#16490)."""
+    import comfy.model_sampling
+
+    load_pack = support.dev.load_pack
+    if kind != "of the loader":
+        flow = getattr(comfy.model_sampling, f"ModelSampling{kind}")
+        own = type("Own", (flow, comfy.model_sampling.CONST), {})()
+        own.set_parameters(shift=1.7)
+        model.add_object_patch("model_sampling", own)
+    presets, changes = load_pack("host.sample.apply_preset"), load_pack("advice.user_changes")
+    settings = changes.settle("Chroma1-HD", width=1024, height=1024)
+    register()
+
+    def schedules():
+        of_nodes = load_pack("nodes.schedule").ChromaBetaScheduler.execute(model, 9, 0.45, 0.45)[0]
+        in_menu = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "beta_0.45", 9)
+        sampled = [load_pack("nodes.ksampler").sigmas_of(model, name, 9, 1.0) for name in ("beta", "simple")]
+        probed = torch.tensor(load_pack("host.run.probe").sigmas_of(model, 9))
+        return [of_nodes, in_menu, *sampled, probed, presets.sigmas_of(model, settings, 1.0)]
+
+    before, table = schedules(), model.get_model_object("model_sampling").sigmas
+    comfy.utils.set_attr_buffer(model.get_model_object("model_sampling"), "sigmas", table**2)
+    assert all(torch.equal(*pair) for pair in zip(before, schedules(), strict=True))
+    assert torch.equal(model.get_model_object("model_sampling").sigmas, table**2)  # the model's own stays as it was
+    model.get_model_object("model_sampling").sigmas = table
+
+
 def test_bad_shifts_and_other_models_are_refused(comfy, nodes_of, model):
     shifted = nodes_of("shift").shifted
     with pytest.raises(ValueError, match="fixed_shift: shift is 0.0; allowed is a number from 0.01 to 100"):
