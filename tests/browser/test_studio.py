@@ -24,7 +24,7 @@ MODES = {
     "text to image": {"mode.width": 128, "mode.height": 128},
     "image to image": {"mode.denoise": 0.7, "mode.megapixels": 0.02},
     "inpaint": {"mode.denoise": 0.9, "mode.megapixels": 0.02},
-    "outpaint": {"mode.left": 16, "mode.right": 32, "mode.megapixels": 0.02},
+    "outpaint": {"mode.left": 16, "mode.right": 36, "mode.megapixels": 0.02},  # no whole patches
     "enlarge": {"mode.width": 64, "mode.height": 64, "mode.factor": 2, "mode.denoise": 0.5},
     "edit": {"mode.megapixels": 0.02},
 }

@@ -44,6 +44,13 @@ def test_a_run_with_embedded_guidance_equals_the_hosts(comfy, inference, case):
     assert support.relative(mine, theirs) <= RUN_LIMIT
 
 
+def test_a_prompt_that_sets_no_guidance_runs_at_fluxs_own(comfy, inference, case):
+    """As those of Chroma Text Encode."""
+    unset, own, zero = ([[prompts(case[0])[0][0], values]] for values in ({}, {"guidance": 3.5}, {"guidance": 0.0}))
+    runs = [sample(comfy, case[2], case[0], steps=1, scale=1.0, positive=p, negative=p) for p in (unset, own, zero)]
+    assert torch.equal(runs[0], runs[1]) and support.relative(runs[0], runs[2]) > 1e-3
+
+
 def test_schnell_runs_at_the_shift_of_the_hosts(comfy, inference, tmp_path):
     """It has no embedding of guidance, and was trained without a shift."""
     cfg = flux_models.config()
