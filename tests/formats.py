@@ -186,6 +186,12 @@ SAFETENSORS: dict[str, Stored] = {
         "all",
         lambda: {"scaled_fp8": torch.empty(0, dtype=E4M3)},
     ),
+    "fp8 old, float64 scales": Stored(
+        lambda w: {n: t.double() if n == "scale_weight" else t for n, t in fp8(E4M3, "scale_weight")(w).items()},
+        lambda k: floating(3),
+        "all",
+        lambda: {"scaled_fp8": torch.empty(0, dtype=E4M3)},
+    ),
     "fp8 old e5m2": Stored(
         fp8(E5M2, "scale_weight", (1,)),
         lambda k: floating(2),

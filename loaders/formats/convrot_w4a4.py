@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..files.error_text import short
 from ..tensor_info import Storage
-from .base.format import FLOAT_DTYPES, Format, Held, Matmul, Roles, Settings, Weight
+from .base.format import SCALE_FLOATS, Format, Held, Matmul, Roles, Settings, Weight
 from .base.hadamard import rotate, rotates
 from .base.scale_tiles import by_rows
 
@@ -24,7 +24,7 @@ def recognise(weight: Weight) -> Storage | None:
     group, kind = weight.setting("convrot_groupsize", USUAL_GROUP), weight.setting("linear_dtype", LINEAR_DTYPES[0])
     if scale is None:
         raise ValueError(f"{weight.label} is stored as int8 but has no weight_scale beside it. Download the file again")
-    if scale.numel != rows or scale.dtype not in FLOAT_DTYPES or not rotates(2 * columns, group):
+    if scale.numel != rows or scale.dtype not in SCALE_FLOATS or not rotates(2 * columns, group):
         raise weight.misfit(scale)
     if kind not in LINEAR_DTYPES:
         raise ValueError(f"{weight.label} is marked for {short(kind)}, expected {' or '.join(LINEAR_DTYPES)}")

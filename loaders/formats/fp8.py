@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..tensor_info import Storage
 from .base.format import (
-    FLOAT_DTYPES,
     SAFETENSORS,
+    SCALE_FLOATS,
     Export,
     Format,
     Held,
@@ -67,7 +67,7 @@ def recognise(dtype: torch.dtype, weight: Weight) -> Storage | None:
         if weight.named or weight.beside:
             raise weight.lacks(marker_text(weight), "weight_scale")
         return Storage(name, weight.shape, {**precision_settings(weight), "unscaled": True})
-    if scale.numel != 1 or scale.dtype not in FLOAT_DTYPES:
+    if scale.numel != 1 or scale.dtype not in SCALE_FLOATS:
         return None
     return Storage(name, weight.shape, precision_settings(weight))
 

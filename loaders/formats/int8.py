@@ -10,8 +10,8 @@ from torch import Tensor
 from ..files.error_text import short
 from ..tensor_info import Storage
 from .base.format import (
-    FLOAT_DTYPES,
     SAFETENSORS,
+    SCALE_FLOATS,
     Export,
     Format,
     Held,
@@ -45,7 +45,7 @@ def recognise(weight: Weight) -> Storage | None:
     if type(rotated) is not bool:
         raise ValueError(f"{weight.label} has {word} {short(rotated)} in its marker, expected true or false")
     fitting = (rows,) if rotated and word == QUAROT else (1, rows)
-    if scale.dtype not in FLOAT_DTYPES or (rotated and scale.numel not in fitting):
+    if scale.dtype not in SCALE_FLOATS or (rotated and scale.numel not in fitting):
         raise weight.misfit(scale)
     if not is_scaled_by_row(weight):
         return None  # scales of blocks

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..tensor_info import Storage
 from . import fp8, int8
 from .base.format import (
-    FLOAT_DTYPES,
+    SCALE_FLOATS,
     Format,
     Held,
     Roles,
@@ -33,7 +33,7 @@ def recognise(element: torch.dtype, suffix: str, weight: Weight) -> Storage | No
     if len(weight.shape) != 2 or _element(weight) != element:
         return None
     scale, (rows, columns) = weight.scale, weight.shape
-    if scale.dtype not in FLOAT_DTYPES:
+    if scale.dtype not in SCALE_FLOATS:
         raise weight.misfit(scale)
     is_rowwise = scale.shape in ((rows,), (rows, 1)) and element != torch.int8
     if is_rowwise != (suffix == "_rowwise"):
@@ -51,9 +51,9 @@ def _element(weight: Weight) -> torch.dtype | None:
         return None
     if weight.dtype == torch.int8:  # with one scale, with one a row, and where rows are rotated it is the host's kind
         other = int8.is_scaled_by_row(weight) or weight.named == "convrot_w4a4" or weight.setting("convrot", False)
-        return None if other or scale.dtype not in FLOAT_DTYPES else torch.int8
+        return None if other or scale.dtype not in SCALE_FLOATS else torch.int8
     element = fp8.element(weight)
-    if scale.numel == 1 and scale.dtype in FLOAT_DTYPES:
+    if scale.numel == 1 and scale.dtype in SCALE_FLOATS:
         return None
     return None if element == fp8.E4M3 and fp8.is_block_scaled(weight) else element
 

@@ -226,6 +226,11 @@ def old_scaled_fp8() -> Iterator[Kind]:
             tensors["scaled_fp8"] = ({"e4m3fn": "F8_E4M3", "e5m2": "F8_E5M2"}[form], (mark,))
         file = f"{HD}_float8_{form}_scaled.safetensors"
         yield accepted(name, file, source, CHROMA, tensors, count, prefix=prefix)
+    tensors, count = storage.quantised(CHROMA.shapes, "old float8_e4m3fn float64")
+    tensors["scaled_fp8"] = ("F8_E4M3", (2,))
+    file = "chroma-unlocked-v35-detail-calibrated_float8_e4m3fn_scaled_stochastic.safetensors"
+    source = "Clybius' stochastic script, whose scales are float64; unsure: dtype of biases and norms"
+    yield accepted("old_fp8_float64", file, source, CHROMA, tensors, count)
 
 
 def comfy_quant() -> Iterator[Kind]:
@@ -436,6 +441,13 @@ def other_models() -> Iterator[Kind]:
     )
     for name, file, source, error, shapes, dtype in rows:
         yield refused(name, file, source, error, storage.plain(shapes, dtype))
+    shapes = {**models.t5(), "encoder.embed_tokens.weight": (32128, 4096)}
+    keep = ("shared", "embed_tokens", "relative_attention_bias")
+    tensors, _ = storage.quantised(shapes, "old float8_e4m3fn float64", keep, "F32")
+    tensors["scaled_fp8"] = ("F8_E4M3", (0,))
+    file = "flan-t5-xxl_float8_e4m3fn_scaled_stochastic.safetensors"
+    source = "Clybius' stochastic script, whose scales are float64; rebuilt to the published byte size"
+    yield refused("t5xxl_fp8_float64", file, source, "T5", tensors)
 
 
 def all_kinds() -> list[Kind]:

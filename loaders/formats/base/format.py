@@ -14,6 +14,7 @@ from ...tensor_info import MERGED_LORA, Storage, TensorInfo
 OWN_LAYOUT = "ChromaPackedLayout"  # this pack's, for what the host's layouts do not hold
 SAFETENSORS, GGUF = "safetensors", "gguf"  # containers of a file that is written
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SCALE_FLOATS = (*FLOAT_DTYPES, torch.float64)  # of numbers beside a weight; they are rounded to float32
 
 Roles = Mapping[str, Tensor]  # tensors beside a weight, by today's names: `weight_scale`, `input_scale` ...
 Settings = Mapping[str, Any]  # what else unpacking needs, under the host's names

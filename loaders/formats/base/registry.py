@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...files.error_text import short
 from ...files.read import GGUF_SUFFIX, SAFETENSORS_SUFFIXES
-from ...tensor_info import Part, Storage, TensorInfo
-from .format import FLOAT_DTYPES, GGUF, SAFETENSORS, Format, Weight, dtype_text
+from ...tensor_info import MERGED_LORA, Part, Storage, TensorInfo
+from .format import FLOAT_DTYPES, GGUF, SAFETENSORS, SCALE_FLOATS, Format, Weight, dtype_text
 
 
 def _gathered() -> tuple[Format, ...]:
@@ -30,9 +30,13 @@ FORMATS: Mapping[str, Format] = {f.name: f for f in ALL if f.dtype is None}
 BY_HOST_NAME: Mapping[str, Format] = {f.host_name: f for f in FORMATS.values()}
 MARKED: Mapping[str, tuple[torch.dtype, ...]] = {start: dtypes for f in ALL for start, dtypes in f.marked.items()}
 
-# Role -> dtypes that a scale may have; other roles have FLOAT_DTYPES.
+# Role -> dtypes that it may have; other roles have SCALE_FLOATS.
 _BITS = (torch.uint8, torch.float8_e4m3fn, getattr(torch, "float8_e8m0fnu", torch.uint8), "F8_E8M0")
-ROLE_DTYPES: Mapping[str, tuple[Any, ...]] = {"weight_scale": (*FLOAT_DTYPES, *_BITS), "weight_delta": (torch.int8,)}
+ROLE_DTYPES: Mapping[str, tuple[Any, ...]] = {
+    "weight_scale": (*SCALE_FLOATS, *_BITS),
+    **dict.fromkeys(MERGED_LORA, FLOAT_DTYPES),
+    "weight_delta": (torch.int8,),
+}
 FAMILIES = ("float8", "int8")  # other writers' names that begin so are accepted; the stored type decides
 
 
@@ -67,7 +71,7 @@ def storage_of(
         for role, scale in beside.items():
             if not is_needed(role, scale, storage):
                 continue
-            if role not in FORMATS[storage.format].beside or scale.dtype not in ROLE_DTYPES.get(role, FLOAT_DTYPES):
+            if role not in FORMATS[storage.format].beside or scale.dtype not in ROLE_DTYPES.get(role, SCALE_FLOATS):
                 raise weight.misfit(scale)
     return storage
 

@@ -17,7 +17,7 @@ from header_cases import ACCEPTED, REFUSED, expect_of, flux, header_of, read_hea
 from headers import build
 
 KINDS = headers.kinds()
-BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1}
+BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1}
 # What stands beside a quantised weight and holds no parameter of the model.
 EXTRAS = (
     ".scale_weight",
@@ -179,6 +179,18 @@ def test_file_has_the_size_of_the_table(kind, gigabytes):
     assert file_bytes(kind) / 1e9 == pytest.approx(gigabytes, abs=0.012)  # two decimals; no int8 row scales, 8 MB
 
 
+@pytest.mark.parametrize("kind, published", [("bfl_bf16", 17_800_038_288), ("t5xxl_fp8_float64", 5_684_140_184)])
+def test_file_has_the_published_bytes(kind, published):
+    """Compact JSON, tensors by size of their type and by name: what safetensors' writer makes."""
+    tensors, metadata, _ = header_of(kind)
+    text, end = {"__metadata__": metadata} if metadata else {}, 0
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-BYTES[item[1][0]], item[0])):
+        begin, end = end, end + num_bytes(dtype, shape)
+        text[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    header = len(json.dumps(text, separators=(",", ":")))
+    assert 8 + -(-header // 8) * 8 + end == published
+
+
 # Format -> dtype of the weight, ending of a scale -> its shape for a weight of n x k.
 SCALES = {
     "float8_e4m3fn": ("F8_E4M3", {"scale_weight": lambda n, k: (1,), "weight_scale": lambda n, k: ()}),
@@ -210,6 +222,8 @@ def test_every_quantised_layer_has_its_scales_with_the_right_shape(kind):
     weight_dtype, scales = ("I8", {"weight_scale": INT8[kind]}) if kind in INT8 else SCALES[form]
     if expect.get("unscaled"):
         scales = {}
+    if kind == "old_fp8_float64":
+        scales = {"scale_weight": lambda n, k: ()}
     assert len(layers) == count
     for layer, (n, k) in layers.items():
         stem = expect["prefix"] + layer
@@ -245,6 +259,8 @@ def test_every_quantised_layer_has_its_input_scale(kind, ending, shape):
         ("old_fp8_input", ("F8_E4M3", (0,))),
         ("old_fp8_e5m2", ("F8_E5M2", (2,))),
         ("old_fp8_unmarked", None),
+        ("old_fp8_float64", ("F8_E4M3", (2,))),
+        ("t5xxl_fp8_float64", ("F8_E4M3", (0,))),
     ],
 )
 def test_old_marker_has_two_elements_or_none(kind, marker):
@@ -368,6 +384,7 @@ def test_refused_kinds_are_these():
         "lora_peft": "LoRA",
         "sdxl": "SDXL",
         "t5xxl": "T5",
+        "t5xxl_fp8_float64": "T5",
         "vae": "VAE",
     }
 

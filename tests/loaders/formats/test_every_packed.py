@@ -201,6 +201,19 @@ def test_header_is_recognised_and_values_are_those_of_the_definition(name, made,
 
 
 @every
+def test_float64_scales_are_rounded_to_float32(name, made):
+    format, found = registry.FORMATS[name], made(gaussian(128, 256))
+    beside = {r: t.double() if t.dtype == torch.float32 else t for r, t in found.beside.items()}
+    wide = found._replace(beside=beside)
+    storage = recognised(name, wide)
+    exact = format.unpack(found.data, found.beside, storage.settings, torch.float32)
+    assert torch.equal(format.unpack(found.data, beside, storage.settings, torch.float32), exact)
+    held = format.hold(found.data, dict(beside), storage)
+    assert not any(isinstance(v, torch.Tensor) and v.dtype == torch.float64 for v in held.fields.values())
+    torch.testing.assert_close(unpacked_again(held), exact, rtol=0, atol=0)
+
+
+@every
 def test_held_weight_means_the_same_and_parts_are_joined_by_rows(name, made):
     format = registry.FORMATS[name]
     found = [made(gaussian(128, 256, seed)) for seed in (0, 1)]

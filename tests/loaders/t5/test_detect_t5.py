@@ -3,6 +3,7 @@
 import pytest
 import support
 import torch
+from header_cases import read_header_of
 
 t5 = support.dev.load_pack("loaders.t5.detect_t5")
 encoder = support.dev.load_pack("loaders.t5.sizes")
@@ -60,6 +61,12 @@ def test_sizes_are_read_from_shapes(config, parameters):
     assert found.config == config
     assert found.num_parameters == parameters  # the last two are those of the published T5-base and T5-XXL v1.1
     assert (found.layout, found.dropped, found.others) == ("Hugging Face", (), 0)
+
+
+@pytest.mark.parametrize("kind, formats", [("t5xxl", {}), ("t5xxl_fp8_float64", {"float8_e4m3fn": 168})])
+def test_published_headers_are_recognised(kind, formats):
+    found = t5.detect_t5(read_header_of(kind))
+    assert (found.config, found.formats, found.others) == (XXL, formats, 0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 read = support.dev.load_pack("loaders.files.read")
 registry = support.dev.load_pack("loaders.formats.base.registry")
 
-E4M3, U8, I8, F32 = torch.float8_e4m3fn, torch.uint8, torch.int8, torch.float32
+E4M3, U8, I8, F32, F64 = torch.float8_e4m3fn, torch.uint8, torch.int8, torch.float32, torch.float64
 
 
 def of(weight, scales=None, marker=None, old=None):
@@ -22,6 +22,7 @@ ROTATED = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64
         ((torch.bfloat16, (8, 4)), {"weight_scale": (F32, (1,))}, None, None, {}),
         ((E4M3, (256, 128)), {}, None, "float8_e4m3fn", {"unscaled": True}),
         ((E4M3, (256, 128)), {"weight_scale": (F32, ())}, None, "float8_e4m3fn", {}),
+        ((E4M3, (8, 4)), {"weight_scale": (F64, ()), "input_scale": (F64, ())}, None, "float8_e4m3fn", {}),
         ((E4M3, (256, 128)), {"weight_scale": (F32, (256,))}, None, "float8_e4m3fn_rowwise", {}),
         ((E4M3, (256, 128)), {"weight_scale": (F32, (4, 2))}, None, "float8_e4m3fn_blockwise", {}),
         ((E4M3, (256, 128)), {"weight_scale": (F32, (256, 2, 1))}, None, "float8_e4m3fn_blockwise", {}),
