@@ -167,23 +167,47 @@ def test_a_disk_that_is_full_ends_the_run_and_nothing_is_painted_twice(serve, fi
     assert len(list(files[2].glob("*.png"))) == 2
 
 
-def sent_before(serve, files, num_pictures):
-    """A job that an earlier driver sent, and whose pictures its server has saved. returns: (server, address, job's name)."""
+def sent_before(serve, files, num_pictures, earlier=None):
+    """A job that an earlier driver sent, and whose pictures its server has saved. returns: (server, address, job's name).
+
+    earlier: the job's result before that, whose picture is on the server too.
+    """
     _, rows, out = files
     rows.write_text("seed\n5\n")
     fake = Fake()
     url = serve(fake)
     name = name_of({**PROMPT, "1": {**PROMPT["1"], "inputs": {"seed": 5}}})
     with Ledger(out) as ledger:
-        ledger.write(job=name, sent=ledger.new_id(name), to=url)
+        mark = ledger.run[:8]
+        if earlier:
+            ledger.write(job=name, sent=ledger.new_id(name), to=url)
+            fake.files[f"{name}-{mark}_00001_.png"] = png(66)
+            ledger.write(job=name, **earlier)
+            mark += "r2"
+        if num_pictures:
+            ledger.write(job=name, sent=ledger.new_id(name), to=url)
         for number in range(1, num_pictures + 1):
-            fake.files[f"{name}-{ledger.run[:8]}_{number:05}_.png"] = png(77)
+            fake.files[f"{name}-{mark}_{number:05}_.png"] = png(77)
     return fake, url, name
 
 
-def test_pictures_that_a_server_saved_before_it_ended_are_found_by_name(serve, files, capsys):
+EARLIER = [{"done": ["removed.png"]}, {"failed": "x"}]
+
+
+@pytest.mark.parametrize("earlier", EARLIER)
+def test_a_job_that_had_a_result_is_painted_anew(serve, files, capsys, earlier):
+    """A person has removed the picture, or the row is tried again: the server's old file is not taken."""
+    fake, url, name = sent_before(serve, files, 0, earlier)
+    flow, rows, out = files
+    code, told = run(capsys, flow, rows, out, "--server", url)
+    assert code == 0 and fake.ran == [5], told
+    assert Image.open(out / f"{name}.png").getpixel((0, 0))[0] == 5
+
+
+@pytest.mark.parametrize("earlier", [None, *EARLIER])
+def test_pictures_that_a_server_saved_before_it_ended_are_found_by_name(serve, files, capsys, earlier):
     """The driver is gone before it learns of them, and the server has lost its history."""
-    fake, url, name = sent_before(serve, files, 1)
+    fake, url, name = sent_before(serve, files, 1, earlier)
     flow, rows, out = files
     code, told = run(capsys, flow, rows, out, "--server", url)
     assert code == 0, told

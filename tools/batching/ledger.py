@@ -34,6 +34,7 @@ class Record:
 
     open: dict[str, str] = field(default_factory=dict)
     num_sent: int = 0
+    num_ended: int = 0  # how often it had a result
     deaths: int = 0  # servers that ended while they had it
     files: list[str] | None = None
     seconds: float | None = None
@@ -109,6 +110,7 @@ class Ledger:
             job.deaths += event.get("died", False)
         else:
             job.open.clear()
+            job.num_ended += 1
             job.files, job.error = event.get("done"), event.get("failed", "")
             job.seconds, job.server = event.get("seconds"), event.get("by", "")
 
@@ -123,6 +125,11 @@ class Ledger:
     def new_id(self, name: str) -> str:
         """The id of a job's next prompt, the same whenever it is asked for: UUID 5 of run, job and try."""
         return str(uuid.uuid5(uuid.UUID(self.run), f"{name}/{self.record(name).num_sent}"))
+
+    def mark(self, name: str) -> str:
+        """Of this run and of what is made until the job's next result, in names on servers: what was there before does not count."""
+        num_ended = self.record(name).num_ended
+        return self.run[:8] + (f"r{num_ended + 1}" if num_ended else "")
 
 
 def checked(event: Any) -> dict[str, Any]:

@@ -207,7 +207,7 @@ class Run:
             await self.send(server, flight)
 
     async def send(self, server: Server, flight: Flight) -> None:
-        prompt = with_prefix(flight.job, self.ledger.run)
+        prompt = with_prefix(flight.job, self.ledger.mark(flight.job.name))
         for name, path in flight.job.uploads.items():
             if name not in server.uploaded:
                 data = await asyncio.to_thread(path.read_bytes)
@@ -332,7 +332,7 @@ class Run:
     async def recovered(self, server: Server, job: Job) -> bool:
         """Whether an earlier try has left its pictures on the server, by their names; they are taken then."""
         pictures = []
-        for first, second in saved_names(job, self.ledger.run):
+        for first, second in saved_names(job, self.ledger.mark(job.name)):
             data, more = [
                 await self.view(server, {"filename": name, "subfolder": FOLDER, "type": "output"})
                 for name in (first, second)
@@ -341,7 +341,7 @@ class Run:
                 return False
             pictures.append(data)
         if pictures:
-            await self.end(Finished(job, server.url, with_prefix(job, self.ledger.run), tuple(pictures)))
+            await self.end(Finished(job, server.url, with_prefix(job, self.ledger.mark(job.name)), tuple(pictures)))
         return bool(pictures)
 
     async def finish(
@@ -353,7 +353,7 @@ class Run:
         error: str = "",
     ) -> None:
         server.flights.pop(flight.id, None)
-        prompt = with_prefix(flight.job, self.ledger.run)
+        prompt = with_prefix(flight.job, self.ledger.mark(flight.job.name))
         await self.end(Finished(flight.job, server.url, prompt, pictures, seconds, error))
 
     async def end(self, found: Finished) -> None:
@@ -399,28 +399,28 @@ def savers(prompt: Prompt) -> list[str]:
     return [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
 
 
-def saved_name(job: Job, run: str, number: int) -> str:
-    """Of what the job's Save Image of this number saves; another run's differs, whose pictures may be gone."""
-    return f"{job.name}-{run[:8]}" + (f"-{number + 1}" if number else "")
+def saved_name(job: Job, mark: str, number: int) -> str:
+    """Of what the job's Save Image of this number saves. mark: the ledger's; others stand on pictures that may be gone."""
+    return f"{job.name}-{mark}" + (f"-{number + 1}" if number else "")
 
 
-def with_prefix(job: Job, run: str) -> Prompt:
-    """The prompt with names of the run's own for the files that the server saves."""
+def with_prefix(job: Job, mark: str) -> Prompt:
+    """The prompt with names of their own for the files that the server saves."""
     prompt = dict(job.prompt)
     for i, key in enumerate(savers(prompt)):
         node = prompt[key]
-        prefix = f"{FOLDER}/{saved_name(job, run, i)}"
+        prefix = f"{FOLDER}/{saved_name(job, mark, i)}"
         prompt[key] = {**node, "inputs": {**node["inputs"], "filename_prefix": prefix}}
     return prompt
 
 
-def saved_names(job: Job, run: str) -> list[tuple[str, str]]:
+def saved_names(job: Job, mark: str) -> list[tuple[str, str]]:
     """Of each Save Image the file that the server has once the job is done, and the one that it has if there were several;
     empty where a prompt is known to make several, or none."""
     sizes = [node["inputs"].get("batch_size", 1) for node in job.prompt.values()]
     if any(size != 1 for size in sizes):
         return []
-    stems = [saved_name(job, run, i) for i in range(len(savers(job.prompt)))]
+    stems = [saved_name(job, mark, i) for i in range(len(savers(job.prompt)))]
     return [(f"{stem}_00001_.png", f"{stem}_00002_.png") for stem in stems]
 
 
