@@ -212,6 +212,11 @@ SAFETENSORS: dict[str, Stored] = {
     "fp8 rows": Stored(fp8_rows, lambda k: floating(3)),
     "fp8 blocks of 64": Stored(blocks(E4M3, 64, "float8_e4m3fn_blockwise"), lambda k: floating(3)),
     "int8": Stored(int8_tensor, lambda k: grid(largest(256 * k), 127)),
+    "int8, no marker": Stored(
+        lambda weight: {n: t for n, t in int8_tensor(weight).items() if n != "comfy_quant"},
+        lambda k: grid(largest(256 * k), 127),
+        marker=lambda: {"scaled_int8": torch.empty(1, dtype=torch.int8)},
+    ),
     "int8 rows": Stored(int8_rows, lambda k: grid(largest(k), 127)),
     "int8 rotated": Stored(
         host("TensorWiseINT8Layout", CONVROT, per_channel=True, convrot=True, convrot_groupsize=256),

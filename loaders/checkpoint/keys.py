@@ -75,6 +75,7 @@ PRUNED_PREFIX = "pruned."
 
 # What stands beside a quantised weight. Old names -> today's.
 OLD_MARKER = "scaled_fp8"  # one for the whole file
+OLD_MARKERS = (OLD_MARKER, "scaled_int8")  # the second says no more than the weights' type
 OLD_SCALES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 SCALES = (
     *("weight_scale", "weight_scale_2", "weight_scalar", "input_scale", "pre_quant_scale"),

@@ -11,7 +11,7 @@ from .keys import (
     APPROXIMATOR,
     APPROXIMATOR_ALONE,
     GUIDANCE_EMBEDDING,
-    OLD_MARKER,
+    OLD_MARKERS,
     OTHER_COMPONENTS,
     SIGNATURES,
     TIME_EMBEDDING,
@@ -56,7 +56,7 @@ def names_of(header: Header, prefix: str) -> dict[str, str]:
             continue
         if file_name.startswith(prefix):
             name = file_name.removeprefix(prefix)
-        elif is_flag(file_name) or file_name == OLD_MARKER:
+        elif is_flag(file_name) or file_name in OLD_MARKERS:
             name = file_name
         else:
             raise ValueError(

@@ -16,7 +16,7 @@ from ..formats.base.format import FLOAT_DTYPES, dtype_text
 from ..formats.base.registry import is_needed, storage_of
 from ..tensor_info import QUANT_MARKER, Part
 from .foreign import refuse_foreign
-from .keys import OLD_MARKER, OLD_SCALES, SCALES, is_flag
+from .keys import OLD_MARKERS, OLD_SCALES, SCALES, is_flag
 
 METADATA_MARKERS = "_quantization_metadata"
 
@@ -150,7 +150,7 @@ def _split_scales(names: Mapping[str, str]) -> tuple[dict[str, str], dict[str, d
     for name, file_name in names.items():
         stem, _, last = name.rpartition(".")
         role = OLD_SCALES.get(last, last)
-        if is_flag(name) or name == OLD_MARKER or last == QUANT_MARKER:
+        if is_flag(name) or name in OLD_MARKERS or last == QUANT_MARKER:
             continue
         if role in SCALES and stem:
             scales.setdefault(stem, {})[role] = file_name

@@ -49,7 +49,8 @@ def recognise(weight: Weight) -> Storage | None:
         raise weight.misfit(scale)
     if not is_scaled_by_row(weight):
         return None  # scales of blocks
-    if not weight.named and weight.setting(word) is None:
+    # With one scale it is not rotated: who rotates without a marker (convert_to_quant) gives each row one.
+    if scale.numel != 1 and not weight.named and weight.setting(word) is None:
         raise ValueError(
             f"{weight.label} is stored as int8, and no comfy_quant marker says whether its rows are rotated. Take a "
             "file with such markers"

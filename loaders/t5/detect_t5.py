@@ -13,7 +13,7 @@ from typing import Mapping
 
 from ..checkpoint.check_shapes import NUM_NAMED, Words, check_shapes
 from ..checkpoint.foreign import refuse_foreign
-from ..checkpoint.keys import LORA, OLD_MARKER, other_model
+from ..checkpoint.keys import LORA, OLD_MARKER, OLD_MARKERS, other_model
 from ..checkpoint.weight_parts import Collected, Names, collect
 from ..files.error_text import short
 from ..files.read import Header
@@ -77,7 +77,9 @@ def detect_t5(header: Header) -> T5Detection:
     """
     layout, prefix = _layout_of(header)
     by_name, dropped, others = _names(header, layout, prefix)
-    old_marker = next((info for name, info in header.tensors.items() if _is_old_marker(name, prefix)), None)
+    old_marker = next(
+        (info for name, info in header.tensors.items() if _is_old_marker(name, prefix, (OLD_MARKER,))), None
+    )
     collected = collect(header, Names(header, by_name, prefix), old_marker)
     config = _config(header, collected.shapes)
     check_shapes(header.name, expected_shapes(config), collected, T5)
@@ -153,9 +155,9 @@ def _names(header: Header, layout: str, prefix: str) -> tuple[dict[str, str], tu
     return names, tuple(dropped), others
 
 
-def _is_old_marker(file_name: str, prefix: str) -> bool:
+def _is_old_marker(file_name: str, prefix: str, markers: tuple[str, ...] = OLD_MARKERS) -> bool:
     stem, _, last = file_name.rpartition(".")
-    return last == OLD_MARKER and f"{prefix}.".startswith(stem)
+    return last in markers and f"{prefix}.".startswith(stem)
 
 
 def _config(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> T5Config:

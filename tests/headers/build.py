@@ -258,6 +258,7 @@ def comfy_quant() -> Iterator[Kind]:
             {"format": "float8_e4m3fn_blockwise", "group_size": 64},
         ),
         ("comfy_int8_tensor", "int8_tensorwise", f"{ctq} --int8 --scaling_mode tensor", {"format": "int8_tensorwise"}),
+        ("comfy_int8_unmarked", "int8_tensorwise", "BobJohnson24/ComfyUI-INT8-Fast up to April 2026", None),
         ("comfy_int8_row", "int8_tensorwise per row", f"{ctq} --int8 --scaling_mode row", row),
         ("comfy_int8_convrot", "int8_tensorwise per row", f"{ctq} --int8 --convrot", row | rotation),
         (

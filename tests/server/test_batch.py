@@ -115,7 +115,8 @@ def test_a_batch_is_painted_as_by_hand_told_and_not_painted_again(server, tmp_pa
     assert (out / "batch.jsonl").read_bytes() == before  # nothing was sent
     (out / found[1]["files"]).unlink()
     batch(out, file, [server])
-    assert [e["job"] for e in events(out)[len(before.splitlines()) :] if "done" in e] == [found[1]["files"][:-4]]
+    later = events(out)[len(before.splitlines()) :]
+    assert [[e["job"] for e in later if what in e] for what in ("sent", "done")] == [[found[1]["files"][:-4]]] * 2
 
 
 @pytest.mark.parametrize("form, suffix", [("png", "png"), ("webp", "webp"), ("jpeg", "jpg")])

@@ -204,6 +204,7 @@ SCALES = {
 }
 INT8 = {
     "comfy_int8_tensor": lambda n, k: (),
+    "comfy_int8_unmarked": lambda n, k: (),
     "comfy_int8_row": lambda n, k: (n, 1),
     "comfy_int8_convrot": lambda n, k: (n, 1),
     "comfy_int8_quarot": lambda n, k: (n, 1),

@@ -213,6 +213,8 @@ def test_old_marker_is_found_before_or_behind_the_prefix(root):
     found = t5.detect_t5(header({**shapes, root: (E4M3, (2,))}))
     assert found.tensors[f"{QUERY}.weight"][0].storage.settings == FULL
     assert found.others == 0
+    int8 = t5.detect_t5(header({**shapes, root.replace("fp8", "int8"): (torch.int8, (2,))}))
+    assert (int8.tensors[f"{QUERY}.weight"][0].storage.settings, int8.others) == ({}, 0)
 
 
 def without(*names):

@@ -30,6 +30,8 @@ ROTATED = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64
         ((U8, (256, 128)), {"weight_scale": (F32, ())}, {"format": "float8_e4m3fn"}, "float8_e4m3fn", {}),
         ((torch.float8_e5m2, (8, 4)), {"weight_scale": (F32, (1,))}, None, "float8_e5m2", {}),
         ((I8, (256, 128)), {"weight_scale": (F32, (256, 1))}, {"format": "int8_tensorwise"}, "int8_tensorwise", {}),
+        ((I8, (256, 100)), {"weight_scale": (F32, ())}, None, "int8_tensorwise", {}),
+        ((I8, (256, 128)), {"weight_scale": (F32, (1, 1))}, None, "int8_tensorwise", {}),
         ((I8, (256, 128)), {"weight_scale": (F32, (2, 1))}, None, "int8_blockwise", {}),
         (
             (I8, (256, 128)),
