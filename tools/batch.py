@@ -207,8 +207,8 @@ def with_servers(args: argparse.Namespace, saved: Any, rows: Sequence[Any], ledg
     finally:
         bar.close()
         results = lines_of(filled, ledger)
-        write_results(args.out / RESULTS, results)
-    return finish(args, results)
+        written = is_written(args.out / RESULTS, results)
+    return finish(args, results, written)
 
 
 def by_error(refused: Sequence[Any]) -> list[tuple[str, str]]:
@@ -247,25 +247,40 @@ def lines_of(filled: Any, ledger: Any) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: line["row"])
 
 
+def is_written(path: Path, lines: Sequence[dict[str, Any]]) -> bool:
+    """Writes the table, or tells why not: what else ended the run is more than that."""
+    try:
+        write_results(path, lines)
+    except OSError as error:
+        # Windows lets nobody replace what a spreadsheet has open.
+        remedy = f"Close {path.name} where it is open; the" if isinstance(error, PermissionError) else "The"
+        tell(f"{path}: {error.strerror}. {remedy} same command writes it again")
+        return False
+    return True
+
+
 def write_results(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     """The table beside the pictures: one line a row of the input, with its own columns behind."""
     columns = list(dict.fromkeys(name for line in lines for name in line["values"]))
     heads = ("row", "files", "status", "seconds", "server", "error")
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow([*heads, *columns])
-        for line in lines:
-            files, seconds = " ".join(line.get("files", ())), line.get("seconds")
-            own = (line["row"], files, line["status"], "" if seconds is None else f"{seconds:.2f}")
-            table.writerow(
-                [*own, line.get("server", ""), line["error"], *(line["values"].get(name, "") for name in columns)]
-            )
-    os.replace(partial, path)
+    try:
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow([*heads, *columns])
+            for line in lines:
+                files, seconds = " ".join(line.get("files", ())), line.get("seconds")
+                own = (line["row"], files, line["status"], "" if seconds is None else f"{seconds:.2f}")
+                table.writerow(
+                    [*own, line.get("server", ""), line["error"], *(line["values"].get(name, "") for name in columns)]
+                )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def finish(args: argparse.Namespace, results: Sequence[dict[str, Any]]) -> int:
-    """Sheets, and the last line."""
+def finish(args: argparse.Namespace, results: Sequence[dict[str, Any]], written: bool) -> int:
+    """Sheets, and the last line. written: whether the table of results is there."""
     grid = load_pack("tables.grid")
     done = [line for line in results if line["status"] == "done"]
     entries = [(file, line) for line in done for file in line["files"]]
@@ -277,10 +292,11 @@ def finish(args: argparse.Namespace, results: Sequence[dict[str, Any]]) -> int:
         x, y = (part.strip() for part in args.plot.split(","))
         print(grid.plot(args.out, x, y, [(file, line["values"]) for file, line in entries]))
     bad = len(results) - len(done)
-    print(f"{len(done)} of {len(results)} rows are painted; {args.out / RESULTS} lists them")
+    print(f"{len(done)} of {len(results)} rows are painted" + (f"; {args.out / RESULTS} lists them" if written else ""))
     if bad:
-        tell(f"{bad} rows have no picture; {RESULTS} says why. The same command tries them again")
-    return FAILED if bad else 0
+        why = f"; {RESULTS} says why" if written else ""
+        tell(f"{bad} rows have no picture{why}. The same command tries them again")
+    return FAILED if bad or not written else 0
 
 
 def labels_of(entries: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:

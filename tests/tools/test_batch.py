@@ -167,6 +167,43 @@ def test_a_disk_that_is_full_ends_the_run_and_nothing_is_painted_twice(serve, fi
     assert len(list(files[2].glob("*.png"))) == 2
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize(
+    "number, remedy",
+    [(errno.EACCES, "Close results.csv where it is open; the same command"), (errno.EIO, "The same command")],
+)
+def test_a_table_that_cannot_be_written_is_told_and_the_rest_is_done(
+    serve, files, capsys, monkeypatch, number, remedy, stopped
+):
+    """As Windows refuses to replace a file that a spreadsheet has open."""
+    flow, rows, out = files
+    rows.write_text("seed\n1\n2\n")
+
+    def refused(partial, path, replace=os.replace):
+        if Path(path).name != batch.RESULTS:
+            return replace(partial, path)
+        raise OSError(number, "It is so", str(partial), None, str(path))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    url = serve(Fake())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        if stopped:
+            patch.setattr(servers.Run, "all", stop)
+        code, told = run(capsys, flow, rows, out, "--server", url, "--sheet")
+    assert f"batch: {out / 'results.csv'}: It is so. {remedy} writes it again" in told
+    assert {path.name for path in out.glob("results*")} == set()
+    assert (out / "sheet-1.jpg").exists() is not stopped
+    if stopped:
+        assert code == 130 and told[-1] == "batch: stopped. The same command goes on from here"
+        return
+    assert code == 1
+    code, told = run(capsys, flow, rows, out, "--server", url)
+    assert (code, told, (out / "results.csv").is_file()) == (0, [], True)
+
+
 def sent_before(serve, files, num_pictures, earlier=None):
     """A job that an earlier driver sent, and whose pictures its server has saved. returns: (server, address, job's name).
 
