@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             lift_file_limit()
             found = [servers.Server(url.rstrip("/")) for url in dict.fromkeys(args.server)]
             return with_servers(args, saved, rows, ledger, found)
-        options = shlex.split(args.comfyui, posix=os.name != "nt")
+        options = options_of(args.comfyui)
         if args.ray is not None:
             from .batching.ray_workers import end_workers, start_workers
 
@@ -143,6 +143,21 @@ def run(args: argparse.Namespace) -> int:
             return with_servers(args, saved, rows, ledger, [servers.Server(local.url, local=local, starts=True)])
         finally:
             local.end()
+
+
+def options_of(text: str, backslash_escapes: bool = os.name != "nt") -> list[str]:
+    """--comfyui's options, as a shell splits them, without their quotation marks. On Windows a backslash stands in paths.
+
+    raises: ValueError for a quotation mark that is not closed.
+    """
+    words = shlex.shlex(text, posix=True, punctuation_chars=False)
+    words.whitespace_split, words.commenters = True, ""
+    if not backslash_escapes:
+        words.escape = ""
+    try:
+        return list(words)
+    except ValueError as error:
+        raise ValueError(f"--comfyui {text}: {error}") from error
 
 
 def with_servers(args: argparse.Namespace, saved: Any, rows: Sequence[Any], ledger: Any, found: Sequence[Any]) -> int:

@@ -386,8 +386,24 @@ def test_one_of_two_servers_of_another_version_ends_the_command_before_it_begins
 
 
 @pytest.mark.parametrize(
+    "text, escapes, expected",
+    [
+        ("", False, []),
+        (r'--base-directory "D:\AI models" --lowvram', False, ["--base-directory", r"D:\AI models", "--lowvram"]),
+        (r"--base-directory 'D:\AI models\'", False, ["--base-directory", "D:\\AI models\\"]),
+        (r'--base-directory="D:\AI models"', False, [r"--base-directory=D:\AI models"]),
+        (r"--base-directory D:\models#2", False, ["--base-directory", r"D:\models#2"]),
+        (r"--base-directory '/a b' /c\ d", True, ["--base-directory", "/a b", "/c d"]),
+    ],
+)
+def test_options_for_comfyui_are_split_as_a_shell_does_it(text, escapes, expected):
+    assert batch.options_of(text, escapes) == expected
+
+
+@pytest.mark.parametrize(
     "more, told",
     [
+        (["--comfyui", "'--lowvram"], "--comfyui '--lowvram: No closing quotation"),
         (["--server", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer (Cannot connect"),
         (["--server", "127.0.0.1:8188"], "expected an address as http://127.0.0.1:8188"),
         (["--cross", "seed"], "--cross seed: expected NAME=1,2,3"),
