@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from tools.batching import ledger as module
 from tools.batching.ledger import NAME, Ledger
 
 
@@ -71,6 +72,26 @@ def test_a_damaged_line_is_told_and_the_folder_is_free_again(tmp_path, line, why
 def test_a_second_batch_in_the_folder_is_refused(tmp_path):
     with Ledger(tmp_path):
         with pytest.raises(ValueError, match="another batch writes into .*. Wait until it ends, or give another --out"):
+            Ledger(tmp_path).__enter__()
+    with Ledger(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "number, told",
+    [
+        (errno.EACCES, "another batch writes into .*. Wait until"),
+        (errno.ENOLCK, r"batch.jsonl cannot be locked against a second batch \(It is so\). Give an --out on a disk of"),
+        (errno.EOPNOTSUPP, "cannot be locked against a second batch"),
+    ],
+)
+def test_a_disk_without_locks_is_told_apart_from_another_batch(tmp_path, monkeypatch, number, told):
+    def refused(file):
+        raise OSError(number, "It is so")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "lock", refused)
+        with pytest.raises(ValueError, match=told):
             Ledger(tmp_path).__enter__()
     with Ledger(tmp_path):
         pass

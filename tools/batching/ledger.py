@@ -5,6 +5,7 @@ Each line is on the disk before the next step: `sent` before a server gets the p
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -20,6 +21,11 @@ DAMAGED = (
     "{name}: line {number} is damaged ({why}). Remove that line, whose job is then done again, or give another --out"
 )
 IN_USE = "another batch writes into {folder}. Wait until it ends, or give another --out"
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # of a lock that another process has
+NO_LOCK = (
+    "{path} cannot be locked against a second batch ({why}). Give an --out on a disk of this machine; some network folders "
+    "know no locks"
+)
 
 # What an event may hold -> its type.
 TYPES: dict[str, Any] = {
@@ -45,7 +51,7 @@ class Record:
 class Ledger:
     """Use with `with`.
 
-    raises on entry: ValueError if another process has it, or it is damaged; OSError if the folder cannot be written.
+    raises on entry: ValueError if another process has it, it cannot be locked, or it is damaged; OSError if the folder cannot be written.
     """
 
     def __init__(self, folder: Path):
@@ -58,9 +64,10 @@ class Ledger:
         self.file = open(self.path, "a+b")
         try:
             lock(self.file)
-        except OSError:
+        except OSError as error:
             self.file.close()
-            raise ValueError(IN_USE.format(folder=self.folder)) from None
+            told = IN_USE if error.errno in HELD else NO_LOCK
+            raise ValueError(told.format(folder=self.folder, path=self.path, why=error.strerror)) from None
         try:
             self.read()
             if not self.run:
@@ -149,7 +156,7 @@ def checked(event: Any) -> dict[str, Any]:
 
 
 def lock(file: Any) -> None:
-    """Holds a file for this process until it is closed or the process ends. raises: OSError if another has it."""
+    """Holds a file for this process until it is closed or the process ends. raises: OSError, one of HELD if another has it."""
     if os.name == "nt":
         import msvcrt
 
