@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...loaders.files.read import INDEX_SUFFIX, shards, whole
+from ...loaders.files.kinds import is_index
+from ...loaders.files.read import shards, whole
 
 ATTACHMENT = "chroma_files"  # key of the stamps on a patcher
 
@@ -34,7 +35,7 @@ def stamps_of(loader: str, *paths: str | os.PathLike[str] | None) -> tuple[FileS
     files: list[str] = []
     for path in (path for path in paths if path is not None):
         path = str(whole(path))
-        files += [str(file) for file in shards(Path(path))] if path.endswith(INDEX_SUFFIX) else [path]
+        files += [str(file) for file in shards(Path(path))] if is_index(path) else [path]
     return tuple(stamp(file, loader) for file in files)
 
 

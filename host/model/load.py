@@ -25,7 +25,8 @@ from ...loaders.checkpoint.check_shapes import check
 from ...loaders.checkpoint.detect_variant import Detection, detect
 from ...loaders.checkpoint.lite import check_lite, with_lite_patch
 from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
-from ...loaders.files.read import INDEX_SUFFIX, SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
+from ...loaders.files.kinds import is_index
+from ...loaders.files.read import SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.kept_layers import is_quantised
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
@@ -222,7 +223,7 @@ def attach(patcher: Any, header: Header) -> None:
 def _host_tensors(path: str) -> dict[str, Tensor]:
     """Mapped tensors from the host's reader, which can stream them from the disk to a GPU."""
     path = str(whole(path))
-    files = [str(file) for file in shards(Path(path))] if path.endswith(INDEX_SUFFIX) else [path]
+    files = [str(file) for file in shards(Path(path))] if is_index(path) else [path]
     tensors: dict[str, Tensor] = {}
     for file in files:
         infos = read_header(file).tensors.values() if file.endswith(SAFETENSORS_SUFFIXES) else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from pathlib import Path
 
 from .error_text import short
@@ -12,6 +13,8 @@ SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 GGUF_SUFFIX = ".gguf"
 INDEX_SUFFIX = ".safetensors.index.json"
+INDEX = re.compile(r"\.safetensors\.index(\.[\w-]+)?\.json\Z")  # also of a variant: model.safetensors.index.fp16.json
+SHARD = re.compile(r"(.*?)(\.[\w-]+)?-\d{5}-of-\d{5}\.safetensors\Z", re.DOTALL)  # stem, and perhaps the variant
 
 START = 1024  # bytes that are looked at
 LFS_POINTER = b"version https://git-lfs"
@@ -25,6 +28,22 @@ STARTS = (
     (b"7z\xbc\xaf", "an archive (7-Zip)", ()),
     (b"Rar!", "an archive (RAR)", ()),
 )
+
+
+def is_index(name: str) -> bool:
+    return INDEX.search(name) is not None
+
+
+def index_names(name: str) -> tuple[str, ...]:
+    """What the index of a shard may be called; empty where the name is no shard's."""
+    shard = SHARD.match(name)
+    if shard is None:
+        return ()
+    stem, variant = shard[1], shard[2]
+    plain = f"{stem}{variant or ''}{INDEX_SUFFIX}"
+    return (
+        (f"{stem}.safetensors.index{variant}.json", plain) if variant else (plain,)
+    )  # Hugging Face's, and the simpler
 
 
 def refuse_other_kinds(path: Path) -> None:
@@ -60,7 +79,7 @@ def _refuse_text(name: str, start: bytes, size: int) -> None:
             f"{name}: this is a web page, not a model: the site wanted a log-in or a consent. Open the link in a "
             "browser, and download the file there"
         )
-    if name.endswith(INDEX_SUFFIX):
+    if is_index(name):
         return
     said = text
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any, Callable, Mapping, TypeVar
 
@@ -19,11 +18,18 @@ from ..tensor_info import GGML_PLAIN, TensorInfo
 from .error_text import encodable, reason, short
 from .gguf import map_gguf, read_gguf_header
 from .header import Header, check_count, is_quant_marker, read_marker
-from .kinds import GGUF_SUFFIX, INDEX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, refuse_other_kinds
+from .kinds import (
+    GGUF_SUFFIX,
+    INDEX_SUFFIX,
+    PICKLE_SUFFIXES,
+    SAFETENSORS_SUFFIXES,
+    index_names,
+    is_index,
+    refuse_other_kinds,
+)
 from .pickle import load_pickle
 from .safetensors import safetensors_header
 
-SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors$")  # -> what their index is named after
 Found = TypeVar("Found")
 MAX_FILE_NAME = 255  # of common file systems
 MAX_INDEX_BYTES = 1 << 23  # a line for each of the most tensors
@@ -49,7 +55,7 @@ def told(read: Callable[..., Found]) -> Callable[..., Found]:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """The header of a weight file, checked against the file's size.
 
-    path: a file, the index of a sharded one (`*.safetensors.index.json`) or one of its shards.
+    path: a file, the index of a sharded one (`*.safetensors.index.json`, `*.safetensors.index.VARIANT.json`) or one of its shards.
     raises: ValueError if the file is empty, cut short, malformed, of an unknown kind, or a pickle that holds code.
     """
     path = whole(path)
@@ -64,7 +70,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             "torch's reader opens a file. Rename it"
         )
     refuse_other_kinds(path)
-    if path.name.endswith(INDEX_SUFFIX):
+    if is_index(path.name):
         return _sharded_header(path)
     if suffix in SAFETENSORS_SUFFIXES:
         return safetensors_header(path)
@@ -97,7 +103,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if path.suffix.lower() == GGUF_SUFFIX:
         return map_gguf(path, read_gguf_header(path)[0])
     tensors: dict[str, Tensor] = {}
-    for file in shards(path) if path.name.endswith(INDEX_SUFFIX) else [path]:
+    for file in shards(path) if is_index(path.name) else [path]:
         try:
             with safe_open(file, framework="pt") as f:
                 tensors.update({name: f.get_tensor(name) for name in f.keys()})
@@ -114,16 +120,14 @@ def whole(path: str | os.PathLike[str]) -> Path:
     raises: ValueError for a shard without its index.
     """
     path = Path(path)
-    shard = SHARD.match(path.name)
-    if shard is None:
-        return path
-    index = path.with_name(shard.group(1) + INDEX_SUFFIX)
-    if not index.is_file():
+    names = index_names(path.name)
+    index = next((index for name in names if (index := path.with_name(name)).is_file()), None)
+    if names and index is None:
         raise ValueError(
-            f"{path.name}: one part of several, and {index.name}, which lists them, is not beside it. Download the "
-            "whole folder, or the model as one file"
+            f"{path.name}: one part of several, and {' or '.join(names)}, which lists them, is not beside it. Download "
+            "the whole folder, or the model as one file"
         )
-    return index
+    return index or path
 
 
 def shards(index: Path) -> list[Path]:

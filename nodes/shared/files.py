@@ -13,7 +13,8 @@ import folder_paths
 from ...loaders.checkpoint.keys import APPROXIMATOR, APPROXIMATOR_ALONE, SIGNATURES, other_model
 from ...loaders.checkpoint.keys import LORA as LORA_TOLD
 from ...loaders.checkpoint.lite import OWN_SIGNATURE
-from ...loaders.files.read import GGUF_SUFFIX, INDEX_SUFFIX, SAFETENSORS_SUFFIXES, SHARD, read_header
+from ...loaders.files.kinds import index_names, is_index
+from ...loaders.files.read import GGUF_SUFFIX, SAFETENSORS_SUFFIXES, read_header
 from ...loaders.files.write import not_written
 from ...loaders.lora.report import looks_like
 from ...loaders.t5.detect_t5 import SIGNATURES as T5_SIGNATURES
@@ -58,8 +59,8 @@ def listed(folders: tuple[str, ...]) -> dict[str, str]:
             continue
         for name in folder_paths.get_filename_list(kind):
             path = folder_paths.get_full_path(kind, name)
-            shard = SHARD.match(path or "")
-            if path and not (shard and os.path.isfile(shard.group(1) + INDEX_SUFFIX)):
+            folder, file = os.path.split(path or "")
+            if path and not any(os.path.isfile(os.path.join(folder, index)) for index in index_names(file)):
                 found.setdefault(name, path)
         for root in folder_paths.get_folder_paths(kind):
             found.update({name: path for name, path in WALKS.files(root).items() if name not in found})
@@ -94,7 +95,7 @@ class Walks:
             folders[:] = [name for name in folders if name != ".git"]
             times[folder] = os.path.getmtime(folder)
             for name in names:
-                if name.lower().endswith(GGUF_SUFFIX) or name.endswith(INDEX_SUFFIX):
+                if name.lower().endswith(GGUF_SUFFIX) or is_index(name):
                     path = os.path.join(folder, name)
                     found[os.path.relpath(path, root)] = path
         self._seen[root] = times, found
@@ -174,7 +175,7 @@ def model_path(name: str) -> str:
 
 def kind_of(path: str) -> str | None:
     """What a safetensors file holds, one of the kinds above; None for others. The header is read once for each version of it."""
-    if not path.lower().endswith((*SAFETENSORS_SUFFIXES, INDEX_SUFFIX)):
+    if not path.lower().endswith(SAFETENSORS_SUFFIXES) and not is_index(path):
         return None
     try:
         stat = os.stat(path)

@@ -52,23 +52,24 @@ def test_old_texts_of_precision_pass_and_unknown_ones_are_told(node):
     assert "Choose one of: auto, keep, bf16" in node.ChromaDiffusionLoader.validate_inputs("int3")
 
 
-def index(folder, *shards):
+def index(folder, *shards, variant=""):
     import json
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in shards:
         (folder / name).touch()
-    path = folder / "diffusion_pytorch_model.safetensors.index.json"
+    path = folder / f"diffusion_pytorch_model.safetensors.index{variant}.json"
     path.write_text(json.dumps({"weight_map": {f"t{i}": name for i, name in enumerate(shards)}}))
     return path
 
 
-def test_sharded_model_is_one_entry(node, folders):
-    parts = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    path = index(folders / "diffusion_models" / "Chroma1-HD" / "transformer", *parts)
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_sharded_model_is_one_entry(node, folders, variant):
+    parts = [f"diffusion_pytorch_model{variant}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    path = index(folders / "diffusion_models" / "Chroma1-HD" / "transformer", *parts, variant=variant)
     (name,) = node.model_files()
     assert node.model_path(name) == str(path)
-    assert name.endswith("diffusion_pytorch_model.safetensors.index.json")
+    assert name.endswith(path.name)
 
 
 def test_gguf_is_listed_where_no_other_pack_registers_it(node, folders, monkeypatch):

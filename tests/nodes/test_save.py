@@ -69,7 +69,13 @@ def test_the_name_is_that_of_the_models_file_by_which_it_is_recognised(run, monk
 
 @pytest.mark.parametrize(
     "file, name",
-    [("", "chroma"), ("m.safetensors.index.json", "m"), ("a.gguf with b.safetensors", "a"), ("x.y.sft", "x.y")],
+    [
+        ("", "chroma"),
+        ("m.safetensors.index.json", "m"),
+        ("m.safetensors.index.fp16.json", "m"),
+        ("a.gguf with b.safetensors", "a"),
+        ("x.y.sft", "x.y"),
+    ],
 )
 def test_a_models_name_is_that_of_its_first_file(run, monkeypatch, file, name):
     module = load_pack("nodes.save")

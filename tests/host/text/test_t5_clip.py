@@ -344,19 +344,20 @@ def test_whole_t5_as_gguf_leaves_its_decoder_out(node, original, tmp_path):
     assert "2 tensors of the decoder and the like left out" in node.said[-1]
 
 
-def test_sharded_folder_is_one_entry_and_gives_the_same(node, original, tmp_path):
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_sharded_folder_is_one_entry_and_gives_the_same(node, original, tmp_path, variant):
     expected = encode(load(node, write(tmp_path, original, "fp16")), PROMPTS[0])
     folder = tmp_path / "flan"
     folder.mkdir()
     tensors, _ = entries(original, STORAGES["fp16"])
     weight_map = {}
     for i, part in enumerate((list(tensors)[::2], list(tensors)[1::2]), 1):
-        file = f"model-{i:05d}-of-00002.safetensors"
+        file = f"model{variant}-{i:05d}-of-00002.safetensors"
         save_file({n: tensors[n] for n in part}, folder / file)
         weight_map |= dict.fromkeys(part, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / f"model.safetensors.index{variant}.json").write_text(json.dumps({"weight_map": weight_map}))
     (option,) = [o for o in node.encoder_files() if "flan" in o]
-    assert option.endswith("model.safetensors.index.json")
+    assert option.endswith(f"model.safetensors.index{variant}.json")
     assert torch.equal(encode(load(node, option), PROMPTS[0]), expected)
 
 

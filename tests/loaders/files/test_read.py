@@ -152,6 +152,25 @@ def test_pickle_of_other_classes_tells_which(tmp_path):
         read.read_header(path)
 
 
+@pytest.mark.parametrize(
+    "part, index",
+    [
+        ("m-00001-of-00001.safetensors", "m.safetensors.index.json"),
+        ("m.fp16-00001-of-00001.safetensors", "m.safetensors.index.fp16.json"),  # Hugging Face's name of a variant
+        ("m.fp16-00001-of-00001.safetensors", "m.fp16.safetensors.index.json"),
+        ("v1.0-x-00001-of-00001.safetensors", "v1.0-x.safetensors.index.json"),
+    ],
+)
+def test_a_part_is_read_as_the_whole_that_its_index_lists(tmp_path, part, index):
+    save_file({"a": torch.ones(2)}, tmp_path / part)
+    with pytest.raises(ValueError, match=f"^{part}: one part of several, and .*{index}.*which lists them"):
+        read.read_header(tmp_path / part)
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a": part}}))
+    for name in (part, index):
+        assert read.read_header(tmp_path / name).name == index
+        assert read.read_tensors(tmp_path / name)["a"].tolist() == [1, 1]
+
+
 def test_tensor_that_the_index_lists_and_no_part_holds_is_named(tmp_path):
     """Also a last block, whose absence nothing else would show."""
     part = tmp_path / "m-00001-of-00001.safetensors"
