@@ -153,7 +153,7 @@ PARTS = tuple(
         (rf"(?:\.lora)?\.lora_(?:up|B){_ADAPTER_NAME}(?:\.weight)?", UP),
         (r"(?:[._]lora(?:_linear_layer)?|(?<=_lora[12]))\.down\.weight", DOWN),
         (r"(?:[._]lora(?:_linear_layer)?|(?<=_lora[12]))\.up\.weight", UP),
-        (r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+){0,2})", DORA),
+        (r"\.(?:dora_scale|magnitude|lora_magnitude_vector(?:\.\w+){0,2})", DORA),  # magnitude: ai-toolkit
         # Some files name the parameter, not its layer: norms have `.scale` in published files, `.weight` elsewhere.
         (r"(?:\.(?:diff_b|b_norm)|[._]bias\.diff)", "diff_b"),
         (rf"{_PARAMETER}\.(?:diff|w_norm)", "diff"),

@@ -278,11 +278,12 @@ def test_unmerged_parts_of_a_fused_layer_and_norms_by_their_parameters_names_arr
     torch.testing.assert_close(patched(comfy, out), expected, **CLOSE)
 
 
-def test_peft_dora_equals_the_hosts_dora(comfy, model, apply):
+@pytest.mark.parametrize("name", ["lora_magnitude_vector", "magnitude"])  # PEFT's and ai-toolkit's
+def test_peft_dora_equals_the_hosts_dora(comfy, model, apply, name):
     down, up = random_pair(128, 128, torch.Generator().manual_seed(7))
     magnitude = 1 + 0.1 * torch.randn(128)
     layer = "transformer.transformer_blocks.0.attn.to_out.0"
-    peft = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.lora_magnitude_vector": magnitude}
+    peft = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.{name}": magnitude}
     layer = "lora_unet_double_blocks_0_img_attn_proj"
     kohya = {
         f"{layer}.lora_down.weight": down,

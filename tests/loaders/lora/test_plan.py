@@ -269,6 +269,7 @@ FITTING = {
     "DoRA rows": {"lora_up.weight": (384, 4), "lora_down.weight": (4, 128), "dora_scale": (384, 1)},
     "DoRA columns": {"lora_up.weight": (384, 4), "lora_down.weight": (4, 128), "dora_scale": (1, 128)},
     "DoRA of PEFT": {"lora_B.weight": (384, 4), "lora_A.weight": (4, 128), "lora_magnitude_vector.weight": (384,)},
+    "DoRA of ai-toolkit": {"lora_B.weight": (384, 4), "lora_A.weight": (4, 128), "magnitude": (384,)},
     "LoRA with bias": {"lora_B.weight": (384, 4), "lora_A.weight": (4, 128), "lora_B.bias": (384,)},
 }
 
@@ -284,7 +285,15 @@ def test_adapter_of_each_kind_fits_or_is_told(kind):
         broken = {f"{layer}.{p}": s for p, s in parts.items()} | {f"{layer}.{part}": (shape[0] + 1, *shape[1:])}
         assert len(lora.make_plan(broken, MODEL).layers[lora.MISSHAPEN]) == 1, part
         lacking = {f"{layer}.{p}": s for p, s in parts.items() if p != part}
-        if part not in ("rescale", "dora_scale", "lora_magnitude_vector.weight", "lora_B.bias", "diff", "diff_b"):
+        if part not in (
+            "rescale",
+            "dora_scale",
+            "lora_magnitude_vector.weight",
+            "magnitude",
+            "lora_B.bias",
+            "diff",
+            "diff_b",
+        ):
             assert lora.make_plan(lacking, MODEL).layers[lora.MATCHED] == [], part
 
 
