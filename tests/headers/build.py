@@ -115,7 +115,13 @@ def flag(*names: str, dtype: str = "BF16") -> Stored:
 
 def plain_files() -> Iterator[Kind]:
     bf16 = storage.plain(CHROMA.shapes, "BF16")
-    yield accepted("bfl_bf16", f"{HD}.safetensors", "lodestones/Chroma1-HD; the trainer's names", CHROMA, bf16)
+    yield accepted(
+        "bfl_bf16",
+        f"{HD}.safetensors",
+        "lodestones/Chroma1-HD; the trainer's names; the published byte size",
+        CHROMA,
+        bf16,
+    )
     for prefix, who in PREFIXES:
         name = "bfl_bf16_" + prefix.strip("_.").replace(".", "_")
         source = f"{who}; unsure which published Chroma file has it, if any"
@@ -230,6 +236,19 @@ def old_scaled_fp8() -> Iterator[Kind]:
     tensors["scaled_fp8"] = ("F8_E4M3", (2,))
     file = "chroma-unlocked-v35-detail-calibrated_float8_e4m3fn_scaled_stochastic.safetensors"
     source = "Clybius' stochastic script, whose scales are float64; unsure: dtype of biases and norms"
+    rev2, num_rev2 = storage.quantised(
+        CHROMA.shapes, "old float8_e4m3fn", storage.KEEP_LARGE, more={".scale_input": (1,)}
+    )
+    rev2["scaled_fp8"] = ("F8_E4M3", (1,))
+    yield accepted(
+        "old_fp8_hybrid_large_rev2",
+        f"{HD}-fp8_scaled_defaultloader_hybrid_large_rev2.safetensors",
+        "as Clybius' scripts, unsure which; rebuilt to the published byte size",
+        CHROMA,
+        rev2,
+        num_rev2,
+        metadata={"format": "pt"},
+    )
     yield accepted("old_fp8_float64", file, source, CHROMA, tensors, count)
 
 
@@ -242,6 +261,12 @@ def comfy_quant() -> Iterator[Kind]:
     rotation = {"convrot": True, "convrot_groupsize": 256}
     rows: tuple[tuple[str, str, str, dict[str, Any] | None], ...] = (
         ("comfy_fp8", "float8_e4m3fn", ctq, fp8),
+        (
+            "comfy_fp8mixed",
+            "float8_e4m3fn mixed",
+            "Comfy-Org/Chroma1-HD_repackaged; rebuilt to the published byte size",
+            fp8,
+        ),
         ("comfy_fp8_full_precision", "float8_e4m3fn", ctq, precise),
         ("comfy_fp8_input_scale", "float8_e4m3fn", f"{ctq} --input_scale", fp8),
         ("comfy_fp8_unmarked", "float8_e4m3fn", f"{ctq} without --comfy_quant, in early versions (unsure)", None),

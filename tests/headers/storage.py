@@ -32,6 +32,7 @@ PARTS: dict[str, Parts] = {
     "old float8_e5m2": lambda n, k: {".weight": ("F8_E5M2", (n, k)), ".scale_weight": ("F32", (1,))},
     "old float8_e4m3fn float64": lambda n, k: {".weight": ("F8_E4M3", (n, k)), ".scale_weight": ("F64", ())},
     "float8_e4m3fn": lambda n, k: {".weight": ("F8_E4M3", (n, k)), ".weight_scale": ("F32", ())},
+    "float8_e4m3fn mixed": lambda n, k: {".weight": ("F8_E4M3", (n, k)), ".weight_scale": ("F32", (1,))},
     "float8_e4m3fn_rowwise": lambda n, k: {".weight": ("F8_E4M3", (n, k)), ".weight_scale": ("F32", (n,))},
     "float8_e4m3fn_blockwise": lambda n, k: {
         ".weight": ("F8_E4M3", (n, k)),
@@ -74,6 +75,7 @@ FORMAT_NAMES = {  # where the row above is one of several forms of a format
     "old float8_e4m3fn": "float8_e4m3fn",
     "old float8_e5m2": "float8_e5m2",
     "old float8_e4m3fn float64": "float8_e4m3fn",
+    "float8_e4m3fn mixed": "float8_e4m3fn",
     "int8_tensorwise per row": "int8_tensorwise",
     "mxfp8 e8m0": "mxfp8",
     "mxfp8 hybrid": "mxfp8",

@@ -17,7 +17,8 @@ from header_cases import ACCEPTED, REFUSED, expect_of, flux, header_of, read_hea
 from headers import build
 
 KINDS = headers.kinds()
-BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1}
+# In the order of safetensors' writer.
+BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E8M0": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 # What stands beside a quantised weight and holds no parameter of the model.
 EXTRAS = (
     ".scale_weight",
@@ -179,12 +180,21 @@ def test_file_has_the_size_of_the_table(kind, gigabytes):
     assert file_bytes(kind) / 1e9 == pytest.approx(gigabytes, abs=0.012)  # two decimals; no int8 row scales, 8 MB
 
 
-@pytest.mark.parametrize("kind, published", [("bfl_bf16", 17_800_038_288), ("t5xxl_fp8_float64", 5_684_140_184)])
+@pytest.mark.parametrize(
+    "kind, published",
+    [
+        ("bfl_bf16", 17_800_038_288),
+        ("comfy_fp8mixed", 9_193_379_316),
+        ("old_fp8_hybrid_large_rev2", 9_193_371_409),
+        ("t5xxl_fp8_float64", 5_684_140_184),
+    ],
+)
 def test_file_has_the_published_bytes(kind, published):
-    """Compact JSON, tensors by size of their type and by name: what safetensors' writer makes."""
+    """Compact JSON, tensors by their type and name: what safetensors' writer makes."""
+    types = list(BYTES)
     tensors, metadata, _ = header_of(kind)
     text, end = {"__metadata__": metadata} if metadata else {}, 0
-    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-BYTES[item[1][0]], item[0])):
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (types.index(item[1][0]), item[0])):
         begin, end = end, end + num_bytes(dtype, shape)
         text[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     header = len(json.dumps(text, separators=(",", ":")))
@@ -210,6 +220,10 @@ INT8 = {
     "comfy_int8_quarot": lambda n, k: (n, 1),
     "comfy_int8_convrot_nested": lambda n, k: (n, 1),
 }
+OWN_SCALES = {
+    "comfy_fp8mixed": {"weight_scale": lambda n, k: (1,)},
+    "old_fp8_float64": {"scale_weight": lambda n, k: ()},
+}
 WRITTEN = {"comfy_int8_quarot": None, "comfy_mxfp8_hybrid": "hybrid_mxfp8"}  # kind -> the format in its markers
 SCALED = [k for k in ACCEPTED if k.startswith(("raw_", "old_", "comfy_", "radiance_fp8"))]
 
@@ -223,8 +237,7 @@ def test_every_quantised_layer_has_its_scales_with_the_right_shape(kind):
     weight_dtype, scales = ("I8", {"weight_scale": INT8[kind]}) if kind in INT8 else SCALES[form]
     if expect.get("unscaled"):
         scales = {}
-    if kind == "old_fp8_float64":
-        scales = {"scale_weight": lambda n, k: ()}
+    scales = OWN_SCALES.get(kind, scales)
     assert len(layers) == count
     for layer, (n, k) in layers.items():
         stem = expect["prefix"] + layer
@@ -245,7 +258,12 @@ def test_every_quantised_layer_has_its_scales_with_the_right_shape(kind):
 
 
 @pytest.mark.parametrize(
-    "kind, ending, shape", [("old_fp8_input", "scale_input", (1,)), ("comfy_fp8_input_scale", "input_scale", ())]
+    "kind, ending, shape",
+    [
+        ("old_fp8_input", "scale_input", (1,)),
+        ("old_fp8_hybrid_large_rev2", "scale_input", (1,)),
+        ("comfy_fp8_input_scale", "input_scale", ()),
+    ],
 )
 def test_every_quantised_layer_has_its_input_scale(kind, ending, shape):
     tensors, _, _ = header_of(kind)
@@ -261,10 +279,11 @@ def test_every_quantised_layer_has_its_input_scale(kind, ending, shape):
         ("old_fp8_e5m2", ("F8_E5M2", (2,))),
         ("old_fp8_unmarked", None),
         ("old_fp8_float64", ("F8_E4M3", (2,))),
+        ("old_fp8_hybrid_large_rev2", ("F8_E4M3", (1,))),
         ("t5xxl_fp8_float64", ("F8_E4M3", (0,))),
     ],
 )
-def test_old_marker_has_two_elements_or_none(kind, marker):
+def test_old_marker_has_the_elements_of_its_writer(kind, marker):
     assert header_of(kind)[0].get("scaled_fp8") == marker
 
 
