@@ -29,7 +29,6 @@ STYLE_FOLLOWS = re.compile(r"(?:\bclass|\bstyle|margin|icon): (?:\w+ \? )?$|(?:c
 # Where no language counts: a node's class, a menu of the page's, what the server tells, the name of a widget.
 NAMES = {
     ("curve_query.js", "Reroute"),
-    ("graph_query.js", "Reroute"),
     ("pages.js", "Help"),
     ("report_outer.js", "expected: "),
     ("studio.js", "Open as nodes"),

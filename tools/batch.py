@@ -153,7 +153,7 @@ def options_of(text: str, backslash_escapes: bool = os.name != "nt") -> list[str
     words = shlex.shlex(text, posix=True, punctuation_chars=False)
     words.whitespace_split, words.commenters = True, ""
     if not backslash_escapes:
-        words.escape = ""
+        words.escape, words.quotes = "", '"'  # an apostrophe too
     try:
         return list(words)
     except ValueError as error:

@@ -96,12 +96,12 @@ class ChromaModel(comfy.model_base.Chroma):
         patcher = self.current_patcher
         patches = patcher.model_options.get("transformer_options", {}).get("patches", {}) if patcher else {}
         size, patch_size = options["noise"].shape[2:], self.diffusion_model.patch_size
-        if changes_input(patches):
+        # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing if those run apart.
+        compared = bool(patches.get("attn1_output_patch"))
+        if changes_input(patches) and not compared and options.get(PAIRING) != "paired":
             return TextCond(text, size, patch_size, APART)
         if options.get("control") is not None and options.get(PAIRING) != "apart":
             return comfy.conds.CONDRegular(text)  # a ControlNet is given the joined text without its lengths
-        # Such patches (NAG) compare cond with uncond inside of a forward, and do nothing if those run apart.
-        compared = bool(patches.get("attn1_output_patch"))
         unpacks = any(getattr(layer, "unpacks", False) for layer in self.diffusion_model.modules())
         rule = sharing(options["device"], compared, options.get(PAIRING), unpacks)
         return TextCond(text, size, patch_size, rule)

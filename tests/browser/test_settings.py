@@ -181,15 +181,16 @@ def test_nodes_of_the_page_alone_are_seen_through(page, vue):
     opened(page, "chroma_lora", vue)
     asked = page.evaluate(
         """async () => {
-            class Get extends LiteGraph.LGraphNode {
+            class Virtual extends LiteGraph.LGraphNode {
                 isVirtualNode = true
-                getInputLink() { return this.graph.getLink(this.graph.nodes.find(n => n.type === 'Set').inputs[0].link) }
+                constructor() { super(); this.addWidget('text', 'Constant', 'the model') }
+                getInputLink() { throw new Error('a toast') }
+                resolveVirtualOutput() { throw new Error('a toast') }
             }
-            class Set_ extends LiteGraph.LGraphNode { isVirtualNode = true }
-            LiteGraph.registerNodeType('Get', Get)
-            LiteGraph.registerNodeType('Set', Set_)
+            LiteGraph.registerNodeType('GetNode', class extends Virtual {})
+            LiteGraph.registerNodeType('SetNode', class extends Virtual {})
             const [loader, sampler] = ['ChromaLoraLoader', 'ChromaKSampler'].map(t => app.rootGraph.nodes.find(n => n.type === t))
-            const [get, set, primitive] = ['Get', 'Set', 'PrimitiveNode'].map(type => {
+            const [get, set, primitive] = ['GetNode', 'SetNode', 'PrimitiveNode'].map(type => {
                 const node = LiteGraph.createNode(type)
                 app.rootGraph.add(node)
                 return node
@@ -203,10 +204,14 @@ def test_nodes_of_the_page_alone_are_seen_through(page, vue):
             const { graphOf } = await import('/extensions/chroma-pack/js/graph_query.js')
             const { graph, node } = graphOf(sampler)
             const { inputs } = graph[node]
-            return [inputs.steps, graph[inputs.model[0]].class_type]
+            const asked = [inputs.steps, graph[inputs.model[0]].class_type]
+            primitive.widgets[0].value = undefined  // as of a menu without files
+            set.widgets[0].value = 'another'
+            const { inputs: none } = graphOf(sampler).graph[graphOf(sampler).node]
+            return [...asked, 'model' in none]
         }"""
     )
-    assert asked == [17, "ChromaLoraLoader"]
+    assert asked == [17, "ChromaLoraLoader", False]
 
 
 @both

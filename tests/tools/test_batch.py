@@ -390,7 +390,7 @@ def test_one_of_two_servers_of_another_version_ends_the_command_before_it_begins
     [
         ("", False, []),
         (r'--base-directory "D:\AI models" --lowvram', False, ["--base-directory", r"D:\AI models", "--lowvram"]),
-        (r"--base-directory 'D:\AI models\'", False, ["--base-directory", "D:\\AI models\\"]),
+        (r"--base-directory C:\Users\O'Brien\AI", False, ["--base-directory", r"C:\Users\O'Brien\AI"]),
         (r'--base-directory="D:\AI models"', False, [r"--base-directory=D:\AI models"]),
         (r"--base-directory D:\models#2", False, ["--base-directory", r"D:\models#2"]),
         (r"--base-directory '/a b' /c\ d", True, ["--base-directory", "/a b", "/c d"]),

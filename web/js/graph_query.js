@@ -5,7 +5,8 @@ import { app } from "../../../scripts/app.js";
 
 const SUBGRAPH_INPUT = -10; // the node that stands for a subgraph's inputs
 const [MUTED, BYPASSED] = [2, 4]; // modes
-const [REROUTE, PRIMITIVE] = ["Reroute", "PrimitiveNode"]; // the page's own nodes
+const PRIMITIVE = "PrimitiveNode"; // the page's own: nothing but a value
+const [GETTER, SETTER] = ["GetNode", "SetNode"]; // of KJNodes: they pass on what stands under their name
 const MAX_NODES = 80;
 const [TITLE, GAP, ROOM] = [30, 40, 150]; // pixels: of a node's title, between nodes, below one that will tell of its run
 const MAX_MOVES = 100;
@@ -68,18 +69,17 @@ export function sourceOf(node, input, depth = 0) {
     const last = id == null ? undefined : linkOf(source.subgraph, id);
     return last ? sourceOf({ graph: source.subgraph, ...inner, inputs: [] }, { link: id }, depth + 1) : undefined;
   }
-  if (source.isVirtualNode && source.type !== REROUTE) return behindVirtual(source, link.origin_slot, depth);
+  if (source.type === PRIMITIVE) return source.widgets?.[0] && { value: source.widgets[0].value };
+  if (source.type === GETTER) return sourceOf(...setterOf(source), depth + 1);
   return { node: source, slot: link.origin_slot };
 }
 
-/** What a node of the page alone gives, which the server never sees: a primitive's value, or what another pack's node passes on. */
-function behindVirtual(node, slot, depth) {
-  const found = node.resolveVirtualOutput?.(slot);
-  if (found) return { node: found.node, slot: found.slot };
-  if (node.type === PRIMITIVE) return node.widgets?.[0] && { value: node.widgets[0].value };
-  const link = node.getInputLink?.(slot);
-  const before = link && node.graph.getNodeById(link.origin_id);
-  return before ? sourceOf({ graph: node.graph }, { link: link.id }, depth + 1) : undefined;
+/** The node from which a getter has what it gives, and its input. What the pack itself has for this tells people of what is
+ * missing, and so is for a prompt that is queued. */
+function setterOf(getter) {
+  const name = getter.widgets?.[0]?.value;
+  const setter = getter.graph.nodes.find((node) => node.type === SETTER && node.widgets?.[0]?.value === name);
+  return [setter, setter?.inputs[0]];
 }
 
 /** The node and those before it: {graph, node} with numbers of its own for ids. */
@@ -98,9 +98,9 @@ export function graphOf(node) {
     }
     for (const input of one.inputs ?? []) {
       const source = sourceOf(one, input);
-      const value = source?.widget ? source.widget.value : source?.value;
+      const value = source?.widget ? source.widget.value : source?.value; // none of a menu without files
       if (value !== undefined) inputs[input.widget?.name ?? input.name] = value;
-      else if (source) {
+      else if (source?.node) {
         const before = add(source.node);
         if (before) inputs[input.name] = [before, source.slot];
       }
@@ -219,14 +219,19 @@ export function undoable(act) {
 
 const SETTLED_MS = [100, 300, 600]; // after which a node has the size that its new text needs
 
-/** Does something that follows from what a person did, as a part of that step of the page's undo. */
-export function unrecorded(act) {
+/** Does something to a node that follows from what a person did, as a part of that step of the page's undo. */
+export function unrecorded(node, act) {
   look();
   act();
   const mine = tracker();
+  const isSafe = () => // else the page is in another workflow, or on the way there
+    mine?.activeState?.id === app.rootGraph.id && mine === tracker() && !mine.changeCount && !mine._restoringState && isOnPage(node);
+  const now = () => JSON.parse(JSON.stringify(app.rootGraph.serialize())); // as the page does
+  const unsized = (state) => JSON.stringify(state, (key, value) => (key === "size" || key === "ds" ? undefined : value));
   const include = () => {
-    if (mine?.activeState && mine === tracker()) mine.activeState = JSON.parse(JSON.stringify(app.rootGraph.serialize())); // as the page does
+    const state = isSafe() && now();
+    if (state && unsized(state) === unsized(mine.activeState)) mine.activeState = state; // else a person has done more
   };
-  include();
+  if (isSafe()) mine.activeState = now();
   for (const ms of SETTLED_MS) setTimeout(include, ms);
 }

@@ -171,7 +171,9 @@ export function preview(node, part, report, stays = false) {
   const known = ahead.get(node) ?? new Map();
   ahead.set(node, known.set(part, report));
   const shown = widgets.get(node);
-  if (stays && shown && !shown.view.isEmpty && !previewed.has(node)) return;
+  const own = [...reports].find(([key]) => isOf(key, node))?.[1].values;
+  const isSame = own === undefined || own === valuesOf(node); // nobody has changed the node since
+  if (stays && isSame && shown && !shown.view.isEmpty && !previewed.has(node)) return;
   for (const key of [...reports.keys()]) if (isOf(key, node)) reports.delete(key); // it told of other values
   const whole = inOrder(PARTS.map((one) => known.get(one)).filter(Boolean));
   if (whole.text || shown) show(node, whole, true, outersOf(node));

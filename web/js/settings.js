@@ -96,7 +96,7 @@ class Teller {
         if (name === "shift") widget.callback?.(widget.value); // it brings widgets of its own
       }
     };
-    if (others.length) unrecorded(set);
+    if (others.length) unrecorded(this.node, set);
     for (const name of found) this.written[name] = values[name];
     this.key = queryOf(this.node); // with these
     this.node.setDirtyCanvas(true, true);

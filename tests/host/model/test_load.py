@@ -332,6 +332,16 @@ def test_tokens_that_a_patch_puts_beside_the_text_are_seen_by_each_prompt(comfy,
         sample(comfy, with_tokens(guided, True), case[0])
 
 
+def test_patches_that_compare_prompts_have_both_in_a_forward_beside_another_packs_input_patch(comfy, model, case):
+    """As the host's NAGuidance does, which is silent where it sees one."""
+    seen, clone = set(), model.clone()
+    clone.set_model_post_input_patch(lambda a: a)
+    sample(comfy, clone, case[0], tokens=(7, 7))
+    clone.set_model_attn1_output_patch(lambda out, extra_options: seen.add(len(extra_options["cond_or_uncond"])) or out)
+    sample(comfy, clone, case[0], tokens=(7, 7))
+    assert seen == {2}
+
+
 def test_diffusion_model_wrapper_finds_options_last(comfy, model, case):
     seen = []
 
