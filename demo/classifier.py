@@ -154,8 +154,11 @@ def main() -> None:
         rng = np.random.default_rng([8, step])
         training.set_rate(optimisers, PEAK_RATE * training.rate(step, WARM_UP, (args.steps // 2, args.steps // 2)))
         seen, labels = batch(rng, names, sprites, int(rng.choice(SIZES)))
-        thing, style = net(spoil(seen, rng).contiguous(memory_format=torch.channels_last))
-        loss = nn.functional.cross_entropy(thing, labels[:, 0]) + nn.functional.cross_entropy(style, labels[:, 1])
+        with training.autocast(seen.device):
+            thing, style = net(spoil(seen, rng).contiguous(memory_format=torch.channels_last))
+        loss = nn.functional.cross_entropy(thing.float(), labels[:, 0]) + nn.functional.cross_entropy(
+            style.float(), labels[:, 1]
+        )
         net.zero_grad(set_to_none=True)
         loss.backward()
         for optimiser in optimisers:

@@ -88,7 +88,7 @@ def loss_of(
     noise = torch.randn(z.shape, generator=generator).to(z.device)
     t = torch.sigmoid(torch.randn(len(z), generator=generator)).to(z.device)
     noisy = torch.lerp(z, noise, t.view(-1, 1, 1, 1))
-    with torch.autocast(z.device.type, torch.bfloat16, enabled=z.device.type == "cuda"):
+    with training.autocast(z.device):
         velocity = net(noisy, t, rows, context_mask=mask, **watch.shown(source))
     return nn.functional.mse_loss(velocity.float(), noise - z)
 

@@ -192,9 +192,11 @@ def main() -> None:
         rng = np.random.default_rng([3, step])  # a restart sees what an unbroken run would have seen
         training.set_rate(optimisers, PEAK_RATE * training.rate(step, WARM_UP, decay))
         images = crops(rng, names, sprites, batch, crop).contiguous(memory_format=torch.channels_last).to(device)
-        z = net.encoder(images)
+        with training.autocast(device):
+            z = net.encoder(images).float()
         noise = rng.standard_normal(z.shape, np.float32) * rng.uniform(0, MAX_NOISE, (batch, 1, 1, 1))
-        out = net.decoder(z + torch.from_numpy(noise.astype(np.float32)).to(device))
+        with training.autocast(device):
+            out = net.decoder(z + torch.from_numpy(noise.astype(np.float32)).to(device)).float()
         loss, square = loss_of(out, images, z)
         net.zero_grad(set_to_none=True)
         loss.backward()

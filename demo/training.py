@@ -29,6 +29,13 @@ def rate(step: int, warm_up: int, decay: tuple[int, int] | None = None, began: i
     return share * min(1.0, max(0.0, 1 - (step - begin) / length))
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """Products in bfloat16 where that is quicker: on a GPU, and on a processor that multiplies in it."""
+    able = torch.cpu.get_capabilities()
+    quick = device.type != "cpu" or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=quick)
+
+
 def average(ema: dict[str, Tensor], now: dict[str, Tensor], step: int, half_life: float) -> None:
     """Moves the averaged weights towards those of now; early on, faster."""
     keep = 0.5 ** (1 / min(half_life, 1 + step / 10))
