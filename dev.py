@@ -479,7 +479,7 @@ def demo(arguments: argparse.Namespace, rest: list[str]) -> int:
         for node in graph.values():
             if node["class_type"] == "KSampler" and arguments.seed is not None:
                 node["inputs"]["seed"] = arguments.seed
-            if node["class_type"] == "CLIPTextEncode" and node["_meta"]["title"] == "Prompt":
+            if node["class_type"] == "ChromaTextEncode" and node["_meta"]["title"] == "Prompt":
                 node["inputs"]["text"] = arguments.prompt or node["inputs"]["text"]
                 say(f"painting: {node['inputs']['text']}")
         pictures = server.run(graph)
@@ -570,7 +570,8 @@ def main() -> int:
     parser.add_argument("--frontend", metavar="VERSION", help="test, serve: of ComfyUI's page, such as 1.58.1")
     parser.add_argument("--port", type=int, default=0, help=f"serve: {SERVE_PORT} if not given; else any free port")
     parser.add_argument(
-        "--prompt", help="demo: 'a [small|large] COLOUR SHAPE [on the left|...] on a COLOUR background'"
+        "--prompt",
+        help="demo: 'a 3D|flat|drawn THING [on the left|...] on a COLOUR background'; demo/things.csv has THING",
     )
     parser.add_argument("--seed", type=int, help="demo: noise seed")
     arguments, rest = parser.parse_known_args()

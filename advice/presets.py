@@ -270,7 +270,7 @@ PRESETS: dict[str, Preset] = {  # the names are saved in workflows: add, never r
         grade=MEASURED,
         sources=(DEMO,),
         also={},
-        note="the demo model of this pack, coloured shapes only",
+        note="the demo model of this pack, a hundred things",
     ),
 }
 

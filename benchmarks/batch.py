@@ -68,7 +68,7 @@ def loop(server: dev.Server, rows: list[dict[str, Any]]) -> dict[int, bytes]:
         sampler.update(seed=row["seed"], steps=row["steps"])
         if model := row.get(MODEL):
             next(value for value in inputs.values() if MODEL in value)[MODEL] = model
-        inputs["CLIPTextEncode", "Prompt"]["text"] = row["prompt"]
+        inputs["ChromaTextEncode", "Prompt"]["text"] = row["prompt"]
         found[row["seed"]] = Image.open(server.run(graph)[-1]).convert("RGB").tobytes()
     return found
 

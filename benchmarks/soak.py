@@ -154,7 +154,7 @@ def drawn(server: dev.Server, rng: random.Random, changes: list[str]) -> Graph:
     )
     graph.set("KSampler", seed=rng.randrange(2**32), steps=rng.choice((1, 2, 4)))
     text = " ".join(rng.choice(WORDS) for _ in range(rng.choice((1, 5, 40, LONGEST))))
-    graph.set("CLIPTextEncode", "Prompt", text=text)
+    graph.set("ChromaTextEncode", "Prompt", text=text)
     for name in changes:
         CHANGES[name](graph, rng)
     return graph

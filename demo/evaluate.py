@@ -41,11 +41,9 @@ class Studio:
         self._texts: dict[str, torch.Tensor] = {}
 
     def text(self, prompt: str) -> torch.Tensor:
-        """The prompt's valid tokens and one pad, as ChromaPadMask gives them."""
+        """The prompt's rows and its pad's, as Chroma Text Encode gives them."""
         if prompt not in self._texts:
-            padding = dev.load_pack("chroma_model.padding")
-            tokens = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))[0][0]
-            self._texts[prompt] = padding.trim_padding(tokens, padding.padding_mask(tokens, None))[0]
+            self._texts[prompt] = dev.load_pack("host.text.encode_prompt").encode(self.clip, prompt)[0][0][0]
         return self._texts[prompt]
 
     def paint(

@@ -1,6 +1,6 @@
 """Trains the demo's Chroma and Radiance of things, on a GPU if there is one: flow matching on pictures drawn as it goes.
 
-Run from the repository's root, in the environment that `python dev.py setup` makes, after `demo.train_things_vae encoder`:
+Run from the repository's root, in the environment that `python dev.py setup` makes, after `python -m demo.things`:
 
     python -m demo.train_things [chroma|radiance] [--out DIR] [--steps N] [--hours H] [--decay N] [--threads 2]
     python -m demo.train_things --from WEIGHTS.safetensors
@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from . import lessons, network, scenes, things, training, vae, watch, words
+from . import exam, lessons, network, scenes, things, training, vae, watch, words
 from .muon import Muon
 
 
@@ -129,9 +129,10 @@ class Trainer:
             z, source = self.latents(lesson.images), None if lesson.sources is None else self.latents(lesson.sources)
             rows, mask = self.rows(lesson.captions)
         generator = torch.Generator().manual_seed(1_000_003 + self.step)
-        loss = loss_of(self.net, z, rows, mask, generator, source)
-        self.net.zero_grad(set_to_none=True)
-        loss.backward()
+        with training.quick_attention(self.device):
+            loss = loss_of(self.net, z, rows, mask, generator, source)
+            self.net.zero_grad(set_to_none=True)
+            loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
@@ -171,19 +172,19 @@ class Trainer:
         self.decay = saved["decay"] and tuple(saved["decay"])
 
 
-def look(trainer: Trainer, reader: nn.Module, size: tuple[int, int], path: Path, judge: Path) -> dict[str, float]:
+def look(trainer: Trainer, decoder: nn.Module, size: tuple[int, int], path: Path, judge: Path) -> dict[str, float]:
     """Paints the sheet, with two rows of edits once they are taught; gives its figures if there is a judge."""
     net, figures = trainer.averaged(), {}
     empty = trainer.rows([""])
     with torch.inference_mode():
-        images = reader(watch.paint(net, trainer.rows(watch.questions()), empty, size)).float().cpu()
+        images = decoder(watch.paint(net, trainer.rows(watch.questions()), empty, size)).float().cpu()
         if judge.exists():
             figures = watch.figures(images, judge)
         if lessons.phase_of(trainer.step, trainer.kind.phases).edits:
             asked = watch.edits_asked()
             sources = scenes.draw([edit.before for edit in asked], trainer.sprites, *size)
             cond = trainer.rows([edit.instruction for edit in asked])
-            edited = reader(watch.paint(net, cond, empty, size, source=trainer.latents(sources))).float().cpu()
+            edited = decoder(watch.paint(net, cond, empty, size, source=trainer.latents(sources))).float().cpu()
             if judge.exists():
                 figures |= watch.edit_figures(edited, judge)
             images = torch.cat([images, images.new_ones(-len(images) % watch.COLUMNS, *images.shape[1:])])
@@ -196,8 +197,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", nargs="?", choices=list(KINDS), default="chroma")
     parser.add_argument("--out", type=Path, help="by default a folder of that name in the cache")
-    parser.add_argument("--encoder", type=Path, default=vae.ENCODER)
-    parser.add_argument("--judge", type=Path, default=things.folder() / "classifier" / "chroma-demo-judge.safetensors")
+    parser.add_argument("--vae", type=Path, default=vae.DEMO)
+    parser.add_argument("--judge", type=Path, default=exam.JUDGE)
     parser.add_argument("--from", dest="weights", type=Path)
     parser.add_argument("--steps", type=int, default=10**9)
     parser.add_argument("--hours", type=float, default=float("inf"), help="of this run")
@@ -210,7 +211,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
 
     kind = KINDS[args.kind]
-    encoder, reader = vae.load_encoder(args.encoder) if kind.pixels is None else (AsPixels(), FromPixels())
+    encoder, decoder = vae.load(args.vae) if kind.pixels is None else (AsPixels(), FromPixels())
     fingerprint = hashlib.sha256(b"".join(v.numpy().tobytes() for v in encoder.state_dict().values())).hexdigest()[:16]
     trainer = Trainer(kind, things.load(), encoder, words.TextEncoder(), words.tokenizer())
     log, state = training.Log(args.out / "log.csv"), args.out / "state.pt"
@@ -218,8 +219,8 @@ def main() -> None:
         saved = torch.load(state, weights_only=True, map_location=trainer.device)
         if saved["encoder"] != fingerprint:
             raise ValueError(
-                f"{args.encoder} is {fingerprint}, but {state} was trained on latents of {saved['encoder']}. "
-                "Give the encoder of that run, or another --out"
+                f"the encoder of {args.vae} is {fingerprint}, but {state} was trained on latents of {saved['encoder']}. "
+                "Give the VAE of that run, or another --out"
             )
         trainer.load_state_dict(saved["trainer"])
         log.hours = saved["hours"]
@@ -242,7 +243,7 @@ def main() -> None:
             losses = {}
         if trainer.step % SHEET_EVERY == 0 or trainer.step == last:
             largest = lessons.common_size(trainer.step, kind.phases)
-            figures = look(trainer, reader, largest, args.out / f"sheet-{trainer.step}.png", args.judge)
+            figures = look(trainer, decoder, largest, args.out / f"sheet-{trainer.step}.png", args.judge)
             log.write(trainer.step, height=largest[0], width=largest[1], **figures)
         if time.time() - saved_at > SAVE_SECONDS or trainer.step == last or log.tick() >= until or stop:
             kept = {"trainer": trainer.state_dict(), "encoder": fingerprint, "hours": log.tick()}

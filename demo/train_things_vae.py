@@ -8,7 +8,7 @@ Run from the repository's root, in the environment that `python dev.py setup` ma
 The encoder comes first, with a reader at an eighth of the size for a decoder: both begin as 16 principal components of
 8x8 blocks and its inverse, and a step costs a tenth of one with TAESD's decoder, which from scratch is no use to the
 encoder for a thousand steps. Then the encoder stays as it is, so that latents stay what a transformer learns, and
-TAESD's decoder is trained for it.
+TAESD's decoder is trained for it, or for the demo's own encoder where none was trained before.
 
 State goes to DIR every few minutes, and the same command goes on from there. --decay N lets the learning rate fall to
 nothing over N steps from now on, which also ends the run.
@@ -111,14 +111,22 @@ def crops(rng: np.random.Generator, names: list[str], sprites: things.Sprites, b
 
 
 def loss_of(out: Tensor, images: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Absolute and squared error, absolute error of the slopes (fine detail), the latents' mean square;
-    second, the squared error alone."""
+    """Absolute and squared error, absolute error of the slopes (fine detail) and of the strength of fine detail, which
+    without that fades where it cannot be known exactly; the latents' mean square. Second, the squared error alone."""
     error = out - images
     slopes = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     spread = (z.square().mean() - MEAN_SQUARE).square() + z.mean((0, 2, 3)).square().mean()
     spread = spread + (z.abs() - CLAMP).clamp(min=0).square().mean()  # beyond it the decoder sees no difference
     square = error.square().mean()
-    return 0.5 * error.abs().mean() + 8 * square + 0.5 * slopes + 0.1 * spread, square
+    strength = (fine_strength(out) - fine_strength(images)).abs().mean()
+    return 0.5 * error.abs().mean() + 8 * square + 0.5 * slopes + strength + 0.1 * spread, square
+
+
+def fine_strength(images: Tensor) -> Tensor:
+    """Root mean square of what a 2x2 mean takes away, over all colours, in each piece of 4x4 pixels."""
+    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+    energy = (images - coarse).square().mean(1, keepdim=True)
+    return (nn.functional.avg_pool2d(energy, 4) + 1e-6).sqrt()
 
 
 @torch.inference_mode()
@@ -163,7 +171,8 @@ def main() -> None:
         images = scenes.draw(sample, sprites, latents.FIT_SIZE, latents.FIT_SIZE)
         net, batch, crop = learner(latents.components(images.numpy(), FLATTEN, RMS)), *ENCODER_BATCH
     else:
-        net, batch, crop = painter(vae.load_encoder(vae.ENCODER)[0]), *DECODER_BATCH
+        encoder, _ = vae.load_encoder(file) if file.exists() else vae.load(vae.DEMO)
+        net, batch, crop = painter(encoder), *DECODER_BATCH
     net = net.to(device, memory_format=torch.channels_last)
     ema = {k: v.clone() for k, v in net.state_dict().items()}
     trained = [p for p in net.parameters() if p.requires_grad]

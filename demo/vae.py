@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from . import latents
 
 GATHERED = 48  # channels after two strides: 4x4 pixels of 3 colours
-# The trained encoder of things and its reader, as `python -m demo.train_things_vae encoder` gave it; what follows was
-# trained on its latents.
-ENCODER = Path(__file__).parent / "weights" / "chroma-things-encoder.safetensors"
+DEMO = Path(__file__).parent / "weights" / "chroma-demo-vae.safetensors"  # on whose latents the demo was trained
 # The host's FLUX latent format; with these in the file, latents inside the model are the encoder's own.
 VAE_SCALE, VAE_SHIFT = 0.3611, 0.1159
 

@@ -149,14 +149,8 @@ def run_t5(t5: Any, rows: list[list[Any]], valid: Tensor | None, mask: str) -> T
     """T5's output for rows of one length, (B, L, D) float32.
 
     valid: (B, L) bool, False for pads; None if there are none. mask: how it is used, see `prompts/tokens`.
-    For T5-base the host's encoder gives zeros at pads, and models that use it (our demo) were trained with those.
+    Pads have T5's own rows, of T5-base too, where the host's encoder gives zeros.
     """
-    z = run_encoder(t5, rows, valid, mask)
-    return z if valid is None or not t5.zero_out_masked else z * valid.to(z)[..., None]
-
-
-def run_encoder(t5: Any, rows: list[list[Any]], valid: Tensor | None, mask: str) -> Tensor:
-    """As `run_t5`, but without zeros at pads."""
     device = t5.execution_device
     x, _, num_tokens, embeds_info = t5.process_tokens(rows, device)
     layer = t5.layer_idx if t5.layer == "hidden" else None

@@ -12,13 +12,15 @@ from browser.swap import DEMO
 pytestmark = [pytest.mark.browser, pytest.mark.host]
 
 dev = support.dev
+# The demo as 0.1.0 had it: Chroma Padding tells of a run alone, where Chroma Text Encode tells while one types.
+PADDED = support.ROOT / "tests" / "old_graphs" / "ours" / "0.1.0" / "demo_text_to_image.json"
 SUBGRAPH = support.ROOT / "example_workflows" / "chroma_text_to_image.json"
 LOADER = "ChromaDiffusionLoader"
 NEW_SEED = itertools.count(880_000)
 both = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 
 
-def load_demo(page, path=dev.WORKFLOW, **rows):
+def load_demo(page, path=PADDED, **rows):
     comfy_page.load_new(page, json.loads(path.read_text()))
     comfy_page.put(page, {**DEMO, **rows})
 
@@ -53,9 +55,9 @@ def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server
     comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED), "steps": 2}})
     forget(server)
     assert run(page, server) == []
-    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "13.1 M parameters")
     (first,) = comfy_page.told_by(page, "ChromaDiffusionLoader")
-    assert page.get_by_text(re.compile("^Chroma, 3.5 M parameters")).is_visible()
+    assert page.get_by_text(re.compile("^Chroma, 13.1 M parameters")).is_visible()
     comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
     assert run(page, server)  # the loader among them
     assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [first]
@@ -65,15 +67,15 @@ def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server
     page.wait_for_function("app.rootGraph.nodes.length === 0")
     page.get_by_text(name, exact=True).click()
     page.wait_for_function("app.rootGraph.nodes.length > 3")
-    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "13.1 M parameters")
     assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [first]
-    page.get_by_text(re.compile("^Chroma, 3.5 M parameters")).wait_for()
+    page.get_by_text(re.compile("^Chroma, 13.1 M parameters")).wait_for()
 
     page.wait_for_timeout(1500)  # the front end keeps the open workflows a moment later, and no sign tells it
     page.reload()
     page.wait_for_function(comfy_page.READY)
     page.wait_for_function("app.rootGraph.nodes.length > 3")
-    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "13.1 M parameters")
     assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [first]
 
 
@@ -138,14 +140,14 @@ def test_error_stands_on_the_node_that_failed_in_red(page, server, vue):
     comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
     forget(server)
     run(page, server)
-    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "3.5 M parameters")
+    comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "13.1 M parameters")
     comfy_page.wait_until_told(page, "ChromaPadMask", "tokens")
     set_widget(page, "ChromaDiffusionLoader", "unet_name", demo_files.MODULATOR)
     failed_run(page, server)
     comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "ERROR: ")
     (text,) = comfy_page.told_by(page, "ChromaDiffusionLoader")
     assert demo_files.MODULATOR in text and "Approximator" in text
-    assert "3.5 M" not in text
+    assert "13.1 M" not in text
     head = page.locator(".chroma-report .panel.error .head").first
     red, green, blue = comfy_page.colour(head)
     assert red > max(green, blue) + 40
@@ -438,7 +440,7 @@ def test_nodes_tell_in_a_second_tab_of_its_run_from_the_cache_or_not(visit, serv
             each.evaluate(NEW_NOISE, 7 + vue)
         run(page, server)
         assert run(other, server)  # all from the cache
-        for kind, text in {"ChromaDiffusionLoader": "3.5 M parameters", "ChromaPreset": "steps 2"}.items():
+        for kind, text in {"ChromaDiffusionLoader": "13.1 M parameters", "ChromaPreset": "steps 2"}.items():
             comfy_page.wait_until_told(other, kind, text)
         (before,) = comfy_page.told_by(page, "ChromaCFGGuider")
         other.evaluate(NEW_NOISE, next(NEW_SEED))

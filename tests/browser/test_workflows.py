@@ -218,7 +218,7 @@ def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
     _, picture, _ = picture_of(server, comfy_page.press_run(page))
     assert picture.shape == (128, 128, 3)
     page.wait_for_function("app.rootGraph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth === 128")
-    page.get_by_text(re.compile(r"Chroma, 3.5 M parameters")).first.wait_for()  # what the loader says on itself
+    page.get_by_text(re.compile(r"Chroma, 13.1 M parameters")).first.wait_for()  # what the loader says on itself
     assert page.get_by_test_id("error-overlay").count() == 0
     assert (
         comfy_page.overlapping(page) == []

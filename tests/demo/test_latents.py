@@ -43,9 +43,9 @@ def test_convolutions_of_taesd_compute_the_block_code(comfy, code, images):
 def test_decoder_has_the_layout_of_taesd(comfy):
     from comfy.taesd.taesd import TAESD
 
-    from demo import train_vae
+    from demo import vae
 
-    theirs, ours = TAESD(latent_channels=16).taesd_decoder, train_vae.decoder()
+    theirs, ours = TAESD(latent_channels=16).taesd_decoder, vae.decoder()
     theirs.load_state_dict(ours.state_dict())
     z = torch.randn(1, 16, 4, 4)
     with torch.inference_mode():

@@ -54,12 +54,9 @@ def test_a_narrower_decoder_is_the_same_map_in_taesds_widths():
         torch.testing.assert_close(wide(z), narrow(z), atol=1e-5, rtol=1e-5)  # fp32
 
 
-def test_stored_encoder_loads_and_its_latents_are_of_nearly_unit_spread():
-    from demo import vae
-
-    assert vae.ENCODER.stat().st_size < 5e6
-    encoder, _ = vae.load_encoder(vae.ENCODER)
-
+def test_stored_vae_loads_and_its_latents_are_of_nearly_unit_spread():
+    encoder, decoder = vae.load(vae.DEMO)
     with torch.inference_mode():
         z = encoder(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
+        assert decoder(z).shape == (2, 3, 64, 96)
     assert z.shape == (2, 16, 8, 12) and torch.isfinite(z).all() and 0.1 < float(z.std()) < 3

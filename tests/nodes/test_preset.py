@@ -375,7 +375,7 @@ def test_doctor_runs_each_time_and_counts_tokens(server, graph):
     graph.set("KSampler", steps=20, seed=next(NEW_SEED))
     shown = texts(follow(server, graph))
     assert "nothing found" in shown
-    graph.set("CLIPTextEncode", "Prompt", text="a red circle " * 200).set("KSampler", steps=1)
+    graph.set("ChromaTextEncode", "Prompt", text="a red circle " * 200).set("KSampler", steps=1)
     messages = follow(server, graph)
     (told,) = [text for text in texts(messages) if "finding" in text]
     assert "more than 512 tokens" in told and "has 801 tokens" in told  # a, red, circ, le; and </s>

@@ -151,13 +151,13 @@ def test_rows_of_a_table_are_painted_in_one_run_as_by_hand(server):
     listed = graph.copy()
     key = listed.add("ChromaPromptList", text="", file="list-test.jsonl", seed=0, repeats=1)
     steps = listed.add("ChromaRowValue", row=[key, 4], column="steps")
-    listed.set("CLIPTextEncode", "Prompt", text=[key, 0]).set("KSampler", seed=[key, 2], steps=[steps, 0])
+    listed.set("ChromaTextEncode", "Prompt", text=[key, 0]).set("KSampler", seed=[key, 2], steps=[steps, 0])
     (save,) = [node for node in listed.nodes.values() if node["class_type"] == "SaveImage"]
     listed.add("ChromaPictureGrid", images=save["inputs"]["images"], labels=[key, 3], columns=3, largest=512)
     *several, sheet = sorted(listed.run(server), key=lambda path: "temp" in path.parts)
     byhand = []
     for prompt, seed, num in rows:
-        one = graph.copy().set("KSampler", seed=seed, steps=num).set("CLIPTextEncode", "Prompt", text=prompt)
+        one = graph.copy().set("KSampler", seed=seed, steps=num).set("ChromaTextEncode", "Prompt", text=prompt)
         byhand.append(pixels(one.run(server)[0]))
     assert [(pixels(path) == wanted).all() for path, wanted in zip(several, byhand, strict=True)] == [True] * 3
     shown = pixels(sheet)

@@ -87,7 +87,7 @@ def events(out):
 def painted(server, row):
     """The pixels of a row in a plain loop over the server."""
     graph = Graph.demo(server).set("KSampler", seed=int(row["seed"]), steps=int(row["steps"]))
-    graph.set("CLIPTextEncode", "Prompt", text=row["prompt"])
+    graph.set("ChromaTextEncode", "Prompt", text=row["prompt"])
     return pixels(graph.run(server)[0])
 
 

@@ -247,7 +247,7 @@ def encoded(graph, value=0xFF0000):
 
 def test_image_to_image_keeps_the_picture_at_low_denoise(server, graph):
     graph.set("KSampler", latent_image=encoded(graph), denoise=0.1, steps=10, cfg=1.0)
-    graph.set("CLIPTextEncode", "Prompt", text="")
+    graph.set("ChromaTextEncode", "Prompt", text="")
     mean = pixels(graph.run(server)[0]).mean((0, 1))
     assert mean[0] > 150 and mean[1] < 100 and mean[2] < 100
 
@@ -342,7 +342,7 @@ def test_skip_layer_guidance_of_the_host_changes_the_picture(server, graph):
 
 
 def test_nodes_say_what_they_loaded_and_what_they_removed(server, graph):
-    graph.set("CLIPTextEncode", "Prompt", text="a red cross on a blue background")
+    graph.set("ChromaTextEncode", "Prompt", text="a red cross on a blue background")
     shown = texts(follow(server, graph.set("ChromaDiffusionLoader", quant_mode="float8_e4m3fn (8 bit)")))
     assert any(
         t.startswith(

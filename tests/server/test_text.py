@@ -22,34 +22,9 @@ def log():
     return (dev.cache_dir() / f"{dev.BASE}-server.log").read_text()
 
 
-def with_encoder(graph, **inputs):
-    """The graph with ChromaTextEncode in place of the host's encoder and Chroma Padding behind it."""
-    for node in graph.nodes.values():
-        if node["class_type"] == "CLIPTextEncode":
-            node["class_type"] = "ChromaTextEncode"
-            node["inputs"].update({"mode": "exact", "over_limit": "truncate", **inputs})
-    for key, node in list(graph.nodes.items()):
-        if node["class_type"] == "ChromaPadMask":
-            source = node["inputs"]["conditioning"]
-            for other in graph.nodes.values():
-                for name, value in other["inputs"].items():
-                    if value == [key, 0]:
-                        other["inputs"][name] = source
-            del graph.nodes[key]
-    return graph
-
-
-def test_encoder_gives_the_picture_of_the_hosts_encoder_and_padding(server):
-    graph = Graph.demo(server).set("KSampler", seed=next(SEED), steps=4)
-    expected = pixels(graph.copy().run(server)[0])
-    found = pixels(with_encoder(graph).run(server)[0])
-    assert np.abs(found - expected).max() <= 1  # the demo's encoder has its mask, so both are exact
-    assert "of 512 tokens" in log()
-
-
 def test_words_beyond_the_limit_are_named_on_the_node(server):
-    graph = with_encoder(Graph.demo(server).set("KSampler", seed=next(SEED)))
-    key = graph.find("ChromaTextEncode")
+    graph = Graph.demo(server).set("KSampler", seed=next(SEED))
+    key = graph.find("ChromaTextEncode", "Prompt")
     graph.nodes[key]["inputs"]["text"] = "a red circle " * 200 + "and a walrus"
     assert pixels(graph.run(server)[0]).shape == (128, 128, 3)
     assert "dropped" in log() or "cut" in log()
@@ -58,11 +33,11 @@ def test_words_beyond_the_limit_are_named_on_the_node(server):
 
 
 def test_prompt_builder_feeds_the_encoder(server):
-    graph = with_encoder(Graph.demo(server).set("KSampler", seed=next(SEED)))
+    graph = Graph.demo(server).set("KSampler", seed=next(SEED))
     info = server.get("/object_info")["ChromaPrompt"]["input"]
     inputs = {name: (spec[1].get("default", spec[0][0] if isinstance(spec[0], list) else spec[1].get("options", [""])[0]))
               for group in ("required", "optional") for name, spec in info.get(group, {}).items()}  # fmt: skip
     inputs["text"] = "a red circle on a blue background"
     builder = graph.add("ChromaPrompt", **inputs)
-    graph.nodes[graph.find("ChromaTextEncode")]["inputs"]["text"] = [builder, 0]
+    graph.set("ChromaTextEncode", "Prompt", text=[builder, 0])
     assert pixels(graph.run(server)[0]).shape == (128, 128, 3)
