@@ -90,10 +90,13 @@ def similarity(cond: Tensor, uncond: Tensor) -> Tensor:
     return torch.cosine_similarity(cond.flatten(1), uncond.flatten(1), dim=1)
 
 
-def extrapolate(known: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor:
-    """The value at sigma on the line through the last two known (sigma, value); they must differ in sigma."""
+def extrapolate(known: Sequence[tuple[float, Tensor]], sigma: float, trust: float = 1.0) -> Tensor:
+    """The value at sigma on the line through the last two known (sigma, value); they must differ in sigma.
+
+    trust: share of the line's slope that is taken; 0 repeats the last value.
+    """
     (first, a), (second, b) = known[-2:]
-    return b + (b - a) * ((sigma - second) / (second - first))
+    return b + (b - a) * (trust * (sigma - second) / (second - first))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

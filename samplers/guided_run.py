@@ -20,6 +20,7 @@ FORMS = ("plain", "CFG-Zero*", "APG")
 CONSTANT = "constant"
 CURVES = (CONSTANT, "linear", "cosine", "list")
 COMPUTE, EXTRAPOLATE, SKIP, SHOW = "compute", "extrapolate", "skip", "show"  # what becomes of uncond
+TRUST = 1.0  # share of the slope that EXTRAPOLATE takes; benchmarks/alternate.py compares others
 SLACK = 1e-6  # relative; sigmas are float32
 FIRST_SIGMA_SLACK = 1e-3  # relative; some samplers begin just below sigma 1, since its logit is infinite
 USES_UNCOND = "the sampler uses the negative prompt itself, so it is computed in every step"
@@ -245,7 +246,7 @@ class GuidedRun:
 
     def expected(self, cond: Tensor, sigma: float) -> Tensor:
         """The uncond to expect: denoised, extrapolated from earlier steps."""
-        return cond + sigma * extrapolate(self.known, sigma).to(cond)
+        return cond + sigma * extrapolate(self.known, sigma, TRUST).to(cond)
 
     def learn(self, evaluation: Evaluation, cond: Tensor, uncond: Tensor, x: Tensor, sigma: float) -> None:
         """Takes note of a computed pair of denoised predictions."""

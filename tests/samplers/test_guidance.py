@@ -99,6 +99,16 @@ def test_extrapolation_is_exact_on_a_line(pair):
     torch.testing.assert_close(guidance.extrapolate(known, 0.4), pair[0] + 0.4 * pair[1], **CLOSE)
 
 
+@pytest.mark.parametrize("trust", [0.0, 0.25, 1.0])
+def test_trust_is_the_share_of_the_slope_that_is_taken(pair, trust, monkeypatch):
+    known = [(sigma, pair[0] + sigma * pair[1]) for sigma in (0.9, 0.7)]
+    wanted = pair[0] + (0.7 - 0.3 * trust) * pair[1]
+    torch.testing.assert_close(guidance.extrapolate(known, 0.4, trust), wanted, **CLOSE)
+    monkeypatch.setattr(guided_run, "TRUST", trust)
+    run = GuidedRun(Guidance(alternate=True), sigmas_of(10), 3.0, known=known)
+    torch.testing.assert_close(run.expected(pair[0], 0.4), pair[0] + 0.4 * wanted, **CLOSE)
+
+
 @pytest.mark.parametrize("form", ["cfg", "cfg_zero_star"])
 def test_scale_one_gives_cond(pair, form):
     torch.testing.assert_close(getattr(guidance, form)(*pair, 1.0), pair[0], **CLOSE)
