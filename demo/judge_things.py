@@ -5,6 +5,7 @@ Shapes: B batch, H rows, W columns; pictures are (B, 3, H, W) in [0, 1].
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
@@ -16,6 +17,13 @@ from . import classifier, pictures, scenes, things
 FOREGROUND = 0.1  # RGB distance from the ground, of sqrt(3)
 BORDER = 3  # pixels of the picture's edge, whose median is the ground
 MIN_OFFSET, MAX_CENTRE = 0.05, 0.1  # of the picture, as in the judge of shapes
+
+
+@dataclass(frozen=True)
+class Seen:
+    thing: str
+    style: str
+    ground: str
 
 
 def ground_of(picture: np.ndarray) -> np.ndarray:
@@ -57,6 +65,15 @@ def verdicts(
         alone = len(scene.items) == 1
         verdict["place"] = in_place(picture, scene.items[0].place) if alone else verdict["thing"]
     return found
+
+
+@torch.inference_mode()
+def look(images: Tensor, net: nn.Module, names: Sequence[str]) -> list[Seen]:
+    """What each picture shows, whatever was asked for: one thing, as large as the picture, and its ground."""
+    side = (classifier.SIDE, classifier.SIDE)
+    views = nn.functional.interpolate(images, side, mode="bilinear", antialias=True)
+    labels = zip(*(logits.argmax(1).tolist() for logits in net(views)), images.cpu().numpy())
+    return [Seen(names[thing], things.STYLES[style], ground_name(picture)) for thing, style, picture in labels]
 
 
 def detail(images: Tensor) -> Tensor:

@@ -100,13 +100,26 @@ def folder() -> Path:
     return dev.cache_dir() / "things"
 
 
-def load() -> Sprites:
-    """All sprites, mapped from the cache; made there first if they are not."""
+def paths() -> dict[int, Path]:
+    """Where the sprites of each size are kept."""
     tag = hashlib.sha256(repr((table(), PACKAGES, SPRITE, MARGIN, LEVELS)).encode()).hexdigest()[:8]
-    paths = {size: folder() / f"sprites-{size}-{tag}.npy" for size in LEVELS}
-    if not all(path.exists() for path in paths.values()):
-        render(paths)
-    return Sprites(names(), {size: np.load(path, mmap_mode="r") for size, path in paths.items()})
+    return {size: folder() / f"sprites-{size}-{tag}.npy" for size in LEVELS}
+
+
+def kept() -> Sprites | None:
+    """All sprites, mapped from the cache; None if they are not there."""
+    if not all(path.exists() for path in paths().values()):
+        return None
+    return Sprites(names(), {size: np.load(path, mmap_mode="r") for size, path in paths().items()})
+
+
+def load() -> Sprites:
+    """The same, made there first if they are not."""
+    found = kept()
+    if found is None:
+        render(paths())
+        found = kept()
+    return found
 
 
 def fetch(package: Package) -> Path:

@@ -49,6 +49,14 @@ def test_a_wrong_answer_about_one_of_two_is_wrong(sprites):
     assert not judge_things.verdicts(images, asked, swapped, sprites.names)[0]["thing"]
 
 
+def test_look_says_thing_style_and_ground_of_what_was_not_asked_for(sprites):
+    rng = np.random.default_rng(3)
+    scene = scenes.Scene((scenes.random_item(rng, "fox", "drawn"),), scenes.random_ground(rng, "pink"))
+    images = scenes.draw([scene], sprites, 96, 128).permute(0, 3, 1, 2)
+    (found,) = judge_things.look(images, Knowing(sprites.names, scene.items), sprites.names)
+    assert found == judge_things.Seen("fox", "drawn", "pink")
+
+
 def test_sharpness_falls_with_blur():
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     blurred = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)

@@ -41,7 +41,7 @@ def test_rows_of_text_are_those_of_training(comfy):
 @pytest.mark.host
 @pytest.mark.slow
 def test_pictures_show_what_the_prompt_says_and_cfg_helps(comfy):
-    """A sample of the 200 questions of `python dev.py bench judge`, which tells the exact shares."""
+    """Coloured shapes, of which `python dev.py bench judge` tells the shares with their noise."""
     from demo import evaluate, exam
 
     with torch.inference_mode():
