@@ -1,28 +1,31 @@
 """Which settings are nearest to the solution for what they compute? Samplers, schedules, guidance savings, the demo model.
 
-It takes an hour or so. Rows are kept in the cache, so that a stopped run goes on; `frontier.json` there is removed at the
-end. A new way to save is a row of `rows()`; the table is sorted, and marks what nothing beats.
+It takes an hour or so. A new way to save is a row of `rows()`; the table marks what nothing beats.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Iterator
 
 import numpy as np
 import torch
 
-from .likeness import psnr, sharpness, ssim
-from .measure import RESULTS, write
+from . import two_seeds
+from .likeness import SHARPNESS, psnr, ssim
+from .measure import RESULTS, Kept
 from .painter import Painter, Painting, Setting
 
-CFG, NUM_PROMPTS = 3.0, 24
+CFG, NUM_QUESTIONS = 3.0, 12
 EXACT = Setting(200, CFG, "chroma_res_2s", "linear")
 PLAIN = Setting(26, CFG, "euler", "beta", {"alpha": 0.6, "beta": 0.6})  # what PSNR and SSIM are against
-STEPS = (6, 8, 11, 14, 17, 20, 26, 40)
-FEW = (8, 14, 26)  # steps of the schedules beside the plain one
-SAMPLERS = ("euler", "res_multistep", "dpmpp_2m", "deis", "uni_pc", "chroma_res_2m", "chroma_res_2m_limited")
+STEPS = (6, 8, 11, 14, 20, 26, 40)
+FEW = (8, 14, 26)  # steps of the samplers that are not the first choice
+SHORT_AND_LONG = (8, 20)  # steps of the schedules beside the plain one
+SAVING = (14, 20, 26)  # steps of what leaves out computing
+SAMPLERS = ("euler", "res_multistep", "dpmpp_2m", "chroma_res_2m", "chroma_res_2m_limited")
+OTHERS = ("deis", "uni_pc")
 TWO_STAGES = ("heun", "chroma_res_2s", "chroma_res_2s_limited")  # which compute the model twice a step
+FIRST_AND_SECOND_ORDER = ("euler", "chroma_res_2m_limited")
 SCHEDULES = (("beta", {"alpha": 0.4, "beta": 0.4}), ("linear", {}), ("bong_tangent", {}), ("sigmoid_offset", {}))
 SAVINGS = {
     "alternate": {"alternate": True},
@@ -34,10 +37,18 @@ CACHES = {
     "forecast by plan": {"compute": 0.0},
     "forecast by gate 0.05": {"compute": None, "threshold": 0.05},
     "forecast by gate 0.1": {"compute": None, "threshold": 0.1},
-    "forecast by gate 0.15": {"compute": None, "threshold": 0.15},
 }
 HOST_CACHES = ("EasyCache", "LazyCache")
-THRESHOLDS = (0.05, 0.1, 0.2, 0.4)
+HOST_CACHED, THRESHOLDS = (26, 40), (0.1, 0.2)  # steps, and what may change between them
+COLUMNS = {
+    "forwards": ".0f",
+    "distance": ".4f",
+    "PSNR, dB": ".1f",
+    "SSIM": ".3f",
+    "sharpness": ".2f",
+    **two_seeds.SHARES,
+    "CPU seconds": ".2f",
+}
 
 
 def rows() -> Iterator[tuple[str, Setting]]:
@@ -50,48 +61,37 @@ def rows() -> Iterator[tuple[str, Setting]]:
 
     for sampler in SAMPLERS:
         yield from ((sampler, setting(n, sampler)) for n in STEPS)
+    for sampler in OTHERS:
+        yield from ((sampler, setting(n, sampler)) for n in FEW)
     for sampler in TWO_STAGES:
-        yield from ((sampler, setting(n // 2, sampler)) for n in STEPS)
-    for schedule, params in SCHEDULES:
-        for sampler in ("euler", "chroma_res_2m_limited"):
-            yield from ((f"{sampler}, {schedule}", setting(n, sampler, schedule, params)) for n in FEW)
-    for name, guidance in SAVINGS.items():
-        for sampler in ("euler", "chroma_res_2m", "chroma_res_2m_limited"):
-            yield from ((f"{sampler}, {name}", setting(n, sampler, guidance=guidance)) for n in (14, 17, 20, 26, 40))
-
-    for name, cache in CACHES.items():
-        for sampler in ("euler", "chroma_res_2m_limited"):
-            yield from ((f"{sampler}, {name}", setting(n, sampler, cache=cache)) for n in (14, 20, 26, 40))
+        yield from ((sampler, setting(n // 2, sampler)) for n in FEW)
+    for sampler in FIRST_AND_SECOND_ORDER:
+        for schedule, params in SCHEDULES:
+            name = setting(1, sampler, schedule, params).schedule_text()
+            yield from ((f"{sampler}, {name}", setting(n, sampler, schedule, params)) for n in SHORT_AND_LONG)
+        for name, guidance in SAVINGS.items():
+            yield from ((f"{sampler}, {name}", setting(n, sampler, guidance=guidance)) for n in SAVING)
+        for name, cache in CACHES.items():
+            yield from ((f"{sampler}, {name}", setting(n, sampler, cache=cache)) for n in SAVING)
     for name in HOST_CACHES:
         for threshold in THRESHOLDS:
             yield from (
-                (f"{sampler}, {name} {threshold:g}", setting(n, sampler, host_cache=(name, threshold)))
-                for n in (20, 26, 40)
-                for sampler in ("euler", "chroma_res_2m_limited")
+                (f"euler, {name} {threshold:g}", setting(n, "euler", host_cache=(name, threshold))) for n in HOST_CACHED
             )
 
 
 def figures(found: Painting, exact: Painting, plain: Painting) -> dict[str, float]:
-    off = (found.latents - exact.latents).flatten(1).norm(dim=1) / exact.latents.flatten(1).norm(dim=1)
+    """What COLUMNS tell of one seed."""
+    pairs = list(zip(found.pictures, plain.pictures))
     return {
         "forwards": found.forwards,
-        "distance": float(off.mean()),
-        "psnr": float(np.median([psnr(a, b) for a, b in zip(found.pictures, plain.pictures)])),
-        "ssim": float(np.median([ssim(a, b) for a, b in zip(found.pictures, plain.pictures)])),
-        "sharpness": sharpness(found.pictures) / sharpness(exact.pictures),
-        "right": found.right,
-        "seconds": found.seconds,
+        "distance": found.distance(exact),
+        "PSNR, dB": float(np.median([psnr(a, b) for a, b in pairs])),
+        "SSIM": float(np.median([ssim(a, b) for a, b in pairs])),
+        "sharpness": found.sharpness(exact),
+        **found.shares(),
+        "CPU seconds": found.seconds,
     }
-
-
-def kept_painting(painter: Painter, setting: Setting) -> Painting:
-    """From the cache, if it was painted before."""
-    import dev
-
-    path = dev.cache_dir() / f"frontier-{setting.steps}.pt"
-    if not path.exists():
-        torch.save(tuple(painter.paint_all(setting)), path)
-    return Painting(*torch.load(path, weights_only=False))
 
 
 def frontier(found: dict[str, dict[str, float]]) -> set[str]:
@@ -110,45 +110,41 @@ def frontier(found: dict[str, dict[str, float]]) -> set[str]:
 
 @torch.inference_mode()
 def main(rounds: int) -> None:
-    import dev
     from demo import evaluate, exam
 
-    painter = Painter(evaluate.Studio("fp32"), exam.shapes()[:: 200 // NUM_PROMPTS][:NUM_PROMPTS])
-    painter.paint_all(Setting(1, CFG, "euler", "linear"))  # warms up and encodes the prompts
-    kept = dev.cache_dir() / "frontier.json"
-    done: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
-    exact, plain = (kept_painting(painter, setting) for setting in (EXACT, PLAIN))
-    families = dict[str, list[str]]()
+    painter = Painter(evaluate.Studio("fp32"), exam.mixed(NUM_QUESTIONS))
+    painter.warm_up()
+    kept = Kept("frontier", [painter.asked, EXACT, PLAIN])
+    exact, plain = (painter.paint_once(kept, setting) for setting in (EXACT, PLAIN))
+    families, done = dict[str, list[str]](), dict[str, two_seeds.Row]()
     for family, setting in rows():
         name = f"{setting.steps} steps of {family}"
         families.setdefault(family, []).append(name)
-        if name not in done:
-            done[name] = figures(painter.paint_all(setting), exact, plain)
-            kept.write_text(json.dumps(done))
-            print(name, done[name], flush=True)
-    best = frontier(done)
+        done[name] = kept.row(
+            setting, lambda s=setting: [figures(*three) for three in zip(painter.paint_all(s), exact, plain)]
+        )
+        print(name, two_seeds.cells(done[name], COLUMNS), flush=True)
+    means = {name: {key: (one[key] + other[key]) / 2 for key in one} for name, (one, other) in done.items()}
+    best = frontier(means)
     lines = [
-        f"The demo model in float32, {NUM_PROMPTS} prompts with unseen seeds, cfg {CFG:g}, {PLAIN.schedule_text()} where no schedule is "
-        f"named. `forwards`: prompts computed for a picture; `distance`: relative, of the latent to that of {EXACT.steps} steps "
-        f"of {EXACT.sampler}, mean; `PSNR` and `SSIM`: to {PLAIN.steps} steps of {PLAIN.sampler}, median; `sharpness`: mean change from "
-        f"pixel to pixel, relative to the solution's, which is {exact.right:.1%} right. **Bold**: no other row is as near with as "
-        "few forwards.",
+        f"The demo model in float32, {NUM_QUESTIONS} prompts {two_seeds.ASKED}, with two unseen seeds each, cfg {CFG:g}, "
+        f"{PLAIN.schedule_text()} where no schedule is named. `forwards`: prompts computed for a picture; `distance`: relative, of "
+        f"the latent to that of {EXACT.steps} steps of {EXACT.sampler}, mean; `PSNR` and `SSIM`: to {PLAIN.steps} steps of "
+        f"{PLAIN.sampler}, median; `sharpness`: {SHARPNESS}, relative to the solution's, which is "
+        f"{np.mean([e.shares()['right'] for e in exact]):.1%} right; {two_seeds.TOLD}. **Bold**: no other row is as near with as "
+        f"few forwards. {two_seeds.CAVEAT}.",
         "",
-        "| | forwards | distance | PSNR, dB | SSIM | sharpness | right | CPU seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| | {' | '.join(COLUMNS)} |",
+        "|---|" + "---|" * len(COLUMNS),
     ]
     for names in families.values():
         for name in names:
-            r = done[name]
-            lines.append(
-                f"| {f'**{name}**' if name in best else name} | {r['forwards']:.0f} | {r['distance']:.4f} | {r['psnr']:.1f} "
-                f"| {r['ssim']:.3f} | {r['sharpness']:.2f} | {r['right']:.1%} | {r['seconds']:.2f} |"
-            )
-    plot(families, done, best)
+            cells = " | ".join(two_seeds.cells(done[name], COLUMNS))
+            lines.append(f"| {f'**{name}**' if name in best else name} | {cells} |")
+    plot(families, means, best)
+    lines += ["", two_seeds.noise_line(list(done.values()), COLUMNS)]
     lines += ["", "![Distance against forwards](frontier.svg)"]
-    write("frontier", "Picture against time", lines)
-    for path in (kept, *dev.cache_dir().glob("frontier-*.pt")):
-        path.unlink()
+    kept.write("Picture against time", lines)
 
 
 WIDTH, HEIGHT, MARGIN = 900, 560, 60
@@ -201,9 +197,7 @@ def plot(families: dict[str, list[str]], done: dict[str, dict[str, float]], best
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"><title>{name}</title></circle>')
             if name in best:
                 parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="none" stroke="{colour}"/>')
-    parts.append(
-        f'<text x="{WIDTH - 3 * MARGIN + 8}" y="{MARGIN + 20 * len(curves)}" fill="#555">guidance, schedules</text>'
-    )
+    parts.append(f'<text x="{WIDTH - 3 * MARGIN + 8}" y="{MARGIN + 20 * len(curves)}" fill="#555">other rows</text>')
     parts.append(
         f'<text x="{WIDTH - 3 * MARGIN + 8}" y="{MARGIN + 20 * len(curves) + 20}" fill="#555">ring: none better</text>'
     )

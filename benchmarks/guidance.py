@@ -4,151 +4,216 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import torch
 
-from . import likeness
-from .measure import write
+from . import likeness, two_seeds
+from .measure import Kept
 
 SCALE, HIGH = 3.0, 6.0
 FLASH_STEPS = 8
-AWAY = "a red circle on a blue background"
-NUM_AWAY = 64  # pictures without a prompt, of which NAG takes what AWAY names
+NUM_QUESTIONS = 24
+AWAY, STYLE, GROUND = "a 3D fox on a blue background", "3D", "blue"
+NUM_AWAY, FIRST_AWAY = 32, 5000  # pictures without a prompt for each of two seeds, and the first seed's first
+NAG = {"tau": 2.5, "alpha": 0.25, "percent": (0.0, 1.0), "blocks": None}
 BATCH = 16
+COST = {"prompts a step": ".2f", "CPU seconds, ratio": ".2f"}
+COLUMNS = {**COST, **likeness.COLUMNS, **two_seeds.SHARES}
+
+
+@dataclass(frozen=True)
+class Line:
+    """guidance: values of `samplers/guided_run.Guidance`. nag: of `host/run/nag.AttentionGuided`; none for the model as it is."""
+
+    name: str
+    cfg: float
+    guidance: Mapping[str, Any] = field(default_factory=dict)
+    nag: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    steps: int
+    first: Line  # what the others are compared with
+    rest: tuple[Line, ...]
+
+
+class Painted(NamedTuple):
+    """Of one seed; see `two_seeds.Answers`. prompts: computed a step. seconds: of one processor for all pictures."""
+
+    pictures: np.ndarray
+    verdicts: np.ndarray
+    prompts: float
+    seconds: float
+
+
+def tables(steps: int) -> tuple[Table, ...]:
+    """steps: of a run that is not said to be of few."""
+
+    def at(cfg: float, settings: Mapping[str, Mapping[str, Any]]) -> tuple[Line, ...]:
+        return tuple(Line(name, cfg, guidance) for name, guidance in settings.items())
+
+    cheaper = {
+        **{f"skip_first_steps {n}": {"skip_first_steps": n} for n in (1, 2, 4)},
+        **{f"interval 0 to {p:g}": {"percent": (0.0, p)} for p in (0.2, 0.4, 0.6, 0.8)},
+        "interval 0.1 to 0.6": {"percent": (0.1, 0.6)},
+        **{f"stop when alike, {c:g}": {"stop_above": c} for c in (0.9, 0.95, 0.97, 0.98, 0.99)},
+        "alternate": {"alternate": True},
+        "alternate, stop at 0.98": {"alternate": True, "stop_above": 0.98},
+        "linear to 1": {"curve": "linear", "end": 1.0},
+        "cosine to 1": {"curve": "cosine", "end": 1.0},
+    }
+    forms = {
+        "CFG-Zero*": {"form": "CFG-Zero*"},
+        "CFG-Zero*, 1 zero-init step": {"form": "CFG-Zero*", "zero_init_steps": 1},
+        "APG, eta 0": {"form": "APG"},
+        "APG, eta 0, momentum -0.5": {"form": "APG", "momentum": -0.5},
+        "rescale 0.7": {"rescale": 0.7},
+        "normalise": {"normalise": True},
+    }
+    nag = {
+        **{f"NAG {scale:g}, empty negative": {"scale": scale} for scale in (1.5, 2.0, 3.0, 5.0)},
+        "NAG 5, empty negative, until a quarter": {"scale": 5.0, "percent": (0.0, 0.25)},
+        "NAG 5, empty negative, single blocks only": {
+            "scale": 5.0,
+            "blocks": frozenset(("single", i) for i in range(8)),
+        },
+    }
+    few = (Line("cfg 3", SCALE), *(Line(name, 1.0, nag={"text": "", **values}) for name, values in nag.items()))
+    return (
+        Table("Cheaper than plain CFG", steps, plain(SCALE), (Line("cfg 1", 1.0), *at(SCALE, cheaper))),
+        Table(f"Forms at cfg {SCALE:g}", steps, plain(SCALE), at(SCALE, forms)),
+        Table(f"Forms at cfg {HIGH:g}", steps, plain(HIGH), at(HIGH, forms)),
+        Table(f"{FLASH_STEPS} steps at cfg 1, as Flash models run", FLASH_STEPS, plain(1.0), few),
+    )
+
+
+def plain(cfg: float) -> Line:
+    return Line(f"plain, cfg {cfg:g}", cfg)
+
+
+class Bench:
+    """Paints lines of the tables, with both seeds."""
+
+    def __init__(self, studio: Any, asked: Any):
+        import dev
+
+        self.studio, self.asked, self.base = studio, asked, studio.model
+        self.guiders, self.nag = dev.load_pack("host.sample.guiders"), dev.load_pack("host.run.nag")
+        self.guidance = dev.load_pack("samplers.guided_run").Guidance
+
+    def away_from(self, text: str, **values: Any) -> Any:
+        """A model that NAG takes away from a text. values: in place of those of NAG."""
+        negative = self.nag.negative_text([[self.studio.text(text), {}]])
+        return self.nag.AttentionGuided(negative, **{**NAG, **values}).on(self.base)
+
+    def paint(self, line: Line, steps: int) -> list[Painted]:
+        model = self.base if line.nag is None else self.away_from(**line.nag)
+        return [self.paint_one(model, line, steps, asked) for asked in self.asked]
+
+    def paint_one(self, model: Any, line: Line, steps: int, asked: Any) -> Painted:
+        told: list[Any] = []
+        self.studio.model = self.guiders.GuidancePatch(self.guidance(**line.guidance), report=told.append).on(model)
+        started = time.process_time()
+        found = dict(self.studio.answers(asked, line.cfg, BATCH, steps))
+        seconds = time.process_time() - started
+        prompts = sum(record.prompts for record in told) / sum(record.steps for record in told)
+        return Painted(*two_seeds.judged(asked, found), prompts, seconds)
+
+
+def figures(found: Painted, first: Painted) -> dict[str, float]:
+    cost = dict(zip(COST, (found.prompts, found.seconds / first.seconds)))
+    likes = {} if found is first else likeness.figures(found.pictures, first.pictures)
+    return {**cost, **likes, **two_seeds.Answers(found.pictures, found.verdicts).shares()}
+
+
+def made(table: Table, bench: Bench, kept: Kept) -> list[str]:
+    """Markdown of one table."""
+    steps = table.steps
+    first = kept.painted(Painted, [table.first, steps], lambda: bench.paint(table.first, steps))
+    rows = {table.first.name: [figures(one, one) for one in first]}
+    for line in table.rest:
+        rows[line.name] = kept.row(
+            [table.first, line, steps],
+            lambda line=line: [figures(*pair) for pair in zip(bench.paint(line, steps), first)],
+        )
+        print(line.name, two_seeds.cells(rows[line.name], COLUMNS), flush=True)
+    return [
+        f"## {table.title}",
+        "",
+        f"| | {' | '.join(COLUMNS)} |",
+        "|---|" + "---|" * len(COLUMNS),
+        *(f"| {name} | {' | '.join(two_seeds.cells(row, COLUMNS))} |" for name, row in rows.items()),
+        "",
+        two_seeds.noise_line([rows[line.name] for line in table.rest], COLUMNS),
+        "",
+    ]
 
 
 @torch.inference_mode()
 def main(rounds: int) -> None:
-    import dev
     from demo import evaluate, exam
 
     studio = evaluate.Studio("fp32")  # which finds the host
-    guiders, nag = dev.load_pack("host.sample.guiders"), dev.load_pack("host.run.nag")
-    settings = dev.load_pack("samplers.guided_run").Guidance
-    base, asked = studio.model, exam.shapes()[::2]
-    list(studio.answers(asked, 1.0, BATCH, 1))  # warms up and encodes the prompts
-
-    def away_from(text: str, model: Any = base, **options: Any) -> Any:
-        options = {"scale": 5.0, "tau": 2.5, "alpha": 0.25, "percent": (0.0, 1.0), "blocks": None, **options}
-        return nag.AttentionGuided(nag.negative_text([[studio.text(text), {}]]), **options).on(model)
-
-    def paint(model: Any, cfg: float, steps: int, **more: Any) -> tuple[list[Any], list[bool], Counter, float]:
-        """Pictures and verdicts of all questions; prompts computed and evaluations; seconds."""
-        told: list[Any] = []
-        studio.model = guiders.GuidancePatch(settings(**more), report=told.append).on(model)
-        started = time.process_time()
-        answers = list(studio.answers(asked, cfg, BATCH, steps))
-        seconds = time.process_time() - started
-        counts = Counter()
-        for read_out in told:
-            counts.update(prompts=read_out.prompts, steps=read_out.steps)
-        return [p for _, p in answers], [q.verdict(p)["right"] for q, p in answers], counts, seconds
-
-    def table(
-        title: str, model: Any, cfg: float, steps: int, rows: list[tuple[str, Any, float, dict[str, Any]]]
-    ) -> None:
-        exact, right, counts, base_seconds = paint(model, cfg, steps)
-        lines.extend(
-            [
-                f"## {title}",
-                "",
-                f"| | prompts a step | CPU seconds, ratio | {' | '.join(likeness.COLUMNS)} | right |",
-                "|---|---|---|" + "---|" * len(likeness.COLUMNS) + "---|",
-                f"| plain, cfg {cfg:g} | {counts['prompts'] / counts['steps']:.2f} | 1 | | | | 1.00 | {np.mean(right):.1%} |",
-            ]
-        )
-        for name, model, cfg, more in rows:
-            steps_here = more.pop("steps", steps)
-            pictures, right, counts, seconds = paint(model, cfg, steps_here, **more)
-            lines.append(
-                f"| {name} | {counts['prompts'] / counts['steps']:.2f} | {seconds / base_seconds:.2f} "
-                f"| {' | '.join(likeness.cells(pictures, exact))} | {np.mean(right):.1%} |"
-            )
-            print(lines[-1], flush=True)
-        lines.append("")
-
-    def same(cfg: float, *rows: tuple[str, dict[str, Any]]) -> list[tuple[str, Any, float, dict[str, Any]]]:
-        return [(name, base, cfg, more) for name, more in rows]
-
+    asked = two_seeds.both(exam.mixed(NUM_QUESTIONS))
+    bench = Bench(studio, asked)
+    list(studio.answers(asked[0], 2.0, BATCH, 1))  # warms up and encodes the prompts
+    kept = Kept("guidance", [asked, evaluate.SAMPLER, evaluate.SCHEDULE, evaluate.SHIFT, BATCH, NAG])
     lines = [
-        f"The demo model in float32, {len(asked)} prompts with unseen seeds, {evaluate.STEPS} {evaluate.SAMPLER} steps of "
-        f"{evaluate.SCHEDULE} unless said otherwise. `prompts a step`: prompts computed, 2 with plain CFG; `CPU seconds`: "
-        "of the whole run with decoding, relative to the first row of the table, one run each; "
-        f"{likeness.TOLD}; `right`: all that was asked "
-        "(one standard error is 1 % at 99 %, 3 % at 90 %). A model of coloured shapes: it says which setting is cheap and which "
-        "breaks pictures, and nothing of taste.",
+        f"The demo model in float32, {NUM_QUESTIONS} prompts {two_seeds.ASKED}, with two unseen seeds each, {evaluate.STEPS} "
+        f"{evaluate.SAMPLER} steps of {evaluate.SCHEDULE} unless said otherwise. `prompts a step`: prompts computed, 2 with plain "
+        "CFG; `CPU seconds`: of the whole run with decoding, relative to the first row of the table; "
+        f"{likeness.TOLD}; {two_seeds.TOLD}. {two_seeds.CAVEAT}.",
         "",
     ]
-    cheaper = [
-        ("cfg 1", base, 1.0, {}),
-        *same(
-            SCALE,
-            *((f"skip_first_steps {n}", {"skip_first_steps": n}) for n in (1, 2, 4)),
-            *((f"interval 0 to {p:g}", {"percent": (0.0, p)}) for p in (0.2, 0.4, 0.6, 0.8)),
-            ("interval 0.1 to 0.6", {"percent": (0.1, 0.6)}),
-            *((f"stop when alike, {c:g}", {"stop_above": c}) for c in (0.9, 0.95, 0.97, 0.98, 0.99)),
-            ("alternate", {"alternate": True}),
-            ("alternate, stop at 0.98", {"alternate": True, "stop_above": 0.98}),
-            ("linear to 1", {"curve": "linear", "end": 1.0}),
-            ("cosine to 1", {"curve": "cosine", "end": 1.0}),
-        ),
-    ]
-    table("Cheaper than plain CFG", base, SCALE, evaluate.STEPS, cheaper)
-    forms = (
-        ("CFG-Zero*", {"form": "CFG-Zero*"}),
-        ("CFG-Zero*, 1 zero-init step", {"form": "CFG-Zero*", "zero_init_steps": 1}),
-        ("APG, eta 0", {"form": "APG"}),
-        ("APG, eta 0, momentum -0.5", {"form": "APG", "momentum": -0.5}),
-        ("rescale 0.7", {"rescale": 0.7}),
-        ("normalise", {"normalise": True}),
-    )
-    table(f"Forms at cfg {SCALE:g}", base, SCALE, evaluate.STEPS, same(SCALE, *forms))
-    table(f"Forms at cfg {HIGH:g}", base, HIGH, evaluate.STEPS, same(HIGH, *((n, dict(m)) for n, m in forms)))
-    few = [("cfg 3", base, SCALE, {})]
-    for scale, more in (
-        (1.5, {}),
-        (2.0, {}),
-        (3.0, {}),
-        (5.0, {}),
-        (5.0, {"percent": (0.0, 0.25)}),
-        (5.0, {"blocks": frozenset(("single", i) for i in range(8))}),
-    ):
-        words = "".join(f", {'until a quarter' if k == 'percent' else 'single blocks only'}" for k in more)
-        few.append((f"NAG {scale:g}, empty negative{words}", away_from("", scale=scale, **more), 1.0, {}))
-    table(f"{FLASH_STEPS} steps at cfg 1, as Flash models run", base, 1.0, FLASH_STEPS, few)
-    lines += moving_away(studio, base, away_from)
-    write("guidance", "Guidance: cost and effect", lines)
+    for table in tables(evaluate.STEPS):
+        lines += made(table, bench, kept)
+    lines += moving_away(bench, kept)
+    kept.write("Guidance: cost and effect", lines)
 
 
-def moving_away(studio: Any, base: Any, away_from: Any) -> list[str]:
-    """How many of NUM_AWAY pictures without a prompt show what a negative prompt names, by NAG's scale."""
-    lines = [
-        f"## Moving away: {NUM_AWAY} pictures of the empty prompt at cfg 1, NAG's negative prompt `{AWAY}`",
-        "",
-        "| NAG scale | blue backgrounds | red things | circles |",
-        "|---|---|---|---|",
-    ]
-    for scale in (None, 2.0, 5.0, 9.0):
-        seen = seen_of(studio, base if scale is None else away_from(AWAY, scale=scale), "", NUM_AWAY)
-        lines.append(
-            f"| {'without' if scale is None else f'{scale:g}'} | {seen['blue background']} | {seen['red']} | {seen['circle']} |"
+def moving_away(bench: Bench, kept: Kept) -> list[str]:
+    """How many pictures without a prompt show what a negative prompt names, by NAG's scale."""
+    columns = {f"{GROUND} backgrounds": ".0%", f"in {STYLE}": ".0%"}
+    names = dict(zip(columns, (GROUND, STYLE)))
+
+    def measured(scale: float | None) -> list[dict[str, float]]:
+        model = bench.base if scale is None else bench.away_from(AWAY, scale=scale)
+        seen = [seen_of(bench.studio, model, "", NUM_AWAY, FIRST_AWAY + i * NUM_AWAY) for i in range(2)]
+        return [{column: one[name] / NUM_AWAY for column, name in names.items()} for one in seen]
+
+    rows = {
+        "without" if scale is None else f"{scale:g}": kept.row(
+            [AWAY, scale, NUM_AWAY, FIRST_AWAY], lambda scale=scale: measured(scale)
         )
-        print(lines[-1], flush=True)
-    return lines
+        for scale in (None, 2.0, 5.0, 9.0)
+    }
+    return [
+        f"## Moving away: {2 * NUM_AWAY} pictures of the empty prompt at cfg 1, NAG's negative prompt `{AWAY}`",
+        "",
+        f"| NAG scale | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
+        *(f"| {name} | {' | '.join(two_seeds.cells(row, columns))} |" for name, row in rows.items()),
+        "",
+        two_seeds.noise_line(list(rows.values()), columns),
+    ]
 
 
-def seen_of(studio: Any, model: Any, prompt: str, count: int, cfg: float = 1.0, batch: int = BATCH) -> Counter:
-    """What the judge sees in count pictures of one prompt: background, and colour and shape of the largest thing."""
-    from demo import judge
+def seen_of(
+    studio: Any, model: Any, prompt: str, count: int, first_seed: int = FIRST_AWAY, batch: int = BATCH
+) -> Counter:
+    """What the judge sees in pictures of one prompt at cfg 1: ground, and thing and style as of a thing alone."""
+    from demo import exam, judge_things
 
     studio.model = model
     seen: Counter = Counter()
     for start in range(0, count, batch):
-        for picture in studio.paint([prompt] * batch, list(range(5000 + start, 5000 + start + batch)), cfg):
-            verdict = judge.look(picture)
-            seen[f"{verdict.background} background"] += 1
-            for thing in verdict.things[:1]:
-                seen.update((thing.colour, thing.shape))
+        seeds = [first_seed + i for i in range(start, min(start + batch, count))]
+        images = torch.from_numpy(studio.paint([prompt] * len(seeds), seeds, 1.0))
+        for found in judge_things.look(images.permute(0, 3, 1, 2), *exam.judge_of_things()):
+            seen.update((found.thing, found.style, found.ground))
     return seen

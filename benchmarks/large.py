@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
 
-from .measure import write
+from . import two_seeds
+from .measure import Kept
 
-CFG, BATCH, NUM_PROMPTS = 3.0, 4, 24
+CFG, BATCH, NUM_QUESTIONS = 3.0, 4, 12
 FIXED = {"dype": None}
-VARIANTS = {  # name -> RopeScaling's values; None: the model as it is
+VARIANTS: dict[str, dict[str, Any] | None] = {  # name -> RopeScaling's values; None: the model as it is
     "as trained": None,
     "linear": {"method": "linear", **FIXED},
     "ntk": {"method": "ntk", **FIXED},
@@ -20,6 +21,7 @@ VARIANTS = {  # name -> RopeScaling's values; None: the model as it is
     "yarn, DyPE": {"method": "yarn"},
 }
 TIMES = (1, 2)  # the trained side
+COLUMNS = {f"{name} at {n}x": form for n in TIMES for name, form in reversed(two_seeds.SHARES.items())}
 
 
 @torch.inference_mode()
@@ -29,41 +31,41 @@ def main(rounds: int) -> None:
 
     studio = evaluate.Studio("fp32")  # which finds the host
     rope = dev.load_pack("chroma_model.rope_scaling")
-    base, asked = studio.model, exam.shapes()[:: 200 // NUM_PROMPTS][:NUM_PROMPTS]
-    config = base.model.diffusion_model.config
+    base, asked = studio.model, two_seeds.both(exam.mixed(NUM_QUESTIONS))
+    config, side = base.model.diffusion_model.config, pictures.PICTURE_SIZE
 
-    groups = defaultdict(list)  # prompts of one length share a batch
-    for question in asked:
-        groups[studio.text(question.prompt).shape[1]].append(question)
-
-    def right(size: int) -> tuple[int, int]:
-        """How many pictures show what was asked, and how many have a thing of the right shape."""
-        verdicts = []
-        for group in groups.values():
-            for start in range(0, len(group), BATCH):
-                part = group[start : start + BATCH]
-                painted = studio.paint([q.prompt for q in part], [q.seed for q in part], CFG, size=size)
-                verdicts += [q.verdict(smaller(p, pictures.PICTURE_SIZE)) for q, p in zip(part, painted)]
-        return sum(v["right"] for v in verdicts), sum(v["shape"] for v in verdicts)
-
-    lines = [
-        f"The demo model, trained at {pictures.PICTURE_SIZE} x {pictures.PICTURE_SIZE} pixels, {len(asked)} prompts, "
-        f"{evaluate.STEPS} steps of {evaluate.SCHEDULE}, cfg {CFG:g}: pictures that show what was asked, and those whose thing has "
-        "the right shape. Larger pictures are made smaller for the judge.",
-        "",
-        "| RoPE | " + " | ".join(f"right at {n}x | shape at {n}x" for n in TIMES) + " |",
-        "|---|" + "---|" * 2 * len(TIMES),
-    ]
-    for name, values in VARIANTS.items():
+    def measured(values: dict[str, Any] | None) -> list[dict[str, float]]:
         studio.model = base.clone()
         if values is not None:
-            scaling = rope.RopeScaling(base_tokens=pictures.PICTURE_SIZE / 16, **values)
+            scaling = rope.RopeScaling(base_tokens=side / 16, **values)
             embedder = rope.ScaledPositionEmbedder(config.axes_dim, config.theta, scaling)
             studio.model.add_object_patch("diffusion_model.pe_embedder", embedder)
-        cells = [str(n) for times in TIMES for n in right(times * pictures.PICTURE_SIZE)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        return [figures(part) for part in asked]
+
+    def figures(part: list[exam.Question]) -> dict[str, float]:
+        found = {}
+        for n in TIMES:
+            painted = dict(studio.answers(part, CFG, BATCH, size=n * side))
+            answers = two_seeds.judged(part, {question: smaller(p, side) for question, p in painted.items()})
+            found |= {f"{name} at {n}x": share for name, share in answers.shares().items()}
+        return found
+
+    kept = Kept("large", [asked, CFG, TIMES, evaluate.STEPS, evaluate.SAMPLER, evaluate.SCHEDULE, evaluate.SHIFT])
+    lines = [
+        f"The demo model, trained mostly at {side} x {side} pixels, {NUM_QUESTIONS} prompts {two_seeds.ASKED}, with two unseen seeds "
+        f"each, {evaluate.STEPS} steps of {evaluate.SCHEDULE}, cfg {CFG:g}. {two_seeds.TOLD}. Larger pictures are made smaller for "
+        "the judge.",
+        "",
+        f"| RoPE | {' | '.join(COLUMNS)} |",
+        "|---|" + "---|" * len(COLUMNS),
+    ]
+    rows: dict[str, two_seeds.Row] = {}
+    for name, values in VARIANTS.items():
+        rows[name] = kept.row(values, lambda values=values: measured(values))
+        lines.append(f"| {name} | {' | '.join(two_seeds.cells(rows[name], COLUMNS))} |")
         print(lines[-1], flush=True)
-    write("large", "Pictures larger than those of training", lines)
+    lines += ["", two_seeds.noise_line(list(rows.values()), COLUMNS)]
+    kept.write("Pictures larger than those of training", lines)
 
 
 def smaller(picture: np.ndarray, size: int) -> np.ndarray:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from demo import judge_things
+
 PEAK = 1.0
 WINDOW, K1, K2 = 7, 0.01, 0.03  # of SSIM
 
-COLUMNS = ("PSNR, dB", "worst tenth", "SSIM", "sharpness")
+COLUMNS: Mapping[str, str] = {"PSNR, dB": ".1f", "worst tenth": ".1f", "SSIM": ".3f", "sharpness": ".2f"}  # with forms
+SHARPNESS = "share of fine detail (what a 2x2 mean takes away) in all that varies"
 TOLD = (
-    "`PSNR`: median and worst tenth of the pictures against the first row's; `SSIM`: median; `sharpness`: mean change from "
-    "pixel to pixel, relative to the first row's"
+    "`PSNR`: median and worst tenth of the pictures against the first row's; `SSIM`: median; `sharpness`: "
+    f"{SHARPNESS}, relative to the first row's"
 )
 
 
-def cells(pictures: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> list[str]:
-    """A table's cells under COLUMNS; empty for the exact pictures themselves, whose sharpness is 1."""
-    if pictures is exact:
-        return ["", "", "", "1.00"]
+def figures(pictures: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> dict[str, float]:
+    """What COLUMNS tell of them."""
     ratios = sorted(psnr(a, b) for a, b in zip(pictures, exact))
-    alike = np.median([ssim(a, b) for a, b in zip(pictures, exact)])
-    sharp = sharpness(pictures) / sharpness(exact)
-    return [f"{np.median(ratios):.1f}", f"{ratios[len(ratios) // 10]:.1f}", f"{alike:.3f}", f"{sharp:.2f}"]
+    alike = float(np.median([ssim(a, b) for a, b in zip(pictures, exact)]))
+    found = float(np.median(ratios)), ratios[len(ratios) // 10], alike, sharpness(pictures, exact)
+    return dict(zip(COLUMNS, found))
 
 
 def psnr(picture: np.ndarray, exact: np.ndarray) -> float:
@@ -51,6 +52,7 @@ def ssim(picture: np.ndarray, exact: np.ndarray) -> float:
     )
 
 
-def sharpness(pictures: Sequence[np.ndarray]) -> float:
-    """Median over the pictures of the mean change from pixel to pixel."""
-    return float(np.median([sum(np.abs(np.diff(p, axis=axis)).mean() for axis in (0, 1)) for p in pictures]))
+def sharpness(pictures: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> float:
+    """Share of fine detail in all that varies, relative to that in the exact ones."""
+    painted, wanted = (torch.from_numpy(np.stack(p)).permute(0, 3, 1, 2).double() for p in (pictures, exact))
+    return judge_things.sharpness(painted, wanted)

@@ -1,8 +1,12 @@
-"""Alternating measurements in one process, and tables that say on what machine they were made."""
+"""Alternating measurements in one process, long ones that go on where they stopped, and tables that say on what machine
+they were made."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 import os
 import platform
 import statistics
@@ -11,11 +15,14 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterable, Mapping, Sequence, TypeVar
+
+import numpy as np
 
 import dev
 
 RESULTS = Path(__file__).parent / "results"
+Painted = TypeVar("Painted", bound=tuple)
 
 
 def alternate(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -92,3 +99,77 @@ def write(name: str, title: str, lines: list[str]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
+
+
+class Kept:
+    """The rows of a table that are measured already, in the cache, so that a stopped run goes on; `write` removes them.
+
+    A row is taken from there only if nothing has changed of what it depends on: the table's settings, its own, and the
+    demo's weights. The code is not looked at: after a change to it, remove the table's `.kept` files by hand.
+    """
+
+    def __init__(self, table: str, settings: Any, weights: Iterable[Path] | None = None):
+        """settings: of all rows, such as the questions. weights: files; by default those of the demo."""
+        if weights is None:
+            from demo import evaluate
+
+            weights = evaluate.WEIGHTS
+        self.table = table
+        self.settings = [plain(settings), [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]]
+        self.path = dev.cache_dir() / f"{table}.kept.json"
+        self.rows: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def key(self, settings: Any) -> str:
+        """The same for the same settings of table and row, and for the same weights."""
+        text = json.dumps([self.table, self.settings, plain(settings)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def row(self, settings: Any, measure: Callable[[], Any]) -> Any:
+        """What JSON can hold. settings: all that this row has of its own."""
+        key = self.key(settings)
+        if key not in self.rows:
+            self.rows[key] = json.loads(json.dumps(measure()))  # a fresh row is like one from the file
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.rows))
+            partial.replace(self.path)
+        return self.rows[key]
+
+    def painted(self, kind: type[Painted], settings: Any, paint: Callable[[], Sequence[Painted]]) -> list[Painted]:
+        """Pictures that rows are compared with: named tuples of arrays and numbers, each in the one file."""
+        path = self.path.with_name(f"{self.table}.kept-{self.key(settings)[:16]}.npz")
+        if not path.exists():
+            found = {f"{i} {name}": v for i, one in enumerate(paint()) for name, v in one._asdict().items()}
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.savez(file, **found)
+            partial.replace(path)
+        with np.load(path) as stored:
+            found = {name: stored[name] if stored[name].ndim else stored[name].item() for name in stored.files}
+        count = len({name.split()[0] for name in found})
+        return [kind(**{name: found[f"{i} {name}"] for name in kind._fields}) for i in range(count)]
+
+    def write(self, title: str, lines: list[str]) -> None:
+        """The table, after which nothing is kept."""
+        write(self.table, title, lines)
+        self.delete()
+
+    def delete(self) -> None:
+        self.path.unlink(missing_ok=True)
+        for path in self.path.parent.glob(f"{self.table}.kept-*.npz"):
+            path.unlink()
+        self.rows = {}
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON has them, the same for equal ones. raises: TypeError for what cannot be told from another."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(v) for v in value), key=json.dumps)
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"{value!r} is no setting that can be written down; give a number, a text or a group of them")

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, Mapping, NamedTuple
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from demo import exam
+
+from . import two_seeds
+from .likeness import sharpness
+from .measure import Kept
 
 BATCH = 16
 
@@ -38,21 +44,35 @@ class Setting:
 
 
 class Painting(NamedTuple):
-    """Of all questions, in their order. pictures: (B, H, W, 3) in [0, 1]. latents: (B, C, h, w). right: share of them.
-    forwards: prompts computed for one picture, those of a forecast step for the share of their blocks. seconds: of one processor for one picture, with decoding."""
+    """Of all questions with one seed, in their order. pictures, verdicts: see `two_seeds.Answers`. latents: (B, C, h, w).
+    forwards: prompts computed for one picture, those of a forecast step for the share of their blocks. seconds: of one
+    processor for one picture, with decoding."""
 
     pictures: np.ndarray
-    latents: Tensor
-    right: float
+    verdicts: np.ndarray
+    latents: np.ndarray
     forwards: float
     seconds: float
 
+    def shares(self) -> dict[str, float]:
+        return two_seeds.Answers(self.pictures, self.verdicts).shares()
+
+    def distance(self, exact: Painting) -> float:
+        """Of the latents to other ones, relative; the mean over the pictures."""
+        off, size = ((a.reshape(len(a), -1)) for a in (self.latents - exact.latents, exact.latents))
+        return float((np.linalg.norm(off, axis=1) / np.linalg.norm(size, axis=1)).mean())
+
+    def sharpness(self, exact: Painting) -> float:
+        return sharpness(self.pictures, exact.pictures)
+
 
 class Painter:
-    def __init__(self, studio: Any, asked: list[Any]):
+    """Paints what is asked with both seeds."""
+
+    def __init__(self, studio: Any, asked: Sequence[exam.Question]):
         import dev
 
-        self.studio, self.asked, self.base = studio, asked, studio.model
+        self.studio, self.asked, self.base = studio, two_seeds.both(asked), studio.model
         self.ours, self.curves = dev.load_pack("host.sample.samplers"), dev.load_pack("samplers.schedules")
         self.guiders, self.guided_run = dev.load_pack("host.sample.guiders"), dev.load_pack("samplers.guided_run")
         self.step_cache, self.caches = dev.load_pack("samplers.step_cache"), dev.load_pack("host.run.step_cache")
@@ -83,16 +103,18 @@ class Painter:
             self.ours.sampler(name) if name in self.ours.SAMPLERS else self.studio.comfy.samplers.sampler_object(name)
         )
 
-    def paint_all(self, s: Setting) -> Painting:
+    def paint_all(self, s: Setting) -> list[Painting]:
+        """Of both seeds."""
+        return [self.paint_one(s, asked) for asked in self.asked]
+
+    def paint_one(self, s: Setting, asked: list[exam.Question]) -> Painting:
         latents: list[Tensor] = []
+        model, sigmas, sampler = self.model(s), self.sigmas(s), self.sampler(s.sampler)
 
-        model = self.model(s)
-        sigmas, sampler = self.sigmas(s), self.sampler(s.sampler)
-
-        def paint(texts: list[str], seeds: list[int], cfg: float, **_: Any) -> np.ndarray:
-            studio = self.studio
+        def paint(texts: list[str], seeds: list[int], cfg: float, steps: int, size: int) -> np.ndarray:
+            studio, side = self.studio, size // 8
             noise = torch.cat(
-                [torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+                [torch.randn(1, 16, side, side, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
             )
             positive = [[torch.cat([studio.text(text) for text in texts]), {}]]
             latent = studio.comfy.sample.sample_custom(
@@ -110,14 +132,22 @@ class Painter:
             latents.append(latent)
             return studio.vae.decode(latent).clamp(0, 1).float().cpu().numpy()
 
-        self.studio.paint = paint
         started = time.process_time()
         with rows_through(model.model.diffusion_model) as rows:
-            answers = list(self.studio.answers(self.asked, s.cfg, BATCH, s.steps))
-        seconds = (time.process_time() - started) / len(answers)
-        right = float(np.mean([question.verdict(picture)["right"] for question, picture in answers]))
-        pictures = np.stack([picture for _, picture in answers])
-        return Painting(pictures, torch.cat(latents), right, forwards(rows) / len(answers), seconds)
+            found = dict(self.studio.answers(asked, s.cfg, BATCH, paint=paint))
+        seconds = (time.process_time() - started) / len(asked)
+        painted = list(found)
+        order = [painted.index(question) for question in asked]
+        answers = two_seeds.judged(asked, found)
+        return Painting(*answers, torch.cat(latents).numpy()[order], forwards(rows) / len(asked), seconds)
+
+    def warm_up(self) -> None:
+        """Encodes the prompts and loads the model."""
+        self.paint_all(Setting(1, 2.0, "euler", "linear"))
+
+    def paint_once(self, kept: Kept, s: Setting) -> list[Painting]:
+        """`paint_all`, from the cache if it was painted before: what rows are compared with."""
+        return kept.painted(Painting, s, lambda: self.paint_all(s))
 
 
 @contextlib.contextmanager

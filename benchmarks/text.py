@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 
-from . import likeness
-from .measure import write
+from . import likeness, two_seeds
+from .measure import Kept
 
 SCALE = 3.0
 LENGTHS = (1, 4, 10, 30, 70, 200, 511)  # tokens, with </s>
 NUM_PROMPTS = 5
 WIDTH, LATENT, TIME = 128, 32, 0.7
 T5 = {"vocab_size": 32_128, "width": 64, "num_layers": 24, "num_heads": 2, "head_dim": 32, "mlp_dim": 128}
-EVERY = 4  # of the judge's questions
+NUM_QUESTIONS, NUM_REPEATED = 24, 12
 REPEATS = 18  # of a sentence, for a long prompt
+COLUMNS = {**likeness.COLUMNS, **two_seeds.SHARES}
 EXACT = "exact"
 
 
@@ -64,9 +67,27 @@ def random_weights_table() -> list[str]:
     return lines
 
 
-def demo_table() -> list[str]:
-    """Markdown rows: the demo model's forward and pictures against exact, for prompts of three lengths."""
-    from demo import evaluate, exam
+class Painted(NamedTuple):
+    """Of one seed; see `two_seeds.Answers`. velocities: of one forward a question, (B, C, h, w). tokens: with `</s>`, (B,)."""
+
+    pictures: np.ndarray
+    verdicts: np.ndarray
+    velocities: np.ndarray
+    tokens: np.ndarray
+
+
+def figures(found: Painted, exact: Painted) -> dict[str, float]:
+    """`forward` and COLUMNS."""
+    off, size = ((a.reshape(len(a), -1)) for a in (found.velocities - exact.velocities, exact.velocities))
+    errors = np.linalg.norm(off, axis=1) / np.linalg.norm(size, axis=1)
+    likes = likeness.figures(found.pictures, exact.pictures)
+    shares = two_seeds.Answers(found.pictures, found.verdicts).shares()
+    return {"forward": float(np.median(errors)), **likes, **shares}
+
+
+def demo_table(kept: Kept, kinds: dict[str, tuple[Any, int]]) -> list[str]:
+    """Markdown rows: the demo model's forward and pictures against exact. kinds: name -> questions of both seeds, repeats."""
+    from demo import evaluate
 
     from . import networks as n
 
@@ -84,38 +105,50 @@ def demo_table() -> list[str]:
     studio = Studio()
     net = studio.model.model.diffusion_model
     x = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
-    one, two = (asked[::EVERY] for asked in (exam.shapes(), exam.shape_pairs()))
+
+    def paint(mode: str, asked: Any, repeats: int) -> list[Painted]:
+        studio.mode, studio.repeats = mode, repeats
+        contexts = [studio.text(question.prompt) for question in asked[0]]  # the same for both seeds
+        v = torch.cat([net(x, torch.tensor([TIME]), c, guidance=torch.zeros(1)) for c in contexts]).numpy()
+        tokens = np.array([c.shape[1] - 1 for c in contexts])
+        return [Painted(*two_seeds.answers(studio, part, SCALE), v, tokens) for part in asked]
+
+    columns = {"forward": ".2g", **COLUMNS}
     lines = [
-        f"| prompts | tokens | mode | forward | {' | '.join(likeness.COLUMNS)} | right |",
-        "|---|---|---|---|" + "---|" * len(likeness.COLUMNS) + "---|",
+        f"| prompts | tokens | mode | {' | '.join(columns)} |",
+        "|---|---|---|" + "---|" * len(columns),
     ]
-    for name, asked, repeats in (("one thing", one, 1), ("two things", two, 1), ("one thing, repeated", one, REPEATS)):
-        exact_forwards, exact_pictures = [], []
+    compared: list[two_seeds.Row] = []
+    for name, (asked, repeats) in kinds.items():
+        exact = kept.painted(Painted, [EXACT, name], lambda asked=asked, n=repeats: paint(EXACT, asked, n))
+        rows = {EXACT: [two_seeds.Answers(one.pictures, one.verdicts).shares() for one in exact]}
         for mode in text.MODES:
-            studio.mode, studio.repeats = mode, repeats
-            contexts = [studio.text(question.prompt) for question in asked]
-            forwards = [net(x, torch.tensor([TIME]), c, guidance=torch.zeros(1)) for c in contexts]
-            painted, right = [], []
-            for question, picture in studio.answers(asked, SCALE):
-                painted.append(picture)
-                right.append(question.verdict(picture)["right"])
-            if mode == EXACT:
-                exact_forwards, exact_pictures = forwards, painted
-                lengths = sorted(c.shape[1] - 1 for c in contexts)
-                shown = ("", *likeness.cells(painted, painted))
-            else:
-                off = np.median([float((f - e).norm() / e.norm()) for f, e in zip(forwards, exact_forwards)])
-                shown = (f"{off:.2g}", *likeness.cells(painted, exact_pictures))
-            lines.append(
-                f"| {name} ({len(asked)}) | {lengths[0]} to {lengths[-1]} | {mode} | {' | '.join(shown)} "
-                f"| {np.mean(right):.0%} |"
-            )
-            print(lines[-1], flush=True)
-    return lines
+            if mode != EXACT:
+                rows[mode] = kept.row(
+                    [mode, name],
+                    lambda mode=mode, asked=asked, n=repeats, exact=exact: [
+                        figures(*pair) for pair in zip(paint(mode, asked, n), exact)
+                    ],
+                )
+                compared.append(rows[mode])
+                print(name, mode, two_seeds.cells(rows[mode], columns), flush=True)
+        lengths = f"{exact[0].tokens.min()} to {exact[0].tokens.max()}"
+        lines += [
+            f"| {name} ({len(asked[0])}) | {lengths} | {mode} | {' | '.join(two_seeds.cells(row, columns))} |"
+            for mode, row in rows.items()
+        ]
+    return [*lines, "", two_seeds.noise_line(compared, COLUMNS)]
 
 
 @torch.inference_mode()
 def main(rounds: int) -> None:
+    from demo import evaluate, exam
+
+    kinds = {
+        "as asked": (two_seeds.both(exam.mixed(NUM_QUESTIONS)), 1),
+        f"{REPEATS} times each": (two_seeds.both(exam.mixed(NUM_REPEATED)), REPEATS),
+    }
+    kept = Kept("text", [kinds, SCALE, TIME, evaluate.STEPS, evaluate.SAMPLER, evaluate.SCHEDULE, evaluate.SHIFT])
     lines = [
         "Each mode of Chroma Text Encode against `exact`. `forward`: relative error (L2) of the velocity.",
         "",
@@ -125,17 +158,16 @@ def main(rounds: int) -> None:
         f"random numbers; {LATENT * 8} x {LATENT * 8} pixels, t = {TIME}; median of {NUM_PROMPTS} prompts of random words. "
         "Trained weights attend less evenly: take the trend, not the figures.",
         "",
-        *random_weights_table(),
+        *kept.row([LENGTHS, NUM_PROMPTS, WIDTH, LATENT, T5], random_weights_table),
         "",
         "## The demo model",
         "",
-        f"The judge's questions, every {EVERY}th, CFG {SCALE:g}, unseen seeds; the negative prompt is empty and encoded in "
-        f"the same mode. {likeness.TOLD}; `right`: all that was asked. "
-        "The demo is no likeness of Chroma here: its T5 looks at most 6 words far, so a pad reaches "
-        "the last words only; it was trained with zeros in the pad's row, which is what ComfyUI's encoder of T5-base gives "
-        "for masked rows and what exact keeps; and that encoder has its mask, so legacy equals exact (120 dB: the same "
-        "picture).",
+        f"{NUM_QUESTIONS} and {NUM_REPEATED} prompts {two_seeds.ASKED}, with two unseen seeds each, CFG {SCALE:g}; the negative "
+        f"prompt is empty and encoded in the same mode. {likeness.TOLD}; {two_seeds.TOLD}. {two_seeds.CAVEAT}. "
+        "It is no likeness of Chroma here: its T5 looks at most 6 words far, so a pad reaches the last words only; for T5-base "
+        "ComfyUI's encoder gives zeros in masked rows, which exact keeps; and that encoder has its mask, so legacy equals exact "
+        "(120 dB: the same picture).",
         "",
-        *demo_table(),
+        *demo_table(kept, kinds),
     ]
-    write("text", "What each mode of encoding changes", lines)
+    kept.write("What each mode of encoding changes", lines)

@@ -23,14 +23,20 @@ def test_ssim_of_two_flat_pictures_is_their_means_alone():
     assert likeness.ssim(PICTURE, 1 - PICTURE) < 0
 
 
-def test_sharpness_is_change_from_pixel_to_pixel():
+def test_sharpness_is_the_share_of_fine_detail_relative_to_the_exact_ones():
+    """What varies twice as much is no sharper, a pattern without a mean over 2x2 is all fine detail, a blur has less."""
     board = np.indices((8, 8)).sum(0)[..., None].repeat(3, -1) % 2.0
-    assert likeness.sharpness([board]) == 2  # one in each direction
-    assert likeness.sharpness([board * 0.5, board, board * 0.25]) == 1  # the median
+    slope = np.linspace(0, 1, 8)[None, :, None].repeat(8, 0).repeat(3, -1)
+    assert likeness.sharpness([board * 0.5], [board]) == pytest.approx(1)
+    assert likeness.sharpness([board], [board * 0.5 + slope]) > 1.3
+    blurred = (PICTURE + np.roll(PICTURE, 1, 0) + np.roll(PICTURE, 1, 1)) / 3
+    assert likeness.sharpness([blurred], [PICTURE]) < 0.8
 
 
-def test_cells_are_those_of_the_columns():
-    pictures = [PICTURE, np.clip(PICTURE + 0.1, 0, 1)]
-    found = likeness.cells(pictures, [PICTURE, PICTURE])
-    assert len(found) == len(likeness.COLUMNS) == len(likeness.cells(pictures, pictures))
-    assert likeness.cells(pictures, pictures)[-1] == "1.00" and float(found[1]) < 25 < float(found[0])
+def test_figures_are_those_of_the_columns():
+    near, far = np.clip(PICTURE + 0.01, 0, 1), np.clip(PICTURE + 0.1, 0, 1)
+    found = likeness.figures([near] * 9 + [far], [PICTURE] * 10)
+    assert list(found) == list(likeness.COLUMNS)
+    assert found["PSNR, dB"] == pytest.approx(likeness.psnr(near, PICTURE))
+    assert found["worst tenth"] == pytest.approx(likeness.psnr(near, PICTURE))  # one in ten is worse
+    assert found["SSIM"] > 0.9 and found["sharpness"] == pytest.approx(1, abs=0.05)
