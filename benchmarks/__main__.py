@@ -27,6 +27,7 @@ NAMES = (
     "batch",
     "distil",
     "frontier",
+    "alternate",
     "many_workers",
     "before_run",
     "templates",
