@@ -28,6 +28,7 @@ NAMES = (
     "distil",
     "frontier",
     "alternate",
+    "flash",
     "many_workers",
     "before_run",
     "templates",
