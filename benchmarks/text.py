@@ -164,9 +164,8 @@ def main(rounds: int) -> None:
         "",
         f"{NUM_QUESTIONS} and {NUM_REPEATED} prompts {two_seeds.ASKED}, with two unseen seeds each, CFG {SCALE:g}; the negative "
         f"prompt is empty and encoded in the same mode. {likeness.TOLD}; {two_seeds.TOLD}. {two_seeds.CAVEAT}. "
-        "It is no likeness of Chroma here: its T5 looks at most 6 words far, so a pad reaches the last words only; for T5-base "
-        "ComfyUI's encoder gives zeros in masked rows, which exact keeps; and that encoder has its mask, so legacy equals exact "
-        "(120 dB: the same picture).",
+        "It is no likeness of Chroma here: its T5 looks at most 6 words far, so a pad reaches the last words only; and "
+        "ComfyUI's encoder of T5-base, which `legacy` is, has its mask and gives zeros in the pad's row.",
         "",
         *demo_table(kept, kinds),
     ]

@@ -58,6 +58,7 @@ KINDS = {
 }
 WARM_UP, PEAK_RATE, WEIGHT_DECAY = 100, 2e-3, 0.01
 EMA_HALF_LIFE = 300  # steps
+TIME_MEAN = 0.9  # of timesteps before the sigmoid: at this size what a thing is and where is decided above 0.5, and learnt last
 SAVE_SECONDS, LOG_EVERY, SHEET_EVERY = 240, 50, 500
 
 
@@ -86,7 +87,7 @@ def loss_of(
     z, source: (B, C, h, w) data, and what is shown beside it as reference.
     """
     noise = torch.randn(z.shape, generator=generator).to(z.device)
-    t = torch.sigmoid(torch.randn(len(z), generator=generator)).to(z.device)
+    t = torch.sigmoid(TIME_MEAN + torch.randn(len(z), generator=generator)).to(z.device)
     noisy = torch.lerp(z, noise, t.view(-1, 1, 1, 1))
     with training.autocast(z.device):
         velocity = net(noisy, t, rows, context_mask=mask, **watch.shown(source))
