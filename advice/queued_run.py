@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
-from ..constants import CUSTOM, FROM_PRESET, TIMES
+from ..constants import CUSTOM, FLUX_VARIANT, FROM_PRESET, SCHNELL_VARIANT, TIMES
 from .flash import settings_in_graph
 from .presets import CHOICES, FLASH_LORA, FLUXES, PRESETS, SCHNELL, choice_named, times_as_fast
 from .queued_graph import FLASH_NODE, OUR_LOADER, OUR_SAMPLER, PRESET_NODES, SIZE_NODE, SPEED_NODE, Graph
@@ -23,6 +23,7 @@ class QueuedRun:
     scheduler: the schedule's name: the host's, or a curve of ours; schedule_node gives it.
     denoise: nan, equal to no number, where a node computes it.
     models: the nodes that the sampler's model has passed, the nearest first; is_open: the last is not its loader.
+    is_chroma: FLUX with an Approximator counts too, but not FLUX of the host's loader; is_native: the host's own class.
     schedule_models: the schedule's node, and those that its model has passed.
     is_part: another run begins or ends its picture.
     """
@@ -146,7 +147,7 @@ def _run(graph: Graph, record: Mapping[str, Any], known: list[str], node: str, g
         file=file,
         variant=variant,
         loras=graph.loras(models)[0],
-        is_chroma=variant is not None or ours or names_chroma(file),
+        is_chroma=ours or (names_chroma(file) if variant is None else variant not in (FLUX_VARIANT, SCHNELL_VARIANT)),
         is_native=not (ours or is_open),
         is_ours=ours,
         is_open=is_open,

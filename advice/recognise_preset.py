@@ -70,6 +70,7 @@ MAYBE_FEW_STEPS = _word(rf"hyper|turbo|lightning|{_STEPS}")
 MAYBE_FEW_STEPS_LORA = _word(rf"flash|hyper|turbo|lightning|{_STEPS}")
 CHROMA_NAME = re.compile(r"chroma(?=$|[^a-z]|hd|base|flash|radiance|v\d|unlocked|dc|detail|lite|demo)")
 OTHER_FAMILY = re.compile(r"(?<!x)xl(?![a-z])|pony|illustrious|(?<![a-z])sd[-_. ]?[123]|polychroma|monochroma")
+FLUX_2 = re.compile(r"flux[-_. ]?2(?!\d)")
 SHARDED = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$")
 
 
@@ -113,7 +114,8 @@ def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] =
     name = telling_name(file).lower()
     if variant == SCHNELL_VARIANT:
         return Recognition(SCHNELL, "from the loader's report")
-    if variant == FLUX_VARIANT or (variant is None and "flux" in name and "chroma" not in name):
+    is_flux = "flux" in name and "chroma" not in name and not FLUX_2.search(name)
+    if variant == FLUX_VARIANT or (variant is None and is_flux):
         row, by_name = (SCHNELL, True) if "schnell" in name else (FLUX, variant is None)
         return Recognition(row, f"by the name {telling_name(file)}" if by_name else "from the loader's report")
     for lora in loras:

@@ -201,6 +201,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.model_base.Flux",
         "comfy.samplers.SAMPLER_NAMES",
         "comfy.samplers.sampler_object",
+        "comfy.supported_models.FluxSchnell",
         "comfy_api.latest.ui.PreviewText",
         "nodes.NODE_CLASS_MAPPINGS",
         "nodes.NODE_DISPLAY_NAME_MAPPINGS",

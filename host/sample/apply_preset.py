@@ -6,15 +6,22 @@ from typing import Any, Mapping
 
 import comfy.model_base
 import comfy.samplers
+import comfy.supported_models
 from torch import Tensor
 
 from ...advice.user_changes import Settings
+from ...constants import FLUX_VARIANT, SCHNELL_VARIANT
 from ...samplers.schedules import CURVES, schedule
 from ..run.sigma_table import sampling_of
 from . import samplers as comfy_samplers
 from .shift import CURVE, shifted
 
 SIZE = ("width", "height")  # parameters of curves that get the picture's size
+HOST_VARIANTS = {  # by the class itself: FLUX.2 is a subclass of FLUX, with another VAE and text encoder
+    comfy.model_base.ChromaRadiance: "Radiance",
+    comfy.model_base.Chroma: "Chroma",
+    comfy.model_base.Flux: FLUX_VARIANT,
+}
 
 
 def applied(model: Any, settings: Settings, denoise: float = 1.0) -> tuple[Any, Any, Tensor]:
@@ -32,12 +39,9 @@ def known(model: Any) -> tuple[str | None, str]:
     loaded = vars(model.model.model_config).get("loaded")
     if loaded is not None:
         return loaded.detection.variant, loaded.file
-    kinds = (
-        (comfy.model_base.ChromaRadiance, "Radiance"),
-        (comfy.model_base.Chroma, "Chroma"),
-        (comfy.model_base.Flux, "FLUX"),
-    )
-    return next((name for kind, name in kinds if isinstance(model.model, kind)), None), ""
+    variant = HOST_VARIANTS.get(type(model.model))
+    is_schnell = variant == FLUX_VARIANT and isinstance(model.model.model_config, comfy.supported_models.FluxSchnell)
+    return SCHNELL_VARIANT if is_schnell else variant, ""
 
 
 def sampler_of(name: str) -> Any:

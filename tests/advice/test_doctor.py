@@ -277,6 +277,27 @@ def test_schnell_is_loaded_without_a_shift():
     assert [f.title for f in doctor.examine(graph)] == ["4 steps of simple at a shift of 3.16"]
 
 
+@pytest.mark.parametrize("variant", ["FLUX", "FLUX schnell"])
+def test_flux_of_the_hosts_loader_is_left_alone(variant):
+    """References and caches work there, and the model's kind is told by the connected model alone."""
+    graph = between(clean(file="x.safetensors", loader="UNETLoader", scheduler="karras"), "TeaCache")
+    between(graph, "ReferenceLatent", name="positive", key="51")
+    graph["60"] = node("ChromaDoctor", model=["1", 0])
+    record = {"node": "60", "file": "", "variant": variant}
+    assert found(graph, record) == []
+    assert found(change(graph, "1", unet_name="chroma-name.safetensors"), record) == []
+    graph["1"] = node("ChromaDiffusionLoader", unet_name="x.safetensors")  # under an Approximator
+    assert (HARM, "10", "the schedule karras with Chroma") in found(graph, record)
+
+
+def test_what_the_hosts_own_chroma_does_not_look_at_is_told_for_it_alone():
+    graph = between(clean(file="x.safetensors", loader="UNETLoader"), "ReferenceLatent", name="positive")
+    graph["60"] = node("ChromaDoctor", model=["1", 0])
+    for variant, told in (("Chroma", 1), ("FLUX", 0), (None, 0)):
+        titles = [title for _, _, title in found(graph, {"node": "60", "file": "", "variant": variant})]
+        assert titles == ["ReferenceLatent with Chroma"] * told
+
+
 # --- reading graphs ------------------------------------------------------------------------------------------------------
 
 

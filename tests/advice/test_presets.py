@@ -127,6 +127,9 @@ def test_report_goes_before_the_name():
     assert (found.name, found.reason, found.sure) == (presets.SCHNELL, "from the loader's report", True)
     assert recognition.recognise(None, "flux1-dev.safetensors").name == presets.FLUX
     assert recognition.recognise("Chroma", "chroma-from-flux.safetensors").name == presets.HD
+    for other in ("flux-2-klein-4b.safetensors", "flux2_dev_fp8mixed.safetensors", "FLUX.2-dev.gguf"):
+        assert recognition.recognise(None, other).name == presets.HD and not recognition.recognise(None, other).sure
+    assert recognition.recognise(None, "flux-2024.safetensors").name == presets.FLUX
     lite = recognition.recognise("Chroma lite", "chroma-lite.safetensors")
     assert (lite.name, lite.sure) == (presets.HD, False) and "nobody" in lite.reason
 

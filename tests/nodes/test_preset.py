@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import support
@@ -239,6 +240,30 @@ def test_hosts_own_model_is_named_by_the_graph(comfy, inference, preset, shown, 
     assert preset(theirs)[3:5] == (26, 3.5) and "file is not known" in shown[0]
     graph = lora_graph(lora_name="style.safetensors")
     assert preset(theirs, graph, "3")[3:5] == (26, 4.0) and "by the name chroma-unlocked-v48.safetensors" in shown[1]
+
+
+@pytest.mark.parametrize(
+    "model, config, variant",
+    [
+        ("Chroma", "Chroma", "Chroma"),
+        ("ChromaRadiance", "ChromaRadiance", "Radiance"),
+        ("Flux", "Flux", "FLUX"),
+        ("Flux", "FluxInpaint", "FLUX"),
+        ("Flux", "FluxSchnell", "FLUX schnell"),
+        ("Flux2", "Flux2", None),
+        ("LongCatImage", "LongCatImage", None),
+        ("Lumina2", "ZImage", None),
+    ],
+)
+def test_variant_of_the_hosts_models(comfy, model, config, variant):
+    """FLUX.2 and LongCat are subclasses of the host's FLUX."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    net = object.__new__(getattr(comfy.model_base, model))
+    net.model_config = object.__new__(getattr(comfy.supported_models, config))
+    known = dev.load_pack("host.sample.apply_preset").known
+    assert known(SimpleNamespace(model=net)) == (variant, "")
 
 
 def test_model_of_another_kind_is_refused(comfy, inference, preset, load):
