@@ -69,8 +69,12 @@ LORA_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
 MAYBE_FEW_STEPS = _word(rf"hyper|turbo|lightning|{_STEPS}")
 MAYBE_FEW_STEPS_LORA = _word(rf"flash|hyper|turbo|lightning|{_STEPS}")
 CHROMA_NAME = re.compile(r"chroma(?=$|[^a-z]|hd|base|flash|radiance|v\d|unlocked|dc|detail|lite|demo)")
-OTHER_FAMILY = re.compile(r"(?<!x)xl(?![a-z])|pony|illustrious|(?<![a-z])sd[-_. ]?[123]|polychroma|monochroma")
 FLUX_2 = re.compile(r"flux[-_. ]?2(?!\d)")
+OTHER_FAMILY = re.compile(
+    r"(?<!x)xl(?![a-z])|pony|illustrious|(?<![a-z])sd[-_. ]?[123]|polychroma|monochroma"
+    # Zeta-Chroma is built on Z-Image and Chroma2 on FLUX.2; 2k is a size
+    rf"|zeta[-_. ]?chroma|(?<![a-z])chroma[-_. ]?2(?![k\d])|kaleidoscope|{FLUX_2.pattern}"
+)
 SHARDED = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$")
 
 
@@ -118,6 +122,9 @@ def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] =
     if variant == FLUX_VARIANT or (variant is None and is_flux):
         row, by_name = (SCHNELL, True) if "schnell" in name else (FLUX, variant is None)
         return Recognition(row, f"by the name {telling_name(file)}" if by_name else "from the loader's report")
+    if variant is None and OTHER_FAMILY.search(name):
+        reason = f"the name {telling_name(file)} is that of another kind of model: Chroma1-HD's settings"
+        return Recognition(HD, reason, sure=False)
     for lora in loras:
         for pattern, remark in LORA_NAMES:
             if pattern.search(telling_name(lora).lower()):

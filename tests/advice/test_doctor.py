@@ -421,7 +421,14 @@ def test_prompts_are_told_apart_by_who_takes_them(class_type, slots):
 
 
 @pytest.mark.parametrize(
-    "file", ["sdxl/polychromatic_v3.safetensors", "radianceXL_v2.safetensors", "chroma/sdxl_base.safetensors"]
+    "file",
+    [
+        "sdxl/polychromatic_v3.safetensors",
+        "radianceXL_v2.safetensors",
+        "chroma/sdxl_base.safetensors",
+        "zeta-chroma-base-x0-pixel-dino-distance.safetensors",
+        "Chroma2-Kaleidoscope-base.safetensors",
+    ],
 )
 def test_model_of_another_family_is_left_alone(file):
     graph = clean(file=file, loader="CheckpointLoaderSimple", scheduler="karras", cfg=7.0, sampler_name="dpmpp_2m")

@@ -206,11 +206,32 @@ def test_checkpoint_that_may_be_for_few_steps_is_in_doubt(file):
         ("CHROMAtica-pony.safetensors", False),
         ("chroma-keyXL.safetensors", False),
         ("chroma/flux1-dev.safetensors", False),
+        ("zeta-chroma-base-x0-pixel-dino-distance.safetensors", False),
+        ("ZetaChroma_v1.safetensors", False),
+        ("Chroma2-Kaleidoscope-base.safetensors", False),
+        ("chroma-2_kaleidoscope.gguf", False),
+        ("chroma-flux2-merge.safetensors", False),
+        ("chroma-2k-test.safetensors", True),
+        ("Chroma2K.safetensors", True),
+        ("Chroma-DC-2K-T2-SL4-Q8_0.gguf", True),
+        ("chroma-2025-10.safetensors", True),
+        ("MyChroma2.safetensors", True),
         ("", False),
     ],
 )
 def test_name_says_whether_it_is_chroma(file, chroma):
     assert recognition.names_chroma(file) == chroma
+
+
+@pytest.mark.parametrize("lora", [[], ["chroma-flash-heun_r64.safetensors"]], ids=["", "lora"])
+@pytest.mark.parametrize(
+    "file", ["zeta-chroma-base-x0-pixel-dino-distance.safetensors", "Chroma2-Kaleidoscope-base.safetensors"]
+)
+def test_model_that_is_chroma_by_name_alone_gets_no_row_of_its_own(file, lora):
+    found = recognition.recognise(None, file, lora)
+    assert (found.name, found.sure) == (presets.HD, False)
+    assert found.reason == f"the name {file} is that of another kind of model: Chroma1-HD's settings"
+    assert recognition.recognise("Chroma", file).sure  # a loader that has looked into the file goes before its name
 
 
 def test_nothing_set_is_the_preset():
