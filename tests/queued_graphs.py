@@ -78,6 +78,11 @@ def ksampler(graph, model="1", **inputs):
     return graph
 
 
+def several(number, loader="TripleCLIPLoader"):
+    """A graph whose text encoders are loaded together."""
+    return clean() | {"2": node(loader, **{f"clip_name{n + 1}": "t5xxl.safetensors" for n in range(number)})}
+
+
 def flashed(graph, **inputs):
     """Chroma Flash between the model and a Chroma KSampler, which takes its settings."""
     graph["60"] = node("ChromaFlash", **{"model": graph["10"]["inputs"]["model"], "lora_name": "x.safetensors", "strength_model": 1.0, "steps": 0, "start": "at once", **inputs})  # fmt: skip
@@ -120,6 +125,9 @@ CASES = [
     ),
     (change(clean(), "2", type="sd3"), [(HARM, "2", "a text encoder of the type sd3")]),
     (change(clean(), "2", class_type="DualCLIPLoader", type="flux"), [(HARM, "2", "a text encoder of the type flux")]),
+    (several(3), [(HARM, "2", "a text encoder of the type sd3")]),
+    (several(4, "QuadrupleCLIPLoaderGGUF"), [(HARM, "2", "a text encoder of the type hidream")]),
+    (change(several(2, "DualCLIPLoader"), "2", type="sdxl"), []),
     (between(between(change(clean(), "2", type="sd3"), "T5TokenizerOptions", below="5", name="clip"), "T5TokenizerOptions", below="6", name="clip", key="51"), []),
     (clean(scheduler="karras"), [(HARM, "10", "the schedule karras with Chroma")]),
     (custom(scheduler="exponential"), [(HARM, "23", "the schedule exponential with Chroma")]),

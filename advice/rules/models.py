@@ -156,7 +156,8 @@ def vae_of_the_other_kind(graph: Graph, run: QueuedRun, facts: Facts) -> Iterato
             continue
         if radiance:
             text = f"Radiance paints pixels, not latents; {name} takes them for latents, which fails or gives noise."
-            remedy, fix = f"Choose {PIXELS} in Load VAE.", (("vae_name", PIXELS),)
+            remedy = f"Choose {PIXELS} in Load VAE."
+            fix = (("vae_name", PIXELS),) if graph.kind(vae) == "VAELoader" else ()  # others' menus may lack it
             yield Finding(HARM, vae, "Radiance with a latent VAE", text, remedy, fix)
         else:
             text = f"This model paints latents; {PIXELS} shows them as they are."

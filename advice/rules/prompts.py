@@ -275,7 +275,7 @@ def short_negative_prompt(graph: Graph, run: QueuedRun, facts: Facts) -> Iterato
             "a short negative prompt",
             f"It has fewer than {SHORT_NEGATIVE} tokens. Those do more harm than good, says levzzz's guide to Chroma.",
             f"Leave it empty, or write {SHORT_NEGATIVE} tokens or more.",
-            (("text", ""),),
+            (("text", ""),) if "text" in graph.inputs(run.negative[-1]) else (),
         )
 
 
@@ -308,13 +308,18 @@ def flux_guidance(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Findin
                 )
 
 
+PADDED_TYPES = ("sd3", "flux", "mochi", "stable_diffusion", "hidream")
+TYPE_OF_SEVERAL = {"TripleCLIPLoader": "sd3", "QuadrupleCLIPLoader": "hidream"}  # which have no menu for it
+
+
 @rule
 def padded_text_encoder(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """These types of CLIP pad short prompts to up to 256 tokens, all visible; Chroma was trained with one pad.
 
     On the same weights the forward is then off by 6e-2 (relative L2). Chroma Padding, T5TokenizerOptions and Chroma
     Text Encode remove the pads.
-    source: the host's sd3_clip.py (77) and flux.py (256), min_length; 6e-2 was measured for this pack.
+    The menus of the host's loaders of several encoders do not have chroma.
+    source: the host's sd3_clip.py (77) and flux.py (256), min_length, and nodes.py; 6e-2 was measured for this pack.
     """
     for chain in () if run.found.name in FLUXES else (run.positive, run.negative):
         if not chain or any(graph.kind(n) in ("ChromaPadMask", "ChromaTextEncode") for n in chain):
@@ -322,20 +327,20 @@ def padded_text_encoder(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
         clips = graph.chain(graph.source(chain[-1], "clip"), "clip")
         if not clips or any(graph.kind(n) == "T5TokenizerOptions" for n in clips):
             continue
-        type_ = graph.value(clips[-1], "type")
-        if "clip" in graph.maker_kind(clips).lower() and type_ in (
-            "sd3",
-            "flux",
-            "mochi",
-            "stable_diffusion",
-            "hidream",
-        ):
+        loader, kind = clips[-1], graph.maker_kind(clips)
+        type_ = TYPE_OF_SEVERAL.get(kind.removesuffix("GGUF")) or graph.value(loader, "type")
+        if "clip" in kind.lower() and type_ in PADDED_TYPES:
+            is_one = kind.removesuffix("GGUF") == "CLIPLoader"
+            if is_one:
+                remedy = "Set the type to chroma, or use Chroma Text Encode or Chroma Padding."
+            else:
+                remedy = "Use Load CLIP with the type chroma and T5-XXL alone, or Chroma Text Encode."
             yield Finding(
                 HARM,
-                clips[-1],
+                loader,
                 f"a text encoder of the type {type_}",
                 "It fills short prompts up with pad tokens, and the model, trained with one pad, sees all.",
-                "Set the type to chroma, or use Chroma Text Encode or Chroma Padding.",
-                (("type", "chroma"),),
+                remedy,
+                (("type", "chroma"),) if is_one else (),
             )
             return

@@ -816,6 +816,36 @@ def test_what_is_offered_mends_what_was_found(name):
     assert doctor.examine(change(graph, node_id, **dict(finding.fix))) == []
 
 
+@pytest.mark.parametrize(
+    "loader, type_, offered",
+    [
+        ("CLIPLoader", "sd3", True),
+        ("CLIPLoaderGGUF", "mochi", True),
+        ("DualCLIPLoader", "flux", False),
+        ("DualCLIPLoaderGGUF", "hidream", False),
+        ("TripleCLIPLoader", None, False),
+    ],
+    ids=str,
+)
+def test_type_is_offered_only_where_the_menu_has_it(loader, type_, offered):
+    graph = clean()
+    graph["2"] = node(loader, clip_name="t5xxl.safetensors", **({"type": type_} if type_ else {}))
+    (finding,) = doctor.examine(graph)
+    assert finding.title.startswith("a text encoder of the type ")
+    assert finding.fix == ((("type", "chroma"),) if offered else ())
+    assert ("Load CLIP with the type chroma and T5-XXL alone" in finding.remedy) == (loader[:10] != "CLIPLoader")
+
+
+def test_values_are_offered_only_where_the_node_is_known_to_take_them():
+    graph = clean(file="Chroma1-Radiance-v0.4.safetensors", steps=30)
+    (finding,) = doctor.examine(change(graph, "3", class_type="VAELoaderKJ"))
+    assert finding.title == "Radiance with a latent VAE" and finding.fix == ()
+    graph = clean()
+    graph["6"] = node("CLIPTextEncodeFlux", clip=["2", 0], clip_l="", t5xxl="blurry", guidance=0.0)
+    (finding,) = doctor.examine(graph)
+    assert finding.title == "a short negative prompt" and finding.fix == ()
+
+
 def with_insert(graph, insert):
     """The graph as the page makes it of an offered node."""
     source = {tuple(graph[node]["inputs"][name]) for node, name in insert.into}
