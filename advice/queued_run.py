@@ -71,6 +71,8 @@ SAMPLER_NODES = {
     "SamplerDPMAdaptative": "dpm_adaptive",
     "SamplerEulerAncestralCFGPP": "euler_ancestral_cfg_pp",
 }
+# Inputs that only samplers have: others measure a model on a prompt and a latent, or pass them on.
+SAMPLES = {"sampler_name", "sampler", "scheduler", "schedule", "sigmas", "cfg"}
 
 
 def runs(graph: Graph, record: Mapping[str, Any]) -> list[QueuedRun]:
@@ -84,7 +86,12 @@ def runs(graph: Graph, record: Mapping[str, Any]) -> list[QueuedRun]:
         links = graph.links(node)
         if "guider" in links and ("sigmas" in links or "latent_image" in links):
             guider = next((g for g in graph.chain(links["guider"], "guider") if "model" in graph.links(g)), None)
-        elif "model" in links and "positive" in links and graph.source(node, "latent"):
+        elif (
+            "model" in links
+            and "positive" in links
+            and graph.source(node, "latent")
+            and SAMPLES & set(graph.inputs(node))
+        ):
             guider = node
         else:
             continue

@@ -91,6 +91,8 @@ def flashed(graph, **inputs):
 
 GUIDED = {"start": "guided first", "start.guided_steps": 2, "start.cfg": 3.5}
 
+SHOWN = {"model": ["1", 0], "positive": ["5", 0], "latent": ["9", 0]}  # to a node that is no sampler
+
 # Graphs, and what the Doctor finds in them.
 CASES = [
     (clean(cfg=1.0), [(HINT, "10", "cfg 1 with Chroma1-HD")]),
@@ -138,6 +140,9 @@ CASES = [
     (custom(model=["1", 0]), [(IDLE, "4", "the shift does not reach the schedule")]),
     (between(clean(), "ChromaTimestepShift", mode="shift 1"), [(IDLE, "4", "the shift of ModelSamplingAuraFlow")]),
     (change(clean(), "10", model=["1", 0], scheduler="bong_tangent"), []),
+    (clean() | {"70": node("ChromaMeasureBlocks", **SHOWN, count=4, seed=0, steps=3)}, []),
+    (clean() | {"70": node("ChromaCompareModels", **SHOWN, reference=["4", 0], steps=3, seed=0)}, []),
+    (clean() | {"70": node("Context (rgthree)", **SHOWN, negative=["6", 0])}, []),
     (clean(steps=8), [(HINT, "10", "8 steps with Chroma1-HD")]),
     (change(clean(), "9", width=1000, height=1024), [(HINT, "9", "1000 x 1024 is not in steps of 16")]),
     (clean(denoise=0.5), [(HARM, "10", "denoise 0.5 of an empty picture")]),

@@ -42,7 +42,7 @@ def graph(**inputs):
         "1": ("ChromaDiffusionLoader", {"unet_name": "Chroma1-Flash.safetensors"}),
         "2": ("ChromaSize", {"size": "by ratio", "size.ratio": "3:2", "size.area": "standard", **inputs}),
         "3": ("EmptySD3LatentImage", {"width": ["2", 0], "height": ["2", 1], "batch_size": 1}),
-        "4": ("KSampler", {"model": ["1", 0], "positive": ["5", 0], "latent_image": ["3", 0], "steps": 8}),
+        "4": ("KSampler", {"model": ["1", 0], "positive": ["5", 0], "latent_image": ["3", 0], "cfg": 1.0}),
         "5": ("ChromaTextEncode", {"text": "a fox"}),
     }
     return Graph({key: {"class_type": kind, "inputs": given} for key, (kind, given) in nodes.items()})
