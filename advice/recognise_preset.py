@@ -80,11 +80,12 @@ SHARDED = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?\.safetensors
 
 @dataclass(frozen=True)
 class Recognition:
-    """Which row, for what reason, and whether that is more than a guess."""
+    """Which row, for what reason, and whether that is more than a guess. is_analogy: the row is that of a kin."""
 
     name: str
     reason: str
     sure: bool = True
+    is_analogy: bool = False
 
     @property
     def preset(self) -> Preset:
@@ -128,7 +129,7 @@ def recognise(variant: str | None = None, file: str = "", loras: Sequence[str] =
     for lora in loras:
         for pattern, remark in LORA_NAMES:
             if pattern.search(telling_name(lora).lower()):
-                return Recognition(FLASH_LORA, f"by its LoRA {telling_name(lora)}" + (f": {remark}" if remark else ""))
+                return _told(FLASH_LORA, f"by its LoRA {telling_name(lora)}", remark)
     found = _by_model(variant, file, name)
     if maybe := [lora for lora in loras if MAYBE_FEW_STEPS_LORA.search(telling_name(lora).lower())]:
         return in_doubt(found, f"its LoRA {telling_name(maybe[0])} may be one for few steps")
@@ -142,6 +143,10 @@ def in_doubt(found: Recognition, why: str) -> Recognition:
     return replace(found, reason=f"{found.reason}; but {why}", sure=False)
 
 
+def _told(row: str, reason: str, remark: str) -> Recognition:
+    return Recognition(row, f"{reason}: {remark}" if remark else reason, is_analogy=bool(remark))
+
+
 def _by_model(variant: str | None, file: str, name: str) -> Recognition:
     """The row, LoRAs aside. name: `telling_name` in lower case."""
     if variant == "Radiance":
@@ -151,6 +156,6 @@ def _by_model(variant: str | None, file: str, name: str) -> Recognition:
         return Recognition(HD, "Chroma lite, which nobody has published settings for: Chroma1-HD's", sure=False)
     if found:
         row, remark = found[0]
-        return Recognition(row, f"by the name {telling_name(file)}" + (f": {remark}" if remark else ""))
+        return _told(row, f"by the name {telling_name(file)}", remark)
     what = f"the name {telling_name(file)} does not tell what it is" if name else "the model's file is not known"
     return Recognition(HD, f"{what}: Chroma1-HD's settings", sure=False)

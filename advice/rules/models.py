@@ -9,7 +9,7 @@ from typing import Iterator
 from ...constants import counted
 from ...samplers.traits import is_two_stage
 from ..finding import HARM, HINT, IDLE, Facts, Finding, rule
-from ..presets import HD, OVERFIT, RADIANCE
+from ..presets import FLUXES, HD, LARGE, OVERFIT, PRESETS, RADIANCE, TOY
 from ..queued_graph import Graph
 from ..queued_run import QueuedRun, picture_size
 from ..recognise_preset import telling_name
@@ -18,6 +18,8 @@ SIZE_MARGIN = 1.25  # beyond the sizes that a checkpoint is good for
 SIZE_STEP = 16
 MOST_RATIO = 4  # of a picture's sides
 FEW_STEPS = 12  # a cache saves nothing in so few
+ROPE_SCALING = re.compile("rope|dype", re.I)
+NOT_DC_2K = (LARGE, RADIANCE, TOY, *FLUXES)  # rows in whose place it cannot be used
 
 
 @rule
@@ -31,13 +33,18 @@ def size_for_another_checkpoint(graph: Graph, run: QueuedRun, facts: Facts) -> I
         return
     width, height, node = found
     side, (low, high) = math.sqrt(width * height), run.found.preset.sizes
-    if side > high:
+    if side > high and not scales_rope(graph, run):
+        ways = ["Paint it smaller and enlarge it"]
+        if run.found.name not in NOT_DC_2K and side <= PRESETS[LARGE].sizes[1]:
+            ways.append("use DC-2K, which was made for more")
+        if run.is_ours:
+            ways.append("connect RoPE Scaling (Chroma)")
         yield Finding(
-            HARM if side > SIZE_MARGIN * high else HINT,
+            HARM if side > SIZE_MARGIN * high and not run.found.is_analogy else HINT,
             node,
             f"{width} x {height} with {run.found.name}",
             f"This checkpoint is good for {sides(low, high)} a side. Beyond, things repeat and anatomy fails.",
-            "Paint it smaller and enlarge it, or use DC-2K, which was made for more.",
+            f"{', or '.join(ways)}.",
         )
     elif side < low / SIZE_MARGIN:
         yield Finding(
@@ -47,6 +54,17 @@ def size_for_another_checkpoint(graph: Graph, run: QueuedRun, facts: Facts) -> I
             f"This checkpoint is good for {sides(low, high)} a side.",
             f"Use {low} or more.",
         )
+
+
+def scales_rope(graph: Graph, run: QueuedRun) -> bool:
+    """Whether a node scales positions for pictures that are larger than those of training."""
+    for node, kind in run.kinds(graph):
+        if kind == "ScaleROPE":  # which ComfyUI's own Chroma does not look at
+            if not run.is_native and any(graph.number(node, name) != 1 for name in ("scale_x", "scale_y")):
+                return True
+        elif ROPE_SCALING.search(kind):
+            return True
+    return False
 
 
 def sides(low: int, high: int) -> str:

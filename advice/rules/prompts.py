@@ -105,7 +105,7 @@ def flash_with_high_cfg(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[
         return
     if run.found.preset.few_steps and run.cfg is not None and run.cfg > FLASH_CFG:
         yield Finding(
-            HARM,
+            HINT if run.found.is_analogy else HARM,
             run.guider,
             f"cfg {run.cfg:g} with a model for few steps",
             f"{run.found.name} ({run.found.reason}) has guidance built in. A higher cfg burns pictures, at twice the time.",

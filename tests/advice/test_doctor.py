@@ -170,11 +170,59 @@ def test_flux_shift_with_8_steps_of_simple_does_harm():
         ("Chroma1-HD.safetensors", 256, HINT),
         ("Chroma-DC-2K.safetensors", 1536, None),
         ("my-merge.safetensors", 1536, None),
+        ("chroma-unlocked-v10.safetensors", 1024, HINT),  # v48's sizes, by analogy
+        ("chroma-unlocked-v46.safetensors", 1024, HINT),
+        ("chroma-unlocked-v48.safetensors", 1024, HARM),
     ],
 )
 def test_size_far_beyond_the_checkpoints_is_told(file, side, severity):
     graph = change(clean(file=file), "9", width=side, height=side)
     assert [f.severity for f in doctor.examine(graph)] == ([severity] if severity else [])
+
+
+@pytest.mark.parametrize(
+    "file, side, loader, remedy",
+    [
+        ("Chroma1-HD", 1536, "UNETLoader", "Paint it smaller and enlarge it, or use DC-2K, which was made for more."),
+        ("Chroma1-HD", 2560, "UNETLoader", "Paint it smaller and enlarge it."),
+        ("Chroma-DC-2K", 2560, "UNETLoader", "Paint it smaller and enlarge it."),
+        ("Chroma-DC-2K", 2560, "ChromaDiffusionLoader", "Paint it smaller and enlarge it, or connect RoPE Scaling (Chroma)."),
+        ("Chroma1-Radiance", 1536, "UNETLoader", "Paint it smaller and enlarge it."),
+    ],
+)  # fmt: skip
+def test_remedy_for_a_size_is_none_that_is_used_already(file, side, loader, remedy):
+    graph = change(change(clean(f"{file}.safetensors", loader), "9", width=side, height=side), "3", vae_name="x")
+    if "Radiance" in file:
+        change(graph, "3", vae_name="pixel_space")
+    (finding,) = doctor.examine(graph)
+    assert finding.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    "kind, inputs, loader, told",
+    [
+        ("ChromaRoPEScaling", {"method": "yarn"}, "ChromaDiffusionLoader", False),
+        ("ScaleROPE", {"scale_x": 0.5, "scale_y": 0.5}, "ChromaDiffusionLoader", False),
+        ("ScaleROPE", {"scale_x": 1.0, "scale_y": 1.0}, "ChromaDiffusionLoader", True),
+        ("ScaleROPE", {"scale_x": 0.5, "scale_y": 0.5}, "UNETLoader", True),
+        ("DyPE_FLUX", {}, "UNETLoader", False),
+        ("EasyCache", {}, "UNETLoader", True),
+    ],
+    ids=str,
+)
+def test_size_is_no_fault_where_positions_are_scaled(kind, inputs, loader, told):
+    graph = change(between(clean(loader=loader), kind, **inputs), "9", width=2048, height=2048)
+    assert ((HARM, "9", "2048 x 2048 with Chroma1-HD") in found(graph)) == told
+    assert not told or len(found(graph)) == 1 + (kind == "ScaleROPE" and loader == "UNETLoader")
+
+
+@pytest.mark.parametrize(
+    "lora, severity",
+    [("chroma-flash-heun_r64.safetensors", HARM), ("Hyper-Chroma-low-step-LoRA.safetensors", HINT)],
+)
+def test_cfg_of_a_lora_for_few_steps_is_a_hint_where_flashs_row_is_an_analogy(lora, severity):
+    graph = between(clean(cfg=4.0, steps=8), "LoraLoaderModelOnly", lora_name=lora, strength_model=1.0)
+    assert found(graph) == [(severity, "10", "cfg 4 with a model for few steps")]
 
 
 def test_more_than_512_tokens_do_harm():
