@@ -43,7 +43,8 @@ def size_for_another_checkpoint(graph: Graph, run: QueuedRun, facts: Facts) -> I
             HARM if side > SIZE_MARGIN * high and not run.found.is_analogy else HINT,
             node,
             f"{width} x {height} with {run.found.name}",
-            f"This checkpoint is good for {sides(low, high)} a side. Beyond, things repeat and anatomy fails.",
+            f"{'Its kin' if run.found.is_analogy else 'This checkpoint'} is good for {sides(low, high)} a side. Beyond, "
+            "things repeat and anatomy fails.",
             f"{', or '.join(ways)}.",
         )
     elif side < low / SIZE_MARGIN:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Iterator
 
 from ...constants import CUSTOM, FROM_MODEL, TRAINED, counted
 from ..finding import HARM, HINT, IDLE, Facts, Finding, Insert, rule
 from ..presets import CHOICES, FLUX, FLUXES
 from ..queued_graph import OUR_SAMPLER, PRESET_NODES, ROLES, Graph
-from ..queued_run import QueuedRun, shift_setters
+from ..queued_run import QueuedRun, shift_setters, taken
 from ..queued_shift import HOST_SHIFT, by_resolution, follows_shift, shift_of
 
 LAST_SIGMA = 0.25  # what a schedule may leave to its last step; 8 steps at shift 1 leave 0.125
 FEW_STEPS = 12
+SAME_SHIFT = 1e-3  # 3.16 beside e^1.15
 
 
 @rule
@@ -132,15 +134,16 @@ def shift_the_schedule_does_not_see(graph: Graph, run: QueuedRun, facts: Facts) 
 
 @rule
 def two_shifts(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """A model has one shift; a later node's replaces an earlier one's.
+    """A model has one shift; a later node's replaces an earlier one's. Of the same shift nothing is said.
 
     Chroma Preset is reported only if a person set another shift in it: it gives more than a shift.
     source: the host's add_object_patch("model_sampling").
     """
     setters = shift_setters(graph, run)
     for node in () if setters and graph.is_hidden(setters[0], "shift") else setters[1:]:
-        value = shift_of(graph, node)[1]
-        if graph.kind(node) in PRESET_NODES and value in (None, shift_of(graph, setters[0])[1]):
+        value, last = shift_of(graph, node)[1], last_shift(graph, run, setters[0])
+        is_same = None not in (value, last) and math.isclose(value, last, rel_tol=SAME_SHIFT)
+        if is_same or (value is None and graph.kind(node) in PRESET_NODES):
             continue
         if graph.kind(setters[0]) == OUR_SAMPLER:
             remedy = f"Choose {FROM_MODEL!r} as its shift, with quality custom, or remove the other."
@@ -150,9 +153,15 @@ def two_shifts(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
             IDLE,
             node,
             f"the shift of {graph.kind(node)}",
-            f"{graph.kind(setters[0])} comes after it and sets another.",
+            f"{graph.kind(setters[0])} comes after it and sets {'its own' if None in (value, last) else 'another'}.",
             remedy,
         )
+
+
+def last_shift(graph: Graph, run: QueuedRun, node: str) -> float | None:
+    """The shift that a node sets, that of a choice of quality too; None where the graph does not tell."""
+    take = None if graph.link(node, "settings") else taken(graph, node, run.found)
+    return 1.0 if take is not None and take("shift") == TRAINED else shift_of(graph, node)[1]
 
 
 @rule

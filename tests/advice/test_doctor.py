@@ -408,9 +408,10 @@ def test_chroma_ksampler_brings_its_own_shift():
     run = the_run(graph)
     assert (run.cfg, run.steps, run.sampler, run.scheduler, run.shift.value) == (3.5, 26, "res_multistep", "beta", 1.0)
     graph["10"]["inputs"]["model"] = ["4", 0]
-    assert found(graph) == [(IDLE, "4", "the shift of ModelSamplingAuraFlow")]
+    assert found(graph) == []  # the same
+    assert found(change(graph, "4", shift=2.0)) == [(IDLE, "4", "the shift of ModelSamplingAuraFlow")]
     graph["10"]["inputs"]["shift"] = "from the model"
-    assert found(graph) == []
+    assert found(change(graph, "4", shift=1.0)) == []
     graph["10"]["inputs"]["model"] = ["1", 0]
     assert found(graph) == [(HINT, "10", "the model's shift is ComfyUI's 3.16")]
     graph["10"]["inputs"] |= {"sampler": "heun", "steps": 8, "schedule": "simple", "shift": "fixed", "shift.value": 3.0}
@@ -637,6 +638,32 @@ def test_presets_shift_before_chroma_ksampler_is_told_only_where_it_was_set():
     (finding,) = doctor.examine(graph)
     assert (finding.node_id, finding.title) == ("4", "the shift of ChromaPreset")
     assert finding.remedy.startswith("Choose 'from the model' as its shift")
+
+
+@pytest.mark.parametrize("shift, told", [(1.0, False), (3.0, True)])
+def test_shift_before_a_choice_of_quality_is_idle_where_it_differs(shift, told):
+    graph = change(ksampler(clean(), model="4", quality="standard"), "4", shift=shift)
+    assert found(graph) == [(IDLE, "4", "the shift of ModelSamplingAuraFlow")] * told
+
+
+AT_1024 = {"max_shift": 1.15, "base_shift": 0.5, "width": 1024, "height": 1024}
+
+
+@pytest.mark.parametrize(
+    "before, after, text",
+    [
+        (("ModelSamplingAuraFlow", {"shift": 1.0}), ("ChromaTimestepShift", {"mode": "shift 1"}), None),
+        (("ModelSamplingFlux", AT_1024), ("ModelSamplingAuraFlow", {"shift": 3.16}), None),
+        (("ModelSamplingFlux", AT_1024), ("ModelSamplingAuraFlow", {"shift": 3.0}), "sets another"),
+        (("ModelSamplingAuraFlow", {"shift": ["9", 0]}), ("ModelSamplingAuraFlow", {"shift": 3.0}), "sets its own"),
+    ],
+    ids=str,
+)
+def test_shift_is_idle_where_a_later_one_differs(before, after, text):
+    graph = clean() | {"4": node(before[0], model=["1", 0], **before[1])}
+    told = doctor.examine(between(graph, after[0], **after[1]))
+    assert [(f.severity, f.node_id) for f in told] == [(IDLE, "4")] * (text is not None)
+    assert all(text in f.text for f in told)
 
 
 def test_size_from_a_connected_latent_is_not_the_typed_one():
