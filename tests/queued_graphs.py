@@ -147,6 +147,8 @@ CASES = [
     (clean(steps=8), [(HINT, "10", "8 steps with Chroma1-HD")]),
     (change(clean(), "9", width=1000, height=1024), [(HINT, "9", "1000 x 1024 is not in steps of 16")]),
     (clean(denoise=0.5), [(HARM, "10", "denoise 0.5 of an empty picture")]),
+    (change(clean(loader="UNETLoader"), "1", weight_dtype="fp8_e4m3fn"), [(HINT, "1", "weight_dtype fp8_e4m3fn")]),
+    (change(clean(loader="UNETLoader"), "1", weight_dtype="default"), []),
     (clean(file="chroma-unlocked-v50.safetensors"), [(HINT, "1", "a checkpoint that is not recommended")]),
     (between(clean(file="Chroma1-Flash.safetensors", cfg=1.0, steps=8), "EasyCache"), [(HINT, "50", "EasyCache with 8 steps")]),
     (between(clean(), "TeaCache"), [(IDLE, "50", "TeaCache with Chroma")]),

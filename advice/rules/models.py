@@ -228,6 +228,34 @@ def weights_that_are_multiplied_slowly(graph: Graph, run: QueuedRun, facts: Fact
     yield Finding(severity, node, "weights that this device multiplies slowly", f"{facts.slow[node]}. {text}", remedy)
 
 
+PLAIN_CASTS = {  # -> how far off its weights are
+    "fp8_e4m3fn": "by 3 to 56 %, the more, the smaller they are",
+    "fp8_e4m3fn_fast": "by 3 to 56 %, the more, the smaller they are",
+    "fp8_e5m2": "by about 5 %",
+}
+PACKED_NAME = re.compile(r"fp8|float8|e4m3|e5m2|int8|int4|fp4|nf4|mxfp|convrot|scaled|quant|(?<![a-z])q\d", re.I)
+
+
+@rule
+def plain_cast_to_fp8(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """The host's weight_dtype casts 16-bit weights to fp8 as they are; e4m3 has nothing finer than 0.002. A scale for each
+    weight keeps it within e4m3's range. A file that is packed already, by its name, is not cast anew.
+
+    source: benchmarks/results/precision.md; e5m2, whose range is enough for a model's weights, as its row there.
+    """
+    loader = run.models[-1] if run.models and run.is_native else ""
+    found = graph.value(loader, "weight_dtype") if loader else None
+    off = PLAIN_CASTS.get(found) if isinstance(found, str) else None
+    if off and not PACKED_NAME.search(telling_name(run.file)):
+        yield Finding(
+            HINT,
+            loader,
+            f"weight_dtype {found}",
+            f"A plain cast of 16 bits to fp8 puts the weights off {off}; with scales it is 2.7 %, in int8 0.9 %.",
+            "Use a scaled fp8 file or a GGUF file; or Load Chroma Model, whose precision packs the 16-bit file with scales.",
+        )
+
+
 # --- nodes on the model ------------------------------------------------------------------------------------------------
 
 CACHES = re.compile(r"easycache|lazycache|teacache|magcache|fbcache|firstblockcache|taylorseer|wavespeed|dbcache", re.I)

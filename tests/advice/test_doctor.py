@@ -723,6 +723,30 @@ def test_weights_that_the_device_multiplies_slowly_are_told(loader, severity):
     assert found(graph, {"slow": {"77": slow}}) == []  # another model's loader
 
 
+@pytest.mark.parametrize(
+    "dtype, file, off",
+    [
+        ("fp8_e4m3fn", "Chroma1-HD", "3 to 56 %"),
+        ("fp8_e4m3fn_fast", "chroma-unlocked-v48", "3 to 56 %"),
+        ("fp8_e5m2", "Chroma1-HD", "5 %"),
+        ("fp8_e4m3fn", "Chroma1-HD-fp8mixed", None),
+        ("fp8_e4m3fn", "Chroma1-HD_float8_e4m3fn_scaled_learned", None),
+        ("fp8_e4m3fn_fast", "chroma-int8-convrot", None),
+        ("fp8_e4m3fn", "flux1-dev", None),
+        (["70", 0], "Chroma1-HD", "3 to 56 %"),
+        (7, "Chroma1-HD", None),
+    ],
+    ids=str,
+)
+def test_plain_cast_of_a_16_bit_file_is_told(dtype, file, off):
+    graph = change(clean(f"{file}.safetensors", "UNETLoader", steps=30), "1", weight_dtype=dtype)
+    graph["9"]["inputs"] |= {"width": 768, "height": 768}
+    told = doctor.examine(graph | {"70": node("PrimitiveString", value="fp8_e4m3fn")})
+    assert [(f.severity, f.node_id, f.fix, f.insert) for f in told] == [(HINT, "1", (), None)] * (off is not None)
+    assert all(f"by {off}" in f.text or f"by about {off}" in f.text for f in told)
+    assert doctor.examine(change(graph, "1", class_type="ChromaDiffusionLoader")) == []  # which has no such input
+
+
 def test_every_rule_of_every_file_is_registered_once():
     """A rule is known by what it is given; one without the decorator would never run."""
     rules = [
