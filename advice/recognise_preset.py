@@ -32,14 +32,16 @@ def _word(text: str) -> re.Pattern[str]:
 
 def _chroma(text: str) -> re.Pattern[str]:
     """The same after `chroma`, at once or later: elsewhere v50 is anything."""
-    return re.compile(rf"chroma(?:.*(?<![a-z]))?(?:{text})(?![a-z0-9])")
+    return re.compile(rf"chroma(?:.*(?:(?<![a-z])|(?<=unlocked)))?(?:{text})(?![a-z0-9])")
 
+
+_FLASH = "(?:chroma)?(?:hd)?flash"  # v10HDFlash
 
 # Pattern, row, remark; tried in this order, the more specific first.
 FILE_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (_word("chroma[-_. ]?demo"), TOY, ""),
-    (_word("flash[-_. ]?heun"), FLASH_HEUN, ""),
-    (_word("(?:chroma)?flash"), FLASH, ""),
+    (_word(f"{_FLASH}[-_. ]?heun"), FLASH_HEUN, ""),
+    (_word(_FLASH), FLASH, ""),
     (_word(r"(?:chroma)?radiance|x0(?!\.\d)"), RADIANCE, ""),  # x0.5 is a weight in a merge
     (re.compile(r"(?:(?<![a-z0-9])|(?<=chroma))(?:dc[-_. ]?)?2k(?![a-z0-9])"), LARGE, ""),
     (_word("(?:chroma)?detail[-_. ]?calibrated"), DETAIL, ""),
@@ -47,7 +49,7 @@ FILE_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (_chroma("v48"), BASE, ""),
     (_word("hd|chromahd"), HD, ""),
     (_word("base|chromabase"), BASE, ""),
-    (_chroma("unlocked[-_. ]v[0-9]{1,2}"), BASE, "an earlier step of the same training; v48's settings"),
+    (_chroma("unlocked[-_. ]?v[0-9]{1,2}"), BASE, "an earlier step of the same training; v48's settings"),
 )
 _STEPS = r"low[-_. ]?steps?|(?<!\d)\d{1,2}[-_. ]?steps?"  # 3000 steps are training steps
 # Only names of versions and files may stand between `chroma` and such a word, or after it: a LoRA for flash photography
@@ -57,7 +59,7 @@ _NO_SUBJECT = (
     r"(?=[-_. \d]*(?:$|\.[a-z]+$|(?:lora|heun|delta|alpha|rank|turbo|low|steps?|chroma|flux)(?![a-z])|(?:r|v|fp|bf)\d))"
 )
 LORA_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(rf"{_OF_CHROMA}flash{_NO_SUBJECT}|(?<![a-z])flash[-_. ]?(?:heun|delta|r\d|rank)"), ""),
+    (re.compile(rf"{_OF_CHROMA}flash{_NO_SUBJECT}|(?<![a-z])(?:hd)?flash[-_. ]?(?:heun|delta|r\d|rank)"), ""),
     (
         re.compile(
             rf"{_OF_CHROMA}(?:hyper|turbo|lightning){_NO_SUBJECT}"
@@ -67,7 +69,7 @@ LORA_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
 )
 MAYBE_FEW_STEPS = _word(rf"hyper|turbo|lightning|{_STEPS}")
-MAYBE_FEW_STEPS_LORA = _word(rf"flash|hyper|turbo|lightning|{_STEPS}")
+MAYBE_FEW_STEPS_LORA = _word(rf"{_FLASH}|hyper|turbo|lightning|{_STEPS}")
 CHROMA_NAME = re.compile(r"chroma(?=$|[^a-z]|hd|base|flash|radiance|v\d|unlocked|dc|detail|lite|demo)")
 FLUX_2 = re.compile(r"flux[-_. ]?2(?!\d)")
 OTHER_FAMILY = re.compile(

@@ -100,6 +100,14 @@ FILES = {
     "Chroma_HD_x0.5_merge.safetensors": presets.HD,
     "Chroma1-HD_12000steps.safetensors": presets.HD,
     "chroma-demo.safetensors": presets.TOY,
+    "chroma_v10HDFlash.safetensors": presets.FLASH,
+    "ChromaHDFlash.gguf": presets.FLASH,
+    "Chroma1HDFlashHeun.safetensors": presets.FLASH_HEUN,
+    "chroma_v47FlashHeun.safetensors": presets.FLASH_HEUN,
+    "chroma_v10HD.safetensors": presets.HD,
+    "chroma_unlockedV35.safetensors": presets.BASE,
+    "chroma_unlockedV48.safetensors": presets.BASE,
+    "chroma_unlockedV50.safetensors": presets.OVERFIT,
 }
 
 
@@ -111,7 +119,16 @@ def test_file_name_is_recognised(file):
 
 
 @pytest.mark.parametrize(
-    "file", ["", "my-merge-v48.safetensors", "flashy.safetensors", "model.safetensors", "shd2kx.gguf"]
+    "file",
+    [
+        "",
+        "my-merge-v48.safetensors",
+        "flashy.safetensors",
+        "chroma_HDFlashPhotography.safetensors",
+        "uhdflash.gguf",
+        "model.safetensors",
+        "shd2kx.gguf",
+    ],
 )
 def test_unknown_name_gives_hd_and_says_so(file):
     found = recognition.recognise("Chroma", file)
@@ -144,6 +161,10 @@ def test_report_goes_before_the_name():
         ("Chroma1-HD-Flash.safetensors", True),
         ("chroma-unlocked-v47-flash-heun_r32.safetensors", True),
         ("flash-heun_r64.safetensors", True),
+        ("HDFlash_r64.safetensors", True),
+        ("chroma_v10HDFlash.safetensors", True),
+        ("HDFlash-photography.safetensors", False),
+        ("chroma_HDFlashPhotography.safetensors", False),
         ("Chroma-Flash-LoRA-v2.safetensors", True),
         ("Hyper-Chroma-Turbo-Alpha-16steps-lora.safetensors", True),
         ("FLUX.1-Turbo-Alpha.safetensors", True),  # on Chroma
