@@ -109,6 +109,20 @@ def test_numbers_and_names_survive_translation(language):
             assert wanted <= found, (place, wanted - found)
 
 
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_choices_are_named_as_their_menu_has_them(language):
+    """Menus are not translated, so what a tooltip explains of them stands there in English."""
+    source, translated = texts("en"), texts(language)
+    told = 0
+    for node, record in json.loads(SCHEMAS.read_text(encoding="utf-8")).items():
+        for row in record["inputs"]:
+            place = (node, "inputs", row["name"].replace(".", "_"), "tooltip")
+            named = [choice for choice in row.get("choices", ()) if f"{choice}: " in source.get(place, "")]
+            assert [choice for choice in named if choice not in translated[place]] == [], place
+            told += len(named)
+    assert told > 20
+
+
 def test_the_server_serves_every_language(server):
     translations = server.get("/i18n")
     for language in LANGUAGES:
