@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import random
+import re
 
 import pytest
 import support
@@ -745,6 +746,19 @@ def test_plain_cast_of_a_16_bit_file_is_told(dtype, file, off):
     assert [(f.severity, f.node_id, f.fix, f.insert) for f in told] == [(HINT, "1", (), None)] * (off is not None)
     assert all(f"by {off}" in f.text or f"by about {off}" in f.text for f in told)
     assert doctor.examine(change(graph, "1", class_type="ChromaDiffusionLoader")) == []  # which has no such input
+
+
+def test_figures_of_a_plain_cast_are_those_of_the_table():
+    text = (support.ROOT / "benchmarks/results/precision.md").read_text()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    rows = {name: [float(cell.rstrip("%")) for cell in more] for name, *more in cells if more[-1].endswith("%")}
+    plain = rows["plain cast to e4m3, as older loaders did it"]
+    (told,) = doctor.examine(change(clean(loader="UNETLoader"), "1", weight_dtype="fp8_e4m3fn"))
+    assert f"by {plain[0]:.0f} to {plain[2]:.0f} %" in told.text
+    scaled = [float(n) for n in re.findall(r"(\d\.\d) %", told.text)]
+    assert scaled == pytest.approx([rows["fp8_scaled"][0], rows["int8_convrot"][0]], abs=0.051)  # rounded to 0.1
+    (told,) = doctor.examine(change(clean(loader="UNETLoader"), "1", weight_dtype="fp8_e5m2"))
+    assert f"by about {rows['float8_e5m2 (also 8 bit)'][0]:.0f} %" in told.text
 
 
 def test_every_rule_of_every_file_is_registered_once():
