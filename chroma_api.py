@@ -5,7 +5,8 @@
     chroma = Chroma("Chroma1-HD.safetensors", "t5xxl_fp16.safetensors", "ae.safetensors")
     chroma.paint("a red fox asleep on a mossy rock", seed=7).save("fox.png")
 
-Run it with ComfyUI's Python. Files are paths, or names in ComfyUI's folders of models. ComfyUI is the one whose
+Run it with ComfyUI's Python. A script elsewhere, or with Windows portable's Python, which does not look beside a script,
+begins with `sys.path.insert(0, FOLDER)`, this folder. Files are paths, or names in ComfyUI's folders of models. ComfyUI is the one whose
 custom_nodes this folder stands in, else that in COMFYUI_PATH. The parts, `load`, `encode`, `sample` and `decode`, are in
 `host/api.py` with their shapes; an example is `example_workflows/paint.py`.
 """

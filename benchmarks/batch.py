@@ -1,4 +1,4 @@
-"""Many pictures: `python -m tools batch` beside a plain loop over HTTP, on one server, two and four; and with faults.
+"""Many pictures: `python tools batch` beside a plain loop over HTTP, on one server, two and four; and with faults.
 
 With Ray in this Python, on two of its workers too.
 

@@ -1,4 +1,4 @@
-"""How long does `python -m tools distil` take on FLUX.1 dev? A file of its shapes, of which only the biases are written."""
+"""How long does `python tools distil` take on FLUX.1 dev? A file of its shapes, of which only the biases are written."""
 
 from __future__ import annotations
 

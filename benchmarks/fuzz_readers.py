@@ -113,7 +113,7 @@ def wildcards(path: Path) -> None:
 
 
 def workflow(path: Path) -> None:
-    """As `python -m tools batch` reads a workflow, makes its prompt, fills it and keeps it beside the picture."""
+    """As `python tools batch` reads a workflow, makes its prompt, fills it and keeps it beside the picture."""
     from tools.batching import fill, pictures
     from tools.batching import workflow as reader
 

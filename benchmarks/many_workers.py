@@ -1,4 +1,4 @@
-"""What bounds one `python -m tools batch` with many workers: its own loop with workers that only wait.
+"""What bounds one `python tools batch` with many workers: its own loop with workers that only wait.
 
 A worker takes a prompt, waits, and has a picture; nothing is computed. First without waiting: how many pictures a second the head
 can hand out, fetch and store, with one cost after another. Then with a wait, as many workers as there are: what share of them is busy.

@@ -41,7 +41,7 @@ def entries(rows: Sequence[Row], text: str, seed: int, repeats: int, choices: Ch
     if len(rows) * repeats > MAX_ENTRIES:
         raise ValueError(
             f"{len(rows)} rows, {repeats} times each, are more than {MAX_ENTRIES:,} pictures in one run. Take fewer rows at "
-            "a time, or use python -m tools batch, which can be stopped and goes on"
+            "a time, or use python tools batch, which can be stopped and goes on"
         )
     out = []
     for row in rows:

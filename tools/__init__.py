@@ -1,4 +1,4 @@
-"""Commands for a shell, one file each, thin over the pack's folders: `python -m tools NAME`, in this folder."""
+"""Commands for a shell, one file each, thin over the pack's folders: `python tools NAME`, in the pack's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""python -m tools NAME ...: runs one of the commands in this folder; without a name it lists them."""
+"""python tools NAME ...: runs one of the commands in this folder; without a name it lists them.
+
+So, by the folder's path, it also runs in a Python that does not look for modules in the current folder, as that of Windows
+portable; elsewhere `python -m tools` does the same.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import importlib
 import sys
 from pathlib import Path
 
-from ._shell import WRONG_ARGUMENTS
+FOLDER = Path(__file__).absolute().parent  # not resolved: the pack may be linked into custom_nodes
+if not __package__:
+    sys.path.insert(0, str(FOLDER.parent))
 
-FOLDER = Path(__file__).resolve().parent
+from tools._shell import WRONG_ARGUMENTS  # noqa: E402
 
 
 def commands() -> dict[str, str]:
@@ -21,7 +27,7 @@ def commands() -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     known = commands()
     listed = "\n".join(f"  {name:<12}{text}" for name, text in known.items())
-    usage = f"usage: python -m tools NAME ...\n\n{listed}\n\npython -m tools NAME --help tells more."
+    usage = f"usage: python tools NAME ...\n\n{listed}\n\npython tools NAME --help tells more."
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         return 0 if arguments else WRONG_ARGUMENTS

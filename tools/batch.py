@@ -1,6 +1,6 @@
 """Paints a picture for each row of a table, with any saved workflow, on one ComfyUI or several; goes on where it stopped.
 
-    python -m tools batch WORKFLOW.json ROWS.csv --out DIR
+    python tools batch WORKFLOW.json ROWS.csv --out DIR
 
 WORKFLOW.json is what the page saves, or its export for the API. The first line of ROWS (.csv, .tsv, .jsonl, .parquet) names
 inputs: prompt, negative prompt, seed, steps, or "node title.input". Each row is a picture. Pictures are named by a hash of all
@@ -28,7 +28,7 @@ NAMED = 8  # rows with one error that are named
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(
-        prog="python -m tools batch",
+        prog="python tools batch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -209,7 +209,7 @@ def lacking(root: Path, names: Mapping[str, set[str]]) -> tuple[list[str], list[
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(prog="python -m tools check_host", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python tools check_host", description=__doc__, allow_abbrev=False)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a ComfyUI, of any version")
     given, names, worst = parser.parse_args(arguments), used_by(), 0
     for folder in given.folders:

@@ -1,6 +1,6 @@
 """Compares two Chroma files, or one with a file of activations, block by block. Needs no ComfyUI.
 
-    python -m tools compare A B
+    python tools compare A B
 
 A and B are files of any kind that Load Chroma Model takes, in any precision. Both are given the same input; after every block
 the relative error of A's image and text stream against B's is told, and the blocks that add most. B may also be a
@@ -23,7 +23,7 @@ CELLS = 30  # of the longest bar
 
 def parser(names: str) -> argparse.ArgumentParser:
     p = Parser(
-        prog="python -m tools compare",
+        prog="python tools compare",
         description=__doc__,
         epilog=f"names in a file of activations:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

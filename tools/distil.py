@@ -1,6 +1,6 @@
 """Makes a modulator file for FLUX: an Approximator that gives what FLUX's own modulation layers give (FluxMod).
 
-    python -m tools distil FLUX OUT
+    python tools distil FLUX OUT
 
 FLUX is FLUX.1 dev, schnell, Kontext or lite under its own names, in any precision. OUT is a .safetensors file for the input
 approximator of Load Chroma Model. What is done is kept in OUT.state now and then; the same command goes on from there.
@@ -23,7 +23,7 @@ REPORT_SECONDS, SAVE_SECONDS = 10, 300
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(
-        prog="python -m tools distil",
+        prog="python tools distil",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

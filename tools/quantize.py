@@ -1,6 +1,6 @@
 """Writes a Chroma model in another precision, layer by layer, with the memory of one layer. Needs no ComfyUI.
 
-    python -m tools quantize IN OUT FORMAT
+    python tools quantize IN OUT FORMAT
 
 IN is a file of any kind that Load Chroma Model takes: safetensors (one file, or the index of a sharded one), GGUF, .pth;
 BFL's or diffusers' names; in 16, 8 or 4 bits. OUT appears only when it is whole.
@@ -22,7 +22,7 @@ REPORT_SECONDS = 10  # between lines of progress where there is no terminal
 def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
     table = "\n".join(f"  {name:<14}{f.container:<13}error of the weights {f.error:.2%}" for name, f in formats.items())
     p = Parser(
-        prog="python -m tools quantize",
+        prog="python tools quantize",
         description=__doc__,
         epilog=f"formats:\n{table}\n\nThe linear layers of the blocks change; the rest stays in 16 or 32 bits.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,7 +59,7 @@ def parser(formats: dict[str, Any]) -> argparse.ArgumentParser:
         "--inputs",
         type=Path,
         metavar="FILE",
-        help="measure that error on the inputs of this file of activations (python -m tools compare --help), not on made-up ones",
+        help="measure that error on the inputs of this file of activations (python tools compare --help), not on made-up ones",
     )
     p.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, cuda:1")
     return p

@@ -511,6 +511,20 @@ def test_a_comfyui_that_does_not_start_is_told_with_the_end_of_its_log(comfyui, 
     assert code == 1 and lines[0].startswith("batch: ComfyUI does not start (Cannot connect")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a program of a shell")
+def test_a_comfyui_writes_utf8_where_python_takes_no_variables(comfyui, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -E "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "ComfyUI" / "main.py").write_text("import sys; print(sys.flags.utf8_mode)")
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")  # in the plain C locale Python does so by itself
+    server = local.LocalServer(tmp_path / "log", [])
+    server.start()
+    server.process.wait(20)
+    assert server.tail() == "1"
+
+
 # --- workers of Ray ----------------------------------------------------------------------------------------------------
 
 

@@ -1,1 +1,1 @@
-"""What `python -m tools batch` is made of. It talks to ComfyUI by HTTP and imports nothing of it."""
+"""What `python tools batch` is made of. It talks to ComfyUI by HTTP and imports nothing of it."""

@@ -53,10 +53,10 @@ class LocalServer:
 
     def start(self) -> None:
         own = ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch"]
-        command = [sys.executable, str(self.folder / "main.py"), *own, *self.arguments]
+        python = [sys.executable, "-X", "utf8", "-u"]  # Windows portable's takes no PYTHONUTF8
+        command = [*python, str(self.folder / "main.py"), *own, *self.arguments]
         with open(self.log, "ab") as log:
-            environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
-            self.process = subprocess.Popen(tied(command), stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(tied(command), stdout=log, stderr=subprocess.STDOUT)
 
     def has_ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None

@@ -1,0 +1,39 @@
+"""The commands as people start them: by path, in a Python that looks nowhere for modules."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import support
+
+ALONE = (sys.executable, "-I")  # as a ._pth file beside it makes Windows portable's Python
+
+
+def run(*command, **more):
+    return subprocess.run([*map(str, command)], capture_output=True, encoding="utf-8", **more)
+
+
+@pytest.mark.parametrize("place", ["tools", "tools/__main__.py"])
+def test_tools_run_by_their_path_in_an_isolated_python(tmp_path, place):
+    listed = run(*ALONE, support.ROOT / place, "--help", cwd=tmp_path)
+    assert listed.returncode == 0 and listed.stdout.startswith("usage: python tools NAME"), listed.stderr
+    done = run(*ALONE, place, "batch", "--help", cwd=support.ROOT)
+    assert done.returncode == 0 and "WORKFLOW.json" in done.stdout, done.stderr
+
+
+def test_quantize_runs_by_its_path_in_an_isolated_python(tmp_path):
+    done = run(*ALONE, support.ROOT / "quantize.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and "q8_0" in done.stdout, done.stderr
+
+
+def test_pack_that_is_linked_into_custom_nodes_looks_for_the_comfyui_around_it(tmp_path):
+    linked = tmp_path / "custom_nodes" / "chroma"
+    linked.parent.mkdir()
+    linked.symlink_to(support.ROOT, target_is_directory=True)
+    (tmp_path / "flow.json").write_text(json.dumps({"1": {"class_type": "Paint", "inputs": {"seed": 0}}}))
+    environment = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
+    command = (linked / "tools", "batch", "flow.json", "--cross", "seed=1", "--out", "out")
+    done = run(*ALONE, *command, cwd=tmp_path, env=environment)
+    assert f"{tmp_path} around this pack has no main.py" in done.stderr
