@@ -15,7 +15,7 @@ FOLDER = Path(__file__).absolute().parent  # not resolved: the pack may be linke
 if not __package__:
     sys.path.insert(0, str(FOLDER.parent))
 
-from tools._shell import WRONG_ARGUMENTS  # noqa: E402
+from tools._shell import WRONG_ARGUMENTS, escape_what_cannot_be_shown  # noqa: E402
 
 
 def commands() -> dict[str, str]:
@@ -25,6 +25,7 @@ def commands() -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
+    escape_what_cannot_be_shown()
     known = commands()
     listed = "\n".join(f"  {name:<12}{text}" for name, text in known.items())
     usage = f"usage: python tools NAME ...\n\n{listed}\n\npython tools NAME --help tells more."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from typing import Any, NoReturn
 
@@ -26,6 +27,21 @@ def loaded(command: str, module: str) -> Any:
             f"{command}: the package {error.name} is missing in this Python ({sys.executable}). Run it with ComfyUI's "
             f"Python, or: {sys.executable} -m pip install -r requirements.txt"
         ) from None
+
+
+def escape_what_cannot_be_shown() -> None:
+    """A name that the console's encoding lacks must not end a command after its work; standard error does so by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def can_be_shown(text: str) -> bool:
+    """Whether standard output's encoding has all of it."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def device(p: argparse.ArgumentParser, name: str) -> str:

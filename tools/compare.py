@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from . import load_pack
-from ._shell import FAILED, INTERRUPTED, Parser, device, loaded
+from ._shell import FAILED, INTERRUPTED, Parser, can_be_shown, device, loaded
 
 CELLS = 30  # of the longest bar
+CELL, PLAIN_CELL = "█", "#"
 
 
 def parser(names: str) -> argparse.ArgumentParser:
@@ -48,10 +49,11 @@ def parser(names: str) -> argparse.ArgumentParser:
 def table(differences: Any) -> str:
     """A line for each block: errors of both streams, and a bar for what the block adds."""
     added = differences.added()
+    cell = CELL if can_be_shown(CELL) else PLAIN_CELL
     most = max(added.values(), default=0) or 1
     lines = [f"{'block':<12}{'img':>10}{'txt':>10}  added"]
     for (kind, i), img, txt in zip(differences.blocks(), differences.curve("img"), differences.curve("txt")):
-        cells = "█" * round(CELLS * added[kind, i] / most)
+        cells = cell * round(CELLS * added[kind, i] / most)
         numbers = "".join(f"{'-' if e is None else format(e, '.3g'):>10}" for e in (img, txt))
         lines.append(f"{f'{kind} {i}':<12}{numbers}  {cells}")
     return "\n".join(lines)

@@ -37,3 +37,28 @@ def test_pack_that_is_linked_into_custom_nodes_looks_for_the_comfyui_around_it(t
     command = (linked / "tools", "batch", "flow.json", "--cross", "seed=1", "--out", "out")
     done = run(*ALONE, *command, cwd=tmp_path, env=environment)
     assert f"{tmp_path} around this pack has no main.py" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    weights = support.random_weights(support.config())
+    return support.write(tmp_path_factory.mktemp("model") / "m.safetensors", support.published(weights))
+
+
+def narrow(*command):
+    """A run whose output is a file in an encoding of the West, as where Windows redirects it."""
+    done = run(sys.executable, support.ROOT / "tools", *command, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_name_that_the_console_cannot_show_is_escaped(model, tmp_path):
+    target = tmp_path / "\u30e2\u30c7\u30eb.gguf"
+    assert narrow("quantize", model, target, "q8_0").splitlines()[0] == str(tmp_path / "\\u30e2\\u30c7\\u30eb.gguf")
+    assert target.is_file()
+
+
+def test_bars_that_the_console_cannot_show_are_drawn_plainly(model, tmp_path):
+    narrow("quantize", model, tmp_path / "small.gguf", "q4_0")
+    text = narrow("compare", tmp_path / "small.gguf", model, "--size", 64, "--tokens", 4)
+    assert "#" * 30 in text and "\\u" not in text
