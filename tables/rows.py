@@ -15,6 +15,7 @@ PROMPT = "prompt"  # the column that a text without columns fills
 MAX_RANGE = 1_000_000  # values of `seed=1..N`
 CSV_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet", ".pq")
 TEXT_SUFFIXES = (".txt",)
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # spreadsheets write what their country's setting is
 SUFFIXES = (*TEXT_SUFFIXES, *CSV_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
 
 
@@ -59,11 +60,13 @@ def lines_of(text: str) -> list[str]:
 
 def read_csv(path: Path) -> Iterator[Row]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        head = next(lines, [])
-        check_columns(path, head)
+        delimiter = delimiter_of(file.readline(), "\t" if path.suffix.lower() == ".tsv" else ",")
+        file.seek(0)
+        lines = csv.reader(file, delimiter=delimiter)
         number = 0
         try:
+            head = next(lines, [])
+            check_columns(path, head)
             for cells in lines:
                 if not cells:
                     continue  # an empty line
@@ -71,10 +74,23 @@ def read_csv(path: Path) -> Iterator[Row]:
                 values = {name: cell for name, cell in zip(head, cells) if cell != ""}
                 error = ""
                 if len(cells) != len(head):
-                    error = f"it has {len(cells)} cells, the first line {len(head)}. Put quotes around text with commas"
+                    remedy = f"Put quotes around text with {DELIMITERS[delimiter]}"
+                    error = f"it has {len(cells)} cells, the first line {len(head)}. {remedy}"
                 yield Row(number, values, error)
         except csv.Error as error:
             raise ValueError(f"{path.name}: row {number + 1} is no CSV ({error}). Save the table anew") from error
+
+
+def delimiter_of(line: str, expected: str) -> str:
+    """What parts the first line into columns: the one expected, unless only another does."""
+
+    def parts(delimiter: str) -> bool:
+        try:
+            return len(next(csv.reader([line], delimiter=delimiter), [])) > 1
+        except csv.Error:
+            return False
+
+    return next((delimiter for delimiter in (expected, *DELIMITERS) if parts(delimiter)), expected)
 
 
 def check_columns(path: Path, head: Sequence[str]) -> None:

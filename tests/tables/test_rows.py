@@ -34,6 +34,19 @@ def test_json_lines_and_tabs_are_read_too(tmp_path):
     assert values(tabs) == [{"prompt": "a, b", "seed": "1"}]
 
 
+@pytest.mark.parametrize("name, mark", [("rows.csv", ";"), ("rows.csv", "\t"), ("rows.tsv", ";"), ("rows.tsv", ",")])
+def test_a_table_is_read_with_the_delimiter_that_its_first_line_has(tmp_path, name, mark):
+    path = tmp_path / name
+    path.write_text(f'prompt{mark}seed\r\n"a{mark} b"{mark}1\r\n', encoding="utf-8-sig")  # as Excel in Germany: ;
+    assert values(path) == [{"prompt": f"a{mark} b", "seed": "1"}]
+
+
+def test_a_quoted_name_of_the_only_column_stays_whole(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('"prompt; long"\na; b\n', encoding="utf-8")
+    assert values(path) == [{"prompt; long": "a; b"}]
+
+
 def test_parquet_gives_the_same_rows(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
@@ -64,6 +77,7 @@ def test_without_pyarrow_the_remedy_is_told(tmp_path, monkeypatch):
         ("rows.csv", "prompt,\na,1\n", r"rows.csv has a column without a name"),
         ("rows.csv", b"prompt\n\xff\xfe\n", r"rows.csv is not in UTF-8 .*. Save it as UTF-8"),
         ("rows.csv", 'prompt\n"' + "a" * 200_000 + "\n", r"rows.csv: row 1 is no CSV \(field larger than"),
+        ("rows.csv", '"' + "a" * 200_000 + '"\n1\n', r"rows.csv: row 1 is no CSV \(field larger than"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_told(tmp_path, name, text, told):
@@ -80,6 +94,8 @@ def test_a_bad_row_is_told_and_the_others_are_read(tmp_path):
     assert first.error == "it has 3 cells, the first line 2. Put quotes around text with commas"
     assert (second.values, second.error) == ({"prompt": "c", "seed": "2"}, "")
     assert third.error.startswith("it has 1 cells")
+    path.write_text("prompt;seed\na; b;1\n", encoding="utf-8")
+    assert rows.read_rows(path)[0].error.endswith("Put quotes around text with semicolons")
     path = tmp_path / "rows.jsonl"
     path.write_text('{"seed": 1}\n{"seed"\n[1]\n', encoding="utf-8")
     assert [row.error[:15] for row in rows.read_rows(path)] == ["", "it is not JSON ", "it is [1], expe"]
