@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -251,12 +252,26 @@ def number_of(value: Any, kind: str, options: Mapping[str, Any], name: str) -> i
     if isinstance(value, bool):
         raise problem
     try:
-        number = int(value) if kind == "INT" and isinstance(value, (str, int)) else float(value)
-    except (TypeError, ValueError):
+        number = whole_number(value) if kind == "INT" else float(value)
+    except (TypeError, ValueError, OverflowError):
         raise problem from None
-    if not math.isfinite(number) or not low <= number <= high or (kind == "INT" and number != int(number)):
+    if not low <= number <= high or abs(number) == math.inf:
         raise problem
-    return int(number) if kind == "INT" else number
+    return number
+
+
+def whole_number(value: Any) -> int:
+    """Also of one that is written as a float, as pandas writes a column with an empty cell: "26.0". Long ones stay exact.
+
+    raises: ValueError, TypeError or OverflowError if it is none.
+    """
+    if isinstance(value, (str, int)):
+        with contextlib.suppress(ValueError):
+            return int(value)
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError(f"{value!r} is no whole number")
+    return int(number)
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
+from .places import whole_number
 from .rows import PROMPT, REMARK, Row
 from .wildcards import Choices, resolved
 
@@ -76,12 +77,10 @@ def entry(row: Row, text: str, seed: int, index: int, repeat: int, choices: Choi
 def seed_of(value: Any) -> int:
     """raises: ValueError unless it is a seed."""
     try:
-        number = int(value) if isinstance(value, str) else value
-    except ValueError:
+        number = None if isinstance(value, bool) else whole_number(value)
+    except (TypeError, ValueError, OverflowError):
         number = None
-    if isinstance(number, float) and number.is_integer():
-        number = int(number)
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_SEED:
+    if number is None or not 0 <= number <= MAX_SEED:
         raise ValueError(f"seed is {reprlib.repr(value)}, expected a whole number from 0 to {MAX_SEED}")
     return number
 

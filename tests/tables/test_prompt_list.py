@@ -29,6 +29,11 @@ def test_the_negative_prompt_is_a_columns_or_empty(column):
     assert [e.negative for e in entries({"prompt": "a", column: "blurry"}, {"prompt": "a"})] == ["blurry", ""]
 
 
+def test_a_seed_may_be_written_as_a_float_and_a_long_one_stays_exact():
+    found = entries(*({"prompt": "a", "seed": seed} for seed in ("26.0", 26.0, "18446744073709551615")))
+    assert [e.seed for e in found] == [26, 26, LAST]
+
+
 def test_labels_are_a_columns_or_seed_and_prompt():
     assert [e.label for e in entries({"prompt": "a", "label": "first"}, {"prompt": "b"})] == ["first", "6: b"]
 

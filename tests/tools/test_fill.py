@@ -74,6 +74,7 @@ def test_remarks_fill_nothing():
     [
         ("seed", "18446744073709551615", 2**64 - 1),
         ("seed", 7.0, 7),
+        ("seed", "26.0", 26),  # as pandas writes a whole number where a cell of its column is empty
         ("cfg", "3", 3.0),
         ("tiled", "Yes", True),
         ("tiled", False, False),
@@ -96,6 +97,8 @@ def test_values_become_what_the_input_takes(name, given, taken):
         ("seed", "1.5", "seed is '1.5', expected a whole number from 0"),
         ("seed", True, "seed is True, expected a whole number from 0"),
         ("seed", "-1", "seed is '-1', expected a whole number from 0"),
+        ("seed", "inf", "seed is 'inf', expected a whole number from 0"),
+        pytest.param("cfg", 10**400, "cfg is 1000", id="too large for a float"),
         ("cfg", "nan", "cfg is 'nan', expected a number from 0.0 to 100.0"),
         ("cfg", "101", "cfg is '101', expected a number from 0.0 to 100.0"),
         ("tiled", "perhaps", "tiled is 'perhaps', expected true or false"),
