@@ -53,3 +53,8 @@ def device(p: argparse.ArgumentParser, name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         p.error(f"--device {name} cannot be used ({str(error).splitlines()[0]})")
     return name
+
+
+def out_of_memory(device: str) -> str:
+    """What helps against torch's OutOfMemoryError, which only other devices than the CPU raise."""
+    return f"the memory of {device} is too small for it. Close what else uses it, or use --device cpu"

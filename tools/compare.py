@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import load_pack
-from ._shell import FAILED, INTERRUPTED, Parser, can_be_shown, device, loaded
+from ._shell import FAILED, INTERRUPTED, Parser, can_be_shown, device, loaded, out_of_memory
 
 CELLS = 30  # of the longest bar
 CELL, PLAIN_CELL = "█", "#"
@@ -61,6 +61,8 @@ def table(differences: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     activations = loaded("compare", "loaders.checkpoint.activations")
+    import torch
+
     names = activations.__doc__.split(":\n\n", 1)[1]
     p = parser(names)
     args = p.parse_args(arguments)
@@ -73,8 +75,11 @@ def main(arguments: list[str]) -> int:
         p.error("--timestep must be above 0 and at most 1, --size at least 16 and --tokens at least 1")
     try:
         differences = compared(args, device(p, args.device))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
+        return FAILED
+    except torch.OutOfMemoryError:
+        print(f"compare: {out_of_memory(args.device)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("compare: stopped", file=sys.stderr)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ._shell import FAILED, INTERRUPTED, Parser, device, loaded
+from ._shell import FAILED, INTERRUPTED, Parser, device, loaded, out_of_memory
 
 TYPES = ("bf16", "fp32")
 REPORT_SECONDS, SAVE_SECONDS = 10, 300
@@ -82,6 +82,9 @@ def main(arguments: list[str]) -> int:
         state_path.unlink(missing_ok=True)
     except (ValueError, OSError) as error:
         print(f"distil: {error}", file=sys.stderr)
+        return FAILED
+    except torch.OutOfMemoryError:
+        print(f"distil: {out_of_memory(args.device)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         kept = f"the same command goes on from {state_path.name}" if state_path.exists() else "nothing was kept"

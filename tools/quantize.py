@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ._shell import FAILED, INTERRUPTED, Parser, device, loaded
+from ._shell import FAILED, INTERRUPTED, Parser, device, loaded, out_of_memory
 
 REPORT_SECONDS = 10  # between lines of progress where there is no terminal
 
@@ -83,6 +83,8 @@ def progress() -> Any:
 
 def main(arguments: list[str]) -> int:
     export = loaded("quantize", "loaders.checkpoint.write_quantised")
+    import torch
+
     p = parser(export.EXPORTS)
     args = p.parse_intermixed_args(arguments)
     if bool(args.format) == bool(args.named_format):
@@ -119,8 +121,11 @@ def main(arguments: list[str]) -> int:
             inputs=loaded("quantize", "loaders.checkpoint.activations").read_dump(args.inputs) if args.inputs else None,
             progress=progress(),
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"{clear()}quantize: {error}", file=sys.stderr)
+        return FAILED
+    except torch.OutOfMemoryError:
+        print(f"{clear()}quantize: {out_of_memory(args.device)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f"{clear()}quantize: stopped, nothing was written", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands as people start them: by path, in a Python that looks nowhere for modules."""
+"""The commands as people start them: by path, in a Python that looks nowhere for modules; what all of them tell."""
 
 import json
 import os
@@ -7,6 +7,10 @@ import sys
 
 import pytest
 import support
+import torch
+
+import tools
+from tools.__main__ import main
 
 ALONE = (sys.executable, "-I")  # as a ._pth file beside it makes Windows portable's Python
 
@@ -62,3 +66,30 @@ def test_bars_that_the_console_cannot_show_are_drawn_plainly(model, tmp_path):
     narrow("quantize", model, tmp_path / "small.gguf", "q4_0")
     text = narrow("compare", tmp_path / "small.gguf", model, "--size", 64, "--tokens", 4)
     assert "#" * 30 in text and "\\u" not in text
+
+
+COMMANDS = {
+    "quantize": ("write_quantised", "FileWeights", ("{model}", "{out}.gguf", "q8_0")),
+    "compare": ("write_quantised", "FileWeights", ("{model}", "{model}")),
+    "distil": ("flux_file", "FluxFile", ("{model}", "{out}.safetensors")),
+}
+FAULTS = {
+    "the memory of cpu is too small for it. Close what else uses it, or use --device cpu": torch.OutOfMemoryError,
+    "[Errno 13] Permission denied: 'a'": lambda: PermissionError(13, "Permission denied", "a"),
+}
+
+
+@pytest.mark.parametrize("told", FAULTS)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_too_little_memory_and_files_that_cannot_be_read_are_told_in_a_line(
+    model, tmp_path, monkeypatch, capsys, name, told
+):
+    def fail(*_, **__):
+        raise FAULTS[told]()
+
+    module, reader, arguments = COMMANDS[name]
+    monkeypatch.setattr(tools.load_pack(f"loaders.checkpoint.{module}"), reader, fail)
+    places = {"model": model, "out": tmp_path / "out"}
+    assert main([name, *(argument.format(**places) for argument in arguments)]) == 1
+    assert capsys.readouterr().err == f"{name}: {told}\n"
+    assert not list(tmp_path.iterdir())
