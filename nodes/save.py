@@ -10,7 +10,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..host.model.save import export_model
-from ..host.sample.apply_preset import known
+from ..host.sample.apply_preset import own_file
 from ..loaders.checkpoint.write_quantised import export_format
 from ..loaders.files.kinds import INDEX
 from ..loaders.formats.base.registry import EXPORTS
@@ -106,8 +106,7 @@ class ChromaSaveQuantized(CheckedNode):
 
 def name_of(model: Any) -> str:
     """Of the file that a MODEL is from, without its ending; "chroma" where that is not known."""
-    file = known(model)[1].split(" with ")[0]  # of a model that is put together
-    return Path(INDEX.sub("", file)).stem or "chroma"
+    return Path(INDEX.sub("", own_file(model))).stem or "chroma"
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:

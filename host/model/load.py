@@ -84,7 +84,7 @@ def load_chroma(
     config.set_inference_dtype(storage, compute, device=load_device)
     if quantised:
         config.custom_operations = operations(compute or storage, load_device)
-    config.loaded = Loaded(header.name, header.num_bytes, detection, reason)
+    config.loaded = Loaded(header.name, header.num_bytes, detection, reason, source.own_name)
 
     model = config.get_model({})
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
@@ -137,6 +137,7 @@ class ModelFile:
 
     def __init__(self, path: str, approximator: str | None = None, lite_patch: str | None = None):
         self.header = read_header(path)
+        self.own_name = self.header.name
         self._path = path
         self._own: Mapping[str, str] | None = (
             None  # name in `header` -> name in the file; None where all stay as they are
@@ -164,12 +165,18 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a model was made from. reason: why auto chose its precision; empty if it did not choose."""
+    """What a model was made from.
+
+    file:     for messages, all files that it is put together from.
+    reason:   why auto chose its precision; empty if it did not choose.
+    own_file: the first of them, which the user calls the model.
+    """
 
     file: str
     num_bytes: int
     detection: Detection
     reason: str
+    own_file: str = ""
 
 
 def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[str, str]:

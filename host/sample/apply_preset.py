@@ -44,6 +44,12 @@ def known(model: Any) -> tuple[str | None, str]:
     return SCHNELL_VARIANT if is_schnell else variant, ""
 
 
+def own_file(model: Any) -> str:
+    """The name of the file that our loader made a MODEL of, without those that gave parts of it; "" if it is not known."""
+    loaded = vars(model.model.model_config).get("loaded")
+    return loaded.own_file if loaded is not None else ""
+
+
 def sampler_of(name: str) -> Any:
     """A SAMPLER by its name in the host's menus, ours included.
 

@@ -58,7 +58,7 @@ def test_names_are_numbered_like_those_of_the_hosts_save_nodes(run):
 
 def test_the_name_is_that_of_the_models_file_by_which_it_is_recognised(run, monkeypatch):
     recognise = load_pack("advice.recognise_preset").recognise
-    monkeypatch.setattr(load_pack("nodes.save"), "known", lambda model: ("Chroma", "Chroma1-HD-Flash.safetensors"))
+    monkeypatch.setattr(load_pack("nodes.save"), "own_file", lambda model: "Chroma1-HD-Flash.safetensors")
     run("q8_0", "diffusion_models/%model%")
     (path,) = (run.output / "diffusion_models").iterdir()
     assert path.name == "Chroma1-HD-Flash_00001_.gguf"
@@ -73,14 +73,22 @@ def test_the_name_is_that_of_the_models_file_by_which_it_is_recognised(run, monk
         ("", "chroma"),
         ("m.safetensors.index.json", "m"),
         ("m.safetensors.index.fp16.json", "m"),
-        ("a.gguf with b.safetensors", "a"),
+        ("merge with Chroma1-Flash.safetensors", "merge with Chroma1-Flash"),
         ("x.y.sft", "x.y"),
     ],
 )
-def test_a_models_name_is_that_of_its_first_file(run, monkeypatch, file, name):
+def test_a_models_name_is_that_of_its_own_file(run, monkeypatch, file, name):
     module = load_pack("nodes.save")
-    monkeypatch.setattr(module, "known", lambda model: (None, file))
+    monkeypatch.setattr(module, "own_file", lambda model: file)
     assert module.name_of(object()) == name
+
+
+def test_a_models_name_leaves_out_the_file_of_its_approximator(comfy, inference, tmp_path):
+    weights = support.published(support.random_weights(support.config()))
+    names = ("merge with Chroma1-Flash.safetensors", "modulator.safetensors")
+    path, approximator = (str(support.write(tmp_path / name, weights)) for name in names)
+    loaded = load_pack("host.model.load").load_chroma(path, approximator=approximator)
+    assert load_pack("nodes.save").name_of(loaded) == "merge with Chroma1-Flash"
 
 
 def test_what_a_killed_save_has_left_is_not_counted(run):
