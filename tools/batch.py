@@ -180,7 +180,7 @@ def with_servers(args: argparse.Namespace, saved: Any, rows: Sequence[Any], ledg
     for text in silent:
         tell(f"{text}. It is used as soon as it does")
     converted = workflow.convert(saved, info)
-    filled = fill.fill(converted, rows, info)
+    filled = fill.fill(converted, rows, info, args.rows)
     if args.dry_run:
         print(plan_text(converted, rows, info, filled))
         return FAILED if filled.refused else 0

@@ -184,3 +184,26 @@ def test_rows_are_grouped_by_what_they_load_then_by_size():
         for i in (job.prompt for job in filled(*rows).jobs)
     ]
     assert order == [(m, w, s) for m in "ba" for w in (64, 128) for s in (1, 2)]
+
+
+PICTURE_INFO = {
+    "LoadImage": {"input": {"required": {"image": ["COMBO", {"options": ["a.png"], "image_upload": True}]}}}
+}
+
+
+def test_a_picture_is_looked_for_in_the_current_folder_then_in_the_tables(tmp_path, monkeypatch):
+    here, beside = tmp_path / "here", tmp_path / "beside"
+    for folder in (here, beside):
+        folder.mkdir()
+        (folder / "both.png").write_text(folder.name)
+    (beside / "one.png").touch()
+    monkeypatch.chdir(here)
+    flow = Converted({"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}})
+    names = ("both.png", "one.png", str(beside / "both.png"), "a.png", "none.png", "~nobody/x.png")
+    rows = [Row(i, {"image": name}) for i, name in enumerate(names)]
+    found = fill.fill(flow, rows, PICTURE_INFO, beside / "rows.csv")
+    uploads = {job.rows[0].number: list(job.uploads.values()) for job in found.jobs}
+    assert uploads == {0: [here / "both.png"], 1: [beside / "one.png"], 2: [beside / "both.png"], 3: []}
+    assert [row.error for row in found.refused] == [
+        f"image is {name!r}, expected one of a.png, or a file in {here} or {beside}" for name in names[4:]
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,12 +38,14 @@ class Filled:
     refused: list[Row]
 
 
-def fill(workflow: Converted, rows: Sequence[Row], object_info: Mapping[str, Any]) -> Filled:
+def fill(workflow: Converted, rows: Sequence[Row], object_info: Mapping[str, Any], table: Path | None = None) -> Filled:
     """A job for every row; equal ones are one job.
 
+    table:  the file of the rows. Pictures are looked for in the current folder, then in its.
     raises: ValueError, before anything runs, for a column that fills nothing or is not clear, and two for one input.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row.values if not name.startswith(REMARK)))
+    folders = list(dict.fromkeys([Path.cwd(), *([table.absolute().parent] if table else [])]))
     places = {name: places_of(name, workflow, object_info) for name in columns}
     taken: dict[Place, str] = {}
     for name, found in places.items():
@@ -56,7 +59,7 @@ def fill(workflow: Converted, rows: Sequence[Row], object_info: Mapping[str, Any
     refused = []
     for row in rows:
         try:
-            job = job_of(row, workflow.prompt, places, object_info)
+            job = job_of(row, workflow.prompt, places, object_info, folders)
         except (ValueError, OSError) as error:
             refused.append(Row(row.number, row.values, str(error)))
             continue
@@ -77,8 +80,14 @@ def places_of(column: str, workflow: Converted, object_info: Mapping[str, Any]) 
         raise ValueError(f"the column {error}") from None
 
 
-def job_of(row: Row, prompt: Prompt, places: Mapping[str, Sequence[Place]], object_info: Mapping[str, Any]) -> Job:
-    """raises: ValueError or OSError for a row that cannot be used."""
+def job_of(
+    row: Row,
+    prompt: Prompt,
+    places: Mapping[str, Sequence[Place]],
+    object_info: Mapping[str, Any],
+    folders: Sequence[Path],
+) -> Job:
+    """folders: where pictures are looked for. raises: ValueError or OSError for a row that cannot be used."""
     if row.error:
         raise ValueError(row.error)
     filled, uploads = dict(prompt), {}  # nodes that no column fills are shared: rows may be a hundred thousand
@@ -86,16 +95,27 @@ def job_of(row: Row, prompt: Prompt, places: Mapping[str, Sequence[Place]], obje
     for name, value in row.values.items():
         for place in places.get(name, ()):
             kind, options = PLACES.spec(filled[place.node], place.name, object_info)
-            if options.get("image_upload") and (path := Path(str(value)).expanduser()).is_file():
+            path = file_here(value, folders) if options.get("image_upload") else None
+            if path is not None:
                 value = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:HASH_CHARS]}{path.suffix.lower()}"
                 uploads[value] = path
             else:
-                value = PLACES.taken_as(value, kind, options, name)
+                try:
+                    value = PLACES.taken_as(value, kind, options, name)
+                except ValueError as error:
+                    looked = f", or a file in {' or '.join(map(str, folders))}" if options.get("image_upload") else ""
+                    raise ValueError(f"{error}{looked}") from error
             node = filled[place.node]
             filled[place.node] = {**node, "inputs": {**node["inputs"], place.name: value}}
             taken[place.node][place.name] = value
     filled |= {key: PLACES.with_values(prompt[key], values) for key, values in taken.items()}
     return Job(name_of(filled), filled, (row,), uploads)
+
+
+def file_here(value: Any, folders: Sequence[Path]) -> Path | None:
+    """The first file of that name or path."""
+    paths = (folder / os.path.expanduser(str(value)) for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def name_of(prompt: Prompt) -> str:
