@@ -44,7 +44,7 @@ class Fake:
     def __init__(self, version="0.30.0", info=INFO, forget=0, busy=0):
         """forget: so many prompts are dropped without a word. busy: so many questions get no answer."""
         self.version, self.info, self.forget, self.busy = version, info, forget, busy
-        self.files, self.jobs, self.ran = {}, {}, []
+        self.files, self.jobs, self.ran, self.cancelled = {}, {}, [], []
 
     def app(self):
         app = web.Application()
@@ -52,8 +52,13 @@ class Fake:
         app.router.add_get("/object_info", self.object_info)
         app.router.add_post("/prompt", self.prompt)
         app.router.add_get("/api/jobs/{id}", self.job)
+        app.router.add_post("/api/jobs/{id}/cancel", self.cancel)
         app.router.add_get("/view", self.view)
         return app
+
+    async def cancel(self, request):
+        self.cancelled.append(request.match_info["id"])
+        return web.json_response({"cancelled": True})
 
     async def object_info(self, request):
         return web.json_response(self.info)
@@ -73,6 +78,10 @@ class Fake:
         if seed["seed"] == 13:
             error = {"errors": [{"message": "Value not valid", "details": "13"}], "class_type": "Paint"}
             return web.json_response({"error": {"message": "invalid"}, "node_errors": {"1": error}}, status=400)
+        if seed["seed"] == 15:  # one of its outputs is valid, and runs
+            error = {"errors": [{"message": "Value not in list", "details": "b"}], "class_type": "SaveImage"}
+            self.jobs[body["prompt_id"]] = {"status": "in_progress"}
+            return web.json_response({"prompt_id": body["prompt_id"], "node_errors": {"3": error}})
         if seed["seed"] == 14:
             error = {"node_type": "Paint", "exception_message": "out of\npaint"}
             self.jobs[body["prompt_id"]] = {"status": "failed", "execution_error": error}
@@ -239,6 +248,14 @@ def test_a_job_that_had_a_result_is_painted_anew(serve, files, capsys, earlier):
     code, told = run(capsys, flow, rows, out, "--server", url)
     assert code == 0 and fake.ran == [5], told
     assert Image.open(out / f"{name}.png").getpixel((0, 0))[0] == 5
+
+
+def test_a_row_of_which_the_server_takes_a_part_is_refused_and_taken_back(serve, files, capsys):
+    files[1].write_text("seed\n15\n1\n")
+    fake = Fake()
+    code, told = run(capsys, *files, "--server", serve(fake))
+    assert code == 1 and "batch: row 1 failed: SaveImage: Value not in list (b)" in told
+    assert fake.cancelled == [event["sent"] for event in events(files[2]) if "sent" in event][:1]
 
 
 @pytest.mark.parametrize("earlier", [None, *EARLIER])

@@ -221,6 +221,9 @@ class Run:
         body = {"prompt": prompt, "prompt_id": flight.id, "client_id": self.client, "extra_data": extra}
         answer = await self.json(server, "post", "/prompt", body)
         if answer.get("error") or answer.get("node_errors"):
+            if answer.get("prompt_id"):  # it runs the outputs that are valid
+                with contextlib.suppress(*UNREACHABLE):
+                    await self.cancel(server, flight)
             await self.finish(server, flight, error=refusal(answer, prompt))
 
     async def ask(self, server: Server) -> None:
@@ -246,10 +249,13 @@ class Run:
     async def withdraw(self, server: Server, flight: Flight, status: str | None) -> None:
         """Takes back a prompt that another server has or had."""
         if status in (WAITING, RUNS):
-            await self.json(server, "post", f"/api/jobs/{flight.id}/cancel", {})
+            await self.cancel(server, flight)
         if status is not None or flight.asked > 2:
             server.flights.pop(flight.id, None)
         flight.asked += 1
+
+    async def cancel(self, server: Server, flight: Flight) -> None:
+        await self.json(server, "post", f"/api/jobs/{flight.id}/cancel", {})
 
     async def recover(self, server: Server, flight: Flight) -> None:
         """A prompt that the server does not know: its pictures are there by name, or it is done again."""
