@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
 import struct
 import time
@@ -31,10 +32,11 @@ from .error_text import reason, shortened
 logging.getLogger("gguf.gguf_writer").setLevel(logging.WARNING)
 
 PARTIAL = ".partial"  # end of the temporary name, which no loader lists
-# Process, name, suffix. The process comes first, so that the host's save nodes, which look for the next number of a name,
-# do not count it; older versions had it behind the suffix.
+# A number, name, suffix. The number is random, since containers that share a folder share process ids too. It comes first,
+# so that the host's save nodes, which look for the next number of a name, do not count it; older versions had it behind.
 OUR_PARTIAL = re.compile(r"\d+\..+\.(?:safetensors|sft|gguf)\.partial|.+\.(?:safetensors|sft|gguf)\.\d+\.partial")
 OLD = 3600  # seconds without a write, after which its process is dead
+NUMBER_BITS = 48
 KEPT_OF_NAME = 32  # characters, in the temporary one: it may be no longer than the file's own
 HEADER_ALIGNMENT = 8  # so that the first tensor can be mapped as any type
 GGUF_HEADER_RESERVE = 4096  # the package's own metadata and the rounding at its end
@@ -73,7 +75,7 @@ def whole_file(path: Path, needed: int, overwrite: bool = False) -> Iterator[Pat
         _check_place(path, overwrite)
         _clear(path.parent)
         _check_room(path, needed)
-        partial = path.with_name(f"{os.getpid()}.{path.stem[:KEPT_OF_NAME]}{path.suffix}{PARTIAL}")
+        partial = path.with_name(f"{secrets.randbits(NUMBER_BITS)}.{path.stem[:KEPT_OF_NAME]}{path.suffix}{PARTIAL}")
         try:
             yield partial
             with open(partial, "rb+") as f:

@@ -27,6 +27,16 @@ def test_each_reason_has_its_own_sentence(tmp_path, code):
     assert os.listdir(tmp_path) == []
 
 
+def test_two_that_write_one_name_do_not_mix(tmp_path):
+    """In one process, as in two containers with a folder and a process id in common."""
+    path = tmp_path / "a.gguf"
+    with write.whole_file(path, 1, overwrite=True) as one, write.whole_file(path, 1, overwrite=True) as two:
+        assert one != two and all(write.OUR_PARTIAL.fullmatch(partial.name) for partial in (one, two))
+        one.write_text("one")
+        two.write_text("two")
+    assert path.read_text() == "one" and os.listdir(tmp_path) == ["a.gguf"]
+
+
 NAMES = {  # name -> whether it is ours
     "1.a.gguf.partial": True,
     "99999.x y.safetensors.partial": True,
