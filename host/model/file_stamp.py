@@ -21,13 +21,21 @@ ATTACHMENT = "chroma_files"  # key of the stamps on a patcher
 
 @dataclass(frozen=True)
 class FileStamp:
-    """loader: the node that reads the file."""
+    """A file as it was seen.
+
+    loader:  the node that reads it.
+    changed: when its inode last did; on Windows when it was made.
+    """
 
     path: str
     loader: str
-    inode: int
     size: int
     modified: int
+    inode: int
+    changed: int
+
+
+_SEEN: dict[tuple[str, str], FileStamp] = {}  # (path, loader) -> the first stamp of what is there
 
 
 def stamps_of(loader: str, *paths: str | os.PathLike[str] | None) -> tuple[FileStamp, ...]:
@@ -40,8 +48,28 @@ def stamps_of(loader: str, *paths: str | os.PathLike[str] | None) -> tuple[FileS
 
 
 def stamp(path: str, loader: str) -> FileStamp:
+    """Of the same file always the first stamp of it, so that stamps and fingerprints of it are equal."""
+    now = stamp_now(path, loader)
+    before = _SEEN.get((path, loader))
+    if before is None or not is_same(before, now):
+        before = _SEEN[path, loader] = now
+    return before
+
+
+def stamp_now(path: str, loader: str) -> FileStamp:
     found = os.stat(path)
-    return FileStamp(path, loader, found.st_ino, found.st_size, found.st_mtime_ns)
+    return FileStamp(path, loader, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+
+
+def is_same(a: FileStamp, b: FileStamp) -> bool:
+    """Whether both are of one file with the same content.
+
+    A file that another of its size and time was moved over has another inode and another time of change. One of these
+    alone says nothing: vfat, exfat and FUSE give a file a new inode once the old one has left the cache, and a new mode or
+    link sets the time of change.
+    """
+    same_content = (a.size, a.modified) == (b.size, b.modified)
+    return same_content and (a.inode == b.inode or a.changed == b.changed)
 
 
 def fingerprint(loader: str, *paths: str | os.PathLike[str] | None) -> str:

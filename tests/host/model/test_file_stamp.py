@@ -1,5 +1,7 @@
 """A file that changes after it was loaded: the next use says so before it touches a weight."""
 
+import dataclasses
+import itertools
 import os
 
 import pytest
@@ -59,6 +61,23 @@ def test_changed_file_is_told_before_the_next_run(comfy, model, path, change):
     with pytest.raises(ValueError) as error:
         sample(comfy, model.clone(), cfg, steps=1)
     assert str(error.value) == told(path, size, "Load Chroma Model")
+
+
+@pytest.mark.parametrize("name", ["inode", "changed"])
+def test_a_new_inode_or_a_new_mode_alone_is_no_change(comfy, model, path, monkeypatch, name):
+    module = load_pack("host.model.file_stamp")
+    before, stamp_now, numbers = module.fingerprint("node", path), module.stamp_now, itertools.count()
+    monkeypatch.setattr(module, "stamp_now", lambda *of: dataclasses.replace(stamp_now(*of), **{name: next(numbers)}))
+    assert module.fingerprint("node", path) == module.fingerprint("node", path) == before
+    assert torch.isfinite(sample(comfy, model, support.config(), steps=1)).all()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps files that are mapped")
+def test_loader_is_run_anew_for_a_replaced_file(comfy, path):
+    module = load_pack("host.model.file_stamp")
+    before = module.fingerprint("node", path)
+    replace(path)
+    assert module.fingerprint("node", path) != before
 
 
 @pytest.mark.parametrize("change", [cut, write_over])
