@@ -153,13 +153,13 @@ def _inpaint(draft: Draft, mode: Mapping[str, Any]) -> Link:
 
 def _outpaint(draft: Draft, mode: Mapping[str, Any]) -> Link:
     sides = {side: mode.get(side, 0) for side in ("left", "top", "right", "bottom")}
-    if not any(sides.values()):
+    if not any(is_linked(side) or side for side in sides.values()):
         raise ValueError("left, top, right and bottom are 0, so nothing is added. Set at least one of them")
     megapixels = mode.get("megapixels", 1.0)
     pixels = draft.at_area(linked(mode, "image"), megapixels)
     pad = draft.add("pad", "ImagePadForOutpaint", image=pixels, **sides, feathering=mode.get("feathering", 40))
     padded, mask = pad(0), pad(1)
-    if megapixels == 0 or any(isinstance(side, list) or side % MULTIPLE for side in sides.values()):
+    if megapixels == 0 or any(is_linked(side) or side % MULTIPLE for side in sides.values()):
         padded, mask = draft.fitted("fit", padded, "lanczos"), draft.fitted("fit_mask", mask, "bilinear")
     painted = draft.under_mask(padded, mask, 1.0)
     kept = {"destination": padded, "source": painted, "x": 0, "y": 0, "resize_source": False, "mask": mask}
@@ -213,7 +213,7 @@ def studio_graph(values: Mapping[str, Any], prefix: str = "") -> StudioGraph:
     """The nodes for Chroma Studio's values.
 
     values: by the names of its inputs, those of a choice within it: {"mode": {"mode": "inpaint", "image": link, ...}, ...}.
-            A link [node's id, slot] may stand for any that does not decide which nodes there are.
+            A link [node's id, slot], or None for one, may stand for any that does not decide which nodes there are.
     prefix: of the nodes' ids.
     raises: ValueError in one sentence for a choice that is not known, or an input that is missing.
     """
@@ -285,6 +285,11 @@ def chosen(values: Mapping[str, Any], name: str, allowed: Any, default: str) -> 
     if found[name] not in allowed:
         raise ValueError(f"{name} is {found[name]!r}; it must be one of {', '.join(allowed)}")
     return found
+
+
+def is_linked(value: Any) -> bool:
+    """None is a link too: the host hands it on where it asks before the run."""
+    return value is None or isinstance(value, list)
 
 
 def linked(mode: Mapping[str, Any], name: str, what: str = "a picture") -> Link:

@@ -26,6 +26,14 @@ def test_fingerprint_is_that_of_all_its_loaders(module, monkeypatch):
     assert module.ChromaStudio.fingerprint_inputs(mode={"mode": "edit"}, **FILES) == ""  # `execute` tells why
 
 
+@pytest.mark.parametrize("left", [0, 8, 64])
+def test_fingerprint_of_an_outpaint_with_a_linked_side_is_that_of_its_loaders(module, monkeypatch, left):
+    for loader in module.LOADERS.values():
+        monkeypatch.setattr(loader, "fingerprint_inputs", classmethod(lambda cls, **inputs: cls.__name__))
+    mode = {"mode": "outpaint", "image": ["9", 0], "left": left, "right": None}  # None: the host has no value yet
+    assert module.ChromaStudio.fingerprint_inputs(mode=mode, **FILES) == "ChromaDiffusionLoader; ChromaCLIPLoader"
+
+
 def test_menus_are_those_of_the_description(module):
     studio, presets = (support.dev.load_pack(f"advice.{name}") for name in ("studio", "presets"))
     menus = {one.id: [option.key for option in one.options] for one in module.ChromaStudio.define_schema().inputs if one.id in studio.GROUPS}  # fmt: skip
