@@ -213,16 +213,12 @@ class ChromaStudio(CheckedNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        unet_name: Any = None,
-        clip_name: Any = None,
-        vae_name: Any = None,
-        mode: Any = None,
-        quality: Any = None,
-        loras: Any = None,
-    ) -> bool:
-        """Has the host leave the files to the loaders, whose sentences say where to put them; who links needs none."""
+    def validate_inputs(cls, **values: Any) -> bool:
+        """Has the host leave the files to the loaders, whose sentences say where to put them; who links needs none.
+
+        The host looks for `loras.lora_1` among the names here, which no parameter can have, so all values are taken;
+        `execute` checks them.
+        """
         return True
 
     @classmethod

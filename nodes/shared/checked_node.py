@@ -17,13 +17,17 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import is_link
 
+from ...advice.studio import MAX_LORAS
 from ...advice.user_changes import Settings
 from ...loaders.files.error_text import MAX_NAME, short
 from ...samplers.schedules import MAX_STEPS
 from .report import running_graph
 
 # Menus that are checked elsewhere, with remedies of their own: files, and quant_mode with its names of other packs.
-OPEN_MENUS = ("unet_name", "clip_name", "vae_name", "lora_name", "approximator", "lite_patch", "quant_mode")
+OPEN_MENUS = (
+    *("unet_name", "clip_name", "vae_name", "lora_name", "approximator", "lite_patch", "quant_mode"),
+    *(f"lora_{i}" for i in range(1, MAX_LORAS + 1)),
+)
 MAX_WHOLE = 100 * MAX_STEPS  # limit of steps / denoise, the length of the whole schedule
 MAX_LISTED = 20  # choices of a menu that an error names
 NUM_SEEDS, MIN_TORCH_SEED = 1 << 64, -(1 << 63)

@@ -1,5 +1,7 @@
 """Chroma Studio beside its graph, which tests/advice/test_studio.py looks at: files, menus and missing nodes."""
 
+import asyncio
+
 import pytest
 import support
 
@@ -32,6 +34,38 @@ def test_fingerprint_of_an_outpaint_with_a_linked_side_is_that_of_its_loaders(mo
         monkeypatch.setattr(loader, "fingerprint_inputs", classmethod(lambda cls, **inputs: cls.__name__))
     mode = {"mode": "outpaint", "image": ["9", 0], "left": left, "right": None}  # None: the host has no value yet
     assert module.ChromaStudio.fingerprint_inputs(mode=mode, **FILES) == "ChromaDiffusionLoader; ChromaCLIPLoader"
+
+
+ABSENT = {
+    "a LoRA": {"loras": "1", "loras.lora_1": "absent.safetensors", "loras.strength_1": 1.0},
+    "an Approximator": {"loras": "none", "approximator": "absent.safetensors"},
+}
+
+
+@pytest.mark.parametrize("what", ABSENT)
+def test_file_that_is_not_there_is_left_to_its_loader(module, monkeypatch, what):
+    """The host's own check says no more than that it is not in the list."""
+    import execution
+
+    monkeypatch.setitem(module.nodes.NODE_CLASS_MAPPINGS, "ChromaStudio", module.ChromaStudio)
+    inputs = {"mode": "text to image", "mode.width": 64, "mode.height": 64, "prompt": "", "negative": "", "seed": 1}
+    prompt = {"1": {"class_type": "ChromaStudio", "inputs": {**inputs, "quality": "draft", **FILES, **ABSENT[what]}}}
+    assert asyncio.run(execution.validate_inputs("a", prompt, "1", {}))[:2] == (True, [])
+    checked = support.dev.load_pack("nodes.shared.checked_node").check_inputs(
+        module.ChromaStudio, prompt["1"]["inputs"]
+    )
+    loaders = [node for node in module.studio_graph(checked).nodes.values() if "absent.safetensors" in node["inputs"].values()]  # fmt: skip
+    loader = module.LOADERS[loaders[0]["class_type"]]
+    named = {name: value for name, value in loaders[0]["inputs"].items() if value == "absent.safetensors"}
+    assert "absent.safetensors: not among the " in loader.validate_inputs(**named)
+
+
+@pytest.mark.parametrize("name, value", [("seed", -(1 << 70)), ("quality", "none"), ("mode.width", 7)])
+def test_what_the_host_no_longer_checks_is_checked_before_it_runs(module, name, value):
+    checks = support.dev.load_pack("nodes.shared.checked_node")
+    inputs = {"mode": "text to image", "mode.width": 64, "mode.height": 64, "seed": 1, "quality": "draft", **FILES}
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        checks.check_inputs(module.ChromaStudio, {**inputs, name: value})
 
 
 def test_menus_are_those_of_the_description(module):
