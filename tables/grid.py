@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
+from .fonts import face_for
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -68,7 +70,7 @@ def draw(
     largest: longer side of a picture on the sheet, in pixels; larger ones are made smaller.
     raises:  ValueError for a sheet that is too large to be shown.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     sizes = [scaled(size_of(cell[0]), largest) for row in cells for cell in row if cell]
     wide, high = (max([MIN_SIDE, *(size[i] for size in sizes)]) for i in (0, 1))
@@ -84,9 +86,12 @@ def draw(
             "smaller, or lay out fewer"
         )
     sheet = Image.new("RGB", size, PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(line - 3)
+    labels = [cell[1] for row in cells for cell in row if cell]
+    face = face_for(*heads, *sides, *labels)
+    pen, font = ImageDraw.Draw(sheet), face.font(line - 3)
 
     def write(x: int, y: int, text: str, width: int = wide) -> None:
+        text = face.shown(text)
         chars = int(FILLED * width * len(text) / max(font.getlength(text), 1))
         lines = textwrap.wrap(text, max(chars, 8), max_lines=LABEL_LINES, placeholder=" ...")
         pen.multiline_text((x, y), "\n".join(lines), fill=INK, font=font, spacing=2)

@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ...tables.fonts import face_for
+
 OVERSAMPLING = 2  # drawn larger by this factor and then reduced, for smooth lines
 MAX_DOTS = 80  # steps; a longer curve has no dot at each sigma
 STEP_GAPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # steps between marks of the horizontal axis
@@ -68,14 +70,14 @@ class Canvas:
     """Draws one picture. Lengths are in pixels of the drawing, which is OVERSAMPLING times as large as the picture."""
 
     def __init__(self, width: int, height: int, theme: Theme):
-        self.theme = theme
+        self.theme, self.face = theme, face_for()
         self.unit = OVERSAMPLING * min(max(min(width / 1024, height / 640), 0.6), 2.5)  # one pixel of 1024 x 640
         self.image = Image.new("RGB", (width * OVERSAMPLING, height * OVERSAMPLING), theme.ground)
         self.pen = ImageDraw.Draw(self.image)
 
     def draw(self, curves: list[tuple[str, list[float]]]) -> Image.Image:
         u = self.unit
-        lines = [legend_line(label, sigmas) for label, sigmas in curves]
+        (lines,) = self._written([legend_line(label, sigmas) for label, sigmas in curves])
         room = self.image.width - 80 * u
         size = 19 * u
         while size > 8 * OVERSAMPLING and max(self._font(size).getlength(line) for line in lines) > room:
@@ -92,8 +94,13 @@ class Canvas:
             self._curve(sigmas, i)
         return self.image.reduce(OVERSAMPLING)
 
+    def _written(self, *groups: list[str]) -> list[list[str]]:
+        """Texts as they are drawn, in a font that has them."""
+        self.face = face_for(*(text for group in groups for text in group))
+        return [[self.face.shown(text) for text in group] for group in groups]
+
     def _font(self, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-        return ImageFont.load_default(size=max(round(size), 8))
+        return self.face.font(max(size, 8))
 
     def _at(self, step: float, sigma: float) -> tuple[float, float]:
         left, top, right, bottom = self.box
@@ -182,6 +189,7 @@ class Chart(Canvas):
         bars: bool,
     ) -> Image.Image:
         u, size = self.unit, 17 * self.unit
+        lines, labels, (what,) = self._written(lines, [label for label, _ in series], [what])
         there = [v for _, values in series for v in values if v and math.isfinite(v)] or [1.0]
         self.low, self.high = math.floor(math.log10(min(there))), math.ceil(math.log10(max(there)))
         self.high = max(self.high, self.low + 1)
@@ -193,7 +201,7 @@ class Chart(Canvas):
             self.pen.text((30 * u, top), line, fill=self.theme.text, font=self._font(size))
             top += 1.35 * size
         if not bars:
-            for i, (label, _) in enumerate(series):
+            for i, label in enumerate(labels):
                 self._legend(label, i, (30 + 240 * i) * u, top + size / 2, size)
             top += 1.35 * size
         self.box = (84 * u, top + 14 * u, self.image.width - 30 * u, self.image.height - 58 * u)

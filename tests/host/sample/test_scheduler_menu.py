@@ -455,6 +455,17 @@ def test_plot_shows_each_schedule_in_its_colour(plots, theme, size):
     assert not has(fewer, colours.lines[2]) and not has(fewer, colours.lines[3])
 
 
+def test_labels_in_characters_that_pillows_own_font_lacks_still_differ(plots):
+    fox, dog = "\u72d0", "\u72ac"  # both were the same box
+    assert not torch.equal(*(plots.plot([(label, schedule("beta", 4))]) for label in (fox, dog)))
+    values = [0.1, 0.2]
+    charts = [
+        plots.chart([title], ["double 0", "single 0"], [(label, values)], what)
+        for title, label, what in (("a", "b", fox), ("a", "b", dog), ("a", fox, "c"), ("a", dog, "c"), (fox, "b", "c"))
+    ]
+    assert len({chart.numpy().tobytes() for chart in charts}) == len(charts)
+
+
 def test_line_goes_through_its_sigmas(plots):
     """At each step a pixel of the line's colour stands at the height of the sigma, and none far from it."""
     values = schedule("linear", 5)
