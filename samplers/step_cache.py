@@ -98,9 +98,8 @@ class Stream:
         self.sigmas, self.residuals = [*self.sigmas[-1:], sigma], [*self.residuals[-1:], residual]
         self.change, self.is_forecast = 0.0, False
 
-    def look(self, first: Tensor) -> None:
-        """Takes the first block's residual of a call, (B, L, D)."""
-        now = first[:, ::SAMPLED].clone()
+    def look(self, now: Tensor) -> None:
+        """Takes the first block's residual of a call."""
         if self.first is not None and self.first.shape == now.shape:
             self.last_change = float((now - self.first).abs().mean() / self.first.abs().mean().clamp(min=1e-12))
             self.change += self.last_change
@@ -179,11 +178,18 @@ class CachedRun:
         near = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - sigma))
         return near if abs(self.levels[near] - sigma) <= SLACK * self.levels[near] else None
 
-    def decide(self, sigma: float, keys: Sequence[Any], before: Tensor, after: Tensor) -> tuple[int | None, bool]:
+    def sampled(self, img: Tensor) -> Tensor | None:
+        """What the gate looks at of the first block's input (B, L, D), copied, since the host's blocks write into theirs."""
+        return img[:, ::SAMPLED].clone() if self.plan is None else None
+
+    def decide(
+        self, sigma: float, keys: Sequence[Any], before: Tensor | None, after: Tensor
+    ) -> tuple[int | None, bool]:
         """(number of the step, whether this call is forecast).
 
-        keys:  one for each conditioning in the call, in the order of its rows.
-        before, after: the first block's input and result, (B, L, D).
+        keys:   one for each conditioning in the call, in the order of its rows.
+        before: what `sampled` gave of the first block's input; None under a plan.
+        after:  the first block's result, (B, L, D).
         """
         step = self.step_of(sigma)
         if step is None:
@@ -201,8 +207,8 @@ class CachedRun:
         ):  # before the step is looked at, so that prompts in one call and apart are decided alike
             self.decided[step] = self._wants_forecast(step)
         stays = True
-        if self.plan is None:
-            for stream, now in zip(streams, (after - before).chunk(len(keys))):
+        if before is not None:
+            for stream, now in zip(streams, (after[:, ::SAMPLED] - before).chunk(len(keys))):
                 stream.look(now)
             stays = max(s.change for s in streams) < self.settings.threshold
         forecast = (

@@ -79,10 +79,11 @@ class CachedBlock:
         if run is None or (call is None and not self.is_first):
             return self.compute(args, extra)
         if self.is_first:
+            before = run.sampled(args["img"])
             out = self.compute(args, extra)
             keys = prompts_of(options) or ("one",)
             sigma = float(options["sigmas"][0])
-            step, forecast = run.decide(sigma, keys, args["img"], out["img"])
+            step, forecast = run.decide(sigma, keys, before, out["img"])
             options[NOW] = Call(step, sigma, keys, forecast, out["img"])
             return out
         if not call.forecast:

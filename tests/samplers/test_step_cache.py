@@ -51,7 +51,7 @@ def go(run, residual_of=residual, first_of=lambda s: torch.ones(2, 3, 4) * s, le
     """The run's calls; step -> what was forecast, None where it was computed."""
     out = []
     for sigma in levels:
-        step, forecast = run.decide(sigma, keys, torch.zeros_like(first_of(sigma)), first_of(sigma))
+        step, forecast = run.decide(sigma, keys, run.sampled(torch.zeros_like(first_of(sigma))), first_of(sigma))
         out.append(run.forecast(sigma, keys) if forecast else None)
         if not forecast:
             run.learn(step, sigma, keys, residual_of(sigma))
@@ -83,7 +83,7 @@ def test_each_conditioning_has_its_own_residuals():
         rows = value if order == KEYS else value.flip(0)
         calls = [(order, rows)] if i % 3 else [((order[0],), rows[:1]), ((order[1],), rows[1:])]
         for keys, now in calls:
-            step, forecast = run.decide(sigma, keys, torch.zeros_like(now), now)
+            step, forecast = run.decide(sigma, keys, run.sampled(torch.zeros_like(now)), now)
             if forecast:
                 assert torch.allclose(run.forecast(sigma, keys), now, rtol=1e-5)
             else:
@@ -108,7 +108,7 @@ def test_a_conditioning_that_is_computed_in_every_second_step_is_not_forecast_in
         for key, rows in zip(KEYS, residual(sigma).chunk(2)):
             if key == "uncond" and i % 2:
                 continue
-            step, forecast = run.decide(sigma, (key,), torch.zeros_like(rows), rows)
+            step, forecast = run.decide(sigma, (key,), run.sampled(torch.zeros_like(rows)), rows)
             ways[key].append(forecast)
             if not forecast:
                 run.learn(step, sigma, (key,), rows)
@@ -138,7 +138,7 @@ def test_a_gate_decides_alike_for_prompts_in_one_call_and_apart():
     for sigma in LEVELS[:-1]:
         ways = []
         for key, rows, now in zip(KEYS, first(sigma).chunk(2), residual(sigma).chunk(2)):
-            step, forecast = run.decide(sigma, (key,), torch.zeros_like(rows), rows)
+            step, forecast = run.decide(sigma, (key,), run.sampled(torch.zeros_like(rows)), rows)
             ways.append(forecast)
             if not forecast:
                 run.learn(step, sigma, (key,), now)
@@ -184,7 +184,7 @@ def test_another_size_begins_anew():
     """As two pictures of one run, or an area's conditionings."""
     run = Run(Settings(compute=0.65), LEVELS)
     go(run, levels=LEVELS[:6])
-    step, forecast = run.decide(LEVELS[6], KEYS, torch.zeros(2, 9, 4), torch.zeros(2, 9, 4))
+    step, forecast = run.decide(LEVELS[6], KEYS, None, torch.zeros(2, 9, 4))
     assert not forecast and step == 6
 
 

@@ -37,6 +37,9 @@ class Known:
     def __init__(self):
         self.is_known, self.residual = False, None
 
+    def sampled(self, img):
+        return None
+
     def decide(self, sigma, keys, before, after):
         return 0, self.is_known
 
@@ -173,6 +176,15 @@ def test_a_model_of_the_hosts_loader_is_taken(comfy, inference, case):
     told, native = [], native_patcher(comfy, *case[:2])
     run(comfy, case, cached(native, told, compute=0.65))
     assert len(told[0].forecast) == 7
+
+
+def test_the_gate_sees_the_change_in_the_hosts_network_which_writes_into_its_input(comfy, inference, case):
+    native, counts = native_patcher(comfy, *case[:2]), []
+    for threshold in (1e-9, 0.5, 10.0):
+        told = []
+        run(comfy, case, cached(native, told, compute=None, threshold=threshold))
+        counts.append(len(told[0].forecast))
+    assert counts[0] == 0 < counts[1] < counts[2] == 7
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde", "heun", "dpmpp_2s_ancestral", "chroma_res_2s"])
