@@ -82,11 +82,13 @@ class CacheSettings:
 class Stream:
     """Residuals of one conditioning at its last two computed steps, (B, L, D).
 
+    acts:        what acted beside it in them, such as a ControlNet; where that changes, another stream begins.
     first:       the first block's at the last call, of every SAMPLEDth token; only for a gate.
     change:      of that since the last computed step, accumulated; last_change: from the last call but one to the last.
     is_forecast: whether its last call was.
     """
 
+    acts: Any = None
     sigmas: list[float] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
     first: Tensor | None = None
@@ -183,13 +185,14 @@ class CachedRun:
         return img[:, ::SAMPLED].clone() if self.plan is None else None
 
     def decide(
-        self, sigma: float, keys: Sequence[Any], before: Tensor | None, after: Tensor
+        self, sigma: float, keys: Sequence[Any], before: Tensor | None, after: Tensor, acts: Any = None
     ) -> tuple[int | None, bool]:
         """(number of the step, whether this call is forecast).
 
         keys:   one for each conditioning in the call, in the order of its rows.
         before: what `sampled` gave of the first block's input; None under a plan.
         after:  the first block's result, (B, L, D).
+        acts:   what acts at this noise level and may not at others: nothing is forecast across a change of it.
         """
         step = self.step_of(sigma)
         if step is None:
@@ -201,7 +204,7 @@ class CachedRun:
                 self._count(step, False)
             return step, False
         self.seen.update((step, key) for key in keys)
-        streams = [self.streams.setdefault(key, Stream()) for key in keys]
+        streams = [self._stream(key, acts) for key in keys]
         if (
             step not in self.decided
         ):  # before the step is looked at, so that prompts in one call and apart are decided alike
@@ -223,6 +226,12 @@ class CachedRun:
             stream.is_forecast = forecast
         self._count(step, forecast)
         return step, forecast
+
+    def _stream(self, key: Any, acts: Any) -> Stream:
+        stream = self.streams.get(key)
+        if stream is None or stream.acts != acts:
+            stream = self.streams[key] = Stream(acts)
+        return stream
 
     def _count(self, step: int, forecast: bool) -> None:
         record = self.record

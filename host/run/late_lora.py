@@ -7,6 +7,7 @@ Shapes: B batch, L tokens, K inputs, M outputs, R rank.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any, Iterator, Mapping
 
@@ -16,10 +17,11 @@ from comfy.patcher_extension import WrappersMP
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor, nn
 
+from .ranges import add_ranges, holds, with_slack
+
 KEY = "chroma_late_lora"  # of what stands on a MODEL
 SEVERAL_GPUS = "multigpu"  # the host's key of a model's copies on other devices
 COMPILED = "torch.compile"  # the host's key of a compiled model's wrapper
-SLACK = 1e-6  # relative; sigmas are float32
 PREFIX, WEIGHT = "diffusion_model.", ".weight"
 AT_ONCE = "Let it act from the first step on"
 NOT_COMPILED = f"a LoRA cannot begin within a run of a compiled model. Take TorchCompileModel off. {AT_ONCE}"
@@ -118,8 +120,10 @@ class LateLora:
             raise ValueError(NOT_COMPILED)
         network = guider.model_patcher.model.diffusion_model
         levels = sigmas.tolist()
-        self.limit = levels[min(self.first_step, len(levels) - 1)]
-        self.rising = levels[-1] > levels[0]  # from a picture to noise
+        limit = levels[min(self.first_step, len(levels) - 1)]
+        rising = levels[-1] > levels[0]  # from a picture to noise
+        self.sigmas = with_slack(math.inf, limit) if rising else with_slack(limit, -math.inf)
+        add_ranges(guider.model_options.setdefault("transformer_options", {}), {KEY: self.sigmas})
         hooks = [
             network.get_submodule(layer).register_forward_hook(self.hook_of(sides))
             for layer, sides in self.sides.items()
@@ -132,16 +136,11 @@ class LateLora:
 
     def model_wrapper(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         """An APPLY_MODEL wrapper, around the Approximator too: says whether the LoRA acts in this call. t: sigmas."""
-        self.acts = self.reached(float(t[0]))
+        self.acts = holds(float(t[0]), self.sigmas)
         try:
             return executor(x, t, *args, **kwargs)
         finally:
             self.acts = False
-
-    def reached(self, sigma: float) -> bool:
-        if self.rising:
-            return sigma >= self.limit * (1 - SLACK)
-        return sigma <= self.limit * (1 + SLACK)
 
     def hook_of(self, sides: list[Side]) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor
 from ...chroma_model import block_lists
 from ...chroma_model.padding import HIDDEN, is_text_mask, padding_mask, pull_together
 from ...constants import STYLE_MASK
+from ...samplers.guided_run import within
 from .network import network_of
+from .ranges import add_ranges, with_slack
 
 # In transformer_options for a run: an AttentionGuidance. In a conditioning's options: a NegativeText.
 NAG = "chroma_nag"
@@ -58,8 +60,7 @@ def acts_at(guidance: AttentionGuidance | None, sigma: Tensor) -> bool:
     """Whether attention guidance acts at this noise level, (B,)."""
     if guidance is None:
         return False
-    high, low = guidance.sigmas  # of float64; sigma was rounded to float32
-    return low * (1 - 1e-6) <= float(sigma[0]) <= high * (1 + 1e-6)
+    return within(float(sigma[0]), guidance.sigmas)
 
 
 def negative_text(conditioning: list[Any]) -> NegativeText:
@@ -147,6 +148,7 @@ class AttentionGuided:
         start, end = (float(sampling.percent_to_sigma(p)) for p in self.percent)
         options = guider.model_options.setdefault("transformer_options", {})
         options[NAG] = AttentionGuidance(*self.settings, (start, end), self.blocks)
+        add_ranges(options, {NAG: with_slack(start, end)})
         for name, conds in guider.conds.items():
             for cond in conds:
                 cond[NAG] = self.negative if name == "positive" else no_text(self.negative)

@@ -11,8 +11,9 @@ from typing import Any, Mapping
 from comfy.patcher_extension import WrappersMP
 
 from ...chroma_model.block_lists import Block
+from .ranges import RANGES, add_ranges, holds, with_slack
 
-SKIP = "chroma_skip_blocks"  # in transformer_options for a run: SkippedBlocks -> its upper and lower sigma
+SKIP = "chroma_skip_blocks"  # of the wrappers on a MODEL
 NOW = "chroma_skip_blocks_now"  # in transformer_options for a forward: SkippedBlocks -> its sigmas, whether it acts
 WHOLE_RUN = (0.0, 1.0)
 
@@ -43,21 +44,20 @@ class SkippedBlocks:
         guider = executor.class_obj
         sampling = guider.model_patcher.get_model_object("model_sampling")
         options = guider.model_options.setdefault("transformer_options", {})
-        sigmas = tuple(float(sampling.percent_to_sigma(p)) for p in self.percent)
-        options[SKIP] = {**options.get(SKIP, {}), self: sigmas}
+        start, end = (float(sampling.percent_to_sigma(p)) for p in self.percent)
+        add_ranges(options, {self: with_slack(start, end)})
         return executor(*args, **kwargs)
 
     def acts_in(self, options: dict[str, Any]) -> bool:
         """Whether they are left out in the forward that these transformer_options are for."""
         if self.percent == WHOLE_RUN:
             return True
-        range_of_run, sigmas = options.get(SKIP, {}).get(self), options.get("sigmas")
+        range_of_run, sigmas = options.get(RANGES, {}).get(self), options.get("sigmas")
         if range_of_run is None or sigmas is None:
             return False
         kept = options.get(NOW, {}).get(self)
         if kept is None or kept[0] is not sigmas:  # once a forward, since it waits for the device
-            high, low = range_of_run  # of float64; sigma was rounded to float32
-            kept = sigmas, low * (1 - 1e-6) <= float(sigmas[0]) <= high * (1 + 1e-6)
+            kept = sigmas, holds(float(sigmas[0]), range_of_run)
             options[NOW] = {**options.get(NOW, {}), self: kept}
         return kept[1]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...samplers.step_cache import CachedRun, CacheRecord, CacheSettings
 from .conds import prompts_of
+from .ranges import acting, add_ranges_of_prompts
 from .skip_blocks import num_blocks, replacements
 
 CACHE = "chroma_step_cache"  # in transformer_options for a run: its CachedRun; also the key of the wrapper
@@ -44,6 +45,7 @@ class StepCache:
         run = CachedRun(self.settings, sigmas.tolist(), getattr(function, "__name__", ""))
         options = executor.class_obj.model_options.setdefault("transformer_options", {})
         options[CACHE] = run
+        add_ranges_of_prompts(executor.class_obj)
         try:
             return executor(noise, latent, sampler, sigmas, *args, **kwargs)
         finally:
@@ -83,7 +85,7 @@ class CachedBlock:
             out = self.compute(args, extra)
             keys = prompts_of(options) or ("one",)
             sigma = float(options["sigmas"][0])
-            step, forecast = run.decide(sigma, keys, before, out["img"])
+            step, forecast = run.decide(sigma, keys, before, out["img"], acting(options, sigma))
             options[NOW] = Call(step, sigma, keys, forecast, out["img"])
             return out
         if not call.forecast:

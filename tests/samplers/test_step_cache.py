@@ -193,3 +193,16 @@ def test_the_end_lets_go():
     go(run)
     run.end()
     assert run.streams == {}
+
+
+def test_where_something_else_acts_two_steps_are_computed():
+    run, ways = Run(Settings(compute=0.65), LEVELS), []
+    for i, sigma in enumerate(LEVELS[:-1]):
+        now = residual(sigma) * (5 if i >= 12 else 1)
+        step, forecast = run.decide(sigma, KEYS, None, now, acts="ControlNet" if i >= 12 else None)
+        ways.append(forecast)
+        if not forecast:
+            run.learn(step, sigma, KEYS, now)
+    run.end()
+    assert [i for i, forecast in enumerate(ways) if forecast] == [6, 8, 10, 14, 16, 18, 20, 22]
+    assert max(error for _, error in run.record.errors) < 1e-5 and run.record.conditionings == 2

@@ -1,9 +1,10 @@
 """Forecast steps in runs of the host: what is left out, what is put in its place, and that nothing stays behind."""
 
+import controlnets
 import pytest
 import support
 import torch
-from host_models import native_net, native_patcher, our_net, sample
+from host_models import lora_on, native_net, native_patcher, our_net, sample
 
 pytestmark = pytest.mark.host
 load_pack = support.dev.load_pack
@@ -40,7 +41,7 @@ class Known:
     def sampled(self, img):
         return None
 
-    def decide(self, sigma, keys, before, after):
+    def decide(self, sigma, keys, before, after, acts):
         return 0, self.is_known
 
     def learn(self, step, sigma, keys, residual):
@@ -130,10 +131,15 @@ def test_alternate_beside_it_forecasts_no_prompt_twice_in_a_row(comfy, case, mod
     assert {step for step, _ in record.errors} & asked
 
 
-def nag(model, case):
+def prompts(case):
+    generator = torch.Generator().manual_seed(5)
+    return [[[torch.randn(1, n, case[0].context_dim, generator=generator), {}]] for n in (11, 7)]
+
+
+def nag(model, case, percent=(0.2, 0.6)):
     module = load_pack("host.run.nag")
     negative = [[torch.randn(1, 5, case[0].context_dim, generator=torch.Generator().manual_seed(8)), {}]]
-    options = {"scale": 4.0, "tau": 2.5, "alpha": 0.5, "percent": (0.2, 0.6), "blocks": None}
+    options = {"scale": 4.0, "tau": 2.5, "alpha": 0.5, "percent": percent, "blocks": None}
     return module.AttentionGuided(module.negative_text(negative), **options).on(model)
 
 
@@ -168,8 +174,66 @@ def test_what_stands_beside_it_acts_in_a_run(comfy, case, model, beside):
     plain = run(comfy, case, other, **more)
     assert torch.equal(run(comfy, case, cached(other, compute=1.0), **more), plain)
     found = run(comfy, case, cached(other, told, compute=0.65), **more)
-    assert 1e-6 < support.relative(found, plain) < 0.5 and len(told[0].forecast) == 7
+    forecasts = 5 if beside == "NAG" else 7  # which ends within the run
+    assert 1e-6 < support.relative(found, plain) < 0.5 and len(told[0].forecast) == forecasts
     assert support.relative(plain, run(comfy, case, model)) > 1e-3  # which is no plain run
+
+
+def control_until(model, case, percent):
+    import nodes
+
+    picture = torch.rand(1, 128, 160, 3, generator=torch.Generator().manual_seed(1))
+    apply = nodes.ControlNetApplyAdvanced().apply_controlnet
+    texts = apply(*prompts(case), controlnets.load("xlabs"), picture, 0.8, 0.0, percent)
+    return model, dict(zip(("positive", "negative"), texts))
+
+
+def nag_until(model, case, percent):
+    return nag(model, case, (0.0, percent)), {}
+
+
+def blocks_skipped_until(model, case, percent):
+    module = load_pack("host.run.skip_blocks")
+    return module.SkippedBlocks(frozenset({("single", 1)}), (0.0, percent)).on(model), {}
+
+
+def lora_from(model, case, percent):
+    module = load_pack("host.run.late_lora")
+    down, up = torch.randn(2, 4, case[0].hidden_size, generator=torch.Generator().manual_seed(6))
+    sides = module.Sides({"double_blocks.1.img_attn.proj": [module.Side(down, 0.1 * up.T)]})
+    return module.LateLora(sides, round(percent * STEPS)).on(model), {}
+
+
+def scheduled_lora_until(model, case, percent):
+    """Of the host's hooks."""
+    import comfy.hooks
+
+    hooks = comfy.hooks.create_hook_lora(lora_on(case[1], "double_blocks.1.img_attn.proj"), 1.0, 0.0)
+    keyframes = comfy.hooks.HookKeyframeGroup()
+    for strength, start in ((1.0, 0.0), (0.0, percent)):
+        keyframes.add(comfy.hooks.HookKeyframe(strength, start))
+    hooks.set_keyframes_on_hooks(keyframes)
+    texts = (comfy.hooks.set_hooks_for_conditioning(text, hooks) for text in prompts(case))
+    return model, dict(zip(("positive", "negative"), texts))
+
+
+OF_HOST = [control_until, scheduled_lora_until]
+SWITCHES = [*OF_HOST, nag_until, blocks_skipped_until, lora_from]
+
+
+@pytest.mark.parametrize("settings", [{"compute": 0.65}, {"compute": None, "threshold": 10.0}], ids=["plan", "gate"])
+@pytest.mark.parametrize("other", SWITCHES)
+def test_nothing_is_forecast_across_a_change_of_what_acts(comfy, case, model, other, settings):
+    """Two steps are computed from there on; a forecast along the line would take the ControlNet's part further, for one."""
+    for percent in (0.4, 0.47, 0.5):  # even steps and odd ones
+        told, (patched, more) = [], other(model, case, percent)
+        run(comfy, case, cached(patched, told, **settings), **more)
+        sampling = model.get_model_object("model_sampling")
+        levels = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS)
+        slack = 0.0 if other in OF_HOST else 1e-6  # the host compares to the last bit, and ends a step earlier here
+        first = next(i for i, sigma in enumerate(levels) if sigma < sampling.percent_to_sigma(percent) * (1 - slack))
+        first = round(percent * STEPS) if other is lora_from else first
+        assert {first, first + 1} <= told[0].computed and 4 <= len(told[0].forecast) < 7
 
 
 def test_a_model_of_the_hosts_loader_is_taken(comfy, inference, case):
