@@ -9,6 +9,7 @@ import bisect
 import math
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -165,6 +166,7 @@ class GuidedRun:
     guides:   whether there is an uncond to leave out.
     now:      what the current evaluation is to do; `sigma` is its noise level.
     known:    the last two (sigma, difference of velocities), from two steps; `known_step` is the later.
+    acts:     the conditionings and patches that `known` was computed with.
     """
 
     guidance: Guidance
@@ -178,6 +180,7 @@ class GuidedRun:
     average: Tensor | None = None
     known: list[tuple[float, Tensor]] = field(default_factory=list)
     known_step: int | None = None
+    acts: Any = None
     last_step: int = -1
     keeps_to_schedule: bool = True
     record: RunRecord = field(init=False)
@@ -189,8 +192,14 @@ class GuidedRun:
     def num_steps(self) -> int:
         return len(self.sigmas) - 1
 
-    def begin(self, sigma: float, uses_uncond: bool = False) -> Evaluation:
-        """Starts an evaluation at sigma, and says what it is to do. uses_uncond: the sampler looks at uncond itself."""
+    def begin(self, sigma: float, uses_uncond: bool = False, acts: Any = None) -> Evaluation:
+        """Starts an evaluation at sigma, and says what it is to do.
+
+        uses_uncond: the sampler looks at uncond itself.
+        acts:        which conditionings and patches act: nothing is extrapolated across a change of it.
+        """
+        if acts != self.acts:
+            self.acts, self.known = acts, []
         self.sigma, self.now = sigma, self.evaluation(sigma)
         self.watch_schedule(sigma, self.now.step)
         if uses_uncond and self.now.uncond != COMPUTE:

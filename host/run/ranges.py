@@ -1,4 +1,4 @@
-"""Which patches of a run act at a noise level.
+"""Which patches and conditionings of a run act at a noise level.
 
 Whatever acts for a part of a run only writes its range into the run's options. What looks back over steps, such as forecasts,
 begins anew where another set acts. Written for ComfyUI 0.30.
@@ -49,6 +49,16 @@ def add_ranges_of_prompts(guider: Any) -> None:
             for keyframe in hook.hook_keyframe.keyframes:
                 found[id(keyframe)] = as_host(to_sigma(keyframe.start_percent), -math.inf)
     add_ranges(guider.model_options.setdefault("transformer_options", {}), found)
+
+
+def prompts_at(guider: Any, sigma: float) -> frozenset[Any]:
+    """Which conditionings of a guider in a run act at this noise level."""
+    return frozenset(
+        (name, i)
+        for name, conds in guider.conds.items()
+        for i, cond in enumerate(conds)
+        if holds(sigma, as_host(cond.get("timestep_start", math.inf), cond.get("timestep_end", -math.inf)))
+    )
 
 
 def controls_of(cond: Mapping[str, Any]) -> Iterator[Any]:

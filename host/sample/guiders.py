@@ -18,6 +18,7 @@ from ...samplers.guided_run import COMPUTE, CONSTANT, EXTRAPOLATE, SHOW, Guidanc
 from ...samplers.run_record import RunRecord
 from ..run.conds import GUIDANCE as KEY
 from ..run.conds import PAIRING
+from ..run.ranges import acting, add_ranges_of_prompts, prompts_at
 from .peak_memory import PeakMemory
 
 PAIRINGS = ("auto", "paired", "apart")
@@ -143,6 +144,7 @@ def install(run: GuidedRun, guider: Any, started: float) -> None:
     run.guides = negative is not None and (guider.cfg != 1 or run.guidance.curve != "constant")
     single = len(guider.conds["positive"]) == 1 and (not run.guides or len(negative) == 1)
     run.record.plain = 0 if run.guides and single else None
+    add_ranges_of_prompts(guider)
     options = guider.model_options
     base = options.get("sampler_calc_cond_batch_function") or compute
     options["sampler_calc_cond_batch_function"] = functools.partial(predictions, run, base)
@@ -162,7 +164,9 @@ def predict_noise(
 ) -> Tensor:
     """A PREDICT_NOISE wrapper: the host's own CFG, at the scale of this evaluation."""
     options = args[0] if args else kwargs.get("model_options", {})
-    now = run.begin(float(timestep[0]), uses_uncond(guider, options))  # waits for the device; once an evaluation
+    sigma = float(timestep[0])  # waits for the device; once an evaluation
+    acts = prompts_at(guider, sigma), acting(options.get("transformer_options", {}), sigma)
+    now = run.begin(sigma, uses_uncond(guider, options), acts)
     run.record.evaluation_begins(time.perf_counter() - started)
     if now.zero:
         return unmoved(guider, x, timestep, options)

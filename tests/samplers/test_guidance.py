@@ -199,6 +199,19 @@ def test_stages_of_one_step_make_no_line():
     torch.testing.assert_close(guidance.extrapolate(run.known, 0.5), torch.full_like(x, 5.0))
 
 
+def test_where_another_prompt_acts_the_line_begins_anew():
+    run, found, x = GuidedRun(Guidance(alternate=True), sigmas_of(10), 3.0), "", torch.zeros(1, 1, 1, 2)
+    for step, sigma in enumerate(run.sigmas[:-1]):
+        prompt, value = ("B", 50.0) if step >= 5 else ("A", 1.0)
+        now = run.begin(sigma, acts=prompt)
+        found += now.uncond[0]
+        if now.uncond == "extrapolate":
+            torch.testing.assert_close(run.expected(x, sigma), torch.full_like(x, sigma * value))
+        else:
+            run.learn(now, x, x + sigma * value, x, sigma)
+    assert found == "cccecccece"
+
+
 def test_an_interval_reaches_a_millionth_further_and_no_more():
     for reach, inside in ((0.5e-6, True), (1e-6, True), (1.5e-6, False)):
         assert guided_run.within(0.5 * (1 + reach), (0.5, 0.1)) is inside

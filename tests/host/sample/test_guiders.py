@@ -113,6 +113,26 @@ def test_prompts_computed_are_as_counted_by_hand(comfy, model, cfg, settings, mo
     assert told[0].finished and told[0].steps == STEPS
 
 
+def prompt_in_two_parts(model, cfg):
+    (first, second), (negative,) = texts(cfg, (11, 9)), texts(cfg, (7,))
+    first[0][1]["end_percent"] = second[0][1]["start_percent"] = 0.45
+    return model, {"positive": first + second, "negative": negative}
+
+
+def block_skipped_for_a_part(model, cfg):
+    module = support.dev.load_pack("host.run.skip_blocks")
+    return module.SkippedBlocks(frozenset({("single", 1)}), (0.0, 0.45)).on(model), texts_given(cfg)
+
+
+@pytest.mark.parametrize("other", [prompt_in_two_parts, block_skipped_for_a_part])
+def test_alternate_computes_uncond_where_something_else_begins_to_act(comfy, model, cfg, other):
+    """In steps 0, 1 and 2, and again in the two from step 3 on: the first line says nothing of what acts then."""
+    patched, given = other(model, cfg)
+    ours, told = guided(patched, alternate=True)
+    run(comfy, ours, cfg, **given)
+    assert [step for step, _ in told[0].cosines] == [0, 1, 2, 3, 4] and told[0].extrapolated == 1
+
+
 def shift_one(model):
     from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
 
