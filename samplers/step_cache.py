@@ -22,6 +22,7 @@ from .traits import adds_noise
 
 FIRST_SHARE, LAST = 0.2, 3  # of the steps at the start, and how many at the end, are always computed
 SAMPLED = 8  # of so many tokens one is looked at by the gate
+SMALL = 1e-12  # in float32; divisors are at least this
 SLACK = 1e-4  # relative, of a sigma beside the schedule's; the host's are float32
 
 OFF_SCHEDULE = "the sampler computes the model beside the schedule's sigmas, so every step is computed"
@@ -103,7 +104,7 @@ class Stream:
     def look(self, now: Tensor) -> None:
         """Takes the first block's residual of a call."""
         if self.first is not None and self.first.shape == now.shape:
-            self.last_change = float((now - self.first).abs().mean() / self.first.abs().mean().clamp(min=1e-12))
+            self.last_change = float((now - self.first).abs().mean() / self.first.abs().mean().clamp(min=SMALL))
             self.change += self.last_change
         self.first = now
 
@@ -113,9 +114,9 @@ class Stream:
         return sum(tensor.nbytes for tensor in kept)
 
     def forecast(self, sigma: float) -> Tensor:
-        """Along the line through the last two residuals."""
+        """Along the line through the last two residuals, in float32, since it may leave float16's range."""
         (s0, s1), (r0, r1) = self.sigmas, self.residuals
-        return torch.lerp(r0, r1, (sigma - s0) / (s1 - s0))
+        return torch.lerp(r0.float(), r1.float(), (sigma - s0) / (s1 - s0))
 
 
 @dataclass
@@ -211,7 +212,7 @@ class CachedRun:
             self.decided[step] = self._wants_forecast(step)
         stays = True
         if before is not None:
-            for stream, now in zip(streams, (after[:, ::SAMPLED] - before).chunk(len(keys))):
+            for stream, now in zip(streams, (after[:, ::SAMPLED].float() - before.float()).chunk(len(keys))):
                 stream.look(now)
             stays = max(s.change for s in streams) < self.settings.threshold
         forecast = (
@@ -250,7 +251,7 @@ class CachedRun:
         return inside and max(expected, default=math.inf) < self.settings.threshold
 
     def forecast(self, sigma: float, keys: Sequence[Any]) -> Tensor:
-        """What the later blocks would add, for all rows of the call."""
+        """What the later blocks would add, for all rows of the call, in float32."""
         return torch.cat([self.streams[key].forecast(sigma) for key in keys])
 
     def learn(self, step: int | None, sigma: float, keys: Sequence[Any], residual: Tensor) -> None:
@@ -260,7 +261,9 @@ class CachedRun:
         for key, now in zip(keys, residual.chunk(len(keys))):
             stream = self.streams[key]
             if len(stream.residuals) == 2 and stream.residuals[0].shape == now.shape:
-                self.pending.append((step, (stream.forecast(sigma) - now).norm() / now.norm().clamp(min=1e-12)))
+                off = stream.forecast(sigma) - now
+                size = now.norm(dtype=torch.float32).clamp(min=SMALL)
+                self.pending.append((step, off.norm() / size))
             stream.keep(sigma, now.clone())
         self.record.num_bytes = max(self.record.num_bytes, sum(s.num_bytes for s in self.streams.values()))
         self.record.conditionings = max(self.record.conditionings, len(self.streams))

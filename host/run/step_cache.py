@@ -10,8 +10,10 @@ from typing import Any, Callable
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...chroma_model.ops import clamp_fp16
 from ...samplers.step_cache import CachedRun, CacheRecord, CacheSettings
 from .conds import prompts_of
+from .overflow import clamp
 from .ranges import acting, add_ranges_of_prompts
 from .skip_blocks import num_blocks, replacements
 
@@ -91,12 +93,13 @@ class CachedBlock:
         if not call.forecast:
             out = self.compute(args, extra)
             if self.is_last:
-                run.learn(call.step, call.sigma, call.keys, image_rows(out["img"], options) - call.img)
+                run.learn(call.step, call.sigma, call.keys, clamp_fp16(image_rows(out["img"], options) - call.img))
             return out
         if not self.is_last:
             return {name: args[name] for name in ("img", "txt") if name in args}
         joint = args["img"].clone()
-        image_rows(joint, options).copy_(call.img + run.forecast(call.sigma, call.keys))
+        img = call.img + run.forecast(call.sigma, call.keys)  # float32
+        image_rows(joint, options).copy_(clamp(img.to(joint.dtype), options))
         return {"img": joint}
 
     def compute(self, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

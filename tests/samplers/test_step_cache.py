@@ -206,3 +206,21 @@ def test_where_something_else_acts_two_steps_are_computed():
     run.end()
     assert [i for i, forecast in enumerate(ways) if forecast] == [6, 8, 10, 14, 16, 18, 20, 22]
     assert max(error for _, error in run.record.errors) < 1e-5 and run.record.conditionings == 2
+
+
+def test_float16_is_judged_as_float32():
+    """Its norms are beyond its range, and its smallest divisor would be 0."""
+
+    def residual_of(sigma):
+        return torch.full((2, 400, 64), 2000.0 * (1 + sigma**2))  # whose norm is 3e5 to 6e5
+
+    found = {}
+    for dtype in (torch.float32, torch.float16):
+        run = Run(Settings(compute=None, threshold=0.1), LEVELS)
+        go(run, lambda s: residual_of(s).to(dtype), lambda s: torch.zeros(2, 400, 64, dtype=dtype))  # noqa: B023
+        run.end()
+        found[dtype] = run.record
+    plain, half = found.values()
+    assert half.forecast == plain.forecast and len(half.forecast) == 9
+    assert [error for _, error in half.errors] == pytest.approx([error for _, error in plain.errors], abs=2e-3)
+    assert max(error for _, error in plain.errors) > 1e-3

@@ -94,6 +94,23 @@ def test_with_the_true_residual_a_forecast_is_the_computed_result(comfy, inferen
     assert support.relative(net(*call, transformer_options=options, **CALLS[name]), plain) > 1e-2
 
 
+def test_a_forecast_beyond_float16s_range_is_cut_and_noted(comfy, inference, case):
+    module, overflow = load_pack("host.run.step_cache"), load_pack("host.run.overflow")
+    cfg, weights, _ = case
+    generator, flags, known = torch.Generator().manual_seed(2), overflow.Flags(), Known()
+    x, text = (torch.randn(shape, generator=generator).half() for shape in ((1, 16, 16, 20), (1, 9, cfg.context_dim)))
+    blocks = [("double_block", i) for i in range(2)] + [("single_block", i) for i in range(3)]
+    patches = {b: module.CachedBlock(b == blocks[0], b == blocks[-1], None) for b in blocks}
+    options = {"patches_replace": {"dit": patches}, module.CACHE: known, "sigmas": torch.tensor([0.5])}
+    net = our_net(comfy, cfg, weights, torch.float16)
+    call = x, torch.tensor([0.5]).half(), text, torch.zeros(1)
+    net(*call, transformer_options=options)
+    known.residual = known.residual.float()
+    known.residual[0, 3, 5] = 1e5
+    out = net(*call, transformer_options={**options, overflow.OPTION: flags})
+    assert out.isfinite().all() and [place for place, cut in flags.found.items() if bool(cut)] == [("single", 2)]
+
+
 def test_a_run_with_nothing_forecast_is_the_plain_one(comfy, case, model):
     assert torch.equal(run(comfy, case, cached(model, compute=1.0)), run(comfy, case, model))
 
