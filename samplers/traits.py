@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 
 STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
-# In steps of several stages the model is called at several noise levels.
+# In steps of several stages the model is called at several noise levels. dpmpp_2m_sde_heun has Heun's weights and one call.
 TWO_STAGE = re.compile(
-    r"heun|^dpm_2|^dpm_fast|^dpm_adaptive|_2s|dpmpp_sde|^seeds_[23]|res_[235]s|sa_solver_pece|midpoint|rk[2-9]"
+    r"(?<!2m_sde_)heun|^dpm_2|^dpm_fast|^dpm_adaptive|_2s|dpmpp_sde|^seeds_[23]|res_[235]s|sa_solver_pece|midpoint|rk[2-9]"
 )
 OFF_SCHEDULE = ("dpm_fast", "dpm_adaptive")  # they step on sigmas of their own, as a run finds by itself
 # Whose picture moves by over 2 of 255 with `alternate` for other reasons, as `benchmarks/savings.py` finds them.

@@ -49,6 +49,29 @@ def listed(ours):
     return ours
 
 
+def test_traits_of_every_sampler_are_those_of_its_run(comfy, model, case, listed):
+    """Of the host's samplers and ours: calls of a trivial model, and whether a run's seed changes what comes after its noise."""
+    traits, steps, calls = support.dev.load_pack("samplers.traits"), 8, []
+    trivial = model.clone()
+
+    def denoise(apply, a):
+        calls.append(0 in a["cond_or_uncond"])
+        return 0.5 * a["input"]
+
+    trivial.set_model_unet_function_wrapper(denoise)
+    noise = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(3))
+    wrong = {}
+    for name in comfy.samplers.SAMPLER_NAMES:
+        calls.clear()
+        more = {"steps": steps, "scale": 1.0, "sampler": name, "noise": noise, "latent": torch.zeros_like(noise)}
+        one, other = (sample(comfy, trivial, case[0], seed=seed, **more) for seed in (1, 2))
+        found = not torch.equal(one, other), sum(calls) / 2 > 1.5 * steps
+        told = traits.adds_noise(name), traits.is_two_stage(name)
+        if found[0] != told[0] or (found[1] != told[1] and name not in traits.OFF_SCHEDULE):
+            wrong[name] = found, told, sum(calls) / 2
+    assert wrong == {}
+
+
 def wrapped(comfy, model, wrapper, kind):
     clone = model.clone()
     clone.add_wrapper_with_key(kind, "test", wrapper)
