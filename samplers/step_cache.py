@@ -21,6 +21,7 @@ from ..constants import counted
 from .traits import adds_noise
 
 FIRST_SHARE, LAST = 0.2, 3  # of the steps at the start, and how many at the end, are always computed
+SEEN = 2  # steps ago at most a conditioning was called if it still is: `alternate` leaves out every second one
 SAMPLED = 8  # of so many tokens one is looked at by the gate
 SMALL = 1e-12  # in float32; divisors are at least this
 SLACK = 1e-4  # relative, of a sigma beside the schedule's; the host's are float32
@@ -84,12 +85,14 @@ class Stream:
     """Residuals of one conditioning at its last two computed steps, (B, L, D).
 
     acts:        what acted beside it in them, such as a ControlNet; where that changes, another stream begins.
+    step:        of its last call.
     first:       the first block's at the last call, of every SAMPLEDth token; only for a gate.
     change:      of that since the last computed step, accumulated; last_change: from the last call but one to the last.
     is_forecast: whether its last call was.
     """
 
     acts: Any = None
+    step: int = 0
     sigmas: list[float] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
     first: Tensor | None = None
@@ -124,7 +127,7 @@ class CacheRecord:
     """What a run did.
 
     computed:  steps that were for at least one conditioning; forecast: those that were for none.
-    errors:    (step, relative error of the forecast that was made beside a computed call).
+    errors:    (step, relative error of the forecast that was made beside a computed call), of steps that may be forecast.
     num_bytes: the most that was kept at a time; conditionings: of how many.
     """
 
@@ -153,7 +156,10 @@ class CachedRun:
     """One run. Of each call of the network `decide` is asked after the first block, `result` after the last."""
 
     def __init__(self, settings: CacheSettings, sigmas: Sequence[float], sampler: str = ""):
-        """sigmas: the schedule, n + 1. sampler: its name, by which those that add noise are known."""
+        """sigmas: the schedule, n + 1. sampler: its name, by which those that add noise are known.
+
+        Conditionings may be computed on several devices, each by a thread that adds its own to `streams`.
+        """
         self.settings, self.levels = settings, list(sigmas[:-1])
         steps = len(self.levels)
         self.record = CacheRecord(steps)
@@ -205,7 +211,7 @@ class CachedRun:
                 self._count(step, False)
             return step, False
         self.seen.update((step, key) for key in keys)
-        streams = [self._stream(key, acts) for key in keys]
+        streams = [self._stream(key, acts, step) for key in keys]
         if (
             step not in self.decided
         ):  # before the step is looked at, so that prompts in one call and apart are decided alike
@@ -224,14 +230,14 @@ class CachedRun:
             )
         )
         for stream in streams:
-            stream.is_forecast = forecast
+            stream.is_forecast, stream.step = forecast, step
         self._count(step, forecast)
         return step, forecast
 
-    def _stream(self, key: Any, acts: Any) -> Stream:
+    def _stream(self, key: Any, acts: Any, step: int) -> Stream:
         stream = self.streams.get(key)
         if stream is None or stream.acts != acts:
-            stream = self.streams[key] = Stream(acts)
+            stream = self.streams[key] = Stream(acts, step)
         return stream
 
     def _count(self, step: int, forecast: bool) -> None:
@@ -242,12 +248,17 @@ class CachedRun:
         elif step not in record.computed:
             record.forecast.add(step)
 
+    def may_be_forecast(self, step: int) -> bool:
+        """Whether a step is neither of the first nor of the last, which are always computed."""
+        steps = len(self.levels)
+        return num_first(steps) <= step < steps - LAST
+
     def _wants_forecast(self, step: int) -> bool:
         if self.plan is not None:
             return not self.plan[step]
-        steps = len(self.levels)
-        inside = num_first(steps) <= step < steps - LAST and not self.decided.get(step - 1, False)
-        expected = [s.change + s.last_change for s in self.streams.values()]  # once the step has gone as the one before
+        inside = self.may_be_forecast(step) and not self.decided.get(step - 1, False)
+        called = [s for s in list(self.streams.values()) if s.step >= step - SEEN]  # others have ended
+        expected = [s.change + s.last_change for s in called]  # once the step has gone as the one before
         return inside and max(expected, default=math.inf) < self.settings.threshold
 
     def forecast(self, sigma: float, keys: Sequence[Any]) -> Tensor:
@@ -260,24 +271,25 @@ class CachedRun:
             return
         for key, now in zip(keys, residual.chunk(len(keys))):
             stream = self.streams[key]
-            if len(stream.residuals) == 2 and stream.residuals[0].shape == now.shape:
+            known = len(stream.residuals) == 2 and stream.residuals[0].shape == now.shape
+            if known and self.may_be_forecast(step):
                 off = stream.forecast(sigma) - now
                 size = now.norm(dtype=torch.float32).clamp(min=SMALL)
                 self.pending.append((step, off.norm() / size))
             stream.keep(sigma, now.clone())
-        self.record.num_bytes = max(self.record.num_bytes, sum(s.num_bytes for s in self.streams.values()))
+        self.record.num_bytes = max(self.record.num_bytes, sum(s.num_bytes for s in list(self.streams.values())))
         self.record.conditionings = max(self.record.conditionings, len(self.streams))
         if self.settings.max_error > 0:
             self._judge()
 
     def _judge(self) -> None:
         """Takes the errors from the device, which waits for it: once a run, or in each step if there is a limit."""
-        for step, found in self.pending:
+        pending, self.pending = self.pending, []
+        for step, found in pending:
             error = float(found)
             self.record.errors.append((step, error))
             if 0 < self.settings.max_error < error:
                 self.stop(f"a forecast was off by {error:.1%} at step {step + 1}, so the steps after it are computed")
-        self.pending.clear()
 
     def end(self) -> None:
         """Tells the errors that are left, and lets go of every tensor."""

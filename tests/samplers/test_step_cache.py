@@ -67,7 +67,7 @@ def test_a_line_is_forecast_exactly_and_its_error_is_told():
     run.end()
     record = run.record
     assert (len(record.computed), len(record.forecast), record.notes) == (17, 9, [])
-    assert [step for step, _ in record.errors[::2]] == [i for i, value in enumerate(found) if value is None][2:]
+    assert [step for step, _ in record.errors[::2]] == [7, 9, 11, 13, 15, 17, 19, 21]  # those that might have been
     assert max(error for _, error in record.errors) < 1e-5
     assert record.text().startswith("17 of 26 steps computed, 0 kB kept for 2 prompts\nforecasts off by 0.0%")
     assert record.num_bytes == 2 * residual(1.0).nbytes  # two of each conditioning's
@@ -224,3 +224,47 @@ def test_float16_is_judged_as_float32():
     assert half.forecast == plain.forecast and len(half.forecast) == 9
     assert [error for _, error in half.errors] == pytest.approx([error for _, error in plain.errors], abs=2e-3)
     assert max(error for _, error in plain.errors) > 1e-3
+
+
+def test_a_conditioning_that_has_ended_does_not_keep_the_gate_shut():
+    """It ends where the first block changes much; the other one goes on with little change."""
+    settings = Settings(compute=None, threshold=0.05)
+
+    def ways(keys_at):
+        run, out = Run(settings, LEVELS), []
+        for i, sigma in enumerate(LEVELS[:-1]):
+            now = torch.full((1, 3, 4), 1.5**i), torch.full((1, 3, 4), 1.01**i)  # uncond changes much, cond little
+            keys = keys_at(i)
+            rows = torch.cat([now[KEYS[::-1].index(key)] for key in keys])
+            step, forecast = run.decide(sigma, keys, run.sampled(torch.zeros_like(rows)), rows)
+            out.append(forecast)
+            if not forecast:
+                run.learn(step, sigma, keys, rows)
+        return [i for i, way in enumerate(out) if way]
+
+    assert ways(lambda i: KEYS if i <= 8 else KEYS[:1]) == [11, 13, 15, 17, 19, 21]  # two steps later
+    assert ways(lambda i: KEYS[:1]) == list(range(6, 23, 2))
+    assert ways(lambda i: KEYS if i % 2 == 0 else KEYS[:1]) == []  # called in every second step, it still counts
+
+
+def test_errors_of_steps_that_are_never_forecast_stop_nothing():
+    """In the first fifth the picture is laid out, and lines through residuals are far off."""
+    run = Run(Settings(compute=0.65, max_error=0.05), LEVELS)
+    found = go(run, residual_of=lambda s: residual(s) * (1 if s < 0.85 else 1 / s**8))
+    assert run.record.notes == [] and sum(value is not None for value in found) == 9
+    assert all(6 <= step < 23 for step, _ in run.record.errors)
+
+
+def test_another_devices_first_call_may_come_while_streams_are_looked_through():
+    class Interrupted(cache.Stream):
+        """Another device's thread has its turn where this stream is asked for its size."""
+
+        @property
+        def num_bytes(self):
+            run.streams.setdefault("of another device", cache.Stream())
+            return 0
+
+    run = Run(Settings(), LEVELS)
+    run.streams = {key: Interrupted() for key in KEYS}
+    go(run, levels=LEVELS[:2])
+    assert set(run.streams) == {*KEYS, "of another device"}
