@@ -6,16 +6,20 @@ Written for ComfyUI 0.30.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
+import comfy.ldm.chroma.model
+import comfy.ldm.flux.model
 from comfy.patcher_extension import WrappersMP
 
+from ...chroma_model import ChromaTransformer
 from ...chroma_model.block_lists import Block
 from .ranges import RANGES, add_ranges, holds, with_slack
 
 SKIP = "chroma_skip_blocks"  # of the wrappers on a MODEL
 NOW = "chroma_skip_blocks_now"  # in transformer_options for a forward: SkippedBlocks -> its sigmas, whether it acts
 WHOLE_RUN = (0.0, 1.0)
+NETWORKS = (ChromaTransformer, comfy.ldm.chroma.model.Chroma, comfy.ldm.flux.model.Flux)
 
 
 @dataclass(frozen=True)
@@ -85,23 +89,33 @@ def replacements(model: Any) -> Mapping[tuple[str, int], Any]:
     return model.model_options.get("transformer_options", {}).get("patches_replace", {}).get("dit", {})
 
 
+def chain(patch: Any) -> Iterator[Any]:
+    """What stands in a block's place, from the outside in: each of ours stands around what was there before it."""
+    while patch is not None:
+        yield patch
+        patch = getattr(patch, "before", None)
+
+
+def is_left_out(patch: Any, options: dict[str, Any], extra: Mapping[str, Any]) -> bool:
+    """Whether a block is left out in a forward, inside of a patch or, as `extra` says, around it."""
+    inside = (p.skipped for p in chain(patch) if isinstance(p, SkippedBlock))
+    return extra["original_block"] is unchanged or any(skipped.acts_in(options) for skipped in inside)
+
+
 def skipped_on(model: Any) -> tuple[frozenset[Block], frozenset[Block]]:
     """Blocks that nodes have left out of a MODEL: for the whole run, and for a part of it only."""
     whole, part = set(), set()
     for (name, index, *_), patch in replacements(model).items():
-        while patch is not None:  # others of ours may stand around it
-            if isinstance(patch, SkippedBlock):
-                (whole if patch.skipped.percent == WHOLE_RUN else part).add((name.removesuffix("_block"), index))
-            patch = getattr(patch, "before", None)
+        for skipped in (p.skipped for p in chain(patch) if isinstance(p, SkippedBlock)):
+            (whole if skipped.percent == WHOLE_RUN else part).add((name.removesuffix("_block"), index))
     return frozenset(whole), frozenset(part - whole)
 
 
 def num_blocks(model: Any) -> dict[str, int]:
     """Kind -> how many blocks a MODEL has. raises: ValueError if it is no Chroma or FLUX."""
     network = model.model.diffusion_model
-    lists = {kind: getattr(network, f"{kind}_blocks", None) for kind in ("double", "single")}
-    if any(blocks is None for blocks in lists.values()):
+    if not isinstance(network, NETWORKS):
         raise ValueError(
-            f"the model is a {type(model.model).__name__}, which has no double and single blocks. Connect Load Chroma Model"
+            f"the model is a {type(model.model).__name__}, neither Chroma nor FLUX. Connect Load Chroma Model"
         )
-    return {kind: len(blocks) for kind, blocks in lists.items()}
+    return {kind: len(getattr(network, f"{kind}_blocks")) for kind in ("double", "single")}

@@ -5,6 +5,7 @@ Written for ComfyUI 0.30.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Callable
 
 from comfy.patcher_extension import WrappersMP
@@ -15,7 +16,7 @@ from ...samplers.step_cache import CachedRun, CacheRecord, CacheSettings
 from .conds import prompts_of
 from .overflow import clamp
 from .ranges import acting, add_ranges_of_prompts
-from .skip_blocks import num_blocks, replacements
+from .skip_blocks import chain, is_left_out, num_blocks, replacements
 
 CACHE = "chroma_step_cache"  # in transformer_options for a run: its CachedRun; also the key of the wrapper
 NOW = "chroma_step_cache_now"  # in transformer_options for a forward: its Call
@@ -31,10 +32,12 @@ class StepCache:
         counts = num_blocks(model)
         model = model.clone()
         there = replacements(model)
-        blocks = [(f"{kind}_block", i) for kind, count in counts.items() for i in range(count)]
-        for block in blocks:
-            patch = CachedBlock(block == blocks[0], block == blocks[-1], before(there.get(block)))
-            model.set_model_patch_replace(patch, "dit", *block)
+        pruned = getattr(getattr(model.model.diffusion_model, "config", None), "left_out", frozenset())
+        blocks = [(kind, i) for kind, count in counts.items() for i in range(count)]
+        for kind, i in blocks:
+            name = f"{kind}_block"
+            patch = CachedBlock((kind, i) == blocks[-1], without_cache(there.get((name, i))), (kind, i) in pruned)
+            model.set_model_patch_replace(patch, "dit", name, i)
         model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, CACHE)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, CACHE, self.sample_wrapper)
         return model
@@ -57,9 +60,15 @@ class StepCache:
                 self.report(run.record)
 
 
-def before(patch: Any) -> Any:
-    """What stood in a block's place, without an earlier cache."""
-    return patch.before if isinstance(patch, CachedBlock) else patch
+def without_cache(patch: Any) -> Any:
+    """What stands in a block's place, without an earlier cache, which others of ours may stand around."""
+    if not any(isinstance(p, CachedBlock) for p in chain(patch)):
+        return patch
+    if isinstance(patch, CachedBlock):
+        return without_cache(patch.before)
+    patch = copy.copy(patch)
+    patch.before = without_cache(patch.before)
+    return patch
 
 
 class Call:
@@ -71,25 +80,19 @@ class Call:
 
 
 class CachedBlock:
-    """The replacement of one block; in a forecast step only the first one runs."""
+    """The replacement of one block; in a forecast step only the first one that is not left out runs."""
 
-    def __init__(self, is_first: bool, is_last: bool, before: Any):
-        self.is_first, self.is_last, self.before = is_first, is_last, before
+    def __init__(self, is_last: bool, before: Any, is_pruned: bool = False):
+        self.is_last, self.before, self.is_pruned = is_last, before, is_pruned
 
     def __call__(self, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         options = args.get("transformer_options") or {}
         run: CachedRun | None = options.get(CACHE)
         call: Call | None = options.get(NOW)
-        if run is None or (call is None and not self.is_first):
+        if run is None:
             return self.compute(args, extra)
-        if self.is_first:
-            before = run.sampled(args["img"])
-            out = self.compute(args, extra)
-            keys = prompts_of(options) or ("one",)
-            sigma = float(options["sigmas"][0])
-            step, forecast = run.decide(sigma, keys, before, out["img"], acting(options, sigma))
-            options[NOW] = Call(step, sigma, keys, forecast, out["img"])
-            return out
+        if call is None:
+            return self.begin(run, options, args, extra)
         if not call.forecast:
             out = self.compute(args, extra)
             if self.is_last:
@@ -102,10 +105,24 @@ class CachedBlock:
         image_rows(joint, options).copy_(clamp(img.to(joint.dtype), options))
         return {"img": joint}
 
+    def begin(
+        self, run: CachedRun, options: dict[str, Any], args: dict[str, Any], extra: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Before any block has run."""
+        if self.is_last or self.is_pruned or is_left_out(self.before, options, extra):
+            return self.compute(args, extra)
+        before = run.sampled(image_rows(args["img"], options))
+        out = self.compute(args, extra)
+        keys = prompts_of(options) or ("one",)
+        sigma, img = float(options["sigmas"][0]), image_rows(out["img"], options)
+        step, forecast = run.decide(sigma, keys, before, img, acting(options, sigma))
+        options[NOW] = Call(step, sigma, keys, forecast, img)
+        return out
+
     def compute(self, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         return extra["original_block"](args) if self.before is None else self.before(args, extra)
 
 
-def image_rows(joint: Tensor, options: dict[str, Any]) -> Tensor:
-    """A view of the image's tokens, those of references among them, in text and image together."""
-    return joint[:, options["img_slice"][0] :]
+def image_rows(tokens: Tensor, options: dict[str, Any]) -> Tensor:
+    """A view of the image's tokens, those of references among them; in single blocks they follow the text's."""
+    return tokens[:, options["img_slice"][0] :] if options["block_type"] == "single" else tokens

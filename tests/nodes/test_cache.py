@@ -71,7 +71,5 @@ def test_another_kind_of_model_is_refused(comfy, inference, module):
         diffusion_model = torch.nn.Linear(1, 1)
 
     wrong = SimpleNamespace(model=SD3(), clone=None, get_model_object=None, model_options={})
-    with pytest.raises(
-        ValueError, match="the model is a SD3, which has no double and single blocks. Connect Load Chroma"
-    ):
+    with pytest.raises(ValueError, match="the model is a SD3, neither Chroma nor FLUX. Connect Load Chroma"):
         cached(module, wrong, {"forecast": "planned", "compute": 0.8})

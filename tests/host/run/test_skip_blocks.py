@@ -1,5 +1,7 @@
 """Chroma Skip Blocks in runs of the host, and the pruned files that are saved from it."""
 
+from types import SimpleNamespace
+
 import pytest
 import support
 import torch
@@ -127,6 +129,15 @@ def test_ranges_of_two_nodes_join(comfy, load, case):
 def test_lists_that_name_no_block_are_told(load, double, single, told):
     with pytest.raises(ValueError, match=told):
         skip(load(), double, single)
+
+
+def test_a_model_of_another_family_with_blocks_of_both_kinds_is_refused(comfy):
+    """As HunyuanVideo, whose blocks are called with other streams."""
+    network = torch.nn.Module()
+    network.double_blocks = network.single_blocks = torch.nn.ModuleList([torch.nn.Identity()])
+    model = SimpleNamespace(model=SimpleNamespace(diffusion_model=network))
+    with pytest.raises(ValueError, match="neither Chroma nor FLUX. Connect Load Chroma Model"):
+        load_pack("host.run.skip_blocks").num_blocks(model)
 
 
 def test_range_that_ends_before_it_starts_is_told(load):

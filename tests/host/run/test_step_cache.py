@@ -1,5 +1,7 @@
 """Forecast steps in runs of the host: what is left out, what is put in its place, and that nothing stays behind."""
 
+import functools
+
 import controlnets
 import pytest
 import support
@@ -82,7 +84,7 @@ def test_with_the_true_residual_a_forecast_is_the_computed_result(comfy, inferen
         return extra["original_block"](args)
 
     blocks = [("double_block", i) for i in range(2)] + [("single_block", i) for i in range(3)]
-    patches = {b: module.CachedBlock(b == blocks[0], b == blocks[-1], count) for b in blocks}
+    patches = {b: module.CachedBlock(b == blocks[-1], count) for b in blocks}
     known = Known()
     options = {"patches_replace": {"dit": patches}, module.CACHE: known, "sigmas": torch.tensor([0.5])}
     plain = net(*call, **CALLS[name])
@@ -100,7 +102,7 @@ def test_a_forecast_beyond_float16s_range_is_cut_and_noted(comfy, inference, cas
     generator, flags, known = torch.Generator().manual_seed(2), overflow.Flags(), Known()
     x, text = (torch.randn(shape, generator=generator).half() for shape in ((1, 16, 16, 20), (1, 9, cfg.context_dim)))
     blocks = [("double_block", i) for i in range(2)] + [("single_block", i) for i in range(3)]
-    patches = {b: module.CachedBlock(b == blocks[0], b == blocks[-1], None) for b in blocks}
+    patches = {b: module.CachedBlock(b == blocks[-1], None) for b in blocks}
     options = {"patches_replace": {"dit": patches}, module.CACHE: known, "sigmas": torch.tensor([0.5])}
     net = our_net(comfy, cfg, weights, torch.float16)
     call = x, torch.tensor([0.5]).half(), text, torch.zeros(1)
@@ -313,3 +315,55 @@ def test_the_last_cache_counts_and_other_replacements_stay(comfy, case, model):
     twice = cached(cached(patched, first, compute=0.65), told, compute=1.0)
     run(comfy, case, twice)
     assert first == [] and told[0].forecast == set() and len(seen) >= STEPS
+
+
+def skipped(model, *blocks, percent=(0.0, 1.0)):
+    return load_pack("host.run.skip_blocks").SkippedBlocks(frozenset(blocks), percent).on(model)
+
+
+ORDERS = {
+    "before it": lambda model, make, blocks: make(skipped(model, *blocks)),
+    "after it": lambda model, make, blocks: skipped(make(model), *blocks),
+}
+FIRST = ("double", 0), ("double", 1), ("single", 0)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_the_gate_looks_at_the_first_block_that_is_there(comfy, case, model, order, num):
+    """Left out, a block adds nothing, and its change would be 0 in every step."""
+    for threshold, expected in ((1e-9, 0), (10.0, 7)):
+        told = []
+        make = functools.partial(cached, told=told, compute=None, threshold=threshold)
+        run(comfy, case, ORDERS[order](model, make, FIRST[:num]))
+        assert len(told[0].forecast) == expected
+
+
+def test_the_gate_looks_at_the_first_block_of_a_pruned_file(comfy, inference, case, tmp_path):
+    cfg, weights, _ = case
+    kept = {name: t for name, t in weights.items() if not name.startswith("double_blocks.0.")}
+    kept["double_blocks.0.left_out"] = torch.empty(0)
+    model = load_pack("host.model.load").load_chroma(
+        str(support.write(tmp_path / "pruned.safetensors", support.published(kept)))
+    )
+    told = []
+    run(comfy, case, cached(model, told, compute=None, threshold=1e-9))
+    assert told[0].forecast == set() and len(told[0].computed) == STEPS
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_with_first_blocks_left_out_everything_computed_is_the_plain_run(comfy, case, model, order):
+    plain = run(comfy, case, skipped(model, *FIRST))
+    assert torch.equal(run(comfy, case, ORDERS[order](model, functools.partial(cached, compute=1.0), FIRST)), plain)
+
+
+def test_the_last_cache_counts_around_skipped_blocks_too(comfy, case, model):
+    first, told = [], []
+    inner = cached(model, first, compute=1.0)
+    twice = cached(skipped(inner, ("double", 0), ("single", 1)), told, compute=0.65)
+    found = run(comfy, case, twice)
+    assert first == [] and len(told[0].forecast) == 7 and told[0].notes == []
+    once = cached(skipped(model, ("double", 0), ("single", 1)), compute=0.65)
+    assert torch.equal(found, run(comfy, case, once))
+    run(comfy, case, inner)
+    assert len(first) == 1 and first[0].forecast == set()  # which itself is as it was
