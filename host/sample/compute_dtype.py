@@ -21,6 +21,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 KEY = "chroma_compute"  # of our wrapper on a MODEL
+HELD = "prev_comfy_cast_weights"  # the host's, of a layer that is on another device than its input
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -53,7 +54,9 @@ def computing_in(dtype: torch.dtype, model: comfy.model_base.BaseModel) -> Itera
         yield
     finally:
         for target, name, own, value in before:
-            if own:
+            if HELD in vars(target):  # moved meanwhile: the host has it cast, and gives it this once it is back
+                setattr(target, HELD, value)
+            elif own:
                 setattr(target, name, value)
             elif name in vars(target):
                 delattr(target, name)
