@@ -24,6 +24,7 @@ SEVERAL_GPUS = "multigpu"  # the host's key of a model's copies on other devices
 COMPILED = "torch.compile"  # the host's key of a compiled model's wrapper
 PREFIX, WEIGHT = "diffusion_model.", ".weight"
 AT_ONCE = "Let it act from the first step on"
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NOT_COMPILED = f"a LoRA cannot begin within a run of a compiled model. Take TorchCompileModel off. {AT_ONCE}"
 
 
@@ -64,6 +65,9 @@ def sides_of(name: str, adapters: Mapping[Any, Any], strength: float, dtype: tor
     for target, adapter in adapters.items():
         parameter, start = (target[0], target[1][1]) if isinstance(target, tuple) else (target, 0)
         is_plain = isinstance(adapter, LoRAAdapter) and all(part is None for part in adapter.weights[3:])
+        is_plain = is_plain and all(
+            part.shape[2:].numel() == 1 for part in adapter.weights[:2]
+        )  # else of a convolution
         if not is_plain or not parameter.endswith(WEIGHT):
             kind = "bias" if not parameter.endswith(WEIGHT) else type(adapter).__name__
             other[kind if not isinstance(adapter, LoRAAdapter) else "DoRA or LoCon"] += 1
@@ -89,8 +93,8 @@ class LateLora:
     def on(self, model: Any) -> Any:
         """A clone of the MODEL.
 
-        raises: ValueError if it is compiled, since its hooks would not be seen; if a LoRA begins within its runs already; or
-                if it is on several GPUs, whose copies the host makes before a run.
+        raises: ValueError if it is compiled, since its hooks would not be seen; if a LoRA begins within its runs already; if
+                it is on several GPUs, whose copies the host makes before a run; or for layers that are convolutions.
         """
         if model.get_wrappers(WrappersMP.APPLY_MODEL, COMPILED):
             raise ValueError(NOT_COMPILED)
@@ -101,6 +105,12 @@ class LateLora:
             )
         if model.get_additional_models_with_key(SEVERAL_GPUS):
             raise ValueError(f"a LoRA cannot begin within a run on several GPUs. {AT_ONCE}")
+        network = model.model.diffusion_model
+        convolutions = [n for n in self.sides.layers if isinstance(network.get_submodule(n), CONVOLUTIONS)]
+        if convolutions:
+            raise ValueError(
+                f"a LoRA of convolutions cannot begin within a run, as one of {', '.join(convolutions)} is. {AT_ONCE}"
+            )
         model = model.clone()
         model.set_additional_models(KEY, [ModelPatcher(self.sides, model.load_device, model.offload_device)])
         for kind, wrapper in (

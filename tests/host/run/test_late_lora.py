@@ -153,3 +153,26 @@ def test_other_adapters_and_compiled_models_are_refused(comfy, inference, case, 
     compiled.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "torch.compile", lambda *_: None)
     with pytest.raises(ValueError, match="cannot begin within a run of a compiled model. Take TorchCompileModel off"):
         late(compiled, file, 2)
+
+
+def test_convolutions_are_refused_before_a_run(comfy, inference, case, model, file, tmp_path):
+    """Matrices of a kernel would be multiplied as if they were a linear layer's, or with pictures as if they were rows."""
+    from comfy.weight_adapter import LoRAAdapter
+
+    late, width = load_pack("host.run.late_lora"), case[0].hidden_size
+
+    def sides(name, *kernel):
+        down, up = torch.randn(RANK, width, *kernel), torch.randn(width, RANK, *(1 for _ in kernel))
+        adapter = LoRAAdapter(set(), (up, down, None, None, None, None))
+        return late.sides_of("conv.safetensors", {f"diffusion_model.{name}.weight": adapter}, STRENGTH)
+
+    layer = "double_blocks.0.img_attn.proj"
+    with pytest.raises(ValueError, match=r"cannot begin within a run: DoRA or LoCon \(1\)"):
+        sides(layer, 3, 3)
+    sample(
+        comfy, late.LateLora(sides(layer, 1, 1), 1).on(model), case[0], steps=2
+    )  # as some files write a linear layer's
+    cfg = support.config(**support.RADIANCE)
+    path = support.write(tmp_path / "radiance.safetensors", support.published(support.random_weights(cfg)))
+    with pytest.raises(ValueError, match="of convolutions cannot begin within a run, as one of img_in_patch is"):
+        late.LateLora(sides("img_in_patch"), 1).on(load_pack("host.model.load").load_chroma(str(path)))
