@@ -263,7 +263,8 @@ class GuidedRun:
         cosine = similarity(*velocities)
         self.record.cosines.append((evaluation.step, cosine.min()))
         threshold = self.guidance.stop_above
-        if threshold is not None and float(cosine.min()) > threshold:  # waits for the device; only where asked for
+        looks = threshold is not None and self.record.stopped is None  # a sampler may use uncond after that step too
+        if looks and float(cosine.min()) > threshold:  # waits for the device; only where asked for
             self.record.stopped = evaluation.step
         if self.guidance.alternate:
             if self.known and self.known_step == evaluation.step:  # one step's stages are too close for a line

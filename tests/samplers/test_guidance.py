@@ -199,6 +199,14 @@ def test_stages_of_one_step_make_no_line():
     torch.testing.assert_close(guidance.extrapolate(run.known, 0.5), torch.full_like(x, 5.0))
 
 
+def test_the_first_alike_step_is_told_where_the_sampler_goes_on_to_use_uncond():
+    run, x = GuidedRun(Guidance(stop_above=0.9), sigmas_of(10), 3.0), torch.zeros(1, 1, 1, 2)
+    cond = torch.tensor([1.0, 0.0]).view_as(x)
+    for sigma in run.sigmas[2:6]:
+        run.learn(run.begin(sigma, uses_uncond=True), cond, cond, x, sigma)
+    assert run.record.stopped == 2 and run.now.uncond == "show"
+
+
 def test_where_another_prompt_acts_the_line_begins_anew():
     run, found, x = GuidedRun(Guidance(alternate=True), sigmas_of(10), 3.0), "", torch.zeros(1, 1, 1, 2)
     for step, sigma in enumerate(run.sigmas[:-1]):
