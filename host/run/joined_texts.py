@@ -47,5 +47,5 @@ def joined_texts(
         lengths = lengths or (num_prompt,) * context.shape[0]
     if lengths is not None:
         columns = torch.arange(context.shape[1], device=context.device)
-        mask = columns < torch.tensor(lengths, device=context.device)[:, None]
+        mask = torch.stack([columns < n for n in lengths])  # no tensor of lengths, whose copy would wait for a GPU
     return Texts(context, mask, lengths, segments, starts)
