@@ -68,7 +68,7 @@ def settings(cfg: str) -> list[io.Input]:
             options=list(PAIRINGS),
             default="auto",
             tooltip="paired: both prompts in one forward. apart: each in its own. The picture is the same. auto: "
-            "paired where that is faster.",
+            "paired where that is faster. Without effect on models of ComfyUI's own loaders.",
             **ADVANCED,
         ),
     ]
