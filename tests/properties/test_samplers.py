@@ -97,7 +97,7 @@ def cached(run, sigmas, prompts):
         before = torch.stack([torch.full((8, 2), 1.0 + key) for key in keys])
         after = before + math.sin(5 * sigma)
         rest = after * math.cos(3 * sigma)
-        step, is_forecast = run.decide(sigma, keys, before, after)
+        step, is_forecast = run.decide(sigma, keys, run.sampled(before), after)
         if not is_forecast:
             run.learn(step, sigma, keys, rest)
         found.append(after + (run.forecast(sigma, keys) if is_forecast else rest))
