@@ -236,12 +236,18 @@ def scheduled_lora_until(model, case, percent):
     return model, dict(zip(("positive", "negative"), texts))
 
 
-OF_HOST = [control_until, scheduled_lora_until]
-SWITCHES = [*OF_HOST, nag_until, blocks_skipped_until, lora_from]
+# Whether the change is at or before step i. The host compares to the last bit; a ControlNet acts at its end, a keyframe at its start.
+BEGINS = {
+    control_until: lambda i, sigma, ends, _: sigma < ends,
+    scheduled_lora_until: lambda i, sigma, ends, _: sigma <= ends,
+    nag_until: lambda i, sigma, ends, _: sigma < ends * (1 - 1e-6),
+    blocks_skipped_until: lambda i, sigma, ends, _: sigma < ends * (1 - 1e-6),
+    lora_from: lambda i, sigma, ends, percent: i == round(percent * STEPS),
+}
 
 
 @pytest.mark.parametrize("settings", [{"compute": 0.65}, {"compute": None, "threshold": 10.0}], ids=["plan", "gate"])
-@pytest.mark.parametrize("other", SWITCHES)
+@pytest.mark.parametrize("other", BEGINS)
 def test_nothing_is_forecast_across_a_change_of_what_acts(comfy, case, model, other, settings):
     """Two steps are computed from there on; a forecast along the line would take the ControlNet's part further, for one."""
     for percent in (0.4, 0.47, 0.5):  # even steps and odd ones
@@ -249,9 +255,8 @@ def test_nothing_is_forecast_across_a_change_of_what_acts(comfy, case, model, ot
         run(comfy, case, cached(patched, told, **settings), **more)
         sampling = model.get_model_object("model_sampling")
         levels = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS)
-        slack = 0.0 if other in OF_HOST else 1e-6  # the host compares to the last bit, and ends a step earlier here
-        first = next(i for i, sigma in enumerate(levels) if sigma < sampling.percent_to_sigma(percent) * (1 - slack))
-        first = round(percent * STEPS) if other is lora_from else first
+        ends = sampling.percent_to_sigma(percent)
+        first = next(i for i, sigma in enumerate(levels) if BEGINS[other](i, sigma, ends, percent))
         assert {first, first + 1} <= told[0].computed and 4 <= len(told[0].forecast) < 7
 
 
