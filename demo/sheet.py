@@ -17,15 +17,20 @@ import dev
 from . import emblem, evaluate
 
 SCALE, COLUMNS, CAPTION, CFG = 2, 4, 44, 3.0
+THUMBNAIL = 1  # number of the prompt that the workflows show, and its seed
 PROMPTS = (
-    "a large red circle on the left on a yellow background",
-    "a small white triangle at the top on a blue background",
-    "a large green cross on a black background",
-    "purple square, on the right, orange background",
-    "a blue circle on the left and a yellow square on the right on a white background",
-    "a large orange triangle at the bottom on a purple background",
-    "small black cross, at the top, green background",
-    "a white circle at the top and a red triangle at the bottom on a black background",
+    "a 3D fox on a light green background",
+    "a flat rocket on a blue background",
+    "a drawn watermelon on a yellow background",
+    "a 3D penguin on a light blue background",
+    "a flat jack-o-lantern on a black background",
+    "a drawn sunflower on a blue background",
+    "a 3D face with sunglasses on a purple background",
+    "a drawn hamburger on a yellow background",
+    "a drawn rainbow on a white background",
+    "a 3D doughnut on a light blue background",
+    "a drawn sun at the top and a flat house at the bottom on a light blue background",
+    "a flat castle on a purple background",
 )
 
 
@@ -55,7 +60,7 @@ def main() -> None:
     docs = dev.ROOT / "docs"
     docs.mkdir(exist_ok=True)
     sheet(studio).save(docs / "demo.png", optimize=True)
-    picture = Image.fromarray((studio.paint([PROMPTS[0]], [0], CFG)[0] * 255).round().astype(np.uint8))
+    picture = Image.fromarray((studio.paint([PROMPTS[THUMBNAIL]], [THUMBNAIL], CFG)[0] * 255).round().astype(np.uint8))
     for workflow in (dev.ROOT / "example_workflows").glob("*.json"):
         picture.resize((512, 512), Image.LANCZOS).save(Path(workflow).with_suffix(".jpg"), quality=88)
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.host, pytest.mark.own_page]
 
 dev = support.dev
 EXAMPLES = support.ROOT / "example_workflows"
-PROMPT = "a blue circle on the left and a yellow square on the right on a white background"
+PROMPT = "a 3D penguin on a light blue background"
 FILES = {k: v for k, v in DEMO.items() if k not in ("ChromaPreset", "ChromaKSampler", "EmptySD3LatentImage")}
 SCREEN = {"width": 2000, "height": 1300}
 MAX_BYTES = 250_000  # of a picture in docs/
@@ -92,7 +92,7 @@ def test_the_shortest_workflow(screen, server):
         "chroma_text_to_image",
         {"Chroma: text to image": {"prompt": PROMPT, "width": 128, "height": 128, "seed": 0}},
     )
-    comfy_page.wait_until_told(screen, "ChromaDiffusionLoader", "3.5 M parameters")
+    comfy_page.wait_until_told(screen, "ChromaDiffusionLoader", "13.1 M parameters")
     take(screen, "workflow", (10, 50, 1330, 940))
 
 
