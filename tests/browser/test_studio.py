@@ -216,7 +216,7 @@ def test_studio_tells_time_first_then_tokens_and_keeps_them_with_another_seed(pa
         comfy_page.wait_until_told(page, STUDIO, "prompts computed")
         (told,) = comfy_page.told_by(page, STUDIO)
         assert " s a step" in told[:40]
-        for part in ("Prompt: ", "Negative prompt: ", "of 512 tokens", "Load Chroma Model: Chroma, 3.5 M parameters"):
+        for part in ("Prompt: ", "Negative prompt: ", "of 512 tokens", "Load Chroma Model: Chroma, 13.1 M parameters"):
             assert part in told
         assert told.endswith("text to image, custom: 8 nodes")
 

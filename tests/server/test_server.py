@@ -346,7 +346,7 @@ def test_nodes_say_what_they_loaded_and_what_they_removed(server, graph):
     shown = texts(follow(server, graph.set("ChromaDiffusionLoader", quant_mode="float8_e4m3fn (8 bit)")))
     assert any(
         t.startswith(
-            "Chroma, 3.5 M parameters, 4 + 8 blocks of width 128\nfile: float16, BFL names\nkept as float8_e4m3fn"
+            "Chroma, 13.1 M parameters, 4 + 8 blocks of width 256\nfile: float16, BFL names\nkept as float8_e4m3fn"
         )
         for t in shown
     ), shown

@@ -134,7 +134,7 @@ def test_another_seed_loads_and_encodes_nothing_anew(server, linked):
     inner = {key.removeprefix("1.0.0.") for key in first}
     assert {"clip", "vae", "prompt", "negative", "scale", "encode", "sampler", "decode"} <= inner
     assert ("m" in first) == linked and ("model" in inner) == (not linked)
-    assert any("3.5 M parameters" in text for text in told) and any("of 512 tokens" in text for text in told)
+    assert any("13.1 M parameters" in text for text in told) and any("of 512 tokens" in text for text in told)
     second, _ = run_by(server, graph.set("ChromaStudio", seed=next(NEW_SEED)))
     assert {key.removeprefix("1.0.0.") for key in second} == {"1", "2", "sampler", "decode"}
     third, told = run_by(server, graph)
