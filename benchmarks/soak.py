@@ -46,7 +46,8 @@ from comfy.cli_args import args
 args.cpu = True
 import controlnets
 from safetensors.torch import save_file
-save_file(controlnets.state_dict("xlabs", context=int(sys.argv[4])), sys.argv[3])
+width, context = (int(number) for number in sys.argv[4:])
+save_file(controlnets.state_dict("xlabs", width, context), sys.argv[3])
 """
 
 
@@ -132,18 +133,11 @@ def place(base: Path) -> None:
     """The files that the changes need."""
     demo_files.place(base)
     path = base / "models" / "controlnet" / CONTROLNET
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        command = [
-            dev.venv_python(),
-            "-c",
-            MAKE_CONTROLNET,
-            dev.host_path(),
-            dev.ROOT / "tests",
-            path,
-            demo_files.TEXT_WIDTH,
-        ]
-        subprocess.run([str(part) for part in command], check=True, cwd=dev.ROOT)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width = demo_files.demo_weights()["img_in.weight"].shape[0]
+    python = [dev.venv_python(), "-c", MAKE_CONTROLNET]
+    command = [*python, dev.host_path(), dev.ROOT / "tests", path, width, demo_files.TEXT_WIDTH]
+    subprocess.run([str(part) for part in command], check=True, cwd=dev.ROOT)
 
 
 def drawn(server: dev.Server, rng: random.Random, changes: list[str]) -> Graph:

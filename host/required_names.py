@@ -113,6 +113,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy.utils.ProgressBar",
         "comfy_api.latest.ui.PreviewImage",
         "folder_paths.get_input_directory",
+        "comfy.ldm.chroma.model.Chroma",
+        "comfy.ldm.flux.model.Flux",
     ),
     "ControlNets": (
         "comfy.controlnet.ControlNet.copy_to",

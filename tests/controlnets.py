@@ -66,7 +66,8 @@ def mistoline(weights):
 
 def diffusers(weights):
     """Under the names of diffusers' FluxControlNetModel."""
-    config = support.config(width=WIDTH, heads=1, context=CONTEXT)
+    width, context = weights["txt_in.weight"].shape
+    config = support.config(width=width, heads=width // 128, context=context)
     renamed = {
         "pos_embed_input": "controlnet_x_embedder",
         "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",

@@ -338,6 +338,10 @@ class Source:
     header: Any
     given: dict[str, Any]
 
+    @property
+    def own_name(self) -> str:
+        return self.header.name
+
     def tensors(self) -> dict[str, Any]:
         return dict(self.given)
 

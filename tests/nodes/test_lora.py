@@ -471,8 +471,8 @@ def test_node_runs_in_the_server_and_changes_the_picture(server, loras_dir):
     generator = torch.Generator().manual_seed(3)
     layer = "lora_transformer_transformer_blocks_0_attn_to_out_0"
     tensors = {
-        f"{layer}.lora_down.weight": 0.1 * torch.randn(4, 128, generator=generator),
-        f"{layer}.lora_up.weight": torch.randn(128, 4, generator=generator),
+        f"{layer}.lora_down.weight": 0.1 * torch.randn(4, 256, generator=generator),
+        f"{layer}.lora_up.weight": torch.randn(256, 4, generator=generator),
     }
     support.write(loras_dir / "test-node.safetensors", tensors)
     graph = Graph.demo(server).set("KSampler", seed=211)

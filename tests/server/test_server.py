@@ -268,7 +268,7 @@ def test_inpaint_changes_the_masked_half_only(server, graph):
 
 def lora_files(layout):
     generator = torch.Generator().manual_seed(3)
-    a, b = torch.randn(4, 128, generator=generator) * 0.1, torch.randn(128, 4, generator=generator)
+    a, b = torch.randn(4, 256, generator=generator) * 0.1, torch.randn(256, 4, generator=generator)
     names = {
         "bfl": (
             "diffusion_model.double_blocks.0.img_attn.proj.lora_A.weight",
