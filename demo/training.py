@@ -97,7 +97,7 @@ class Log:
         }
         print(" ".join(f"{k} {v}" for k, v in row.items()), flush=True)
         with self.path.open("a", newline="") as f:
-            csv.writer(f).writerow([f"{k}={v}" for k, v in row.items()])
+            csv.writer(f, lineterminator="\n").writerow([f"{k}={v}" for k, v in row.items()])
 
 
 def set_rate(optimisers: Iterable[torch.optim.Optimizer], value: float) -> None:

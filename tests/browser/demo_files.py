@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -24,12 +25,16 @@ FLUX_19, LITE_PATCH, LITE_MODULATOR = (
 )
 RADIANCE = "chroma-demo-radiance.safetensors"
 VIT_L = {"width": 1024, "mlp": 4096, "layers": 24, "patches": 257, "projection": 768}  # the smallest that ComfyUI reads
+WEIGHTS = support.ROOT / "demo" / "weights" / "chroma-demo.safetensors"
 APPROXIMATOR = "distilled_guidance_layer."
 STYLE_TOKENS, STYLE_LAYERS, TEXT_WIDTH = 8, 3, 768  # of a T2I style adapter, whose text width is the demo's
 
 
 def place(base: Path) -> None:
-    """Writes what is missing of them under ComfyUI's base directory."""
+    """Writes what is missing of them under ComfyUI's base directory, and what was made of other weights of the demo's."""
+    stamp = base / "demo-files.sha256"
+    weights = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    is_new = not stamp.exists() or stamp.read_text() != weights
     for folder, name, write in (
         ("input", PICTURE, picture),
         ("models/loras", LORA, lora),
@@ -44,10 +49,11 @@ def place(base: Path) -> None:
     ):
         path = base / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if not path.exists() or (is_new and write in OF_THE_MODEL):
             part = path.with_suffix(".part")
             write(part)
             part.replace(path)
+    stamp.write_text(weights)
 
 
 def picture(path: Path) -> None:
@@ -74,7 +80,7 @@ def lora(path: Path) -> None:
 
 
 def demo_weights() -> dict[str, Tensor]:
-    return load_file(support.ROOT / "demo" / "weights" / "chroma-demo.safetensors")
+    return load_file(WEIGHTS)
 
 
 def flux(path: Path) -> None:
@@ -176,3 +182,6 @@ def vision_model(path: Path) -> None:
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
+
+
+OF_THE_MODEL = (lora, flux, modulator, flux_19, lite_patch, lite_modulator)
