@@ -76,10 +76,14 @@ def look(images: Tensor, net: nn.Module, names: Sequence[str]) -> list[Seen]:
     return [Seen(names[thing], things.STYLES[style], ground_name(picture)) for thing, style, picture in labels]
 
 
+def fine(images: Tensor) -> Tensor:
+    """What is above half of the finest frequency: what a 2x2 mean takes away; shape as given."""
+    return images - nn.functional.interpolate(nn.functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+
+
 def detail(images: Tensor) -> Tensor:
-    """Energy of each picture above half of the finest frequency: what a 2x2 mean takes away."""
-    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
-    return (images - coarse).square().mean((1, 2, 3))
+    """Energy of each picture's `fine` part."""
+    return fine(images).square().mean((1, 2, 3))
 
 
 def sharpness(images: Tensor, real: Tensor) -> float:

@@ -1,8 +1,7 @@
-"""The demo VAE's encoder in closed form: 16 principal components of 8x8 pixel blocks.
+"""What the demo VAE's encoder begins as, in closed form: 16 principal components of 8x8 pixel blocks.
 
 The same affine map is written into TAESD's convolutions (`encoder_state_dict`), where strided convolutions gather the
-block, pairs of rectified channels carry the sign, and every residual block passes its input through. Training code
-uses the affine map itself, which costs nothing.
+block, pairs of rectified channels carry the sign, and every residual block passes its input through.
 """
 
 from __future__ import annotations

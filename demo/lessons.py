@@ -33,6 +33,7 @@ class Phase:
 
 
 KNOWN = things.NUM_FIRST
+MOSTLY_128: dict[Size, float] = {(64, 64): 0.04, (96, 96): 0.1, (128, 128): 0.66, (96, 128): 0.1, (128, 96): 0.1}
 # What words mean is learnt on small pictures, which is several times cheaper, and of things that stand still; then they
 # move, and larger pictures and edits join. Where things stand has to be learnt anew at each size: a size that is shown in a
 # fifth of the batches is still no good after 500 steps. Four thousand steps of 287 things at full variety left them blurred,
@@ -44,7 +45,7 @@ PHASES = (
     Phase(3500, {(64, 64): 0.1, (96, 96): 0.1, (128, 128): 0.5, (96, 128): 0.15, (128, 96): 0.15}, edits=0.15),
     Phase(
         7469,
-        {(64, 64): 0.04, (96, 96): 0.1, (128, 128): 0.66, (96, 128): 0.1, (128, 96): 0.1},
+        MOSTLY_128,
         KNOWN,
         variety=0.5,
         shapes=0.1,
@@ -52,7 +53,7 @@ PHASES = (
     ),
     Phase(
         8200,
-        {(64, 64): 0.04, (96, 96): 0.1, (128, 128): 0.66, (96, 128): 0.1, (128, 96): 0.1},
+        MOSTLY_128,
         KNOWN,
         variety=0.4,
         shapes=0.08,

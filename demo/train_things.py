@@ -58,9 +58,8 @@ KINDS = {
 }
 WARM_UP, PEAK_RATE, WEIGHT_DECAY = 100, 2e-3, 0.01
 EMA_HALF_LIFE = 300  # steps
-TIME_MEAN = (
-    0.9  # of timesteps before the sigmoid: at this size what a thing is and where is decided above 0.5, and learnt last
-)
+# Of timesteps before the sigmoid. At this size what a thing is and where is decided above 0.5, and learnt last.
+TIME_MEAN = 0.9
 SAVE_SECONDS, LOG_EVERY, SHEET_EVERY = 240, 50, 500
 
 

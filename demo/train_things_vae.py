@@ -123,9 +123,8 @@ def loss_of(out: Tensor, images: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fine_strength(images: Tensor) -> Tensor:
-    """Root mean square of what a 2x2 mean takes away, over all colours, in each piece of 4x4 pixels."""
-    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
-    energy = (images - coarse).square().mean(1, keepdim=True)
+    """Root mean square of the pictures' finest part, over all colours, in each piece of 4x4 pixels."""
+    energy = judge_things.fine(images).square().mean(1, keepdim=True)
     return (nn.functional.avg_pool2d(energy, 4) + 1e-6).sqrt()
 
 
