@@ -14,6 +14,7 @@ from . import two_seeds
 from .likeness import SHARPNESS, psnr, ssim
 from .measure import RESULTS, Kept
 from .painter import Painter, Painting, Setting
+from .predictors import PREDICTOR, PREDICTORS
 
 CFG, NUM_QUESTIONS = 3.0, 12
 EXACT = Setting(200, CFG, "chroma_res_2s", "linear")
@@ -38,6 +39,7 @@ CACHES = {
     "forecast by gate 0.05": {"compute": None, "threshold": 0.05},
     "forecast by gate 0.1": {"compute": None, "threshold": 0.1},
 }
+PREDICTED = (20, 26)  # steps of the forecasts of others, at as many computed ones as our own by plan
 HOST_CACHES = ("EasyCache", "LazyCache")
 HOST_CACHED, THRESHOLDS = (26, 40), (0.1, 0.2)  # steps, and what may change between them
 COLUMNS = {
@@ -73,6 +75,11 @@ def rows() -> Iterator[tuple[str, Setting]]:
             yield from ((f"{sampler}, {name}", setting(n, sampler, guidance=guidance)) for n in SAVING)
         for name, cache in CACHES.items():
             yield from ((f"{sampler}, {name}", setting(n, sampler, cache=cache)) for n in SAVING)
+        for name in PREDICTORS:
+            yield from (
+                (f"{sampler}, {name}, by plan", setting(n, sampler, cache={"compute": 0.0, PREDICTOR: name}))
+                for n in PREDICTED
+            )
     for name in HOST_CACHES:
         for threshold in THRESHOLDS:
             yield from (

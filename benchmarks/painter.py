@@ -16,13 +16,15 @@ from demo import exam
 from . import two_seeds
 from .likeness import sharpness
 from .measure import Kept
+from .predictors import PREDICTOR, predicting
 
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Setting:
-    """guidance: values of `samplers/guided_run.Guidance`; none for the host's plain CFG. cache: of `samplers/step_cache`.
+    """guidance: values of `samplers/guided_run.Guidance`; none for the host's plain CFG. cache: of `samplers/step_cache`,
+    and a predictor of `predictors.py` in the place of its own.
     host_cache: name and threshold of one of the host's caches."""
 
     steps: int
@@ -82,7 +84,8 @@ class Painter:
 
         (model,) = ModelSamplingAuraFlow().patch_aura(self.base, s.shift)
         if s.cache:
-            model = self.caches.StepCache(self.step_cache.CacheSettings(**s.cache)).on(model)
+            values = {name: value for name, value in s.cache.items() if name != PREDICTOR}
+            model = self.caches.StepCache(self.step_cache.CacheSettings(**values)).on(model)
         if s.host_cache:
             from comfy_extras import nodes_easycache
 
@@ -133,7 +136,7 @@ class Painter:
             return studio.vae.decode(latent).clamp(0, 1).float().cpu().numpy()
 
         started = time.process_time()
-        with rows_through(model.model.diffusion_model) as rows:
+        with rows_through(model.model.diffusion_model) as rows, predicting(self.step_cache, s.cache):
             found = dict(self.studio.answers(asked, s.cfg, BATCH, paint=paint))
         seconds = (time.process_time() - started) / len(asked)
         painted = list(found)
