@@ -20,7 +20,7 @@ from .painter import Painter, Painting, Setting
 CFG, NUM_QUESTIONS = 3.0, 12
 EXACT = Setting(100, CFG, "chroma_res_2s", "linear")
 SCHEDULE, PARAMS = "beta", {"alpha": 0.6, "beta": 0.6}
-SAMPLERS = ("euler", "chroma_res_2m_limited")
+SAMPLERS = ("euler", "chroma_sigma_2m")
 STEPS = (8, 12, 17, 20, 26, 39)
 TRUSTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COLUMNS = {

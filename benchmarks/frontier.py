@@ -20,13 +20,13 @@ CFG, NUM_QUESTIONS = 3.0, 12
 EXACT = Setting(200, CFG, "chroma_res_2s", "linear")
 PLAIN = Setting(26, CFG, "euler", "beta", {"alpha": 0.6, "beta": 0.6})  # what PSNR and SSIM are against
 STEPS = (6, 8, 11, 14, 20, 26, 40)
-FEW = (8, 14, 26)  # steps of the samplers that are not the first choice
+FEW = (8, 14, 20, 26)  # steps of the samplers that are not the first choice
 SHORT_AND_LONG = (8, 20)  # steps of the schedules beside the plain one
 SAVING = (14, 20, 26)  # steps of what leaves out computing
-SAMPLERS = ("euler", "res_multistep", "dpmpp_2m", "chroma_res_2m", "chroma_res_2m_limited")
+SAMPLERS = ("euler", "res_multistep", "dpmpp_2m", "chroma_res_2m", "chroma_sigma_2m", "chroma_sigma_3m")
 OTHERS = ("deis", "uni_pc")
-TWO_STAGES = ("heun", "chroma_res_2s", "chroma_res_2s_limited")  # which compute the model twice a step
-FIRST_AND_SECOND_ORDER = ("euler", "chroma_res_2m_limited")
+TWO_STAGES = ("heun", "chroma_res_2s")  # which compute the model twice a step
+FIRST_AND_SECOND_ORDER = ("euler", "chroma_sigma_2m")
 SCHEDULES = (("beta", {"alpha": 0.4, "beta": 0.4}), ("linear", {}), ("bong_tangent", {}), ("sigmoid_offset", {}))
 SAVINGS = {
     "alternate": {"alternate": True},

@@ -2,14 +2,14 @@
 
 The ODE dx/dsigma = (x - D(x, sigma)) / sigma holds for flow models (x = (1 - sigma) x0 + sigma noise) and for
 variance-exploding ones (x = x0 + sigma noise). In t = -log(sigma) it is dx/dt = D - x, whose linear part is solved
-exactly. Over a step of length h on which D changes linearly, by `slope` in all,
+exactly. Over a step of length h on which D changes linearly in t, by `slope` in all,
 
     x_next = exp(-h) x + h phi_1(-h) D + h phi_2(-h) slope.
 
 sigma = 1 needs no special case. For a step to sigma = 0 (h infinite) the limit is x_next = D, of first order.
 
-With few steps D turns between them, and a slope that is carried on overshoots. The limited forms weigh it by how far it
-goes the way of the slope before, see `agreement`.
+The last steps are long in t, and D settles there: a line over t runs past it. Over sigma D is nearly a line down to 0, so
+the `over_sigma` forms take its change to be linear in sigma, which needs another weight, see `of_slope`.
 
 Sources: Hochbruck and Ostermann, Explicit exponential Runge-Kutta methods for semilinear parabolic problems (2005) and
 Exponential integrators (Acta Numerica 2010) for phi_k and their order conditions; Zhang et al., Improved Order Analysis
@@ -32,6 +32,8 @@ NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[..., Iterable[Any]]
 
 NUM_SEEDS = 2**64
+# First steps, from 0, of `over_sigma` that use a slope and a bend: D does not go on as it began (benchmarks/frontier.py).
+FIRST_SLOPE, FIRST_CURVE = 2, 5
 TAYLOR_BELOW = 1e-3  # where phi_2's own formula has lost three digits and four terms of its series err by z^4 / 720
 
 
@@ -123,27 +125,34 @@ def seeded_noise(x: Tensor, seed: int | None) -> NoiseSampler:
     return lambda sigma, sigma_next: torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 
-def integrate(x: Tensor, denoised: Tensor, slope: Tensor | None, sigma: float, to: float) -> Tensor:
+def of_slope(h: float, over_sigma: bool) -> float:
+    """Weight of the change of D over a step of length h > 0, or below 0 in a rising schedule.
+
+    over_sigma: D is linear in sigma. With u = (sigma - sigma') / (sigma - to) for D = D_0 + u slope, the integral of
+                exp(-(h - tau)) u over the step is (1 - (1 + h) exp(-h)) / (1 - exp(-h)), which is phi_2(h) h exp(-h) / phi_1(-h).
+    """
+    return h * phi_2(h) * math.exp(-h) / phi_1(-h) if over_sigma else h * phi_2(-h)
+
+
+def integrate(
+    x: Tensor, denoised: Tensor, slope: Tensor | None, sigma: float, to: float, over_sigma: bool = False
+) -> Tensor:
     """x at noise level `to` (see the formula on top). slope: change of D over the whole step; None is 0."""
     if to == 0:
         return denoised
     h = math.log(sigma / to)
     x = math.exp(-h) * x + h * phi_1(-h) * denoised
-    return x if slope is None else x + h * phi_2(-h) * slope
+    return x if slope is None else x + of_slope(h, over_sigma) * slope
 
 
-def agreement(slope: Tensor, before: Tensor | None) -> Tensor:
-    """Weight of a slope: max(0, cosine of the angle to the slope before), for each row, (B, 1, ...); 0 without one before.
+def curve(past: list[tuple[float, Tensor]], to: float) -> Tensor:
+    """What D's second divided difference over sigma adds to x at noise level `to`. past: (sigma, D), the newest first, three.
 
-    On a smooth path the angle is of the order of the step, so the weight is 1 - O(h^2) and the method stays of second
-    order; where the path turns, the step is of first order, which cannot overshoot.
+    source: the integral of to / u^2 (u - s_0) (u - s_1) from to to s_0, Newton's form of the parabola through all three.
     """
-    dims = tuple(range(1, slope.ndim))
-    if before is None or not dims:
-        return slope.new_zeros([len(slope), *(1 for _ in dims)])
-    product, lengths = (slope * before).sum(dims, keepdim=True), slope.square().sum(dims, keepdim=True).sqrt()
-    lengths = lengths * before.square().sum(dims, keepdim=True).sqrt()
-    return torch.where(lengths > 0, product / lengths, 0).clamp(min=0)
+    (s0, d0), (s1, d1), (s2, d2) = past
+    bend = ((d0 - d1) / (s0 - s1) - (d1 - d2) / (s1 - s2)) / (s0 - s2)
+    return bend * (to * (s0 - to) - to * (s0 + s1) * math.log(s0 / to) + s1 * (s0 - to))
 
 
 def silent(steps: list[Step], disable: bool | None = None) -> Iterable[Step]:
@@ -160,7 +169,8 @@ class Options:
     noise_sampler: (sigma, sigma_next) -> like x; without it noise is seeded by extra_args["seed"].
     flow:          whether it is a flow model; matters for eta > 0 only.
     c2:            of `res_2s`: place of the second stage, as a part of the step in log(sigma), in (0, 1].
-    limited:       weigh each slope by its `agreement` with the one before.
+    over_sigma:    of `res_2m`: D changes linearly in sigma, not in log(sigma), from FIRST_SLOPE on.
+    order:         of `res_2m` over sigma: 3 puts a parabola through the last three D, from FIRST_CURVE on.
     progress:      a bar: called with the steps and `disable`, gives the steps.
     """
 
@@ -169,7 +179,8 @@ class Options:
     noise_sampler: NoiseSampler | None = None
     flow: bool = True
     c2: float = 0.5
-    limited: bool = False
+    over_sigma: bool = False
+    order: int = 2
     progress: Progress = silent
 
 
@@ -195,18 +206,15 @@ class Solve:
         self.dtype = x.dtype
         self.work = torch.promote_types(x.dtype, torch.float32)
         self.noise_sampler = options.noise_sampler or seeded_noise(x, self.extra_args.get("seed"))
-        self.limited, self.before = options.limited, None  # before: slope of the step before
+        self.over_sigma = options.over_sigma
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         levels = x.new_full((x.shape[0],), sigma, dtype=self.work)
         return self.model(x.to(self.dtype), levels, **self.extra_args).to(self.work)
 
-    def limit(self, slope: Tensor) -> Tensor:
-        """The slope as far as it is to be used. To be called once a step."""
-        if not self.limited:
-            return slope
-        before, self.before = self.before, slope
-        return agreement(slope, before) * slope
+    def length(self, sigma: float, to: float) -> float:
+        """Of a step, in what D is taken to be linear in."""
+        return sigma - to if self.over_sigma else math.log(sigma / to)
 
     def report(self, step: Step, x: Tensor, denoised: Tensor) -> None:
         if self.callback is not None:
@@ -247,16 +255,19 @@ def res_2m(
     """
     solve = Solve(model, x, sigmas, extra_args, callback, options)
     x = x.to(solve.work)
-    previous = slope = None
-    for step in options.progress(solve.steps, disable=disable):
+    past: list[tuple[float, Tensor]] = []  # (sigma, D) of the last steps, the newest first
+    for i, step in enumerate(options.progress(solve.steps, disable=disable)):
         denoised = solve.denoise(x, step.sigma)
         solve.report(step, x, denoised)
-        if previous is not None and step.to > 0:
-            sigma, before = previous
-            slope = (denoised - before) * (math.log(step.sigma / step.to) / math.log(sigma / step.sigma))
-            slope = solve.limit(slope)
-        x = solve.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
-        previous = step.sigma, denoised
+        slope = None
+        if past and step.to > 0 and not (solve.over_sigma and i < FIRST_SLOPE):
+            sigma, before = past[0]
+            slope = (denoised - before) * (solve.length(step.sigma, step.to) / solve.length(sigma, step.sigma))
+        following = integrate(x, denoised, slope, step.sigma, step.down, solve.over_sigma)
+        past = [(step.sigma, denoised), *past[:2]]
+        if options.order == 3 and i >= FIRST_CURVE and step.down > 0:
+            following = following + curve(past, step.down)
+        x = solve.renoise(step, following)
     return x.to(solve.dtype)
 
 
@@ -287,6 +298,6 @@ def res_2s(
         if step.down > 0:
             middle = step.sigma * (step.down / step.sigma) ** c2
             stage = integrate(x, denoised, None, step.sigma, middle)
-            slope = solve.limit((solve.denoise(stage, middle) - denoised) / c2)
+            slope = (solve.denoise(stage, middle) - denoised) / c2
         x = solve.renoise(step, integrate(x, denoised, slope, step.sigma, step.down))
     return x.to(solve.dtype)

@@ -16,17 +16,16 @@ from tqdm.auto import tqdm
 
 from ...samplers.res import Callback, Model, Options, res_2m, res_2s
 
-LIMITED = "_limited"  # in the names of samplers that weigh their slopes
+OVER_SIGMA = "_sigma_"  # in the names of samplers that take the denoised to be linear in sigma
 _2M, _2S = {"eta": 0.0, "s_noise": 1.0}, {"eta": 0.0, "s_noise": 1.0, "c2": 0.5}
 SAMPLERS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {  # name -> function, its options and defaults
     "chroma_res_2m": (res_2m, _2M),
     "chroma_res_2s": (res_2s, _2S),
     "chroma_res_2m_sde": (res_2m, {**_2M, "eta": 1.0}),
     "chroma_res_2s_sde": (res_2s, {**_2S, "eta": 1.0}),
-    "chroma_res_2m_limited": (res_2m, _2M),
-    "chroma_res_2s_limited": (res_2s, _2S),
-    "chroma_res_2m_limited_sde": (res_2m, {**_2M, "eta": 1.0}),
-    "chroma_res_2s_limited_sde": (res_2s, {**_2S, "eta": 1.0}),
+    "chroma_sigma_2m": (res_2m, _2M),
+    "chroma_sigma_3m": (res_2m, _2M),
+    "chroma_sigma_2m_sde": (res_2m, {**_2M, "eta": 1.0}),
 }
 
 
@@ -47,7 +46,9 @@ def on_host(name: str) -> Callable[..., Tensor]:
         options = {**defaults, **options}
         options["s_noise"] *= getattr(sampling, "noise_scale", 1.0)  # of models whose noise is not of variance 1
         flow = isinstance(sampling, comfy.model_sampling.CONST)
-        options = Options(flow=flow, progress=tqdm, limited=LIMITED in name, **options)
+        options = Options(
+            flow=flow, progress=tqdm, over_sigma=OVER_SIGMA in name, order=3 if "_3m" in name else 2, **options
+        )
         return function(model, x, sigmas, extra_args, callback, disable, options)
 
     sample.__name__, sample.__doc__ = f"sample_{name}", function.__doc__

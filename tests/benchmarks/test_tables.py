@@ -18,7 +18,7 @@ def test_frontier_asks_some_hundred_rows_of_which_none_is_asked_twice():
     found = list(frontier.rows())
     assert 100 <= len(found) <= 140
     assert len({measure.Kept.key(SimpleNamespace(table="", settings=[]), s) for _, s in found}) == len(found)
-    for sampler in ("euler", "res_multistep", "dpmpp_2m", "chroma_res_2m", "chroma_res_2m_limited"):
+    for sampler in ("euler", "res_multistep", "dpmpp_2m", "chroma_res_2m", "chroma_sigma_2m"):
         assert [s.steps for name, s in found if name == sampler] == [6, 8, 11, 14, 20, 26, 40]
     assert {s.steps for _, s in found if s.host_cache} == {26, 40}
     assert {s.steps for _, s in found if s.guidance or s.cache} == {14, 20, 26}

@@ -25,7 +25,7 @@ def falling(draw):
 @st.composite
 def options(draw):
     eta = draw(st.sampled_from([0.0, 0.3, 1.0]))
-    return res.Options(eta=eta, c2=draw(st.floats(0.05, 1)), limited=draw(st.booleans()))
+    return res.Options(eta=eta, c2=draw(st.floats(0.05, 1)), over_sigma=draw(st.booleans()))
 
 
 def curved(x, sigma, **_):
@@ -60,20 +60,20 @@ def test_pictures_at_once_are_the_pictures_alone(sampler, sigmas, chosen, batch,
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@given(sigmas=falling(), limited=st.booleans(), seed=st.integers(0, 99))
-def test_a_prediction_that_never_changes_is_reached_from_anywhere(sampler, sigmas, limited, seed):
+@given(sigmas=falling(), over_sigma=st.booleans(), seed=st.integers(0, 99))
+def test_a_prediction_that_never_changes_is_reached_from_anywhere(sampler, sigmas, over_sigma, seed):
     target, seen = pictures(2, seed + 1), []
 
     def still(x, sigma):
         seen.append(float(sigma[0]))
         return target
 
-    out = sampler(still, pictures(2, seed), sigmas, options=res.Options(limited=limited))
+    out = sampler(still, pictures(2, seed), sigmas, options=res.Options(over_sigma=over_sigma))
     assert torch.equal(out, target)
     assert seen[0] == sigmas[0] and min(seen) >= sigmas[-2] * (1 - 1e-9)
     # Short of 0 the path is the straight line from the noise to the prediction.
     x = pictures(2, seed)
-    part = sampler(still, x, sigmas[:-1], options=res.Options(limited=limited))
+    part = sampler(still, x, sigmas[:-1], options=res.Options(over_sigma=over_sigma))
     torch.testing.assert_close(part, target + (x - target) * (sigmas[-2] / sigmas[0]), rtol=1e-9, atol=1e-9)
 
 

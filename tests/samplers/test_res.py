@@ -37,10 +37,8 @@ SAMPLERS = {
     "2s_c1": options_as_keywords(samplers.res_2s, c2=1.0),
     "2s_c03": options_as_keywords(samplers.res_2s, c2=0.3),
 }
-LIMITED = {
-    "2m": options_as_keywords(samplers.res_2m, limited=True),
-    "2s": options_as_keywords(samplers.res_2s, limited=True),
-}
+sigma_2m = options_as_keywords(samplers.res_2m, over_sigma=True)
+sigma_3m = options_as_keywords(samplers.res_2m, over_sigma=True, order=3)
 
 
 def alpha_of(sigma, flow):
@@ -210,66 +208,86 @@ def test_rising_schedule_inverts_the_falling_one(name):
     assert gaps[1] < 1e-2
 
 
-# --- limited slopes --------------------------------------------------------------------------------------------------
-
-PICTURE = START.T  # one row of 41 numbers, so that the angle between two slopes is that of a whole picture
+# --- denoised linear in sigma -----------------------------------------------------------------------------------------
 
 
-def test_agreement_is_the_cosine_of_each_row_and_never_negative():
-    slope = torch.tensor([[[3.0, 4.0]], [[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]], [[1.0, 2.0]]])
-    before = torch.tensor([[[4.0, 3.0]], [[-1.0, 0.1]], [[0.0, 2.0]], [[1.0, 1.0]], [[0.0, 0.0]]])
-    assert samplers.agreement(slope, before).tolist() == [[[pytest.approx(0.96)]], *[[[0.0]]] * 4]
-    assert samplers.agreement(7 * slope, 0.1 * before)[0].item() == pytest.approx(0.96)
-    assert samplers.agreement(slope, None).tolist() == [[[0.0]]] * 5
+def test_denoised_linear_in_sigma_is_integrated_exactly_from_the_third_step_on():
+    """D = a + b sigma: x(sigma) = a + C sigma - b sigma log(sigma)."""
+    a, b = 0.4, -0.3
+
+    def solution(x, sigma, to):
+        constant = (x - a) / sigma + b * math.log(sigma)
+        return a + constant * to - b * to * math.log(to)
+
+    sigmas = torch.tensor([1.0, 0.9, 0.5, 0.45, 0.2, 0.03], dtype=torch.float64)
+    model, seen = lambda x, s: (a + b * s)[:, None] + 0 * x, []
+    last = sigma_2m(model, START, sigmas, callback=lambda c: seen.append(c["x"]))
+    after, levels = [*seen[1:], last], sigmas.tolist()
+    for i, (x, found, sigma, to) in enumerate(zip(seen, after, levels, levels[1:])):
+        if i < 2:  # of first order
+            assert torch.equal(found, samplers.integrate(x, model(x, sigmas[i : i + 1]), None, sigma, to))
+        else:
+            assert torch.allclose(found, solution(x, sigma, to), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", LIMITED)
-@pytest.mark.parametrize("schedule", ["even_to_0.02", "geometric_to_0.02", "cosine"])
-def test_limited_slopes_keep_the_second_order(name, schedule):
+@pytest.mark.parametrize("h", [-2.0, -1e-2, -1e-4, 1e-9, 1e-4, 1e-2, 0.5, 3.0, 12.0])
+def test_the_weight_of_a_slope_is_the_integral_over_its_step(h):
+    """By Simpson's rule over 2,000 parts."""
+    n = 2000
+    tau = torch.linspace(0, h, n + 1, dtype=torch.float64)
+    rule = torch.tensor([1.0, *([4.0, 2.0] * (n // 2))][:-1] + [1.0], dtype=torch.float64) * h / n / 3
+    for over_sigma, share in ((False, tau / h), (True, torch.expm1(-tau) / math.expm1(-h))):
+        expected = float(rule @ (torch.exp(tau - h) * share))
+        assert samplers.of_slope(h, over_sigma) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("problem", ["gaussian", "mixture"])
+@pytest.mark.parametrize("schedule", ["even_to_0.02", "geometric_to_0.02", "uneven_to_0.02", "cosine"])
+@pytest.mark.parametrize("sample", [sigma_2m, sigma_3m])
+def test_over_sigma_it_is_of_second_order_too(sample, problem, schedule):
+    """With a parabola as well: its first steps are of first order."""
     make, _ = SCHEDULES[schedule]
-    reference = mixture_solution(make(8)[-1].item()).T
-    model = lambda x, sigma: mixture(x.T, sigma.expand(x.shape[1])).T  # noqa: E731
-    found = [((LIMITED[name](model, PICTURE, make(n)) - reference).norm() / reference.norm()).item() for n in SIZES]
+    end = make(8)[-1].item()
+    if problem == "gaussian":
+        model, reference = gaussian(), gaussian_solution(START, 1.0, end)
+    else:
+        model, reference = mixture, mixture_solution(end)
+    found = errors(sample, model, make, reference)
     slopes = [math.log2(a / b) for a, b in zip(found, found[1:])]
-    assert all(1.85 < slope < 2.3 for slope in slopes), (found, slopes)
+    assert all(1.8 < slope < 3.2 for slope in slopes), (found, slopes)
 
 
-@pytest.mark.parametrize("name, first", [("2m", 2), ("2s", 1)])
-def test_a_limited_slope_is_used_from_the_second_on(name, first):
-    """D linear in log(sigma): no slope before there are two, the whole of it afterwards."""
-    sigmas = torch.tensor([1.0, 0.9, 0.5, 0.45, 0.03], dtype=torch.float64)
-    model = lambda x, s: PICTURE * (1 + s.log())[:, None]  # noqa: E731
-    steps, levels = [], sigmas.tolist()
-    last = LIMITED[name](model, PICTURE, sigmas, callback=lambda c: steps.append((c["x"], c["denoised"])))
-    after = [*(x for x, _ in steps[1:]), last]
-    for i, ((x, denoised), found) in enumerate(zip(steps, after)):
-        slope = None if i < first else PICTURE * math.log(levels[i + 1] / levels[i])
-        expected = samplers.integrate(x, denoised, slope, levels[i], levels[i + 1])
-        assert torch.allclose(found, expected, rtol=0, atol=1e-13)
+def test_a_parabola_over_sigma_is_integrated_exactly_from_the_sixth_step_on():
+    """D = a + b sigma + c sigma^2: x = a + C sigma - b sigma log(sigma) - c sigma^2."""
+    a, b, c = 0.4, -0.3, 0.6
+
+    def solution(x, sigma, to):
+        constant = (x - a + c * sigma**2) / sigma + b * math.log(sigma)
+        return a + constant * to - b * to * math.log(to) - c * to**2
+
+    sigmas = torch.tensor([1.0, 0.95, 0.9, 0.7, 0.5, 0.45, 0.2, 0.03], dtype=torch.float64)
+    model, seen = lambda x, s: (a + b * s + c * s**2)[:, None] + 0 * x, []
+    last = sigma_3m(model, START, sigmas, callback=lambda c: seen.append(c["x"]))
+    levels = sigmas.tolist()
+    for x, found, sigma, to in list(zip(seen, [*seen[1:], last], levels, levels[1:]))[5:]:
+        assert torch.allclose(found, solution(x, sigma, to), rtol=0, atol=1e-13)
 
 
-def test_a_limited_slope_does_not_overshoot_a_denoised_that_settles():
-    """It leaps once, from 0 to 1, and stands still: what the leap promises does not come."""
-    sigmas = even(4, 0.02)
+@pytest.mark.parametrize("n", [6, 8, 11, 14, 20, 26, 40])
+def test_with_few_steps_it_is_nearer_than_a_line_over_log_sigma_and_than_euler(n):
+    reference = mixture_solution(0.0)
 
-    def model(x, sigma):
-        return (sigma < 0.3).double()[:, None].expand_as(x)
+    def off(sample, **options):
+        return float((sample(mixture, START, even(n), **options) - reference).norm() / reference.norm())
 
-    def highest(sample):
-        seen = []
-        seen.append(sample(model, torch.zeros_like(PICTURE), sigmas, callback=lambda c: seen.append(c["x"])))
-        return torch.stack(seen).max().item()
-
-    assert highest(SAMPLERS["2m"]) > 1.2
-    assert highest(LIMITED["2m"]) < 1
+    euler = options_as_keywords(lambda m, x, s, *a: euler_of(m, x, s))
+    assert off(sigma_2m) < min(off(res_2m), off(euler))
 
 
-@pytest.mark.parametrize("name", LIMITED)
-def test_limited_rows_of_a_batch_do_not_meet(name):
-    x = torch.stack([PICTURE[0], PICTURE[0].flip(0) * 0.3])
-    model = lambda x, sigma: mixture(x.flatten()[:, None], sigma.repeat_interleave(41)).view_as(x)  # noqa: E731
-    both = LIMITED[name](model, x, even(7))
-    assert torch.equal(both[1:], LIMITED[name](model, x[1:], even(7)))
+def euler_of(model, x, sigmas):
+    for sigma, to in zip(sigmas, sigmas[1:]):
+        x = samplers.integrate(x, model(x, sigma.expand(len(x))), None, float(sigma), float(to))
+    return x
 
 
 # --- noise: exact variances ------------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ def test_other_samplers_pass_through_unharmed(comfy, case, model, sampler):
     assert len(told[0].notes) == 1 and not told[0].forecast
 
 
-@pytest.mark.parametrize("sampler", ["res_multistep", "dpmpp_2m", "chroma_res_2m_limited", "uni_pc", "ipndm"])
+@pytest.mark.parametrize("sampler", ["res_multistep", "dpmpp_2m", "chroma_sigma_2m", "uni_pc", "ipndm"])
 def test_multistep_samplers_are_forecast(comfy, case, model, sampler):
     load_pack("host.sample.samplers").register()
     told = []

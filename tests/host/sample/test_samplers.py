@@ -11,7 +11,7 @@ from host_models import sample
 
 pytestmark = pytest.mark.host
 
-NAMES = [f"chroma_res_{n}{limited}{sde}" for limited in ("", "_limited") for sde in ("", "_sde") for n in ("2m", "2s")]
+NAMES = [f"chroma_{n}{sde}" for n in ("res_2m", "res_2s", "sigma_2m") for sde in ("", "_sde")] + ["chroma_sigma_3m"]
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +149,12 @@ def test_unknown_name_would_have_run_euler(comfy, listed, model, case):
     euler = sample(comfy, model, case[0], sampler="euler", steps=8)
     runs = {name: sample(comfy, model, case[0], sampler=name, steps=8) for name in NAMES}
     same = [name for name in NAMES if support.relative(runs[name], euler) < 1e-4]
-    assert same == ["chroma_res_2m_limited"]  # random weights turn at every step, where no slope is trusted
+    assert same == []
     for name in NAMES:
         if name.endswith("_sde"):
             assert support.relative(runs[name], runs[name.removesuffix("_sde")]) > 1e-2
-        if "_limited" in name:
-            assert support.relative(runs[name], runs[name.replace("_limited", "")]) > 1e-4
+        if "_sigma_" in name:
+            assert support.relative(runs[name], runs[name.replace("_sigma_", "_res_")]) > 1e-4
 
 
 def test_seed_changes_the_fresh_noise(comfy, listed, model, case):
@@ -375,7 +375,7 @@ def test_family_and_scale_of_the_noise_are_read_from_the_model(comfy, ours, name
         for scale in (None, 2.0):
             model = toy(comfy, flow, scale)
             mine = ours.FUNCTIONS[name](model, START, sigmas, {"seed": 4}, disable=True)
-            options = pure.Options(eta=1.0, s_noise=scale or 1.0, flow=flow, limited="_limited" in name)
+            options = pure.Options(eta=1.0, s_noise=scale or 1.0, flow=flow, over_sigma="_sigma_" in name)
             expected = function(model, START, sigmas, {"seed": 4}, options=options)
             assert torch.equal(mine, expected)
 
