@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Mapping, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import likeness, two_seeds
-from .measure import Kept
+from .measure import Kept, alternate
 
 SCALE, HIGH = 3.0, 6.0
 FLASH_STEPS = 8
@@ -20,7 +20,8 @@ AWAY, STYLE, GROUND = "a 3D fox on a blue background", "3D", "blue"
 NUM_AWAY, FIRST_AWAY = 32, 5000  # pictures without a prompt for each of two seeds, and the first seed's first
 NAG = {"tau": 2.5, "alpha": 0.25, "percent": (0.0, 1.0), "blocks": None}
 BATCH = 16
-COST = {"prompts a step": ".2f", "CPU seconds, ratio": ".2f"}
+COST = {"prompts a step": ".2f"}
+TIMED_QUESTIONS, TIMED_STEPS = 8, 8
 COLUMNS = {**COST, **likeness.COLUMNS, **two_seeds.SHARES}
 
 
@@ -43,12 +44,11 @@ class Table:
 
 
 class Painted(NamedTuple):
-    """Of one seed; see `two_seeds.Answers`. prompts: computed a step. seconds: of one processor for all pictures."""
+    """Of one seed; see `two_seeds.Answers`. prompts: computed a step."""
 
     pictures: np.ndarray
     verdicts: np.ndarray
     prompts: float
-    seconds: float
 
 
 def tables(steps: int) -> tuple[Table, ...]:
@@ -112,21 +112,21 @@ class Bench:
         return self.nag.AttentionGuided(negative, **{**NAG, **values}).on(self.base)
 
     def paint(self, line: Line, steps: int) -> list[Painted]:
-        model = self.base if line.nag is None else self.away_from(**line.nag)
-        return [self.paint_one(model, line, steps, asked) for asked in self.asked]
+        return [self.paint_one(self.model(line), line, steps, asked) for asked in self.asked]
+
+    def model(self, line: Line) -> Any:
+        return self.base if line.nag is None else self.away_from(**line.nag)
 
     def paint_one(self, model: Any, line: Line, steps: int, asked: Any) -> Painted:
         told: list[Any] = []
         self.studio.model = self.guiders.GuidancePatch(self.guidance(**line.guidance), report=told.append).on(model)
-        started = time.process_time()
         found = dict(self.studio.answers(asked, line.cfg, BATCH, steps))
-        seconds = time.process_time() - started
         prompts = sum(record.prompts for record in told) / sum(record.steps for record in told)
-        return Painted(*two_seeds.judged(asked, found), prompts, seconds)
+        return Painted(*two_seeds.judged(asked, found), prompts)
 
 
 def figures(found: Painted, first: Painted) -> dict[str, float]:
-    cost = dict(zip(COST, (found.prompts, found.seconds / first.seconds)))
+    cost = {"prompts a step": found.prompts}
     likes = {} if found is first else likeness.figures(found.pictures, first.pictures)
     return {**cost, **likes, **two_seeds.Answers(found.pictures, found.verdicts).shares()}
 
@@ -166,14 +166,47 @@ def main(rounds: int) -> None:
     lines = [
         f"The demo model in float32, {NUM_QUESTIONS} prompts {two_seeds.ASKED}, with two unseen seeds each, {evaluate.STEPS} "
         f"{evaluate.SAMPLER} steps of {evaluate.SCHEDULE} unless said otherwise. `prompts a step`: prompts computed, 2 with plain "
-        "CFG; `CPU seconds`: of the whole run with decoding, relative to the first row of the table; "
+        "CFG; "
         f"{likeness.TOLD}; {two_seeds.TOLD}. {two_seeds.CAVEAT}.",
         "",
     ]
     for table in tables(evaluate.STEPS):
         lines += made(table, bench, kept)
     lines += moving_away(bench, kept)
+    lines += ["", *time_of_runs(bench, rounds)]
     kept.write("Guidance: cost and effect", lines)
+
+
+TIMED = (
+    plain(SCALE),
+    Line("alternate", SCALE, {"alternate": True}),
+    Line("interval 0 to 0.6", SCALE, {"percent": (0.0, 0.6)}),
+    plain(1.0),
+    Line("NAG 2, empty negative", 1.0, nag={"text": "", "scale": 2.0}),
+    Line("NAG 2, a negative of some words", 1.0, nag={"text": AWAY, "scale": 2.0}),
+)
+
+
+def time_of_runs(bench: Bench, rounds: int) -> list[str]:
+    asked = bench.asked[0][:TIMED_QUESTIONS]
+    painted = {line.name: bench.paint_one(bench.model(line), line, TIMED_STEPS, asked) for line in TIMED}
+    seconds = alternate(
+        {line.name: lambda line=line: bench.paint_one(bench.model(line), line, TIMED_STEPS, asked) for line in TIMED},
+        rounds,
+    )
+    base = seconds[plain(1.0).name]
+    return [
+        f"## Time of a run: {TIMED_QUESTIONS} prompts, {TIMED_STEPS} steps, with decoding",
+        "",
+        f"Median of {rounds} alternating rounds, relative to plain cfg 1 in the same round.",
+        "",
+        "| | prompts a step | time, ratio |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {painted[name].prompts:.2f} | {statistics.median(s / b for s, b in zip(values, base)):.2f} |"
+            for name, values in seconds.items()
+        ),
+    ]
 
 
 def moving_away(bench: Bench, kept: Kept) -> list[str]:
