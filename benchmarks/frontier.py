@@ -14,7 +14,7 @@ from . import two_seeds
 from .likeness import SHARPNESS, psnr, ssim
 from .measure import RESULTS, Kept
 from .painter import Painter, Painting, Setting
-from .predictors import PREDICTOR, PREDICTORS
+from .predictors import PREDICTORS
 
 CFG, NUM_QUESTIONS = 3.0, 12
 EXACT = Setting(200, CFG, "chroma_res_2s", "linear")
@@ -77,7 +77,7 @@ def rows() -> Iterator[tuple[str, Setting]]:
             yield from ((f"{sampler}, {name}", setting(n, sampler, cache=cache)) for n in SAVING)
         for name in PREDICTORS:
             yield from (
-                (f"{sampler}, {name}, by plan", setting(n, sampler, cache={"compute": 0.0, PREDICTOR: name}))
+                (f"{sampler}, {name}, by plan", setting(n, sampler, cache={"compute": 0.0}, predictor=name))
                 for n in PREDICTED
             )
     for name in HOST_CACHES:

@@ -16,15 +16,15 @@ from demo import exam
 from . import two_seeds
 from .likeness import sharpness
 from .measure import Kept
-from .predictors import PREDICTOR, predicting
+from .predictors import predicting
 
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Setting:
-    """guidance: values of `samplers/guided_run.Guidance`; none for the host's plain CFG. cache: of `samplers/step_cache`,
-    and a predictor of `predictors.py` in the place of its own.
+    """guidance: values of `samplers/guided_run.Guidance`; none for the host's plain CFG. cache: of `samplers/step_cache`.
+    predictor: of `predictors.py`, in the place of its line.
     host_cache: name and threshold of one of the host's caches."""
 
     steps: int
@@ -35,6 +35,7 @@ class Setting:
     shift: float = 1.0
     guidance: Mapping[str, Any] = field(default_factory=dict)
     cache: Mapping[str, Any] = field(default_factory=dict)
+    predictor: str = ""
     host_cache: tuple[str, float] | None = None
 
     def schedule_text(self) -> str:
@@ -84,8 +85,7 @@ class Painter:
 
         (model,) = ModelSamplingAuraFlow().patch_aura(self.base, s.shift)
         if s.cache:
-            values = {name: value for name, value in s.cache.items() if name != PREDICTOR}
-            model = self.caches.StepCache(self.step_cache.CacheSettings(**values)).on(model)
+            model = self.caches.StepCache(self.step_cache.CacheSettings(**s.cache)).on(model)
         if s.host_cache:
             from comfy_extras import nodes_easycache
 
@@ -136,7 +136,7 @@ class Painter:
             return studio.vae.decode(latent).clamp(0, 1).float().cpu().numpy()
 
         started = time.process_time()
-        with rows_through(model.model.diffusion_model) as rows, predicting(self.step_cache, s.cache):
+        with rows_through(model.model.diffusion_model) as rows, predicting(self.step_cache, s.predictor):
             found = dict(self.studio.answers(asked, s.cfg, BATCH, paint=paint))
         seconds = (time.process_time() - started) / len(asked)
         painted = list(found)

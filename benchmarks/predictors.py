@@ -6,13 +6,13 @@ All stand on one seam, what the blocks after the first have added, and on one pl
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Iterator
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-PREDICTOR = "predictor"  # among the values of `Setting.cache`: a name of PREDICTORS
 DEGREE, RIDGE, SHARE = 4, 0.1, 0.5  # of Spectrum's fit: its defaults; SHARE is the fit's, the line has the rest
 
 
@@ -58,25 +58,27 @@ PREDICTORS = {
 
 
 @contextlib.contextmanager
-def predicting(step_cache: Any, values: Mapping[str, Any]) -> Iterator[None]:
-    """Runs in it forecast as the values of `Setting.cache` say; by our own line if they name none."""
-    if PREDICTOR not in values:
+def predicting(step_cache: Any, name: str) -> Iterator[None]:
+    """Runs in it forecast by this one of PREDICTORS; by our own line where it is empty."""
+    if not name:
         yield
         return
-    weigh = PREDICTORS[values[PREDICTOR]]
+    weigh = PREDICTORS[name]
 
+    @dataclass
     class Stream(step_cache.Stream):
-        """Remembers every computed step."""
+        """past: every computed step."""
+
+        past: list[tuple[float, Tensor]] = field(default_factory=list)
 
         def keep(self, sigma: float, residual: Tensor) -> None:
-            self.__dict__.setdefault("past", []).append((sigma, residual))
+            self.past.append((sigma, residual))
             super().keep(sigma, residual)
 
         def forecast(self, sigma: float) -> Tensor:
-            past = self.__dict__["past"]
-            weights = weigh([s for s, _ in past], sigma)
-            found = torch.zeros_like(past[-1][1], dtype=torch.float32)
-            for weight, (_, residual) in zip(weights.tolist(), past):
+            weights = weigh([s for s, _ in self.past], sigma)
+            found = torch.zeros_like(self.past[-1][1], dtype=torch.float32)
+            for weight, (_, residual) in zip(weights.tolist(), self.past):
                 found.add_(residual, alpha=weight)
             return found
 

@@ -32,7 +32,7 @@ NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[..., Iterable[Any]]
 
 NUM_SEEDS = 2**64
-# First steps, from 0, of `over_sigma` that use a slope and a bend: D does not go on as it began (benchmarks/frontier.py).
+# First steps, from 0, of `over_sigma` that use a slope and a bend, since D does not go on as it began.
 FIRST_SLOPE, FIRST_CURVE = 2, 5
 TAYLOR_BELOW = 1e-3  # where phi_2's own formula has lost three digits and four terms of its series err by z^4 / 720
 
@@ -155,6 +155,11 @@ def curve(past: list[tuple[float, Tensor]], to: float) -> Tensor:
     return bend * (to * (s0 - to) - to * (s0 + s1) * math.log(s0 / to) + s1 * (s0 - to))
 
 
+def go_one_way(past: list[tuple[float, Tensor]]) -> bool:
+    newest, middle, oldest = (sigma for sigma, _ in past)
+    return newest < middle < oldest or newest > middle > oldest
+
+
 def silent(steps: list[Step], disable: bool | None = None) -> Iterable[Step]:
     """A progress bar that shows nothing."""
     return steps
@@ -169,8 +174,8 @@ class Options:
     noise_sampler: (sigma, sigma_next) -> like x; without it noise is seeded by extra_args["seed"].
     flow:          whether it is a flow model; matters for eta > 0 only.
     c2:            of `res_2s`: place of the second stage, as a part of the step in log(sigma), in (0, 1].
-    over_sigma:    of `res_2m`: D changes linearly in sigma, not in log(sigma), from FIRST_SLOPE on.
-    order:         of `res_2m` over sigma: 3 puts a parabola through the last three D, from FIRST_CURVE on.
+    over_sigma:    of `res_2m`: the degree of the polynomial in sigma that D follows. 0: D is linear in log(sigma); 1: a line from
+                   FIRST_SLOPE on; 2: a parabola through the last three D from FIRST_CURVE on, where their levels go one way.
     progress:      a bar: called with the steps and `disable`, gives the steps.
     """
 
@@ -179,8 +184,7 @@ class Options:
     noise_sampler: NoiseSampler | None = None
     flow: bool = True
     c2: float = 0.5
-    over_sigma: bool = False
-    order: int = 2
+    over_sigma: int = 0
     progress: Progress = silent
 
 
@@ -242,9 +246,9 @@ def res_2m(
     disable: bool | None = None,
     options: Options = DEFAULTS,
 ) -> Tensor:
-    """Two-step multistep of second order: one model evaluation a step, the change of D taken from the step before.
+    """Multistep of second order: one model evaluation a step, the change of D taken from the step before.
 
-    The first step, and the one to sigma = 0, are of first order.
+    The first step, and the one to sigma = 0, are of first order. `over_sigma` takes the change otherwise.
     model:   (x, sigma (B,), **extra_args) -> denoised like x.
     x:       (B, ...) at noise level sigmas[0]; worked on in float32 at least, returned in its dtype.
     sigmas:  (n + 1,), see `plan`.
@@ -264,8 +268,8 @@ def res_2m(
             sigma, before = past[0]
             slope = (denoised - before) * (solve.length(step.sigma, step.to) / solve.length(sigma, step.sigma))
         following = integrate(x, denoised, slope, step.sigma, step.down, solve.over_sigma)
-        past = [(step.sigma, denoised), *past[:2]]
-        if options.order == 3 and i >= FIRST_CURVE and step.down > 0:
+        past = [(step.sigma, denoised), *past][: solve.over_sigma + 1]
+        if solve.over_sigma == 2 and i >= FIRST_CURVE and step.down > 0 and go_one_way(past):
             following = following + curve(past, step.down)
         x = solve.renoise(step, following)
     return x.to(solve.dtype)

@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from ...samplers.res import Callback, Model, Options, res_2m, res_2s
 
-OVER_SIGMA = "_sigma_"  # in the names of samplers that take the denoised to be linear in sigma
 _2M, _2S = {"eta": 0.0, "s_noise": 1.0}, {"eta": 0.0, "s_noise": 1.0, "c2": 0.5}
 SAMPLERS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {  # name -> function, its options and defaults
     "chroma_res_2m": (res_2m, _2M),
@@ -27,6 +26,7 @@ SAMPLERS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {  # name 
     "chroma_sigma_3m": (res_2m, _2M),
     "chroma_sigma_2m_sde": (res_2m, {**_2M, "eta": 1.0}),
 }
+OVER_SIGMA = {"chroma_sigma_2m": 1, "chroma_sigma_2m_sde": 1, "chroma_sigma_3m": 2}  # see `Options` of samplers/res.py
 
 
 def on_host(name: str) -> Callable[..., Tensor]:
@@ -46,9 +46,7 @@ def on_host(name: str) -> Callable[..., Tensor]:
         options = {**defaults, **options}
         options["s_noise"] *= getattr(sampling, "noise_scale", 1.0)  # of models whose noise is not of variance 1
         flow = isinstance(sampling, comfy.model_sampling.CONST)
-        options = Options(
-            flow=flow, progress=tqdm, over_sigma=OVER_SIGMA in name, order=3 if "_3m" in name else 2, **options
-        )
+        options = Options(flow=flow, progress=tqdm, over_sigma=OVER_SIGMA.get(name, 0), **options)
         return function(model, x, sigmas, extra_args, callback, disable, options)
 
     sample.__name__, sample.__doc__ = f"sample_{name}", function.__doc__

@@ -50,10 +50,10 @@ def test_a_run_forecasts_with_what_is_named_and_with_its_own_line_after_it():
     def square(sigma):
         return torch.full((1, 2, 3), -3 * sigma**2 + 2 * sigma + 1)
 
-    with predictors.predicting(cache, {"compute": 0.0, predictors.PREDICTOR: "Taylor 2"}):
+    with predictors.predicting(cache, "Taylor 2"):
         torch.testing.assert_close(run_of(square).forecast(0.4), square(0.4))
-    with predictors.predicting(cache, {"compute": 0.0}):
+    with predictors.predicting(cache, ""):
         assert float((run_of(square).forecast(0.4) - square(0.4)).abs().max()) > 0.01
-    with predictors.predicting(cache, {predictors.PREDICTOR: "hold"}):
+    with predictors.predicting(cache, "hold"):
         torch.testing.assert_close(run_of(square).forecast(0.4), square(PAST[-1]))
     assert type(run_of(square)).__module__ == cache.__name__

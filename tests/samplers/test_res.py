@@ -37,8 +37,8 @@ SAMPLERS = {
     "2s_c1": options_as_keywords(samplers.res_2s, c2=1.0),
     "2s_c03": options_as_keywords(samplers.res_2s, c2=0.3),
 }
-sigma_2m = options_as_keywords(samplers.res_2m, over_sigma=True)
-sigma_3m = options_as_keywords(samplers.res_2m, over_sigma=True, order=3)
+sigma_2m = options_as_keywords(samplers.res_2m, over_sigma=1)
+sigma_3m = options_as_keywords(samplers.res_2m, over_sigma=2)
 
 
 def alpha_of(sigma, flow):
@@ -271,6 +271,16 @@ def test_a_parabola_over_sigma_is_integrated_exactly_from_the_sixth_step_on():
     levels = sigmas.tolist()
     for x, found, sigma, to in list(zip(seen, [*seen[1:], last], levels, levels[1:]))[5:]:
         assert torch.allclose(found, solution(x, sigma, to), rtol=0, atol=1e-13)
+
+
+def test_where_levels_turn_there_is_no_parabola():
+    """A schedule that goes back up meets the same level again."""
+    sigmas = torch.tensor([1.0, 0.8, 0.6, 0.5, 0.4, 0.5, 0.4, 0.5, 0.3, 0.2], dtype=torch.float64)
+    seen = []
+    last = sigma_3m(mixture, START, sigmas, callback=lambda c: seen.append(c["x"]))
+    assert last.isfinite().all() and all(x.isfinite().all() for x in seen)
+    line = sigma_2m(mixture, START, sigmas[:9])
+    assert torch.equal(seen[8], line)  # of the steps before, each ended in a turn or began less than five steps in
 
 
 @pytest.mark.parametrize("n", [6, 8, 11, 14, 20, 26, 40])

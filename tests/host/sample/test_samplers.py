@@ -378,7 +378,7 @@ def test_family_and_scale_of_the_noise_are_read_from_the_model(comfy, ours, name
         for scale in (None, 2.0):
             model = toy(comfy, flow, scale)
             mine = ours.FUNCTIONS[name](model, START, sigmas, {"seed": 4}, disable=True)
-            options = pure.Options(eta=1.0, s_noise=scale or 1.0, flow=flow, over_sigma="_sigma_" in name)
+            options = pure.Options(eta=1.0, s_noise=scale or 1.0, flow=flow, over_sigma=ours.OVER_SIGMA.get(name, 0))
             expected = function(model, START, sigmas, {"seed": 4}, options=options)
             assert torch.equal(mine, expected)
 
