@@ -87,9 +87,12 @@ class Painter:
         if s.cache:
             model = self.caches.StepCache(self.step_cache.CacheSettings(**s.cache)).on(model)
         if s.host_cache:
+            from comfy.patcher_extension import WrappersMP
             from comfy_extras import nodes_easycache
 
             name, threshold = s.host_cache
+            model = model.clone()
+            model.add_wrapper(WrappersMP.DIFFUSION_MODEL, with_input_of_its_own)  # around the cache's
             model = getattr(nodes_easycache, f"{name}Node").execute(model, threshold, 0.15, 0.95, False).args[0]
         if s.guidance:
             model = self.guiders.GuidancePatch(self.guided_run.Guidance(**s.guidance)).on(model)
@@ -151,6 +154,12 @@ class Painter:
     def paint_once(self, kept: Kept, s: Setting) -> list[Painting]:
         """`paint_all`, from the cache if it was painted before: what rows are compared with."""
         return kept.painted(Painting, s, lambda: self.paint_all(s))
+
+
+def with_input_of_its_own(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """EasyCache adds to its input in place, which in float32 is the tensor that the denoised is then taken from; in 16 bits the
+    host has made a copy, and so does this."""
+    return executor(x.clone(), *args, **kwargs)
 
 
 @contextlib.contextmanager
