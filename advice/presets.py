@@ -335,8 +335,7 @@ MIN_STEPS = 12  # fewer is for checkpoints that are made for it; the Doctor warn
 DRAFT, STANDARD, BEST, FEW = "draft", "standard", "quality", "flash"
 
 CHOICES: dict[str, Choice] = {  # the names are saved in workflows: add, never rename
-    # Of 8 steps on the demo euler is nearest to the exact picture, and multistep samplers are furthest from it. `alternate`
-    # was measured at 20 steps only, where the picture stays nearly the same.
+    # Draft and quality were chosen on the demo of edition 0.3; see `speed.py` for what is known since.
     DRAFT: Choice(
         "half the steps, the negative prompt computed in every second one",
         steps=0.5,
