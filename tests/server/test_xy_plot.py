@@ -51,8 +51,13 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
+def is_greeting(message):
+    """ComfyUI tells a client that comes back the node it was at, if it has not yet forgotten it."""
+    return message["type"] == "executing" and bool(message["data"]["node"]) and "display_node" not in message["data"]
+
+
 def followed(server, graph):
-    messages = [m for m in follow(server, graph) if isinstance(m, dict)]
+    messages = [m for m in follow(server, graph) if isinstance(m, dict) and not is_greeting(m)]
     assert messages[-1]["type"] == "execution_success", messages[-1]["data"]["exception_message"]
     return messages
 
