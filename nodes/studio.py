@@ -29,7 +29,7 @@ from .ksampler import SHIFT, sampler_input, schedule_input
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .shared.checked_node import CheckedNode
-from .shared.files import encoder_files, lora_files, model_files, vae_files
+from .shared.files import HOW_TO_ADD, encoder_files, lora_files, model_files, vae_files
 from .shared.inputs import CATEGORY, cfg_input, choice, number, seed_input, steps_input
 from .shared.report import report
 
@@ -246,7 +246,7 @@ def check(graph: StudioGraph) -> None:
             raise ValueError(f"this ComfyUI has no node {node['class_type']}, which this mode needs. Update ComfyUI")
         name = node["inputs"].get("vae_name")
         if name is not None and name not in nodes.VAELoader.vae_list(nodes.VAELoader):
-            raise ValueError(f"{name}: not among the VAE files. Put it into ComfyUI/models/vae and press R on the page")
+            raise ValueError(f"{name}: not among the VAE files. {HOW_TO_ADD.format(folder='vae')}")
 
 
 def title_of(node: dict[str, Any]) -> str:

@@ -65,7 +65,11 @@ def detect(header: Header, prediction: str = "auto", text_ids: str = "auto") -> 
     if not any(name.startswith(APPROXIMATOR) for name in names.plain):
         kind = "FLUX, which has modulation layers of its own" if dropped else "a model of FLUX's kind"
         other = other_model(by_name)
-        more = "" if other else ", or choose a file with an Approximator for it in the loader"
+        more = (
+            ""
+            if other
+            else ", or choose a file that holds an Approximator (FluxMod's modulator) as approximator in the loader"
+        )
         raise ValueError(
             f"{header.name}: has no distilled_guidance_layer.* tensors, which hold Chroma's Approximator; it looks "
             f"like {other or kind}. Take a complete Chroma checkpoint{more}"

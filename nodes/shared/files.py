@@ -32,7 +32,7 @@ MODEL_MENUS = {  # what a menu is for -> kinds, the best first, and likely names
     LITE_PATCH: ((LITE_PATCH,), "patch"),
 }
 VAE_INPUT, LATENT_CHANNELS = "decoder.conv_in.weight", 16
-HOW_TO_ADD = "Put it into ComfyUI/models/{folder} and press R on the page"
+HOW_TO_ADD = "Put it into ComfyUI/models/{folder} and press R on the page, or choose another"
 
 
 def refused(name: Any, path_of: Callable[[str], Any]) -> str:

@@ -462,7 +462,8 @@ def test_kind_that_is_not_supported_is_refused_by_name(kind):
 @pytest.mark.parametrize("kind", [kind for kind in ACCEPTED if flux(kind)])
 def test_flux_without_an_approximator_is_told_where_to_choose_one(kind):
     with pytest.raises(
-        ValueError, match="it looks like FLUX.* choose a file with an Approximator for it in the loader"
+        ValueError,
+        match="it looks like FLUX.* choose a file that holds an Approximator .* as approximator in the loader",
     ):
         detect.detect(read_header_of(kind))
 
