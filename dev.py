@@ -394,7 +394,10 @@ class Server:
                 return
             except UNREACHABLE:
                 time.sleep(0.3)
-        raise Problem(f"ComfyUI did not answer within {START_SECONDS} s. The end of {self.log}:\n{self.log_tail()}")
+        raise Problem(
+            f"ComfyUI did not answer within {START_SECONDS} s. If this machine is busy, run the same command again later. "
+            f"The end of {self.log}:\n{self.log_tail()}"
+        )
 
     def __exit__(self, *_: Any) -> None:
         if self.process:
@@ -526,6 +529,7 @@ def in_environment(command: list[str]) -> int:
 
 def serve(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
+    say("starting ComfyUI")
     with Server(arguments.port or SERVE_PORT, (*front_end(), *rest)) as server:
         print(
             f"ComfyUI is at {server.url}; the demo is under Workflows, {WORKFLOW.stem}. Log: {server.log}. Ctrl+C stops it"
