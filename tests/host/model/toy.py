@@ -33,7 +33,7 @@ def marker(shape: Sequence[int], full_precision: bool) -> dict[str, Any]:
 FORMATS = (
     Format(
         name=NAME,
-        bits=8.0,
+        bits=8 + 32 / 3072,  # a float32 scale for each row
         error=0.0187,
         recognise=recognise,
         unpack=unpack,
