@@ -68,7 +68,9 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model", "module"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
-    tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
+    named = loaded.items() if isinstance(loaded, dict) else ()
+    # Detached: what is computed of a parameter would be kept for its gradient, a whole model in the end.
+    tensors = {k: v.detach() for k, v in named if isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f"{path.name}: holds no named tensors. Take the model's .safetensors file")
     check_count(path.name, len(tensors))

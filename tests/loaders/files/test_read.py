@@ -191,6 +191,14 @@ def test_pickle_of_plain_tensors_loads(tmp_path, wrap):
     assert torch.equal(read.read_tensors(path)["a"], torch.ones(2))
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_parameters_of_a_pickle_keep_nothing_for_gradients(tmp_path, zipped):
+    path = tmp_path / "parameters.pth"
+    torch.save({"a": torch.nn.Parameter(torch.ones(2))}, path, _use_new_zipfile_serialization=zipped)
+    tensor = read.read_tensors(path)["a"]
+    assert type(tensor) is torch.Tensor and not tensor.requires_grad and tensor.tolist() == [1, 1]
+
+
 def test_pickle_without_tensors_is_an_error(tmp_path):
     path = tmp_path / "words.pth"
     torch.save({"a": "b"}, path)
