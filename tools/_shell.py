@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import load_pack
@@ -42,6 +43,18 @@ def can_be_shown(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def refuse_to_replace(p: argparse.ArgumentParser, target: Path, *sources: Path | None) -> None:
+    """Ends the command where what it writes would replace a file that it reads, or a part of one."""
+    files_of = loaded(p.prog.split()[-1], "loaders.files.read").files_of
+    for source in sources if target.exists() else ():
+        try:
+            files = files_of(source) if source is not None else []
+        except (ValueError, OSError):  # the reader tells what is wrong with it
+            files = [source]
+        if any(file.is_file() and file.samefile(target) for file in files):
+            p.error(f"{target} is the file to read, or a part of it. Choose another name")
 
 
 def device(p: argparse.ArgumentParser, name: str) -> str:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ._shell import FAILED, INTERRUPTED, Parser, device, loaded, out_of_memory
+from ._shell import FAILED, INTERRUPTED, Parser, device, loaded, out_of_memory, refuse_to_replace
 
 TYPES = ("bf16", "fp32")
 REPORT_SECONDS, SAVE_SECONDS = 10, 300
@@ -55,6 +55,7 @@ def main(arguments: list[str]) -> int:
         p.error(f"{args.source}: there is no such file")
     if args.target.suffix != ".safetensors":
         p.error(f"{args.target.name}: must end in .safetensors")
+    refuse_to_replace(p, args.target, args.source)
     if args.target.exists() and not args.overwrite:
         p.error(f"{args.target} exists already. Choose another name, or add --overwrite")
     if not args.target.parent.is_dir():

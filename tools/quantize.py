@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ._shell import FAILED, INTERRUPTED, Parser, device, loaded, out_of_memory
+from ._shell import FAILED, INTERRUPTED, Parser, device, loaded, out_of_memory, refuse_to_replace
 
 REPORT_SECONDS = 10  # between lines of progress where there is no terminal
 
@@ -100,11 +100,9 @@ def main(arguments: list[str]) -> int:
         p.error(f"{args.source} is a folder. Give the .safetensors or .index.json file in it")
     if not args.source.is_file():
         p.error(f"{args.source}: there is no such file")
-    if args.target.exists():
-        if args.source.samefile(args.target):
-            p.error(f"{args.target} is the file to read. Choose another name")
-        if not args.overwrite:
-            p.error(f"{args.target} exists already. Choose another name, or add --overwrite")
+    refuse_to_replace(p, args.target, args.source, args.inputs)
+    if args.target.exists() and not args.overwrite:
+        p.error(f"{args.target} exists already. Choose another name, or add --overwrite")
     if args.inputs and not args.max_error:
         p.error("--inputs is for --max-error. Give both, or neither")
     if not args.target.parent.is_dir():

@@ -155,6 +155,15 @@ def shards(index: Path) -> list[Path]:
     return [index.with_name(name) for name in names]
 
 
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that hold what `read_header` reads of a path: the index and all its parts, or the one file.
+
+    raises: ValueError as `whole` and `shards`.
+    """
+    path = whole(path)
+    return [path, *(shards(path) if is_index(path.name) else ())]
+
+
 def _sharded_header(index: Path) -> Header:
     tensors: dict[str, TensorInfo] = {}
     markers: dict[str, Mapping[str, Any]] = {}

@@ -215,12 +215,14 @@ def test_what_is_no_flux_is_refused(tmp_path, capsys, weights, told):
         (["flux.safetensors", "m.safetensors", "--points", "0"], "must be above 0"),
         (["flux.safetensors", "m.safetensors", "--guidance", "5", "1"], "the first the smaller"),
         (["flux.safetensors", "m.safetensors", "--device", "nowhere"], "--device nowhere cannot be used"),
-        (["flux.safetensors", "flux.safetensors"], "exists already. Choose another name, or add --overwrite"),
+        (["flux.safetensors", "old.safetensors"], "exists already. Choose another name, or add --overwrite"),
+        (["flux.safetensors", "flux.safetensors", "--overwrite"], "flux.safetensors is the file to read"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path, capsys, monkeypatch, arguments, told):
     monkeypatch.chdir(tmp_path)
     support.write(tmp_path / "flux.safetensors", {"x": torch.ones(1)})
+    support.write(tmp_path / "old.safetensors", {"x": torch.ones(1)})
     with pytest.raises(SystemExit) as end:
         distil.main(arguments)
     assert end.value.code == 2 and told in capsys.readouterr().err

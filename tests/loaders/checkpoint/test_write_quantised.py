@@ -581,6 +581,23 @@ def test_wrong_arguments_give_one_line_and_exit_code_2(case, tmp_path, capsys):
     assert os.listdir(tmp_path) == [existing.name]
 
 
+def test_part_of_the_source_is_not_replaced(case, tmp_path, capsys):
+    """Also not when it is asked to overwrite: the rest of the model would be lost with it."""
+    parts = [f"m-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    tensors = support.published(case[1])
+    place = {name: parts[i % 2] for i, name in enumerate(tensors)}
+    for part in parts:
+        support.write(tmp_path / part, {name: t for name, t in tensors.items() if place[name] == part})
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": place}))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for source in (index, tmp_path / parts[0]):
+        with pytest.raises(SystemExit):
+            quantize.main([str(source), str(tmp_path / parts[1]), "fp8_scaled", "--overwrite"])
+        assert f"{parts[1]} is the file to read, or a part of it" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_file_that_is_no_chroma_is_told_with_exit_code_1(tmp_path, capsys):
     source = support.write(tmp_path / "v.safetensors", {"decoder.up.0.block.0.conv1.weight": torch.zeros(1)})
     assert quantize.main([str(source), str(tmp_path / "a.gguf"), "--format", "q8_0"]) == quantize.FAILED
