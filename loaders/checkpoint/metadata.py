@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 from ...chroma_model.block_lists import Block, blocks_text
+from ..files.error_text import name_problem
 from ..files.gguf import ORIGINAL_SHAPE
 from ..formats.base.format import GGUF
 from ..formats.base.kept_layers import KEPT_PARTS
@@ -23,12 +24,12 @@ GGUF_OWN = ("general.architecture", "general.quantization_version", "general.fil
 
 
 def kept_metadata(metadata: Mapping[str, Any], container: str) -> dict[str, Any]:
-    """What a source's metadata says of the model, as the container can hold it; arrays are left out."""
+    """What a source's metadata says of the model, as the container can hold it; arrays and keys that are no names are left out."""
     left_out = (*OUTDATED, *GGUF_OWN) if container == GGUF else (*OUTDATED, *GGUF_OWN, "comfy.gguf.")
     return {
         key: value
         for key, value in metadata.items()
-        if not key.startswith(left_out) and isinstance(value, (str, bool, int, float))
+        if not key.startswith(left_out) and isinstance(value, (str, bool, int, float)) and name_problem(key) is None
     }
 
 

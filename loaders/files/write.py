@@ -40,6 +40,7 @@ NUMBER_BITS = 48
 KEPT_OF_NAME = 32  # characters, in the temporary one: it may be no longer than the file's own
 HEADER_ALIGNMENT = 8  # so that the first tensor can be mapped as any type
 GGUF_HEADER_RESERVE = 4096  # the package's own metadata and the rounding at its end
+MAX_INT64 = (1 << 63) - 1
 GGUF_ENTRY_BYTES = 128  # of a tensor's entry and of the padding behind its data, at most
 SAFETENSORS_TYPES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -185,9 +186,8 @@ class GGUFFile:
         self.writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         self.writer.add_file_type(self.file_type)
         self.writer.add_name(self.name)
-        kinds = {bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.INT64, float: gguf.GGUFValueType.FLOAT64}
         for key, value in self.metadata.items():  # not by add_string, which leaves out an empty text
-            self.writer.add_key_value(key, value, kinds.get(type(value), gguf.GGUFValueType.STRING))
+            self.writer.add_key_value(key, value, _kind_of(value))
         for t in self.tensors:
             kind = gguf.GGMLQuantizationType[t.type]
             # Shapes in bytes, which the package converts back; numpy has no bfloat16.
@@ -207,6 +207,13 @@ class GGUFFile:
         if data.nbytes != stored.nbytes or name != stored.name:
             raise ValueError(f"{name}: {tensor.dtype} of {data.nbytes:,} bytes, expected {stored}")
         self.writer.write_tensor_data(data.view(_Written))
+
+
+def _kind_of(value: Any) -> gguf.GGUFValueType:
+    kinds = gguf.GGUFValueType
+    if type(value) is int:
+        return kinds.UINT64 if value > MAX_INT64 else kinds.INT64
+    return {bool: kinds.BOOL, float: kinds.FLOAT64}.get(type(value), kinds.STRING)
 
 
 class _Written(np.ndarray):

@@ -356,6 +356,27 @@ def test_metadata_of_the_source_is_kept_and_the_settings_recorded(case, tmp_path
     assert metadata.version()[0].isdigit()
 
 
+@pytest.mark.parametrize("key", ["a\nb", "k" * 300], ids=["two lines", "long"])
+def test_metadata_that_no_gguf_holds_is_left_out(case, tmp_path, key):
+    """Else the file would be written, and refused by every reader."""
+    tensors = support.published(case[1])
+    source = support.write(tmp_path / "m.safetensors", tensors, **{key: "x", "title": "T"})
+    found = read.read_header(run(source, tmp_path, "q8_0", target="a.gguf")).metadata
+    assert found["title"] == "T" and key not in found
+
+
+def test_number_of_64_bits_without_a_sign_is_kept(case, tmp_path):
+    source, large = tmp_path / "m.gguf", (1 << 64) - 1
+    writer = gguf.GGUFWriter(source, arch="flux")
+    writer.add_uint64("seed", large)
+    for name, tensor in support.published(case[1]).items():
+        writer.add_tensor(name, tensor.numpy())
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    assert read.read_header(run(source, tmp_path, "q8_0", target="a.gguf")).metadata["seed"] == large
+
+
 # --- what can go wrong -----------------------------------------------------------------------------------------------
 
 
