@@ -16,6 +16,10 @@ INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = re.compile(r"\.safetensors\.index(\.[\w-]+)?\.json\Z")  # also of a variant: model.safetensors.index.fp16.json
 SHARD = re.compile(r"(.*?)(\.[\w-]+)?-\d{5}-of-\d{5}\.safetensors\Z", re.DOTALL)  # stem, and perhaps the variant
 
+ALONE = "-00001-of-00001.safetensors"  # a part that is the whole: it needs no index
+# Of torch's own files, and of llama.cpp's gguf-split: such parts are not put together here.
+OTHER_PART = re.compile(r"-\d{5}-of-(?!00001\.)\d{5}\.(?:gguf|pth|pt|bin|ckpt|pkl)\Z", re.IGNORECASE)
+
 START = 1024  # bytes that are looked at
 LFS_POINTER = b"version https://git-lfs"
 SAFETENSORS_START = b"\0\0\0\0{"  # from byte 4 on: a header's length, of less than 4 GB, and its beginning

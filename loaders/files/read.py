@@ -19,8 +19,10 @@ from .error_text import encodable, reason, short
 from .gguf import map_gguf, read_gguf_header
 from .header import Header, check_count, is_quant_marker, read_marker
 from .kinds import (
+    ALONE,
     GGUF_SUFFIX,
     INDEX_SUFFIX,
+    OTHER_PART,
     PICKLE_SUFFIXES,
     SAFETENSORS_SUFFIXES,
     index_names,
@@ -117,12 +119,17 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def whole(path: str | os.PathLike[str]) -> Path:
     """The index beside it if the path is a shard; else the path itself.
 
-    raises: ValueError for a shard without its index.
+    raises: ValueError for a shard without its index, and for a part of another kind of file.
     """
     path = Path(path)
+    if OTHER_PART.search(path.name):
+        raise ValueError(
+            f"{path.name}: one part of several, which are put together only where they are safetensors files. Take the "
+            "model as one file, or as safetensors"
+        )
     names = index_names(path.name)
     index = next((index for name in names if (index := path.with_name(name)).is_file()), None)
-    if names and index is None:
+    if names and index is None and not path.name.endswith(ALONE):
         raise ValueError(
             f"{path.name}: one part of several, and {' or '.join(names)}, which lists them, is not beside it. Download "
             "the whole folder, or the model as one file"

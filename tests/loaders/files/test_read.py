@@ -155,10 +155,10 @@ def test_pickle_of_other_classes_tells_which(tmp_path):
 @pytest.mark.parametrize(
     "part, index",
     [
-        ("m-00001-of-00001.safetensors", "m.safetensors.index.json"),
-        ("m.fp16-00001-of-00001.safetensors", "m.safetensors.index.fp16.json"),  # Hugging Face's name of a variant
-        ("m.fp16-00001-of-00001.safetensors", "m.fp16.safetensors.index.json"),
-        ("v1.0-x-00001-of-00001.safetensors", "v1.0-x.safetensors.index.json"),
+        ("m-00001-of-00002.safetensors", "m.safetensors.index.json"),
+        ("m.fp16-00001-of-00002.safetensors", "m.safetensors.index.fp16.json"),  # Hugging Face's name of a variant
+        ("m.fp16-00001-of-00002.safetensors", "m.fp16.safetensors.index.json"),
+        ("v1.0-x-00001-of-00002.safetensors", "v1.0-x.safetensors.index.json"),
     ],
 )
 def test_a_part_is_read_as_the_whole_that_its_index_lists(tmp_path, part, index):
@@ -169,6 +169,19 @@ def test_a_part_is_read_as_the_whole_that_its_index_lists(tmp_path, part, index)
     for name in (part, index):
         assert read.read_header(tmp_path / name).name == index
         assert read.read_tensors(tmp_path / name)["a"].tolist() == [1, 1]
+
+
+def test_a_single_part_is_the_whole_and_needs_no_index(tmp_path):
+    path = tmp_path / "m-00001-of-00001.safetensors"
+    save_file({"a": torch.ones(2)}, path)
+    assert read.read_header(path).name == path.name and read.read_tensors(path)["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model-00001-of-00002.bin", "m-00002-of-00003.GGUF"])
+def test_part_of_another_kind_is_told_from_a_broken_download(tmp_path, name):
+    torch.save({"a": torch.ones(2)}, tmp_path / name)
+    with pytest.raises(ValueError, match=f"^{name}: one part of several, .*Take the model as one file"):
+        read.read_header(tmp_path / name)
 
 
 def test_tensor_that_the_index_lists_and_no_part_holds_is_named(tmp_path):
