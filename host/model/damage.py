@@ -10,7 +10,8 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
-from ...loaders.checkpoint.check_shapes import non_finite
+from ...loaders.checkpoint.check_shapes import non_finite, unwritten
+from ...loaders.checkpoint.weight_parts import Collected
 from ...loaders.files.read import Header
 from ...loaders.formats.base.format import OWN_LAYOUT
 from ..run.nag import NAG
@@ -43,6 +44,19 @@ def warn_of_damage(header: Header, weights: Mapping[str, Tensor], stored: torch.
         logging.warning(
             "%s: %d tensors hold NaN or infinite weights (%s ...): pictures will be black or noise. "
             "The file is damaged; download it again",
+            header.name,
+            len(bad),
+            ", ".join(bad[:3]),
+        )
+
+
+def warn_of_holes(header: Header, detection: Collected, tensors: Mapping[str, Tensor]) -> None:
+    """Warns of weights that were never written to the file. tensors: the file's, by their names in it."""
+    bad = unwritten({p.file_name: tensors[p.file_name] for parts in detection.tensors.values() for p in parts})
+    if bad:
+        logging.warning(
+            "%s: %d tensors hold nothing but zeros (%s ...): pictures will be noise. The download was broken off, or the "
+            "disk has lost a part; download the file again",
             header.name,
             len(bad),
             ", ".join(bad[:3]),

@@ -34,7 +34,7 @@ from ..run import kept_references
 from ..run.base_model import model_config
 from ..run.kept_modulations import ModulationStore
 from ..run.overflow import tell_overflow
-from .damage import warn_of_damage, warn_of_nan
+from .damage import warn_of_damage, warn_of_holes, warn_of_nan
 from .file_stamp import check_before_run, stamps_of, watch
 from .layers import operations
 from .matmul import fast_matmul
@@ -93,9 +93,9 @@ def load_chroma(
         model.to(offload_device)
     # With dynamic VRAM the host casts mapped weights at use.
     plain = None if patcher.is_dynamic() and mode.dtype is None else storage
-    weights = StateBuilder(
-        detection, source.tensors(), mode, plain, compute or storage, load_device, full_precision
-    ).build()
+    tensors = source.tensors()
+    warn_of_holes(header, detection, tensors)
+    weights = StateBuilder(detection, tensors, mode, plain, compute or storage, load_device, full_precision).build()
     warn_of_damage(header, weights, detection.dtype)
     weights.update({name: torch.empty(0) for name in detection.config.markers})
     # Mapped tensors become the parameters, so that nothing is copied. They are copied where the host's own reader has

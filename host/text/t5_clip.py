@@ -25,7 +25,7 @@ from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.registry import ENCODER_MODES, FORMATS, QuantMode
 from ...loaders.t5.detect_t5 import T5Detection, detect_t5
 from ...loaders.t5.sizes import EMBEDDING, FINAL_NORM, T5Config, is_linear
-from ..model.damage import warn_of_damage
+from ..model.damage import warn_of_damage, warn_of_holes
 from ..model.file_stamp import check_unchanged, stamps_of, watch
 from ..model.layers import operations, take_marker
 from ..model.load import Loaded, ModelFile
@@ -177,9 +177,9 @@ def load_encoder(
     load_device = options.get("load_device", comfy.model_management.text_encoder_device())
 
     storage = _storage_dtype(precision, mode, detection, load_device)
-    weights = EncoderState(
-        detection, source.tensors(), mode, storage, COMPUTE, load_device, full_precision=True
-    ).build()
+    tensors = source.tensors()
+    warn_of_holes(source.header, detection, tensors)
+    weights = EncoderState(detection, tensors, mode, storage, COMPUTE, load_device, full_precision=True).build()
     warn_of_damage(source.header, weights)
     encoder = HOST_ENCODERS[detection.config.gated]
     options["custom_operations"] = encoder_operations(load_device)

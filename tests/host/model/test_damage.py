@@ -70,6 +70,19 @@ def test_weights_are_named_where_all_inputs_are_finite(comfy, model, cfg, caplog
     assert "Tensors with NaN or infinite weights: img_in.bias. Download the file again" in caplog.text
 
 
+@pytest.mark.parametrize("mode", ["auto", "int8_convrot"])
+def test_file_that_was_not_written_to_its_end_is_told(comfy, inference, path, tmp_path, caplog, mode):
+    """Its size and its header are right: some downloads reserve the whole file first."""
+    raw = path.read_bytes()
+    for half, names in ((raw[: len(raw) // 2].ljust(len(raw), b"\0"), ["single_blocks"]), (raw, [])):
+        caplog.clear()
+        (tmp_path / "half.safetensors").write_bytes(half)
+        support.dev.load_pack("host.model.load").load_chroma(str(tmp_path / "half.safetensors"), mode)
+        told = [m for m in caplog.messages if "nothing but zeros" in m]
+        assert len(told) == len(names) and all(name in m for m, name in zip(told, names)), told
+    assert len(half) == len(raw)
+
+
 def test_nan_of_attention_masks_and_further_parts_is_found(comfy):
     damage = support.dev.load_pack("host.model.damage")
     hint = type("Control", (), {"cond_hint_original": bad((1, 3, 8, 8))})()
