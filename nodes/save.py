@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..host.model.save import export_model
 from ..host.sample.apply_preset import own_file
 from ..loaders.checkpoint.write_quantised import export_format
-from ..loaders.files.kinds import INDEX
+from ..loaders.files.kinds import INDEX, is_index
 from ..loaders.formats.base.registry import EXPORTS
 from .shared.checked_node import CheckedNode
 from .shared.files import next_path
@@ -106,7 +106,8 @@ class ChromaSaveQuantized(CheckedNode):
 
 def name_of(model: Any) -> str:
     """Of the file that a MODEL is from, without its ending; "chroma" where that is not known."""
-    return Path(INDEX.sub("", own_file(model))).stem or "chroma"
+    file = own_file(model)
+    return (INDEX.sub("", file) if is_index(file) else Path(file).stem) or "chroma"
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:

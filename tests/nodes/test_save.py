@@ -73,6 +73,7 @@ def test_the_name_is_that_of_the_models_file_by_which_it_is_recognised(run, monk
         ("", "chroma"),
         ("m.safetensors.index.json", "m"),
         ("m.safetensors.index.fp16.json", "m"),
+        ("Chroma-v1.5-Flash.safetensors.index.json", "Chroma-v1.5-Flash"),
         ("merge with Chroma1-Flash.safetensors", "merge with Chroma1-Flash"),
         ("x.y.sft", "x.y"),
     ],
