@@ -23,7 +23,7 @@ def _product(a: Shape, b: Shape) -> Shape | None:
     if min(len(a), len(b)) < 2:
         return None
     a, b = _flat(a), _flat(b)
-    return (a[0], b[1]) if a[1] == b[0] else None
+    return (a[0], b[1]) if a[1] == b[0] > 0 else None  # the host divides by this rank
 
 
 def _lora(parts: Parts, weight: Shape) -> Shape | None:

@@ -308,6 +308,13 @@ def test_vectors_are_no_pair_of_matrices():
     assert "LoRA whose parts do not belong together" in str(found.layers[lora.MISSHAPEN][0])
 
 
+def test_pair_of_rank_0_is_told():
+    """The host would divide by it while a picture is painted."""
+    tensors = {"txt_in.lora_up.weight": (128, 0), "txt_in.lora_down.weight": (0, 64), "txt_in.alpha": ()}
+    found = lora.make_plan(tensors, MODEL)
+    assert "LoRA whose parts do not belong together" in str(found.layers[lora.MISSHAPEN][0])
+
+
 def test_alpha_must_be_one_number():
     assert lora.make_plan(pair("txt_in", 128, 64) | {"txt_in.alpha": (1,)}, MODEL).layers[lora.MATCHED] == ["txt_in"]
     assert "alpha of shape 2" in str(
