@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..advice.recognise_preset import recognise
 from ..advice.user_changes import Settings, settle
+from ..loaders.files.read import SAFETENSORS_SUFFIXES, read_header
 from ..samplers.guided_run import Guidance
 from .model.load import load_chroma
 from .model.lora import apply_lora
@@ -94,10 +95,16 @@ def load(
 
 
 def load_vae(file: str | os.PathLike[str]) -> Any:
-    """The host's VAE. raises: ValueError for a file that is not there; RuntimeError, the host's, for one that is none."""
+    """The host's VAE.
+
+    raises: ValueError for a file that is not there or damaged; RuntimeError, the host's, for one that is none.
+    """
     if file == PIXEL_SPACE:
         return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
-    weights, metadata = comfy.utils.load_torch_file(path_of(file, VAES), return_metadata=True)
+    path = path_of(file, VAES)
+    if path.lower().endswith(SAFETENSORS_SUFFIXES):
+        read_header(path)  # tells what is wrong with a file; FLUX's VAE is behind a log-in, and a page is saved for it
+    weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     vae = comfy.sd.VAE(sd=weights, metadata=metadata)
     vae.throw_exception_if_invalid()
     return vae

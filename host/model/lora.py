@@ -55,8 +55,8 @@ def read_lora(model: Any, path: str | os.PathLike[str]) -> LoraFile:
             "the model is not Chroma: it has no distilled_guidance_layer. Connect Load Chroma Model, or use ComfyUI's "
             "own LoRA node"
         )
-    stamps = stamps_of(LOADER, path)
     header = read_header(path)
+    stamps = stamps_of(LOADER, path)
     tensors = pieces_as_layers(comfy.lora_convert.convert_lora(read_tensors(path)))
     try:
         found = make_plan(

@@ -167,8 +167,8 @@ def load_encoder(
     for what, asked, known in (("precision", precision, PRECISIONS), ("device", device, DEVICES)):
         if asked not in known:
             raise ValueError(f"{what} {asked!r} is not known (known: {', '.join(known)})")
-    stamps = stamps_of(LOADER, path)
     source = ModelFile(path)
+    stamps = stamps_of(LOADER, path)
     detection = detect_t5(source.header)
     mode = ENCODER_MODES[precision]
     options: dict[str, Any] = {}
