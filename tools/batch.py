@@ -81,6 +81,10 @@ def main(arguments: list[str]) -> int:
     args = p.parse_args(arguments)
     if args.rows is None and not args.cross:
         p.error("there is no ROWS and no --cross. Give one of them")
+    results = args.out / RESULTS
+    for path in (args.workflow, args.rows):
+        if path is not None and path.is_file() and results.is_file() and path.samefile(results):
+            p.error(f"{path} is where the results are written. Give it another name, or another --out")
     if not 1 <= args.quality <= 100:
         p.error(f"--quality is {args.quality}, expected 1 to 100")
     if args.plot and args.plot.count(",") != 1:

@@ -449,6 +449,17 @@ def test_wrong_options_are_told_with_the_help(files, capsys, more, told):
     assert told in capsys.readouterr().err
 
 
+def test_the_table_that_is_read_is_not_replaced_by_the_results(serve, files, capsys):
+    flow, rows, out = files
+    out.mkdir()
+    own = rows.rename(out / "results.csv")
+    before = own.read_bytes()
+    with pytest.raises(SystemExit):
+        run(capsys, flow, own, out, "--server", serve(Fake()))
+    assert "results.csv is where the results are written. Give it another name" in capsys.readouterr().err
+    assert own.read_bytes() == before
+
+
 def test_labels_of_a_sheet_say_what_differs_and_what_is_short_first():
     rows = [{"text": "a red fox on a stone", "seed": 1, "style": "ink"}, {"text": "an owl", "seed": 2, "style": "ink"}]
     assert batch.labels_of([("a.png", {"values": row}) for row in rows]) == ["1, a red fox on a stone", "2, an owl"]
