@@ -141,6 +141,34 @@ def test_choice_fills_the_values_and_a_changed_value_chooses_custom(page, server
 
 
 @both
+def test_value_changed_just_before_a_run_counts_and_comes_back_by_redo(page, vue):
+    """The page looks at its widgets a few times a second, and may queue a run at once."""
+    opened(page, "chroma_lora", vue, ChromaKSampler={"control_after_generate": "fixed"})
+    page.wait_for_function(STEPS_ARE, arg=20)  # of the demo's standard
+    comfy_page.until_still(page, comfy_page.TOLD_MS)
+    queued = []
+    taken = {"prompt_id": "not run", "number": 0, "node_errors": {}}
+    page.route("**/api/prompt", lambda route: (queued.append(route.request.post_data_json), route.fulfill(json=taken)))
+    page.evaluate(
+        """async () => {
+            const { changeTracker } = app.extensionManager.workflow.activeWorkflow
+            changeTracker.captureCanvasState()
+            app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets.find(w => w.name === 'steps').value = 4
+            changeTracker.captureCanvasState()  // as the page does when the value is there
+            await app.queuePrompt(0)
+        }"""
+    )
+    page.unroute("**/api/prompt")
+    (inputs,) = [node["inputs"] for node in queued[0]["prompt"].values() if node["class_type"] == SAMPLER]
+    assert (inputs["steps"], inputs["quality"]) == (4, "custom")
+    for back, steps, quality in (("undo", 20, "standard"), ("redo", 4, "custom")):
+        page.evaluate(f"app.extensionManager.workflow.activeWorkflow.changeTracker.{back}()")
+        page.wait_for_function(STEPS_ARE, arg=steps)
+        comfy_page.until_still(page, comfy_page.TOLD_MS)
+        assert (value(page, SAMPLER, "steps"), value(page, SAMPLER, "quality")) == (steps, quality)
+
+
+@both
 def test_values_that_a_choice_fills_in_are_undone_with_it(page, vue):
     opened(page, "chroma_lora", vue)
     comfy_page.wait_until_told(page, SAMPLER, "expected: ")

@@ -219,19 +219,28 @@ export function undoable(act) {
 
 const SETTLED_MS = [100, 300, 600]; // after which a node has the size that its new text needs
 
+const isSafe = (mine, node) => // else the page is in another workflow, or on the way there
+  mine?.activeState?.id === app.rootGraph.id && mine === tracker() && !mine.changeCount && !mine._restoringState && isOnPage(node);
+const now = () => JSON.parse(JSON.stringify(app.rootGraph.serialize())); // as the page does
+const unsized = (state) => JSON.stringify(state, (key, value) => (key === "size" || key === "ds" ? undefined : value));
+
 /** Does something to a node that follows from what a person did, as a part of that step of the page's undo. */
 export function unrecorded(node, act) {
   look();
   act();
   const mine = tracker();
-  const isSafe = () => // else the page is in another workflow, or on the way there
-    mine?.activeState?.id === app.rootGraph.id && mine === tracker() && !mine.changeCount && !mine._restoringState && isOnPage(node);
-  const now = () => JSON.parse(JSON.stringify(app.rootGraph.serialize())); // as the page does
-  const unsized = (state) => JSON.stringify(state, (key, value) => (key === "size" || key === "ds" ? undefined : value));
   const include = () => {
-    const state = isSafe() && now();
+    const state = isSafe(mine, node) && now();
     if (state && unsized(state) === unsized(mine.activeState)) mine.activeState = state; // else a person has done more
   };
-  if (isSafe()) mine.activeState = now();
+  if (isSafe(mine, node)) mine.activeState = now();
   for (const ms of SETTLED_MS) setTimeout(include, ms);
+}
+
+/** The same where a person may be in the middle of it, as of a drag: what the page has not recorded yet, it will with this. */
+export function joined(node, act) {
+  const mine = tracker();
+  const isRecorded = isSafe(mine, node) && unsized(now()) === unsized(mine.activeState);
+  act();
+  if (isRecorded) mine.activeState = now();
 }

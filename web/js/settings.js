@@ -7,7 +7,7 @@ import { app } from "../../../scripts/app.js";
 import { addDrawing } from "./curve.js";
 import { CurveView } from "./curve_view.js";
 import { Pause, listed, lookAll } from "./dom_widget.js";
-import { graphOf, isShared, unrecorded, widgetFor } from "./graph_query.js";
+import { graphOf, isOnPage, isShared, joined, unrecorded, widgetFor } from "./graph_query.js";
 import { Runs, preview } from "./report.js";
 import { word } from "./words.js";
 
@@ -53,7 +53,7 @@ class Teller {
 
   async look() {
     if (this.busy || this.pause.isOn || isShared(this.node)) return;
-    if (!this.isLinked && !this.isCustom && this.written && this.wasChanged()) return;
+    if (this.wasChanged()) return;
     const hasRun = this.runs.hasToldSince();
     const body = queryOf(this.node);
     if (body === this.key) return;
@@ -102,8 +102,9 @@ class Teller {
     this.node.setDirtyCanvas(true, true);
   }
 
-  /** A person has changed one of the values: then it counts, and so do the others. */
+  /** Whether a person has changed one of the values: then it counts, and so do the others. */
   wasChanged() {
+    if (this.isLinked || this.isCustom || !this.written) return false;
     const names = Object.keys(this.written);
     const changed = names.some((name) => {
       const found = widgetFor(this.node, name);
@@ -111,7 +112,7 @@ class Teller {
     });
     if (!changed) return false;
     const quality = widgetFor(this.node, "quality")?.widget;
-    if (quality) quality.value = CUSTOM;
+    if (quality) joined(this.node, () => (quality.value = CUSTOM));
     this.node.setDirtyCanvas(true, true);
     return true;
   }
@@ -120,6 +121,9 @@ class Teller {
 app.registerExtension({
   name: "Chroma.Settings",
   setup() {
+    api.addEventListener("promptQueueing", () => { // it may come before the next look: the page can queue at each change
+      for (const teller of tellers) if (isOnPage(teller.node) && !isShared(teller.node)) teller.wasChanged();
+    });
     setInterval(() => document.hidden || lookAll(tellers), LOOK_MS);
     api.addEventListener("reconnected", () => tellers.forEach((teller) => (teller.key = null, teller.pause.end())));
   },
