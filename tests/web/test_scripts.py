@@ -9,6 +9,13 @@ import support
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node.js here")
+TABLE = {  # of the server, for one node
+    "nodes": {"ChromaScheduler": {"curve": "beta", "params": []}},
+    "options": ["steps"],
+    "shifts": {},
+    "passing": [],
+    "constants": [],
+}
 
 
 @pytest.fixture
@@ -84,3 +91,51 @@ def test_choice_of_custom_in_the_middle_of_a_drag_is_no_step_of_its_own(run):
         const told = [...during, page.tracker.undoQueue.length - before];"""
     )
     assert told == ["custom", 0, 1]
+
+
+CURVE = f"""
+page.api.answers["/chroma/curve"] = {json.dumps(TABLE)};
+await js("curve");
+await page.start();
+const scheduler = page.nodeOf("ChromaScheduler", 1, {{ steps: 20 }});
+const element = () => scheduler.widgets.find((widget) => widget.name === "chroma_curve").element;
+"""
+
+
+def test_curves_of_subgraphs_that_the_page_let_go_are_let_go(run):
+    """The page tells of the nodes that it takes out of the workflow itself alone."""
+    told = run(
+        f"""{CURVE}
+        page.create(scheduler);
+        const subgraph = new page.Graph("a subgraph");
+        page.app.rootGraph.subgraphs.set(subgraph.id, subgraph);
+        subgraph.add(scheduler);
+        page.passFrames(5000);
+        const told = [page.isWaiting()];
+        page.app.rootGraph.subgraphs.clear(); // as undo and another tab do
+        page.passFrames(5000);
+        told.push(page.isWaiting());"""
+    )
+    assert told == [True, False]
+
+
+def test_curve_is_asked_for_again_where_the_server_did_not_answer(run):
+    told = run(
+        f"""{CURVE}
+        const problem = () => element().children[0].children[2];
+        page.api.answers["/chroma/curve"] = "";
+        page.create(scheduler);
+        page.app.rootGraph.add(scheduler);
+        page.passFrames(1);
+        await page.settled();
+        const told = [[problem().hidden, problem().textContent]];
+        page.passFrames(50);
+        await page.settled();
+        told.push(page.api.asked.length); // once at the start, once for the curve: it is left alone for a while
+        page.api.answers["/chroma/curve"] = {{ sigmas: [1, 0.5, 0], shift: null }};
+        await new Promise((done) => setTimeout(done, 1100));
+        page.passFrames(1);
+        await page.settled();
+        told.push(problem().hidden);"""
+    )
+    assert told == [[False, "ComfyUI does not answer"], 2, True]

@@ -4,14 +4,14 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { queryOf } from "./curve_query.js";
 import { CurveView, HEIGHT } from "./curve_view.js";
-import { addElement, chain, passOn } from "./dom_widget.js";
-import { isOnPage } from "./graph_query.js";
+import { Pause, addElement, chain, lookAll, passOn } from "./dom_widget.js";
 import { word } from "./words.js";
 
 const PATH = "/chroma/curve";
 const WIDGET = "chroma_curve";
 const MARGIN = 6; // pixels around the widget on the canvas
 const MAX_ANSWERS = 300; // kept
+const MAX_AWAY = 2000; // frames, half a minute or less
 
 const answers = new Map(); // the query's JSON -> {sigmas, shift} or {error}, the oldest first
 const curves = new Set(); // of the nodes that stand in a graph
@@ -25,6 +25,7 @@ class Curve {
     this.view = new CurveView();
     this.key = null; // of what is drawn, or will be when the answer is there
     this.abort = null;
+    this.pause = new Pause(); // while the server is away
   }
 
   /** Looks whether the node's values are others than those that are drawn. */
@@ -33,7 +34,7 @@ class Curve {
     const { query, linked } = queryOf(this.node, table);
     const body = JSON.stringify(query);
     const key = `${body} ${linked}`;
-    if (key === this.key || this.abort) return;
+    if (key === this.key || this.abort || this.pause.isOn) return;
     this.key = key;
     if (answers.has(body)) this.show(answers.get(body), query, linked);
     else this.ask(body, query, linked);
@@ -45,11 +46,15 @@ class Curve {
       const headers = { "Content-Type": "application/json" };
       const answer = await api.fetchApi(PATH, { method: "POST", headers, body, signal: this.abort.signal });
       const result = await answer.json();
+      this.pause.end();
       answers.set(body, result);
       if (answers.size > MAX_ANSWERS) answers.delete(answers.keys().next().value);
       this.show(result, query, linked);
     } catch (problem) {
-      if (problem.name !== "AbortError") this.view.fail(word("ComfyUI does not answer"));
+      if (problem.name === "AbortError") return;
+      this.view.fail(word("ComfyUI does not answer"));
+      this.key = null; // asked again
+      this.pause.begin();
     } finally {
       this.abort = null;
     }
@@ -74,12 +79,13 @@ class Curve {
   reset() {
     this.abort?.abort();
     this.key = null;
+    this.pause.end();
   }
 }
 
 /** Once a frame: no event of the front end tells of every way in which a value changes, in both of its renderers. */
 function watch() {
-  for (const curve of curves) if (isOnPage(curve.node)) curve.look();
+  lookAll(curves, MAX_AWAY);
   watching = curves.size > 0;
   if (watching) requestAnimationFrame(watch);
 }

@@ -79,11 +79,12 @@ export function listed(node, set, one) {
   chain(node, "onRemoved", () => set.delete(one));
 }
 
-/** Has each of such a set look at its node. The page does not tell of all that it takes away: what stays away is let go. */
-export function lookAll(set) {
+/** Has each of such a set look at its node. The page does not tell of all that it takes away: what stays away is let go.
+ * most: looks that it may be away. */
+export function lookAll(set, most = MAX_AWAY) {
   for (const one of set) {
     one.away = isOnPage(one.node) ? 0 : (one.away ?? 0) + 1;
     if (!one.away) one.look();
-    else if (one.away > MAX_AWAY) set.delete(one);
+    else if (one.away > most) set.delete(one);
   }
 }
