@@ -139,3 +139,18 @@ def test_curve_is_asked_for_again_where_the_server_did_not_answer(run):
         told.push(problem().hidden);"""
     )
     assert told == [[False, "ComfyUI does not answer"], 2, True]
+
+
+def test_pictures_that_the_server_no_longer_has_make_way_for_the_hint(run):
+    """ComfyUI empties its folder of previews when it starts; the page stays, and makes its nodes anew at each undo."""
+    told = run(
+        """
+        const { CompareView } = await js("compare");
+        const view = new CompareView();
+        const told = [view.hint.hidden];
+        view.show([{ filename: "a.png" }, { filename: "b.png" }]);
+        told.push(view.hint.hidden);
+        view.a.fire("error");
+        told.push(view.hint.hidden, view.a.hidden, view.b.hidden);"""
+    )
+    assert told == [False, True, False, True, True]

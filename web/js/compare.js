@@ -56,7 +56,10 @@ export class CompareView {
     this.panel.append(this.b, this.a, this.bar, ...this.names, this.hint);
     this.element = made("div", { class: "chroma-compare" });
     this.element.append(this.panel);
-    for (const image of [this.a, this.b]) image.addEventListener("load", () => this.draw());
+    for (const image of [this.a, this.b]) {
+      image.addEventListener("load", () => this.draw());
+      image.addEventListener("error", () => this.show([])); // ComfyUI empties its folder of previews when it starts
+    }
     new ResizeObserver(() => this.draw()).observe(this.panel);
     this.panel.addEventListener("pointerdown", (event) => this.grab(event));
     this.panel.addEventListener("pointermove", (event) => this.panel.hasPointerCapture(event.pointerId) && this.follow(event));
