@@ -154,3 +154,22 @@ def test_pictures_that_the_server_no_longer_has_make_way_for_the_hint(run):
         told.push(view.hint.hidden, view.a.hidden, view.b.hidden);"""
     )
     assert told == [False, True, False, True, True]
+
+
+def test_a_studio_that_is_switched_off_opens_as_nodes_that_are(run):
+    told = run(
+        """
+        page.api.answers["/chroma/studio"] = { nodes: { a: { class_type: "VAEDecode", inputs: {} } }, output: ["a", 0] };
+        const { app } = page;
+        LiteGraph.registered_node_types.VAEDecode = {};
+        LiteGraph.createNode = (kind) => ({ ...page.nodeOf(kind, 2), constructor: {} });
+        app.rootGraph.remove = (node) => app.rootGraph.nodes.splice(app.rootGraph.nodes.indexOf(node), 1);
+        for (const name of ["select", "deselectAll"]) app.canvas[name] = () => {};
+        await js("studio");
+        const studio = { ...page.nodeOf("ChromaStudio", 1), mode: 2, outputs: [{ links: [] }] };
+        app.rootGraph.add(studio);
+        page.menuOf(studio)[0].callback();
+        await page.settled();
+        const told = app.rootGraph.nodes.map(({ type, mode }) => [type, mode]);"""
+    )
+    assert told == [["VAEDecode", 2]]

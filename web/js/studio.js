@@ -72,6 +72,7 @@ function place(studio, { nodes, output }) {
   const made = new Map();
   for (const [id, { class_type, inputs, _meta }] of Object.entries(nodes)) {
     const node = LiteGraph.createNode(class_type);
+    node.mode = studio.mode; // what is switched off stays so
     graph.add(node);
     made.set(id, node);
     if (_meta) node.title = _meta.title;
