@@ -173,3 +173,36 @@ def test_a_studio_that_is_switched_off_opens_as_nodes_that_are(run):
         const told = app.rootGraph.nodes.map(({ type, mode }) => [type, mode]);"""
     )
     assert told == [["VAEDecode", 2]]
+
+
+def test_settings_and_model_are_asked_about_however_much_stands_before_the_prompt(run):
+    """A large workflow is cut: what decides of the settings is not."""
+    told = run(
+        """
+        const { graphOf } = await js("graph_query");
+        const { rootGraph } = page.app;
+        let id = 0;
+        const made = (kind, inputs = {}) => {
+            const node = page.nodeOf(kind, ++id);
+            for (const [name, [type, source]] of Object.entries(inputs)) {
+                const link = rootGraph.links.size + 1;
+                rootGraph.links.set(link, { origin_id: source.id, origin_slot: 0 });
+                node.inputs.push({ name, type, link });
+            }
+            rootGraph.add(node);
+            return node;
+        };
+        const model = made("ChromaDiffusionLoader");
+        let text = made("StringConcatenate");
+        for (let i = 0; i < 100; i++) text = made("StringConcatenate", { string_a: ["STRING", text] });
+        const settings = made("ChromaPreset", { model: ["MODEL", model] });
+        const latent = made("EmptySD3LatentImage");
+        const sampler = made("ChromaKSampler", {
+            positive: ["CONDITIONING", made("ChromaTextEncode", { text: ["STRING", text] })],
+            latent: ["LATENT", latent], model: ["MODEL", model], settings: ["CHROMA_SETTINGS", settings],
+        });
+        const { graph, node } = graphOf(sampler);
+        const told = ["settings", "model", "latent"].map((name) => graph[graph[node].inputs[name]?.[0]]?.class_type ?? null);
+        told.push(Object.keys(graph).length);"""
+    )
+    assert told == ["ChromaPreset", "ChromaDiffusionLoader", "EmptySD3LatentImage", 80]

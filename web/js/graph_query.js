@@ -8,6 +8,7 @@ const [MUTED, BYPASSED] = [2, 4]; // modes
 const PRIMITIVE = "PrimitiveNode"; // the page's own: nothing but a value
 const [GETTER, SETTER] = ["GetNode", "SetNode"]; // of KJNodes: they pass on what stands under their name
 const MAX_NODES = 80;
+const FIRST = ["LATENT", "MODEL", "CHROMA_SETTINGS"]; // of the inputs, the last of these before all others: more nodes are left out
 const [TITLE, GAP, ROOM] = [30, 40, 150]; // pixels: of a node's title, between nodes, below one that will tell of its run
 const MAX_MOVES = 100;
 const MAX_TEXT = 400; // characters of a value; names of files are shorter
@@ -96,7 +97,8 @@ export function graphOf(node) {
       if (typeof value === "string") inputs[name] = value.slice(0, MAX_TEXT);
       else if (typeof value === "number" || typeof value === "boolean") inputs[name] = value;
     }
-    for (const input of one.inputs ?? []) {
+    const rank = ({ type }) => FIRST.indexOf(type);
+    for (const input of [...(one.inputs ?? [])].sort((a, b) => rank(b) - rank(a))) {
       const source = sourceOf(one, input);
       const value = source?.widget ? source.widget.value : source?.value; // none of a menu without files
       if (value !== undefined) inputs[input.widget?.name ?? input.name] = value;
