@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Mapping
 
 from ..constants import BY_RESOLUTION, CUSTOM, TRAINED
-from .speed import EULER_BELOW, for_times
+from .speed import sampler_for, share_of
 
-SOURCED, ONE_USER, INTERPOLATED, WEAK, MEASURED = "S", "C", "I", "W", "M"
+SOURCED, ONE_USER, INTERPOLATED, WEAK, MEASURED, ON_DEMO = "S", "C", "I", "W", "M", "D"
 GRADES = {  # -> in plain words
     SOURCED: "sourced",
     ONE_USER: "one user's finding",
     INTERPOLATED: "our guess between sourced values",
     WEAK: "weakly sourced, the model changes",
     MEASURED: "measured here",
+    ON_DEMO: "measured on this pack's demo model",
 }
 
 
@@ -54,7 +55,7 @@ TRAINER = Reference(
     "https://github.com/lodestone-rock/flow/blob/ab6abbccc8d676708f8fabec0a8579aaf2bc1472/train_radiance.json",
 )
 DEMO = Reference("benchmarks/results/judge.md of this pack", "demo/README.md")
-CHOSEN = Reference("benchmarks/results/presets.md and guidance.md of this pack", "benchmarks/presets.py")
+CHOSEN = Reference("benchmarks/results/frontier.md of this pack", "benchmarks/frontier.py")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,6 @@ class Preset:
     grade:     of its values; `grades` are those of single fields that differ.
     also:      field -> what else the sources name for it, in words.
     few_steps: made for a few steps at cfg 1 to 1.5.
-    savings:   fields of `samplers.guided_run.Guidance` that make it cheaper.
     """
 
     steps: int
@@ -82,7 +82,6 @@ class Preset:
     also: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     few_steps: bool = False
-    savings: Mapping[str, Any] = field(default_factory=dict)
 
     def grade_of(self, name: str) -> str:
         return self.grades.get(name, self.grade)
@@ -280,73 +279,35 @@ class Choice:
     """One word for quality: how it changes the preset of the checkpoint that was recognised.
 
     A preset for few steps stays as it is: nothing is known of it with other numbers of steps.
-    told:     what it does, for people.
-    steps:    factor of the preset's steps, which become at least MIN_STEPS.
-    sampler:  in place of the preset's.
-    n:        alpha and beta of the schedule beta, in place of the preset's.
-    savings:  as in `Preset`.
+    share:    of the preset's steps; the sampler is the nearest to the exact picture with so many.
     only_few: refused for every other checkpoint.
-    times:    about how many times as fast as the preset; steps, sampler and savings follow from it.
     """
 
-    told: str
-    steps: float = 1.0
-    sampler: str | None = None
-    n: float | None = None
-    savings: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 1.0
     only_few: bool = False
-    times: float | None = None
 
     def of(self, preset: Preset) -> Preset:
-        if self.times is not None:
-            return self.as_fast(preset)
-        if preset.few_steps or self.steps == 1:
+        if preset.few_steps:
             return preset
-        beta = self.n is not None and preset.curve == "beta"
-        changes: dict[str, Any] = {
-            "steps": max(MIN_STEPS, round(self.steps * preset.steps)),
-            "sampler": self.sampler or preset.sampler,
-            "params": _beta(self.n) if beta else preset.params,
-            "savings": self.savings,
-        }
-        return guessed(preset, changes, ("steps", "sampler", *(("schedule",) if beta else ())))
-
-    def as_fast(self, preset: Preset) -> Preset:
-        if preset.few_steps or self.times <= 1:
-            return preset
-        steps, alternate = for_times(preset.steps, preset.cfg != 1, self.times, MIN_STEPS)
-        few = {"sampler": "euler"} if steps < EULER_BELOW and preset.sampler != "euler" else {}
-        changes = {"steps": steps, "savings": {"alternate": True} if alternate else {}, **few}
-        return guessed(preset, changes, ("steps", *few))
+        steps = share_of(preset.steps, self.share)
+        names = ("steps", "sampler")
+        return replace(
+            preset,
+            steps=steps,
+            sampler=sampler_for(steps),
+            grades={**preset.grades, **dict.fromkeys(names, ON_DEMO)},
+            also={k: v for k, v in preset.also.items() if k not in names},
+            sources=(*preset.sources, CHOSEN),
+        )
 
 
-def guessed(preset: Preset, changes: Mapping[str, Any], names: tuple[str, ...]) -> Preset:
-    """The preset with changes that no source has for it. names: of the fields that people see."""
-    return replace(
-        preset,
-        **changes,
-        grades={**preset.grades, **dict.fromkeys(names, INTERPOLATED)},
-        also={k: v for k, v in preset.also.items() if k not in names},
-        sources=(*preset.sources, CHOSEN),
-    )
-
-
-MIN_STEPS = 12  # fewer is for checkpoints that are made for it; the Doctor warns below
 DRAFT, STANDARD, BEST, FEW = "draft", "standard", "quality", "flash"
 
 CHOICES: dict[str, Choice] = {  # the names are saved in workflows: add, never rename
-    # Draft and quality were chosen on the demo of edition 0.3; see `speed.py` for what is known since.
-    DRAFT: Choice(
-        "half the steps, the negative prompt computed in every second one",
-        steps=0.5,
-        sampler="euler",
-        savings={"alternate": True},
-    ),
-    STANDARD: Choice("the preset of the checkpoint"),
-    BEST: Choice(
-        "a third more steps, a sampler of second order, more of them at both ends", 1.35, "chroma_res_2m", 0.4
-    ),
-    FEW: Choice("the preset of a Flash checkpoint or LoRA", only_few=True),
+    DRAFT: Choice(8 / 26),
+    STANDARD: Choice(14 / 26),
+    BEST: Choice(),
+    FEW: Choice(only_few=True),
 }
 NOT_FLASH = (
     "quality is flash, and the model is {}, which needs more steps than that. Load a Flash checkpoint or put a Flash LoRA "
@@ -362,18 +323,21 @@ def times_as_fast(times: float) -> str:
 def choice_named(choice: str) -> Choice | None:
     """A row of CHOICES, or one that `times_as_fast` names; None for another word."""
     if found := re.fullmatch(r"about (\d+(?:\.\d+)?) times as fast", choice):
-        return Choice("the most steps that are so fast", times=float(found[1]))
+        return Choice(1 / max(1.0, float(found[1])))
     return CHOICES.get(choice)
 
 
-def of_choice(name: str, choice: str = STANDARD, reason: str = "") -> Preset:
-    """The preset of a row under a choice. reason: why the row was taken, for the error.
+def of_choice(name: str, choice: str | None = None, reason: str = "") -> Preset:
+    """The preset of a row, as it is without a choice. reason: why the row was taken, for the error.
 
     raises: ValueError for a row or choice that is not known, or flash for a checkpoint that is not made for few steps.
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is not known. Choose one of: {', '.join(PRESETS)}")
-    preset, how = PRESETS[name], choice_named(choice)
+    preset = PRESETS[name]
+    if choice is None:
+        return preset
+    how = choice_named(choice)
     if how is None:
         raise ValueError(f"quality {choice!r} is not known. Choose one of: {', '.join((CUSTOM, *CHOICES))}")
     if how.only_few and not (preset.few_steps and name in FLASHES):

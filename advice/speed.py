@@ -1,32 +1,25 @@
-"""How many prompts a run computes, and which steps and savings make it about so many times as fast. Pure.
+"""How many steps a share of a preset's is, the sampler that is nearest to the exact picture then, and what a run computes. Pure.
 
-The numbers below are of the demo of edition 0.3. On today's, at equal counts of prompts, fewer steps of `chroma_sigma_2m` are nearer to the
-exact picture than what they choose (benchmarks/results/frontier.md).
+The numbers are of the demo model: benchmarks/results/frontier.md, whose rows of more than 40 and of fewer than 6 steps are not compared.
 """
 
 from __future__ import annotations
 
-ALTERNATE_FROM = 13  # steps
-EULER_BELOW = 20  # steps; samplers of higher order overshoot with fewer
-SLACK = 1.05  # of the prompts that a wish for speed allows
+LEAST_STEPS = 6  # euler is nearer with fewer
+SAMPLERS_FOR_FEW = ("chroma_sigma_2m", "chroma_sigma_2m_sde")
+THIRD_ORDER_FROM = 20  # steps; with fewer, chroma_sigma_3m is no nearer than chroma_sigma_2m
 
 
-def num_prompts(steps: int, guided: bool, alternate: bool = False) -> int:
-    """Prompts that a run computes. guided: with a negative prompt, which `alternate` leaves out in each second step once
-    it has been computed twice."""
-    return steps * (1 + guided) - (max(0, (steps - 2) // 2) if guided and alternate else 0)
+def num_prompts(steps: int, guided: bool) -> int:
+    """Prompts that a run computes. guided: with a negative prompt."""
+    return steps * (1 + guided)
 
 
-def for_times(steps: int, guided: bool, times: float, least: int) -> tuple[int, bool]:
-    """(number of steps, whether the negative prompt alternates): the most steps that are about `times` as fast as `steps`
-    with both prompts; the fastest that there are where none is.
+def share_of(steps: int, share: float) -> int:
+    """A share of a preset's steps, but not fewer than a sampler needs; all of them where a preset has fewer itself."""
+    return max(min(LEAST_STEPS, steps), round(share * steps))
 
-    least: steps that a run has at least.
-    """
-    ways = [(n, alternate) for n in range(min(least, steps), steps + 1) for alternate in (False, True)]
-    ways = [(n, alternate) for n, alternate in ways if not alternate or (guided and n >= ALTERNATE_FROM)]
-    budget = SLACK * num_prompts(steps, guided) / times
-    fitting = [way for way in ways if num_prompts(way[0], guided, way[1]) <= budget]
-    if not fitting:
-        return min(ways, key=lambda way: num_prompts(way[0], guided, way[1]))
-    return max(fitting, key=lambda way: (way[0], not way[1]))
+
+def sampler_for(steps: int) -> str:
+    """The nearest sampler to the exact picture with so many steps, of one evaluation each."""
+    return "chroma_sigma_3m" if steps >= THIRD_ORDER_FROM else "chroma_sigma_2m"

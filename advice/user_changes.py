@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping
 
 from ..constants import counted
-from .presets import GRADES, STANDARD, Preset, of_choice
+from .presets import GRADES, Preset, of_choice
 from .recognise_preset import Recognition
 from .speed import num_prompts
 
@@ -15,7 +15,8 @@ from .speed import num_prompts
 class Settings:
     """A run's settings; `changed` names the FIELDS that a person set differently from the preset.
 
-    choice: one of presets.CHOICES. savings: fields of `samplers.guided_run.Guidance`.
+    choice:  of quality, as `presets.of_choice`; None for the preset as it is.
+    savings: fields of `samplers.guided_run.Guidance`.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Settings:
     width: int
     height: int
     changed: frozenset[str] = frozenset()
-    choice: str = STANDARD
+    choice: str | None = None
     savings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -78,7 +79,7 @@ def settle(
     shift_params: Mapping[str, float] | None = None,
     width: int = 0,
     height: int = 0,
-    choice: str = STANDARD,
+    choice: str | None = None,
     reason: str = "",
 ) -> Settings:
     """A preset, under a choice of quality, with a person's settings; 0 and None take the preset's.
@@ -99,7 +100,6 @@ def settle(
         width=width or p.size,
         height=height or p.size,
         choice=choice,
-        savings=p.savings,
     )
     return replace(settings, changed=frozenset(f.name for f in FIELDS if f.of_preset(p) != f.of_settings(settings)))
 
@@ -141,11 +141,9 @@ def in_short(settings: Settings) -> str:
     return ", ".join((counted(settings.steps, "step"), f"cfg {settings.cfg:g}", *values))
 
 
-def as_fast(standard: Preset, settings: Settings) -> str:
+def as_fast(preset: Preset, settings: Settings) -> str:
     """What settings save beside the checkpoint's preset, in prompts that go through the network."""
-    guided, alternate = settings.cfg != 1, bool(settings.savings.get("alternate"))
-    plain = num_prompts(standard.steps, standard.cfg != 1)
-    found = num_prompts(settings.steps, guided, alternate)
+    plain, found = (num_prompts(s.steps, s.cfg != 1) for s in (preset, settings))
     if found == plain:
         return f"{found} prompts to compute, as in the preset"
     times = f"about {plain / found:.1f} times as fast" if found < plain else f"{found / plain:.1f} times as long"
@@ -171,7 +169,7 @@ def facts(settings: Settings) -> dict[str, Any]:
     """For a picture's metadata: plain values only."""
     return {
         "preset": settings.name,
-        "quality": settings.choice,
+        **({} if settings.choice is None else {"quality": settings.choice}),
         "steps": settings.steps,
         "cfg": settings.cfg,
         "sampler": settings.sampler,

@@ -229,9 +229,8 @@ class ChromaKSampler(CheckedNode):
                     default=CUSTOM,
                     optional=True,
                     tooltip="custom: the values above. The others take steps, cfg, sampler, schedule and shift from the "
-                    "checkpoint that is recognised. standard: its preset. draft: half the steps, and the negative prompt "
-                    "in every second one. quality: a third more steps with chroma_res_2m. flash: for a Flash checkpoint "
-                    "or LoRA.",
+                    "checkpoint that is recognised. standard: half of its preset's steps with chroma_sigma_2m. draft: a "
+                    "third. quality: all of them with chroma_sigma_3m. flash: for a Flash checkpoint or LoRA.",
                 ),
                 SETTINGS.Input(
                     "settings",

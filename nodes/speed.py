@@ -1,4 +1,4 @@
-"""Chroma Speed: how fast, in a word; steps, sampler, schedule and guidance savings follow from the checkpoint."""
+"""Chroma Speed: how fast, in a word; steps, sampler and schedule follow from the checkpoint."""
 
 from __future__ import annotations
 
@@ -39,27 +39,26 @@ def slow_file(model: Any, node_id: str) -> str:
 class ChromaSpeed(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        times = number("times", 2.0, 1.0, MOST_TIMES, 0.1, "How many times as fast as standard.", round=0.01)
+        times = number("times", 2.0, 1.0, MOST_TIMES, 0.1, "How many times as fast as the preset.", round=0.01)
         return io.Schema(
             node_id="ChromaSpeed",
             display_name="Chroma Speed",
             category=CATEGORY,
-            description="Recognises the checkpoint, and takes steps, sampler, schedule and guidance savings for the speed that is "
-            "wanted. Shows what it chose, what that saves, and what the run computed.",
+            description="Recognises the checkpoint, and takes steps, sampler and schedule for the speed that is wanted. Shows what it "
+            "chose, what that saves, and what the run computed.",
             search_aliases=["faster", "draft", "quality", "turbo", "fewer steps", "settings", "times as fast"],
             inputs=[
                 model_input("A Chroma model, with its LoRAs on it. It is not changed; the output is a clone."),
                 choice(
                     "speed",
-                    f"standard: the checkpoint's preset. draft: half the steps, and the negative prompt in every second one. quality: "
-                    f"a third more steps with chroma_res_2m. flash: for a Flash checkpoint or LoRA. {TIMES}: the most steps "
-                    "that are so fast.",
+                    "standard: half the steps of the checkpoint's preset, with chroma_sigma_2m. draft: a third. quality: all of "
+                    f"them with chroma_sigma_3m. flash: for a Flash checkpoint or LoRA. {TIMES}: a share of your own.",
                     {**{name: [] for name in CHOICES}, TIMES: [times]},
                 ),
                 denoise_input(LAST_STEPS, optional=True),
             ],
             outputs=[
-                io.Model.Output(tooltip="The model with the shift and the guidance savings, for any sampler."),
+                io.Model.Output(tooltip="The model with the shift, for any sampler."),
                 io.Sampler.Output(tooltip="For Sampler Custom."),
                 io.Sigmas.Output(tooltip="The schedule, for Sampler Custom."),
                 io.Int.Output(display_name="steps", tooltip="Number of steps, for a KSampler."),
@@ -83,6 +82,6 @@ class ChromaSpeed(CheckedNode):
         def told(record: RunRecord) -> None:
             show(name, only_tell(name, lambda: node_before("ChromaSpeed", "model")), lambda: record.text(head))
 
-        clone, _ = with_guidance(clone, 0, settings.savings, told, {"settings": facts(settings)})
+        clone, _ = with_guidance(clone, 0, {}, told, {"settings": facts(settings)})
         report(cls, Lines(head.split("\n")))
         return io.NodeOutput(clone, sampler, sigmas, settings.steps, settings.cfg, settings)

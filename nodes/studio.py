@@ -163,9 +163,9 @@ class ChromaStudio(CheckedNode):
                 seed_input(),
                 choice(
                     "quality",
-                    "standard: the preset of the checkpoint that is recognised. draft: half the steps, and the negative "
-                    "prompt in every second one. quality: a third more steps with chroma_res_2m. flash: for a Flash "
-                    "checkpoint or LoRA. custom: values of your own.",
+                    "standard: half the steps of the recognised checkpoint's preset, with chroma_sigma_2m. draft: a third. "
+                    "quality: all of them with chroma_sigma_3m. flash: for a Flash checkpoint or LoRA. custom: values of your "
+                    "own.",
                     {STANDARD: [], **{name: [] for name in CHOICES if name != STANDARD}, CUSTOM: custom()},
                 ),
                 io.Combo.Input(

@@ -7,10 +7,11 @@ from typing import Iterator
 
 from ...constants import CUSTOM, FROM_MODEL, TRAINED, counted
 from ..finding import HARM, HINT, IDLE, Facts, Finding, Insert, rule
-from ..presets import CHOICES, FLUX, FLUXES
+from ..presets import CHOICES, FLUX, FLUXES, STANDARD
 from ..queued_graph import OUR_SAMPLER, PRESET_NODES, ROLES, Graph
 from ..queued_run import QueuedRun, shift_setters, taken
 from ..queued_shift import HOST_SHIFT, by_resolution, follows_shift, shift_of
+from ..speed import LEAST_STEPS, SAMPLERS_FOR_FEW
 
 LAST_SIGMA = 0.25  # what a schedule may leave to its last step; 8 steps at shift 1 leave 0.125
 FEW_STEPS = 12
@@ -224,18 +225,19 @@ FOREIGN_SCHEDULES = (
 
 @rule
 def few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """Checkpoints that are not made for few steps need 25 or more; every source has 25 to 40.
+    """Checkpoints that are not made for few steps need 25 or more with the samplers of every source, 25 to 40.
 
-    source: those of presets.PRESETS.
+    source: those of presets.PRESETS; for chroma_sigma_2m, benchmarks/frontier.
     """
     preset = run.found.preset
-    if run.found.sure and not preset.few_steps and run.steps and run.steps < FEW_STEPS and run.denoise == 1:
+    least = LEAST_STEPS if run.sampler in SAMPLERS_FOR_FEW else FEW_STEPS
+    if run.found.sure and not preset.few_steps and run.steps and run.steps < least and run.denoise == 1:
         if run.found.name not in FLUXES:
             yield Finding(
                 HINT,
                 run.schedule_node,
                 f"{counted(run.steps, 'step')} with {run.found.name}",
                 f"Its pictures need more of them: {preset.steps}.",
-                f"Take {preset.steps} steps, or a Flash checkpoint or LoRA, which is made for 8.",
+                f"Take {preset.steps} steps, or {STANDARD} as quality; or a Flash checkpoint or LoRA, which is made for 8.",
                 (("steps", preset.steps),),
             )

@@ -311,30 +311,34 @@ def test_unknown_preset_is_refused_with_the_known_ones():
 
 # --- one choice ------------------------------------------------------------------------------------------------------
 
-CHOSEN = {  # row, choice -> steps, cfg, sampler, alpha of beta, savings
-    ("Chroma1-HD", "standard"): (26, 3.5, "euler", 0.6, {}),
-    ("Chroma1-HD", "draft"): (13, 3.5, "euler", 0.6, {"alternate": True}),
-    ("Chroma1-HD", "quality"): (35, 3.5, "chroma_res_2m", 0.4, {}),
-    ("Chroma1-Base, v48", "quality"): (35, 4.0, "chroma_res_2m", 0.4, {}),
-    ("2k-test, DC-2K", "draft"): (14, 3.5, "euler", 0.6, {"alternate": True}),
-    ("chroma-demo", "draft"): (12, 3.0, "euler", 0.6, {"alternate": True}),
-    ("FLUX.1 dev", "quality"): (27, 1.0, "chroma_res_2m", None, {}),
-    **{("Chroma1-Flash", choice): (8, 1.0, "heun", 0.6, {}) for choice in presets.CHOICES},
-    ("any, with a Flash LoRA", "flash"): (8, 1.0, "heun", 0.45, {}),
+CHOSEN = {  # row, choice -> steps, cfg, sampler, alpha of beta
+    ("Chroma1-HD", None): (26, 3.5, "euler", 0.6),
+    ("Chroma1-HD", "standard"): (14, 3.5, "chroma_sigma_2m", 0.6),
+    ("Chroma1-HD", "draft"): (8, 3.5, "chroma_sigma_2m", 0.6),
+    ("Chroma1-HD", "quality"): (26, 3.5, "chroma_sigma_3m", 0.6),
+    ("Chroma1-Base, v48", "quality"): (26, 4.0, "chroma_sigma_3m", 0.6),
+    ("Chroma1-HD, quality", "standard"): (19, 3.5, "chroma_sigma_2m", 0.4),
+    ("2k-test, DC-2K", "draft"): (9, 3.5, "chroma_sigma_2m", 0.6),
+    ("chroma-demo", "draft"): (6, 3.0, "chroma_sigma_2m", 0.6),
+    ("FLUX.1 dev", "quality"): (20, 1.0, "chroma_sigma_3m", None),
+    **{("Chroma1-Flash", choice): (8, 1.0, "heun", 0.6) for choice in (None, *presets.CHOICES)},
+    ("any, with a Flash LoRA", "flash"): (8, 1.0, "heun", 0.45),
 }
 
 
 @pytest.mark.parametrize("name, choice", CHOSEN)
 def test_choice_gives_the_values_of_the_table(name, choice):
     p = presets.of_choice(name, choice)
-    assert (p.steps, p.cfg, p.sampler, p.params.get("alpha"), p.savings) == CHOSEN[name, choice]
+    assert (p.steps, p.cfg, p.sampler, p.params.get("alpha")) == CHOSEN[name, choice]
     assert p.size == PRESETS[name].size
 
 
-def test_quality_of_hd_is_the_row_that_people_know():
-    mine, row = presets.of_choice(presets.HD, presets.BEST), PRESETS[presets.QUALITY]
-    for field in ("steps", "cfg", "sampler", "curve", "params", "shift"):
-        assert getattr(mine, field) == getattr(row, field)
+def test_what_a_choice_puts_in_place_of_the_preset_has_a_source_of_its_own():
+    text = settings.tell(settings.settle(presets.HD, choice="standard"), recognition.recognise())
+    lines = text.splitlines()
+    assert "steps 14: measured on this pack's demo model" in lines
+    assert "sampler chroma_sigma_2m: measured on this pack's demo model" in lines
+    assert "cfg 3.5: sourced" in lines and "benchmarks/results/frontier.md" in lines[-1]
 
 
 @pytest.mark.parametrize("name", [presets.HD, presets.SCHNELL, presets.RADIANCE])
@@ -352,11 +356,10 @@ def test_what_a_choice_takes_is_told_and_can_be_saved():
     import json
 
     s = settings.settle(presets.HD, choice="draft")
-    assert settings.in_short(s) == "13 steps, cfg 3.5, euler, beta alpha 0.6 beta 0.6, shift 1, alternate"
+    assert settings.in_short(s) == "8 steps, cfg 3.5, chroma_sigma_2m, beta alpha 0.6 beta 0.6, shift 1"
     assert not s.changed  # nobody has changed the choice's own values
     found = recognition.recognise(None, "Chroma1-HD.safetensors")
     assert settings.head_of(s, found).startswith("draft: Chroma1-HD, recognised by the name Chroma1-HD.safetensors\n")
-    assert "alternate left out" in settings.head_of(s, found, {"alternate": False})
     assert settings.head_of(s, None).startswith("settings of the node before: Chroma1-HD\n")
     facts = json.loads(json.dumps(settings.facts(s)))
     assert facts["quality"] == "draft" and facts["schedule"] == {"curve": "beta", "alpha": 0.6, "beta": 0.6}

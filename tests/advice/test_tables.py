@@ -7,7 +7,7 @@ import math
 
 import pytest
 import support
-from queued_graphs import HARM, HINT, IDLE, LONG, between, change, clean, custom, node
+from queued_graphs import HARM, HINT, IDLE, LONG, between, change, clean, custom, ksampler, node
 
 queued = support.dev.load_pack("advice.queued_graph")
 queued_run = support.dev.load_pack("advice.queued_run")
@@ -164,6 +164,14 @@ def test_each_shift_of_another_model_does_harm(class_type, harmful):
 @pytest.mark.parametrize("steps, told", [(1, True), (11, True), (12, False), (0, False)])
 def test_few_steps_are_fewer_than_12(steps, told):
     assert severities(on_schedules.few_steps, clean(steps=steps)) == [HINT] * told
+
+
+@pytest.mark.parametrize(
+    "sampler, steps, told", [("2m", 5, True), ("2m", 6, False), ("2m_sde", 6, False), ("3m", 8, True)]
+)
+def test_few_steps_of_the_sampler_that_is_near_with_them_are_fewer_than_6(sampler, steps, told):
+    graph = ksampler(clean(), sampler=f"chroma_sigma_{sampler}", steps=steps)
+    assert severities(on_schedules.few_steps, graph) == [HINT] * told
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,10 @@ def test_speed_shows_what_it_will_use_and_save_before_a_run(page, vue):
         }"""
     )
     comfy_page.wait_until_told(page, "ChromaSpeed", "draft: chroma-demo, recognised by the name")
-    comfy_page.wait_until_told(page, "ChromaSpeed", "19 prompts to compute instead of 40: about 2.1 times as fast")
-    page.locator('.chroma-curve svg[aria-label^="Sigmas: 12 steps"]').wait_for()
+    comfy_page.wait_until_told(page, "ChromaSpeed", "12 prompts to compute instead of 40: about 3.3 times as fast")
+    page.locator('.chroma-curve svg[aria-label^="Sigmas: 6 steps"]').wait_for()
     choose(page, "ChromaSpeed", "speed", "times as fast")
-    comfy_page.wait_until_told(page, "ChromaSpeed", "21 prompts to compute instead of 40: about 1.9 times as fast")
+    comfy_page.wait_until_told(page, "ChromaSpeed", "20 prompts to compute instead of 40: about 2.0 times as fast")
     choose(page, "ChromaSpeed", "speed.times", 1.2)
     comfy_page.wait_until_told(page, "ChromaSpeed", "about 1.2 times as fast: chroma-demo")
     page.evaluate("app.canvas.ds.scale = 1; app.canvas.ds.offset = [100, -900]; app.canvas.setDirty(true, true)")
@@ -124,11 +124,11 @@ def test_choice_fills_the_values_and_a_changed_value_chooses_custom(page, server
     choose(page, SAMPLER, "quality", "draft")
     comfy_page.wait_until_told(page, SAMPLER, "draft: chroma-demo, recognised")
     page.wait_for_function(
-        "app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets.find(w => w.name === 'steps').value === 12"
+        "app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets.find(w => w.name === 'steps').value === 6"
     )
-    assert (value(page, SAMPLER, "cfg"), value(page, SAMPLER, "sampler")) == (3, "euler")
+    assert (value(page, SAMPLER, "cfg"), value(page, SAMPLER, "sampler")) == (3, "chroma_sigma_2m")
     told = comfy_page.told_by(page, SAMPLER)[0]
-    assert "12 steps, cfg 3, euler" in told
+    assert "6 steps, cfg 3, chroma_sigma_2m" in told
     choose(page, SAMPLER, "steps", 4)
     page.wait_for_function(
         "app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').widgets.find(w => w.name === 'quality').value === 'custom'"
@@ -144,7 +144,7 @@ def test_choice_fills_the_values_and_a_changed_value_chooses_custom(page, server
 def test_value_changed_just_before_a_run_counts_and_comes_back_by_redo(page, vue):
     """The page looks at its widgets a few times a second, and may queue a run at once."""
     opened(page, "chroma_lora", vue, ChromaKSampler={"control_after_generate": "fixed"})
-    page.wait_for_function(STEPS_ARE, arg=20)  # of the demo's standard
+    page.wait_for_function(STEPS_ARE, arg=11)  # of the demo's standard
     comfy_page.until_still(page, comfy_page.TOLD_MS)
     queued = []
     taken = {"prompt_id": "not run", "number": 0, "node_errors": {}}
@@ -161,7 +161,7 @@ def test_value_changed_just_before_a_run_counts_and_comes_back_by_redo(page, vue
     page.unroute("**/api/prompt")
     (inputs,) = [node["inputs"] for node in queued[0]["prompt"].values() if node["class_type"] == SAMPLER]
     assert (inputs["steps"], inputs["quality"]) == (4, "custom")
-    for back, steps, quality in (("undo", 20, "standard"), ("redo", 4, "custom")):
+    for back, steps, quality in (("undo", 11, "standard"), ("redo", 4, "custom")):
         page.evaluate(f"app.extensionManager.workflow.activeWorkflow.changeTracker.{back}()")
         page.wait_for_function(STEPS_ARE, arg=steps)
         comfy_page.until_still(page, comfy_page.TOLD_MS)
@@ -342,9 +342,9 @@ def test_a_loader_shows_before_a_run_what_a_wrong_file_is(page, server, vue):
 def test_choice_on_a_subgraphs_node_fills_its_numbers(page, server, vue):
     opened(page, "chroma_text_to_image", vue)
     outer = "app.rootGraph.nodes.find(n => n.subgraph).widgets.find(w => w.name === '{}').value"
-    page.wait_for_function(f"{outer.format('steps')} === 20 && {outer.format('cfg')} === 3")  # the demo's standard
+    page.wait_for_function(f"{outer.format('steps')} === 11 && {outer.format('cfg')} === 3")  # the demo's standard
     page.evaluate(f"{outer.format('quality')} = 'draft'")
-    page.wait_for_function(f"{outer.format('steps')} === 12")
+    page.wait_for_function(f"{outer.format('steps')} === 6")
     page.evaluate(f"{outer.format('steps')} = 5")
     page.wait_for_function(f"{outer.format('quality')} === 'custom'")
 

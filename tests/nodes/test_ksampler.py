@@ -1,5 +1,6 @@
 """Chroma KSampler: the same picture, to the last bit, as the long graph and as the host's KSampler at shift 1."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -580,8 +581,7 @@ def by_preset(model, config, name, choice, latent=None):
         shift={"shift": p.shift},
     )
     positive, negative = prompts(config)
-    patched = node("guidance", "ChromaGuidance").execute(out[0], alternate=bool(p.savings))[0]
-    guider = node("guidance", "ChromaCFGGuider").execute(patched, positive, p.cfg, negative, alternate=bool(p.savings))
+    guider = node("guidance", "ChromaCFGGuider").execute(out[0], positive, p.cfg, negative)
     noise = RandomNoise.execute(SEED)[0]
     return SamplerCustomAdvanced.execute(noise, guider[0], out[1], out[2], latent or empty())[0]
 
@@ -609,7 +609,6 @@ def test_choice_gives_what_the_preset_gives_and_is_told_and_saved(
     saved = facts["settings"]
     assert (saved["quality"], saved["preset"], saved["steps"], saved["cfg"]) == (quality, row, p.steps, p.cfg)
     assert (facts["steps"], facts["cfg"]) == (p.steps, p.cfg) and json.loads(json.dumps(facts)) == facts
-    assert bool(facts["uncond_extrapolated"]) == bool(p.savings)
 
 
 def test_flash_without_flash_is_refused(comfy, inference, file, cfg, tmp_path):
@@ -629,9 +628,10 @@ def test_settings_of_a_preset_are_taken(comfy, model, cfg):
 def test_savings_give_way_to_guidance_before_the_node(comfy, inference, file, cfg, tmp_path, caplog):
     caplog.set_level("INFO")
     model = named(file, tmp_path, "Chroma1-HD.safetensors")
-    guided = node("guidance", "ChromaGuidance").execute(model, skip_first_steps=13)[0]
-    ours(guided, cfg, quality="draft")
-    assert "alternate left out, since the model has guidance" in caplog.text and "13 prompts computed" in caplog.text
+    guided = node("guidance", "ChromaGuidance").execute(model, skip_first_steps=5)[0]
+    flash = support.dev.load_pack("advice.flash").flash_settings(steps=5, guided_steps=2, cfg=3.0)
+    ours(guided, cfg, settings=dataclasses.replace(flash, sampler="euler"))
+    assert "guided_steps left out, since the model has guidance" in caplog.text and "5 prompts computed" in caplog.text
 
 
 def test_server_runs_a_choice_and_refuses_a_missing_negative_before_it_reads_files(server, graph):
@@ -639,6 +639,6 @@ def test_server_runs_a_choice_and_refuses_a_missing_negative_before_it_reads_fil
     key = with_ours(graph, quality="draft", steps=3)
     shown = [t for t in texts(follow(server, graph)) if "prompts computed" in t]
     assert len(shown) == 1 and "\ndraft: chroma-demo, recognised by the name" in shown[0]
-    assert "\n12 steps, cfg 3, euler, beta alpha 0.6 beta 0.6, shift 1, alternate\n" in shown[0]
+    assert "\n6 steps, cfg 3, chroma_sigma_2m, beta alpha 0.6 beta 0.6, shift 1\n" in shown[0]
     del graph.nodes[key]["inputs"]["negative"]
     assert "cfg is 3 and there is no negative prompt" in graph.fails(server)

@@ -148,7 +148,7 @@ def test_quality_takes_the_checkpoints_settings(server):
         del inputs[f"quality.{name}"]
     inputs["quality"] = "draft"
     _, told = run_by(server, graph)
-    assert any("draft: chroma-demo, recognised" in text and "12 steps, cfg 3" in text for text in told)
+    assert any("draft: chroma-demo, recognised" in text and "6 steps, cfg 3" in text for text in told)
 
 
 def test_linked_prompt_is_taken(server):

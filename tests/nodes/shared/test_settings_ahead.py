@@ -100,9 +100,9 @@ def test_choice_of_quality_is_told_with_the_widgets_values(ahead):
     told = ahead.ahead(sampler("draft"))
     assert told["report"]["text"].splitlines() == [
         "draft: Chroma1-HD, recognised by the name Chroma1-HD.safetensors",
-        "13 steps, cfg 3.5, euler, beta alpha 0.6 beta 0.6, shift 1, alternate",
+        "8 steps, cfg 3.5, chroma_sigma_2m, beta alpha 0.6 beta 0.6, shift 1",
     ]
-    values = {"steps": 13, "cfg": 3.5, "sampler": "euler", "schedule": "beta", "shift": "1 (as trained)"}
+    values = {"steps": 8, "cfg": 3.5, "sampler": "chroma_sigma_2m", "schedule": "beta", "shift": "1 (as trained)"}
     assert told["values"] == values
     assert ahead.ahead(sampler("custom"))["report"] is None
     graph = sampler("custom", settings=["3", 7])
@@ -238,7 +238,7 @@ def test_time_is_told_before_a_run_by_those_before_it(ahead):
     assert "5.0 s once loaded, as before: 10 steps of 0.5 s" in told(ahead, painting(width=501))  # filled up to 512
     assert "estimated from 512 x 512" in told(ahead, painting(width=1024))
     lines = ahead.ahead(painting("standard"))["report"]["text"].splitlines()
-    assert lines[1].startswith("26 steps, cfg 3.5") and "13 s once loaded, as before: 26 steps" in lines[2]
+    assert lines[1].startswith("14 steps, cfg 3.5") and "7.0 s once loaded, as before: 14 steps" in lines[2]
     assert "26 steps of 0.5 s" in told(ahead, preset(width=512, height=512))
 
 
@@ -283,8 +283,8 @@ def test_weights_take_what_the_loader_keeps(ahead, files, precision):
 
 def test_savings_are_of_their_own(ahead):
     kept(ahead)
-    kept(ahead, steps=13, savings="alternate True of 13")
-    assert "13 steps of 0.5 s" in told(ahead, painting("draft"))
+    kept(ahead, steps=8, savings="skip_first_steps 3 of 8")
+    assert "8 steps of 0.5 s" in told(ahead, painting("draft"))
     assert "10 steps of 0.5 s" in told(ahead, painting(skip_first_steps=3))
 
 
