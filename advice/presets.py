@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Mapping
+from typing import Mapping
 
 from ..constants import BY_RESOLUTION, CUSTOM, TRAINED
 from .speed import sampler_for, share_of

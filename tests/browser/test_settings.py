@@ -176,7 +176,7 @@ def test_values_that_a_choice_fills_in_are_undone_with_it(page, vue):
     before = value(page, SAMPLER, "steps")
     page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
     choose(page, SAMPLER, "quality", "draft")
-    page.wait_for_function(STEPS_ARE, arg=12)
+    page.wait_for_function(STEPS_ARE, arg=6)
     comfy_page.until_still(page, comfy_page.TOLD_MS)
     page.evaluate(
         "app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
@@ -274,16 +274,16 @@ def test_answer_that_comes_after_another_choice_does_not_count(page, vue):
     choose(page, SAMPLER, "quality", "draft")  # while the answer on the first is on its way
     held[0].continue_()
     comfy_page.wait_until_told(page, SAMPLER, "draft: chroma-demo, recognised")
-    assert (value(page, SAMPLER, "steps"), value(page, SAMPLER, "quality")) == (12, "draft")
+    assert (value(page, SAMPLER, "steps"), value(page, SAMPLER, "quality")) == (6, "draft")
 
 
 @both
 def test_what_was_shown_before_is_what_the_run_takes(page, server, vue):
     opened(page, "chroma_lora", vue, ChromaKSampler={"quality": "draft", "seed": next(NEW_SEED)})
-    comfy_page.wait_until_told(page, SAMPLER, "12 steps, cfg 3, euler")
+    comfy_page.wait_until_told(page, SAMPLER, "6 steps, cfg 3, chroma_sigma_2m")
     entry = server.wait(comfy_page.press_run(page))
     assert entry["status"]["status_str"] == "success", dev.error_of(entry)
-    comfy_page.wait_until_told(page, SAMPLER, "12 steps, cfg 3: ")  # of the run
+    comfy_page.wait_until_told(page, SAMPLER, "6 steps, cfg 3: ")  # of the run
     (text,) = comfy_page.told_by(page, SAMPLER)
     assert "draft: chroma-demo, recognised by" in text and "uncond extrapolated" in text
     comfy_page.until_still(page, comfy_page.TOLD_MS)
