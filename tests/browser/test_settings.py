@@ -285,7 +285,7 @@ def test_what_was_shown_before_is_what_the_run_takes(page, server, vue):
     assert entry["status"]["status_str"] == "success", dev.error_of(entry)
     comfy_page.wait_until_told(page, SAMPLER, "6 steps, cfg 3: ")  # of the run
     (text,) = comfy_page.told_by(page, SAMPLER)
-    assert "draft: chroma-demo, recognised by" in text and "uncond extrapolated" in text
+    assert "draft: chroma-demo, recognised by" in text and "12 prompts computed" in text
     comfy_page.until_still(page, comfy_page.TOLD_MS)
     assert comfy_page.told_by(page, SAMPLER) == [text]  # it stays
 
