@@ -23,6 +23,7 @@ NAMES = (
     "savings",
     "large",
     "presets",
+    "choices",
     "start",
     "batch",
     "distil",

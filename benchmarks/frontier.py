@@ -24,8 +24,12 @@ FEW = (8, 14, 20, 26, 40)  # steps of the samplers that are not the first choice
 SHORT_AND_LONG = (8, 20)  # steps of the schedules beside the plain one
 SAVING = (14, 20, 26)  # steps of what leaves out computing
 SAMPLERS = ("euler", "res_multistep", "dpmpp_2m", "chroma_res_2m", "chroma_sigma_2m", "chroma_sigma_3m")
-OTHERS = ("deis", "uni_pc")
-TWO_STAGES = ("heun", "chroma_res_2s")  # which compute the model twice a step
+OVER_SIGMA, BETWEEN = (
+    ("chroma_sigma_2m", "chroma_sigma_3m"),
+    (10, 13, 16, 18, 19),
+)  # of the choices of quality, further steps
+OTHERS = ("deis", "uni_pc", "ipndm", "ipndm_v", "lms", "gradient_estimation")
+TWO_STAGES = ("heun", "dpm_2", "chroma_res_2s")  # which compute the model twice a step
 FIRST_AND_SECOND_ORDER = ("euler", "chroma_sigma_2m")
 SCHEDULES = (("beta", {"alpha": 0.4, "beta": 0.4}), ("linear", {}), ("bong_tangent", {}), ("sigmoid_offset", {}))
 SAVINGS = {
@@ -63,6 +67,8 @@ def rows() -> Iterator[tuple[str, Setting]]:
 
     for sampler in SAMPLERS:
         yield from ((sampler, setting(n, sampler)) for n in STEPS)
+    for sampler in OVER_SIGMA:
+        yield from ((sampler, setting(n, sampler)) for n in BETWEEN)
     for sampler in OTHERS:
         yield from ((sampler, setting(n, sampler)) for n in FEW)
     for sampler in TWO_STAGES:

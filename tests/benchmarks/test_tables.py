@@ -8,7 +8,7 @@ import pytest
 import support
 import torch
 
-from benchmarks import frontier, guidance, judge, measure, presets, savings
+from benchmarks import choices, frontier, guidance, judge, measure, presets, savings
 from demo import evaluate, exam, pictures
 
 NOISE = r"^Noise, half the difference between the two seeds, root mean square over the rows: .*{}"
@@ -16,10 +16,11 @@ NOISE = r"^Noise, half the difference between the two seeds, root mean square ov
 
 def test_frontier_asks_some_hundred_rows_of_which_none_is_asked_twice():
     found = list(frontier.rows())
-    assert 100 <= len(found) <= 140
+    assert 100 <= len(found) <= 180
     assert len({measure.Kept.key(SimpleNamespace(table="", settings=[]), s) for _, s in found}) == len(found)
-    for sampler in ("euler", "res_multistep", "dpmpp_2m", "chroma_res_2m", "chroma_sigma_2m"):
-        assert [s.steps for name, s in found if name == sampler] == [6, 8, 11, 14, 20, 26, 40]
+    for sampler in ("euler", "res_multistep", "dpmpp_2m", "chroma_res_2m", "chroma_sigma_2m", "chroma_sigma_3m"):
+        steps = {s.steps for name, s in found if name == sampler}
+        assert steps == {6, 8, 11, 14, 20, 26, 40} | ({10, 13, 16, 18, 19} if "sigma" in sampler else set())
     assert {s.steps for _, s in found if s.host_cache} == {26, 40}
     assert {s.steps for _, s in found if s.guidance or s.cache} == {14, 20, 26}
 
@@ -45,6 +46,21 @@ def test_presets_tables(painted, rows_of, results):
     )  # equal presets share a row's measurement
     assert len(re.findall(NOISE.format("right"), text, re.M)) == 2
     assert (results / presets.SHEET).is_file() and [len(part) for part in painter.asked] == [24, 24]
+
+
+def test_choices_are_beside_the_preset_that_they_come_from(painted, rows_of):
+    text, painter = painted(choices)
+    ((head, rows),) = rows_of(text)
+    assert head[:4] == ["", "steps", "sampler", "times as fast"] and head[4:] == list(choices.COLUMNS)
+    assert [row[:3] for row in rows] == [
+        ["the preset", "26", "euler"],
+        ["draft", "8", "chroma_sigma_2m"],
+        ["standard", "14", "chroma_sigma_2m"],
+        ["quality", "26", "chroma_sigma_3m"],
+    ]
+    assert rows[0][3] == "1.00" and rows[0][6:10] == [""] * 4  # the preset is not like another
+    assert [len(part) for part in painter.asked] == [50, 50]
+    assert re.search(NOISE.format("distance .*right"), text, re.M)
 
 
 def test_guidance_tables_are_made_of_lines_that_guidance_takes(results, rows_of):
