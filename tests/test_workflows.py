@@ -45,3 +45,19 @@ CUSTOM = {"chroma_edit": 1}
 def test_samplers_take_the_settings_of_the_checkpoint(path):
     chosen = [node["widgets_values"][9] for node in nodes(path) if node["type"] == "ChromaKSampler"]
     assert chosen.count("custom") == CUSTOM.get(path.stem, 0) and set(chosen) <= {"standard", "custom"}
+
+
+@pytest.mark.parametrize("path", sorted([*WORKFLOWS, *BLUEPRINTS]), ids=lambda p: p.stem)
+def test_values_of_a_sampler_with_a_choice_are_those_that_it_takes(path):
+    """So that a person who reads the file, or opens it where no model is, sees what a run does."""
+    advice = {name: support.dev.load_pack(f"advice.{name}") for name in ("presets", "recognise_preset")}
+    every = nodes(path)
+    names = [v for node in every for v in node.get("widgets_values") or () if isinstance(v, str)]
+    file = next(
+        (name for name in names if name.lower().startswith("chroma") and name.endswith((".safetensors", ".gguf"))), ""
+    )
+    row = advice["recognise_preset"].recognise(file=file).name
+    for node in every:
+        if node["type"] == "ChromaKSampler" and node["widgets_values"][9] != "custom":
+            p = advice["presets"].of_choice(row, node["widgets_values"][9])
+            assert node["widgets_values"][2:5] == [p.steps, p.cfg, p.sampler], (row, node["id"])
