@@ -17,6 +17,7 @@ NAMES = (
     "storage",
     "pictures",
     "text",
+    "terse",
     "full",
     "batching",
     "guidance",

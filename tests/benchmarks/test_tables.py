@@ -8,7 +8,7 @@ import pytest
 import support
 import torch
 
-from benchmarks import choices, frontier, guidance, judge, measure, presets, savings
+from benchmarks import choices, frontier, guidance, judge, measure, presets, savings, terse
 from demo import evaluate, exam, pictures
 
 NOISE = r"^Noise, half the difference between the two seeds, root mean square over the rows: .*{}"
@@ -46,6 +46,16 @@ def test_presets_tables(painted, rows_of, results):
     )  # equal presets share a row's measurement
     assert len(re.findall(NOISE.format("right"), text, re.M)) == 2
     assert (results / presets.SHEET).is_file() and [len(part) for part in painter.asked] == [24, 24]
+
+
+def test_terse_prompts_leave_out_what_they_say():
+    (scene,) = {q.scene for q in exam.single_things()[:1]}
+    item, ground = scene.items[0], scene.ground.name
+    found = [terse.prompt(scene, form) for form in terse.FORMS]
+    assert found[0] == exam.single_things()[0].prompt  # as training has it
+    assert [item.style in text for text in found] == [True, True, False, False]
+    assert [ground in text for text in found] == [True, False, True, False]
+    assert all(item.thing in text for text in found)
 
 
 def test_choices_are_beside_the_preset_that_they_come_from(painted, rows_of):
