@@ -1,4 +1,4 @@
-"""What does a prompt lose that leaves out the style, the ground or both? Known things, the demo model and its judge."""
+"""What does a prompt lose that leaves out the style, the place and ground, or all of them? Known things, the demo model and its judge."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .measure import Kept
 SCALE, NUM_QUESTIONS = 3.0, 24
 COLUMNS = {"thing": ".1%", "sharpness": ".2f"}
 WHOLE = "whole: a 3D fox on a light green background"
-FORMS = (WHOLE, "no ground: a 3D fox", "no style: a fox on a light green background", "terse: a fox")
+FORMS = (WHOLE, "no place, no ground: a 3D fox", "no style: a fox on a light green background", "terse: a fox")
 
 
 def prompt(scene: scenes.Scene, form: str) -> str:
     """A scene of one thing, described as far as the form does."""
     (item,) = scene.items
     thing = item.thing if form.startswith(("no style", "terse")) else f"{item.style} {item.thing}"
-    ground = (
-        "" if form.startswith(("no ground", "terse")) else f" on {scenes.article(scene.ground.name + ' background')}"
-    )
-    return scenes.article(thing) + ground
+    if form.startswith(("no place", "terse")):
+        return scenes.article(thing)
+    place = f"{item.place} " if item.place else ""
+    return f"{scenes.article(thing)} {place}on {scenes.article(scene.ground.name + ' background')}"
 
 
 @torch.inference_mode()
