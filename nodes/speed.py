@@ -53,7 +53,7 @@ class ChromaSpeed(CheckedNode):
                     "speed",
                     "standard: half the steps of the checkpoint's preset, with chroma_sigma_2m. draft: a third. quality: all of "
                     f"them with chroma_sigma_3m. flash: for a Flash checkpoint or LoRA. {TIMES}: a share of your own.",
-                    {**{name: [] for name in CHOICES}, TIMES: [times]},
+                    {STANDARD: [], **{name: [] for name in CHOICES if name != STANDARD}, TIMES: [times]},
                 ),
                 denoise_input(LAST_STEPS, optional=True),
             ],

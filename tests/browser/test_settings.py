@@ -106,9 +106,9 @@ def test_speed_shows_what_it_will_use_and_save_before_a_run(page, vue):
             app.rootGraph.nodes.find(node => node.type === 'ChromaDiffusionLoader').connect(0, speed, 0)
         }"""
     )
-    comfy_page.wait_until_told(page, "ChromaSpeed", "draft: chroma-demo, recognised by the name")
-    comfy_page.wait_until_told(page, "ChromaSpeed", "12 prompts to compute instead of 40: about 3.3 times as fast")
-    page.locator('.chroma-curve svg[aria-label^="Sigmas: 6 steps"]').wait_for()
+    comfy_page.wait_until_told(page, "ChromaSpeed", "standard: chroma-demo, recognised by the name")
+    comfy_page.wait_until_told(page, "ChromaSpeed", "22 prompts to compute instead of 40: about 1.8 times as fast")
+    page.locator('.chroma-curve svg[aria-label^="Sigmas: 11 steps"]').wait_for()
     choose(page, "ChromaSpeed", "speed", "times as fast")
     comfy_page.wait_until_told(page, "ChromaSpeed", "20 prompts to compute instead of 40: about 2.0 times as fast")
     choose(page, "ChromaSpeed", "speed.times", 1.2)
