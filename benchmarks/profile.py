@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from collections import defaultdict
 from typing import Any, Callable
 
 import torch
 
-from .measure import write
+from .measure import alternate, write
 
 HEADS, DOUBLE, SINGLE = 24, 19, 38
 WIDTH = 128 * HEADS
@@ -86,6 +87,12 @@ def main(rounds: int) -> None:
         "| image tokens | " + " | ".join([*KINDS, OTHER]) + " | seconds | at most |",
         "|---|" + "---|" * (len(KINDS) + 3),
     ]
+    same = [
+        "What is the same in all steps of a run and is made in each forward, as a share of it:",
+        "",
+        "| image tokens | text projection | position ids | rotary table |",
+        "|---|---|---|---|",
+    ]
     for tokens in TOKENS:
         side = int(tokens**0.5)
         ids = pack("chroma_model.embeddings").position_ids(TEXT, side, side)
@@ -107,4 +114,12 @@ def main(rounds: int) -> None:
         cells = [f"{total[kind] / seconds:.1%}" for kind in (*KINDS, OTHER)]
         lines.append(f"| {tokens} | {' | '.join(cells)} | {seconds:.1f} | {seconds / least:.2f} |")
         print(lines[-1], flush=True)
-    write("profile", "Where a forward spends its time", lines)
+        rows = torch.randn(1, TEXT, cfg.context_dim, generator=generator)
+        outside = {
+            "text projection": functools.partial(net.txt_in, rows),
+            "position ids": functools.partial(pack("chroma_model.embeddings").position_ids, TEXT, side, side),
+            "rotary table": functools.partial(net.embed_positions, ids, torch.zeros(1), (side, side)),
+        }
+        alike = {name: statistics.median(values) for name, values in alternate(outside, rounds).items()}
+        same.append(f"| {tokens} | {' | '.join(f'{one / seconds:.2%}' for one in alike.values())} |")
+    write("profile", "Where a forward spends its time", [*lines, "", *same])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from .measure import alternate, ratio_table, write
 
 WIDTH, LATENT, STEPS, SCALE = 128, 32, 26, 3.5
+LARGER, FEWER = (48, 64), 6  # sides of latents, and steps that are enough for a ratio
 TOKENS = (48, 2)  # prompt and empty negative, each with its pad
 PADDED = (512, 256)
 
@@ -31,20 +33,20 @@ def main(rounds: int) -> None:
         )
         pipeline.set_progress_bar_config(disable=True)
 
-        def host(patcher: object) -> torch.Tensor:
+        def host(patcher: object, latent: int = LATENT, steps: int = STEPS) -> torch.Tensor:
             conds = [[[t, {}]] for t in text]
             return n.host_models.sample(
                 n.comfy,
                 patcher,
                 cfg,
-                steps=STEPS,
+                steps=steps,
                 scale=SCALE,
-                size=(LATENT, LATENT),
+                size=(latent, latent),
                 positive=conds[0],
                 negative=conds[1],
             )
 
-        def through_pipeline(padded: int) -> object:
+        def through_pipeline(padded: int, latent: int = LATENT, steps: int = STEPS) -> object:
             embeds = [torch.nn.functional.pad(t, (0, 0, 0, padded - t.shape[1])) for t in text]
             masks = [(torch.arange(padded) < t.shape[1])[None].float() for t in text]
             return pipeline(
@@ -52,10 +54,10 @@ def main(rounds: int) -> None:
                 prompt_attention_mask=masks[0],
                 negative_prompt_embeds=embeds[1],
                 negative_prompt_attention_mask=masks[1],
-                height=LATENT * 8,
-                width=LATENT * 8,
+                height=latent * 8,
+                width=latent * 8,
                 output_type="latent",
-                num_inference_steps=STEPS,
+                num_inference_steps=steps,
                 guidance_scale=SCALE,
                 generator=torch.Generator().manual_seed(0),
             ).images
@@ -75,4 +77,17 @@ def main(rounds: int) -> None:
             torch.set_num_threads(threads)
             seconds = alternate(variants, rounds)
             lines += ["", f"## {threads} thread{'s' * (threads > 1)}", "", *ratio_table(seconds, "ours")]
+        for latent in LARGER:
+            seconds = alternate(
+                {
+                    "ours": functools.partial(host, ours, latent, FEWER),
+                    "ComfyUI's Chroma": functools.partial(host, native, latent, FEWER),
+                    "diffusers' pipeline, 256 tokens": functools.partial(through_pipeline, PADDED[1], latent, FEWER),
+                },
+                rounds,
+            )
+            title = (
+                f"## {latent * 8} x {latent * 8} pixels ({(latent // 2) ** 2} image tokens), {FEWER} steps, 2 threads"
+            )
+            lines += ["", title, "", *ratio_table(seconds, "ours")]
     write("run", "A picture of 26 steps with CFG", lines)
