@@ -65,7 +65,7 @@ def main(rounds: int) -> None:
         f"The demo model in float32, {NUM_QUESTIONS} prompts {two_seeds.ASKED}, with two unseen seeds each, cfg {CFG:g}; steps, "
         f"sampler and schedule as {ROW}'s preset has them, and as each choice of quality makes them. `prompts`: computed for a "
         f"picture; `distance`: of the latent to that of {EXACT.steps} steps of {EXACT.sampler}, relative, mean; "
-        f"{likeness.TOLD}, of the preset's; `place`: where it was asked for; {two_seeds.TOLD}. `times as fast`: than the preset, "
+        f"{likeness.TOLD}; `place`: where it was asked for; {two_seeds.TOLD}. `times as fast`: than the preset, "
         f"median of {rounds} alternating rounds of {TIMED_QUESTIONS} pictures with decoding. {two_seeds.CAVEAT}.",
         "",
         f"| | steps | sampler | times as fast | {' | '.join(COLUMNS)} |",
