@@ -98,7 +98,7 @@ def test_the_shortest_workflow(screen, server):
 
 def test_doctor_with_findings_and_what_mends_them(screen, server):
     rows = {
-        "ChromaKSampler": {"cfg": 12.0, "steps": 6, "quality": "custom"},
+        "ChromaKSampler": {"cfg": 12.0, "steps": 4, "quality": "custom"},
         "EmptySD3LatentImage": {"width": 128, "height": 128},
     }
     comfy_page.load(screen, json.loads((EXAMPLES / "chroma_lora.json").read_text()))
@@ -114,6 +114,7 @@ def test_doctor_with_findings_and_what_mends_them(screen, server):
     entry = server.wait(comfy_page.press_run(screen))
     assert entry["status"]["status_str"] == "success", dev.error_of(entry)
     comfy_page.wait_until_told(screen, "ChromaDoctor", "cfg 12")
+    comfy_page.wait_until_told(screen, "ChromaDoctor", "4 steps")
     comfy_page.wait_until_told(screen, "ChromaDoctor", "Apply")
     take(screen, "doctor", (20, 1455, 560, 275))
 
