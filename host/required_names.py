@@ -241,6 +241,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         "comfy_execution.utils.get_executing_context",
         "folder_paths.folder_names_and_paths",
         "folder_paths.get_filename_list",
+        "folder_paths.get_filename_list_",
         "folder_paths.get_folder_paths",
         "folder_paths.get_full_path",
     ),

@@ -10,13 +10,13 @@ from comfy_api.latest import io
 from ..host.model.file_stamp import fingerprint
 from ..host.model.lora import LOADER, apply_lora
 from .shared.checked_node import CheckedNode
-from .shared.files import HOW_TO_ADD, lora_files, refused
+from .shared.files import HOW_TO_ADD, lora_files, names_in, refused
 from .shared.report import report
 
 
 def lora_path(name: str) -> str:
     """raises: ValueError if the name is not one of the listed files."""
-    path = folder_paths.get_full_path("loras", name) if name in folder_paths.get_filename_list("loras") else None
+    path = folder_paths.get_full_path("loras", name) if name in names_in("loras") else None
     if path is None:
         raise ValueError(f"{name}: not among the LoRA files. {HOW_TO_ADD.format(folder='loras')}")
     return path

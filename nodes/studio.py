@@ -29,7 +29,7 @@ from .ksampler import SHIFT, sampler_input, schedule_input
 from .loader import ChromaDiffusionLoader
 from .lora import ChromaLoraLoader
 from .shared.checked_node import CheckedNode
-from .shared.files import HOW_TO_ADD, encoder_files, lora_files, model_files, vae_files
+from .shared.files import HOW_TO_ADD, encoder_files, lora_files, model_files, vae_files, vae_names
 from .shared.inputs import CATEGORY, cfg_input, choice, number, seed_input, steps_input
 from .shared.report import report
 
@@ -184,7 +184,7 @@ class ChromaStudio(CheckedNode):
                 ),
                 io.Combo.Input(
                     "vae_name",
-                    options=vae_files(nodes.VAELoader.vae_list(nodes.VAELoader)),
+                    options=vae_files(vae_names()),
                     display_name="VAE file",
                     tooltip="FLUX's VAE, ae.safetensors; pixel_space for Radiance. Does nothing if a vae is connected.",
                     **optional,
@@ -245,7 +245,7 @@ def check(graph: StudioGraph) -> None:
         if node["class_type"] not in nodes.NODE_CLASS_MAPPINGS:
             raise ValueError(f"this ComfyUI has no node {node['class_type']}, which this mode needs. Update ComfyUI")
         name = node["inputs"].get("vae_name")
-        if name is not None and name not in nodes.VAELoader.vae_list(nodes.VAELoader):
+        if name is not None and name not in vae_names():
             raise ValueError(f"{name}: not among the VAE files. {HOW_TO_ADD.format(folder='vae')}")
 
 

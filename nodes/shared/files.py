@@ -10,6 +10,8 @@ from typing import Any, Callable, Mapping
 
 import folder_paths
 
+import nodes
+
 from ...loaders.checkpoint.keys import APPROXIMATOR, APPROXIMATOR_ALONE, SIGNATURES, other_model
 from ...loaders.checkpoint.keys import LORA as LORA_TOLD
 from ...loaders.checkpoint.lite import OWN_SIGNATURE
@@ -57,7 +59,7 @@ def listed(folders: tuple[str, ...]) -> dict[str, str]:
     for kind in folders:
         if kind not in folder_paths.folder_names_and_paths:
             continue
-        for name in folder_paths.get_filename_list(kind):
+        for name in names_in(kind):
             path = folder_paths.get_full_path(kind, name)
             folder, file = os.path.split(path or "")
             if path and not any(os.path.isfile(os.path.join(folder, index)) for index in index_names(file)):
@@ -65,6 +67,14 @@ def listed(folders: tuple[str, ...]) -> dict[str, str]:
         for root in folder_paths.get_folder_paths(kind):
             found.update({name: path for name, path in WALKS.files(root).items() if name not in found})
     return found
+
+
+def names_in(kind: str) -> list[str]:
+    """What the host lists of a kind of folder. It fails once one that it has listed is gone, such as a drive: then it lists anew."""
+    try:
+        return folder_paths.get_filename_list(kind)
+    except OSError:
+        return folder_paths.get_filename_list_(kind)[0]
 
 
 def modified(folder: str) -> float | None:
@@ -83,7 +93,7 @@ class Walks:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[dict[str, float], dict[str, str]]] = {}
+        self._seen: dict[str, tuple[dict[str, float | None], dict[str, str]]] = {}
 
     def files(self, root: str) -> dict[str, str]:
         """Name below root -> path, of GGUF files and indices of shards."""
@@ -93,7 +103,9 @@ class Walks:
         times, found = {}, {}
         for folder, folders, names in os.walk(root, followlinks=True):
             folders[:] = [name for name in folders if name != ".git"]
-            times[folder] = os.path.getmtime(folder)
+            times[folder] = modified(folder)
+            if times[folder] is None:  # it has gone meanwhile
+                continue
             for name in names:
                 if name.lower().endswith(GGUF_SUFFIX) or is_index(name):
                     path = os.path.join(folder, name)
@@ -154,13 +166,20 @@ def encoder_files() -> list[str]:
 
 def lora_files(likely: str = "chroma") -> list[str]:
     """likely: those of these names come first."""
-    names = folder_paths.get_filename_list("loras")
-    return menu({name: folder_paths.get_full_path("loras", name) for name in names}, (LORA,), likely)
+    return menu({name: folder_paths.get_full_path("loras", name) for name in names_in("loras")}, (LORA,), likely)
+
+
+def vae_names() -> list[str]:
+    """What the host's VAE Loader offers; its files and pixel_space where one of its folders is gone."""
+    try:
+        return nodes.VAELoader.vae_list(nodes.VAELoader)
+    except OSError:
+        return [*names_in("vae"), "pixel_space"]
 
 
 def vae_files(names: list[str]) -> list[str]:
     """names: those that the host's VAE Loader offers, of which some are no files."""
-    there = set(folder_paths.get_filename_list("vae"))
+    there = set(names_in("vae"))
     files = {name: folder_paths.get_full_path("vae", name) if name in there else None for name in names}
     return menu(files, (VAE,), r"(^|[\\/])ae\b|flux|chroma")
 

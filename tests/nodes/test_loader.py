@@ -1,5 +1,7 @@
 """The loader node's list of files, in this process."""
 
+import shutil
+
 import pytest
 import support
 
@@ -124,6 +126,52 @@ def test_new_inputs_are_optional_with_the_old_behaviour(node):
         "full_precision_matmul": False,
         "lite_patch": "none",
     }
+
+
+def test_folder_that_vanishes_while_it_is_listed_is_left_out(comfy, folders, monkeypatch):
+    """A download's folder is renamed, a drive is taken off; the page's list of all nodes is asked for meanwhile."""
+    files = support.dev.load_pack("nodes.shared.files")
+    root = folders / "diffusion_models"
+    for name in ("a", "b"):
+        (root / name).mkdir()
+        (root / name / f"{name}.gguf").touch()
+    real = files.os.walk
+
+    def walk(top, **options):
+        for folder, *rest in real(top, **options):
+            if folder.endswith("a"):
+                shutil.rmtree(folder)
+            yield folder, *rest
+
+    monkeypatch.setattr(files.os, "walk", walk)
+    assert [name.replace("\\", "/") for name in files.WALKS.files(str(root))] == ["b/b.gguf"]
+    monkeypatch.setattr(files.os, "walk", real)
+    (root / "a").mkdir()
+    (root / "a" / "c.gguf").touch()
+    assert {name.replace("\\", "/") for name in files.WALKS.files(str(root))} == {"a/c.gguf", "b/b.gguf"}
+
+
+def test_models_of_other_folders_are_listed_once_a_drive_is_gone(node, folders):
+    (folders / "diffusion_models" / "a.safetensors").touch()
+    (folders / "unet_gguf" / "b.gguf").touch()
+    assert node.model_files() == ["a.safetensors", "b.gguf"]
+    shutil.rmtree(folders / "diffusion_models")
+    assert node.model_files() == ["b.gguf"]
+
+
+@pytest.mark.parametrize("kind", ["loras", "vae"])
+def test_a_menu_is_empty_once_its_drive_is_gone(node, folders, monkeypatch, kind):
+    import folder_paths
+
+    files = support.dev.load_pack("nodes.shared.files")
+    place = folders / kind
+    place.mkdir()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(place)], {".safetensors"}))
+    (place / "a.safetensors").touch()
+    menu = {"loras": files.lora_files, "vae": lambda: files.vae_files(files.vae_names())}[kind]
+    assert "a.safetensors" in menu()
+    shutil.rmtree(place)
+    assert "a.safetensors" not in menu()
 
 
 def test_folders_are_walked_again_only_when_they_change(node, folders, monkeypatch):
