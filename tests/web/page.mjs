@@ -13,6 +13,10 @@ class Element {
   addEventListener(type, act) { (this.listeners[type] ??= []).push(act); }
   fire(type) { this.listeners[type]?.forEach((act) => act({ type })); }
   querySelectorAll() { return []; }
+  querySelector() { return null; }
+  remove() {}
+  /** All text in it. */
+  get text() { return this.textContent + this.children.map((one) => one.text ?? one).join(this.attributes.class === "lines" ? "\n" : ""); }
 }
 
 const made = (tag) => new Element(tag);
@@ -73,6 +77,9 @@ export function nodeOf(comfyClass, id, values = {}) {
   };
 }
 
+/** What a node tells, as it is seen; null where it has told nothing. */
+export const toldBy = (node) => node.widgets.find(({ name }) => name === "chroma_report")?.element.text ?? null;
+
 const extensions = [];
 const rootGraph = new Graph("a workflow");
 /** Keeps steps of undo as the page does. */
@@ -88,12 +95,14 @@ export const tracker = {
 export const app = {
   rootGraph,
   canvas: { graph: rootGraph, setDirty() {} },
-  extensionManager: { setting: { get: () => "en" }, workflow: { activeWorkflow: { changeTracker: tracker } }, lastNodeErrors: null },
+  extensionManager: { setting: { get: () => "en" }, workflow: { activeWorkflow: { changeTracker: tracker }, openWorkflows: [] }, lastNodeErrors: null },
   registerExtension: (extension) => extensions.push(extension),
 };
 export const api = Object.assign(new EventTarget(), {
   answers: {}, // path -> what the server answers: an object; "" where it does not
   asked: [],
+  /** An event of the server or of the page. */
+  tell(name, detail = {}) { this.dispatchEvent(new CustomEvent(name, { detail })); },
   apiURL: (path) => path,
   async fetchApi(path) {
     this.asked.push(path);
@@ -109,6 +118,16 @@ export const create = (node) => extensions.forEach((extension) => extension.node
 export async function start() {
   for (const extension of extensions) await extension.init?.();
   for (const extension of extensions) extension.setup?.();
+}
+/** Opens a workflow of these nodes in the place of the other, as the page does: its tracker follows after the graph. */
+export async function open(workflow, ...nodes) {
+  Object.assign(rootGraph, { id: workflow.id, nodes: [], links: new Map() });
+  nodes.forEach((node) => rootGraph.add(node));
+  for (const extension of extensions) extension.afterConfigureGraph?.();
+  await null;
+  tracker.activeState = rootGraph.serialize();
+  app.extensionManager.workflow.activeWorkflow = { path: workflow.path, changeTracker: tracker };
+  await settled();
 }
 /** What the extensions add to a node's menu. */
 export const menuOf = (node) => extensions.flatMap((extension) => extension.getNodeMenuItems?.(node) ?? []);

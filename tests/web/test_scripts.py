@@ -206,3 +206,144 @@ def test_settings_and_model_are_asked_about_however_much_stands_before_the_promp
         told.push(Object.keys(graph).length);"""
     )
     assert told == ["ChromaPreset", "ChromaDiffusionLoader", "EmptySD3LatentImage", 80]
+
+
+# --- reports -----------------------------------------------------------------------------------------------------------
+
+REPORTS = """
+await js("report");
+await page.start();
+const { api, app, toldBy } = page;
+const made = (kind, id, values = {}) =>
+    ({ ...page.nodeOf(kind, id, values), title: kind, constructor: { nodeData: { python_module: "custom_nodes.chroma-pack" } } });
+const [loader, guider, text] = [made("ChromaDiffusionLoader", 1), made("ChromaCFGGuider", 2), made("ChromaTextEncode", 3)];
+[loader, guider, text].forEach((node) => app.rootGraph.add(node));
+const report = (text) => ({ text, marks: [], acts: [], bar: null, level: "info" });
+const executed = (node, text) => ({ prompt_id: "p", node, output: { chroma_report: [JSON.stringify(report(text))] } });
+const told = [];
+const look = () => told.push([loader, guider, text].map(toldBy));
+const refused = async (ids) => { // by the server, whether or not it takes the rest
+    api.tell("promptQueueing");
+    const errors = [{ type: "custom_validation_failed", details: "x - is not known" }];
+    app.extensionManager.lastNodeErrors = Object.fromEntries(ids.map((id) => [id, { errors }]));
+    await new Promise((done) => setTimeout(done, 60)); // until it is looked for
+};
+"""
+RUN = """
+api.tell("chroma.queued", { prompt: "p", workflow: app.rootGraph.id });
+api.tell("execution_start", { prompt_id: "p" });
+api.tell("execution_cached", { prompt_id: "p", nodes: [] });
+api.tell("executed", executed("1", "13 M"));
+api.tell("executed", executed("3", "9 tokens"));
+api.tell("chroma.report", { node: "2", workflow: app.rootGraph.id, ...report("cfg 3") });
+api.tell("execution_success", { prompt_id: "p" });
+look();
+"""
+FROM_CACHE = """
+api.tell("promptQueueing");
+app.extensionManager.lastNodeErrors = null;
+api.tell("promptQueued");
+api.tell("chroma.queued", { prompt: "q", workflow: app.rootGraph.id });
+api.tell("execution_start", { prompt_id: "q" });
+api.tell("execution_cached", { prompt_id: "q", nodes: ["1", "2", "3"] });
+api.tell("executed", { ...executed("1", "13 M"), prompt_id: "q" });
+api.tell("executed", { ...executed("3", "9 tokens"), prompt_id: "q" });
+api.tell("execution_success", { prompt_id: "q" });
+look();
+"""
+TOLD, ERROR = ["13 M", "cfg 3", "9 tokens"], "ERROR: is not known"
+
+
+def test_refused_prompt_leaves_what_other_nodes_told_of_the_run_before(run):
+    """Nothing has run: the picture on the page is still that run's. The host does not repeat all of it from its cache."""
+    told = run(f"{REPORTS}{RUN} await refused(['1']); look(); {FROM_CACHE}")
+    assert told == [TOLD, [ERROR, "cfg 3", "9 tokens"], TOLD]
+
+
+def test_error_of_a_refusal_is_gone_once_the_node_comes_from_the_cache(run):
+    """What a guider told came after it, so the host does not repeat it."""
+    told = run(f"{REPORTS}{RUN} await refused(['2']); look(); await refused(['2']); {FROM_CACHE}")
+    assert told == [TOLD, ["13 M", ERROR, "9 tokens"], TOLD]
+
+
+def test_part_of_a_prompt_that_runs_keeps_what_it_told_before_the_refusal_is_seen(run):
+    """Of a prompt some outputs are refused, the others run; from the cache they are done before the page has the answer."""
+    told = run(
+        f"""{REPORTS}
+        api.tell("promptQueueing");
+        {RUN}
+        app.extensionManager.lastNodeErrors = {{ 2: {{ errors: [{{ type: "x", message: "missing" }}] }} }};
+        api.tell("promptQueued");
+        look();"""
+    )
+    assert told == [TOLD, ["13 M", "ERROR: missing", "9 tokens"]]
+
+
+def test_refusal_of_a_part_stays_while_the_rest_runs(run):
+    told = run(f"{REPORTS} await refused(['2']); {RUN.replace('look();', '').replace('chroma.report', 'x')} look();")
+    assert told == [["13 M", ERROR, "9 tokens"]]
+
+
+def test_error_of_a_run_is_not_repeated_where_a_later_run_has_the_node_from_the_cache(run):
+    """That cache may hold the outputs of several runs."""
+    told = run(
+        f"""{REPORTS}
+        api.tell("execution_start", {{ prompt_id: "p" }});
+        api.tell("execution_error", {{ prompt_id: "p", node_id: "2", exception_message: "too wide" }});
+        look();
+        {FROM_CACHE}"""
+    )
+    assert told == [[None, "ERROR: too wide", None], ["13 M", "", "9 tokens"]]
+
+
+def test_run_of_one_workflow_is_not_told_in_another_of_the_same_id(run):
+    """Two pictures of one workflow, dropped on the page: they have one id, and other values."""
+    told = run(
+        f"""{REPORTS}
+        const [a, b] = [{{ id: "w", path: "a.json" }}, {{ id: "w", path: "b.json" }}];
+        app.extensionManager.workflow.openWorkflows.push(a, b);
+        const nodes = (cfg) => [made("ChromaDiffusionLoader", 1), made("ChromaCFGGuider", 2, {{ cfg }}), made("ChromaTextEncode", 3)];
+        let shown;
+        const open = async (workflow, cfg) => page.open(workflow, ...(shown = nodes(cfg)));
+        const see = () => told.push(shown.map(toldBy));
+        await open(b, 4);
+        {RUN.replace("look();", "").replace('"p"', '"of b"').replace("cfg 3", "cfg 4")}
+        see();
+        await open(a, 3);
+        see(); // of the same values: what the other told of them holds
+        api.tell("chroma.queued", {{ prompt: "p", workflow: "w" }});
+        await open(b, 4);
+        {RUN.replace("look();", "").split("queued", 1)[1].split(";", 1)[1]}
+        see();
+        await open(a, 3);
+        see();"""
+    )
+    assert told == [["13 M", "cfg 4", "9 tokens"], ["13 M", None, "9 tokens"], ["13 M", "cfg 4", "9 tokens"], TOLD]
+
+
+def test_pictures_of_one_workflow_are_not_shown_in_another_of_the_same_id(run):
+    told = run(
+        """
+        await js("compare");
+        await page.start();
+        const { api, app } = page;
+        const [a, b] = [{ id: "w", path: "a.json" }, { id: "w", path: "b.json" }];
+        app.extensionManager.workflow.openWorkflows.push(a, b);
+        const told = [];
+        let node;
+        const open = (workflow) => {
+            page.create((node = page.nodeOf("ChromaComparePictures", 1)));
+            return page.open(workflow, node);
+        };
+        const look = () => told.push(!node.widgets[0].element.children[0].children[0].hidden);
+        await open(a);
+        api.tell("chroma.queued", { prompt: "p", workflow: "w" });
+        await open(b);
+        api.tell("executed", { prompt_id: "p", node: "1", output: { chroma_compare: [{ filename: "a" }, { filename: "b" }] } });
+        look();
+        await open(a);
+        look();
+        await open(b);
+        look();"""
+    )
+    assert told == [False, True, False]

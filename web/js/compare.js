@@ -3,7 +3,8 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { addElement, made, passOn } from "./dom_widget.js";
-import { nodeOf, workflowOf } from "./report.js";
+import { arrived, isPlace } from "./open_workflow.js";
+import { nodeOf, pathOf, workflowOf } from "./report.js";
 import { word } from "./words.js";
 
 const NODE = "ChromaComparePictures";
@@ -14,7 +15,8 @@ const STEP = 0.02; // of the picture's width, by an arrow key
 
 const views = new WeakMap(); // node -> its CompareView
 const MAX_KEPT = 200;
-const kept = new Map(); // "workflow id/execution id" -> the files that a node showed last, the oldest first
+// "workflow id/execution id" -> the files that a node showed last, and the path of its open workflow, the oldest first
+const kept = new Map();
 
 const STYLE = `
 .chroma-compare { box-sizing: border-box; min-width: 0; min-height: ${MIN_HEIGHT}px; width: 100%; height: 100%; }
@@ -70,6 +72,7 @@ export class CompareView {
   /** files: of A and of B, as the host names them; or none. */
   show(files) {
     const isEmpty = files.length < 2;
+    this.files = files;
     this.hint.hidden = !isEmpty;
     for (const element of [this.a, this.b, this.bar, ...this.names]) element.hidden = isEmpty;
     if (isEmpty) return;
@@ -124,6 +127,14 @@ export class CompareView {
   }
 }
 
+function restore() {
+  for (const [key, { files, path }] of kept) {
+    const [workflow, id] = key.split("/");
+    const view = workflow === app.rootGraph.id && isPlace(path) ? views.get(nodeOf(id)) : undefined;
+    if (view && view.files !== files) view.show(files);
+  }
+}
+
 app.registerExtension({
   name: "Chroma.Compare",
   nodeCreated(node) {
@@ -136,18 +147,13 @@ app.registerExtension({
   },
   setup() {
     api.addEventListener("executed", ({ detail: { prompt_id, display_node, node, output } }) => {
-      const [files, workflow, id] = [output?.[SHOWN], workflowOf(prompt_id), display_node ?? node];
+      const [files, workflow, id, path] = [output?.[SHOWN], workflowOf(prompt_id), display_node ?? node, pathOf(prompt_id)];
       if (!files) return;
       kept.delete(`${workflow}/${id}`); // so that it is the newest
-      kept.set(`${workflow}/${id}`, files);
+      kept.set(`${workflow}/${id}`, { files, path });
       if (kept.size > MAX_KEPT) kept.delete(kept.keys().next().value);
-      if (workflow === app.rootGraph.id) views.get(nodeOf(id))?.show(files); // else in another tab
+      if (workflow === app.rootGraph.id && isPlace(path)) views.get(nodeOf(id))?.show(files); // else in another tab
     });
   },
-  afterConfigureGraph() { // another tab of the page, come back to
-    for (const [key, files] of kept) {
-      const [workflow, id] = key.split("/");
-      if (workflow === app.rootGraph.id) views.get(nodeOf(id))?.show(files);
-    }
-  },
+  afterConfigureGraph: () => arrived(restore), // in another tab of the page, come back to
 });

@@ -7,6 +7,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { MAX_HEIGHT, addElement, passOn } from "./dom_widget.js";
 import { canInsert, insertNode, isOnPage, setValue, undoable, widgetFor } from "./graph_query.js";
+import { arrived, isOpen, isPlace, pathOnCanvas } from "./open_workflow.js";
 import { listWidget, outersOf, placeInPage, summary } from "./report_outer.js";
 import { ReportView } from "./report_view.js";
 import { word } from "./words.js";
@@ -24,12 +25,16 @@ const MAX_PROMPTS = 5000; // whose workflow is remembered
 const OURS = `custom_nodes.${decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))}`; // as the server names it
 const OUR_FILES = new RegExp(`custom_nodes[\\\\/]${OURS.slice(13).replace(/\W/g, "\\$&")}[\\\\/]`);
 const QUEUE_MS = 60_000; // for the server's answer whether it takes a prompt
+const [FAILED, REFUSED] = ["in a run", "before it"];
 
 const workflows = new Map(); // id of a prompt that is queued or runs -> workflow's id, the oldest first
-// Of the run that is under way: its prompt, ids of nodes that have begun and that come from the cache, keys of what was told.
-const run = { prompt: null, begun: new Set(), cached: new Set(), told: new Set() };
-// "workflow id/execution id" -> what ReportView shows, the oldest first; with the node's type, its values, and whether it came
-// after the node, so that the host does not repeat it.
+const paths = new Map(); // the same prompt's id -> path of the open workflow that it was queued from
+// Of the run that is under way: its prompt, that one's path, ids of nodes that have begun and that come from the cache, keys of
+// what was told.
+const run = { prompt: null, path: undefined, begun: new Set(), cached: new Set(), told: new Set() };
+// "workflow id/execution id" -> what ReportView shows, the oldest first; with the node's type and its values, if it was on the
+// canvas, the path, and whether it came after the node, so that the host does not repeat it. An error has `failed`, and if it
+// is a refusal, `before`: what stood there.
 const reports = new Map();
 const widgets = new WeakMap(); // node -> its ReportWidget
 // Graph's and node's id -> ReportView: Nodes 2.0 goes on showing the element of a node that undo has made anew.
@@ -171,13 +176,18 @@ export function preview(node, part, report, stays = false) {
   const known = ahead.get(node) ?? new Map();
   ahead.set(node, known.set(part, report));
   const shown = widgets.get(node);
-  const own = [...reports].find(([key]) => isOf(key, node))?.[1].values;
+  const own = [...reports].find(([key, { path }]) => isOf(key, node, path))?.[1].values;
   const isSame = own === undefined || own === valuesOf(node); // nobody has changed the node since
   if (stays && isSame && shown && !shown.view.isEmpty && !previewed.has(node)) return;
-  for (const key of [...reports.keys()]) if (isOf(key, node)) reports.delete(key); // it told of other values
-  const whole = inOrder(PARTS.map((one) => known.get(one)).filter(Boolean));
+  for (const [key, { path }] of [...reports]) if (isOf(key, node, path)) reports.delete(key); // it told of other values
+  const whole = aheadOf(node);
   if (whole.text || shown) show(node, whole, true, outersOf(node));
   previewed.add(node);
+}
+
+/** What a node tells before a run, all parts of it. */
+function aheadOf(node) {
+  return inOrder(PARTS.map((one) => ahead.get(node)?.get(one)).filter(Boolean));
 }
 
 /** Several reports as one; a bar is the first's. */
@@ -251,10 +261,15 @@ function isOurs(node) {
   return node?.constructor.nodeData?.python_module === OURS;
 }
 
-/** Whether a key is that of a node of the workflow on the canvas. */
-function isOf(key, node) {
+/** Whether a key and a path are those of a node of the workflow on the canvas. */
+function isOf(key, node, path) {
   const [workflow, id] = key.split("/");
-  return workflow === app.rootGraph.id && nodeOf(id) === node;
+  return isHere(workflow, path) && nodeOf(id) === node;
+}
+
+/** Whether a workflow is on the canvas; two that are open may have one id. */
+function isHere(workflow, path) {
+  return workflow === app.rootGraph.id && isPlace(path);
 }
 
 /** What a node is set to, but for seeds: a report of other values is not shown again. */
@@ -264,10 +279,10 @@ function valuesOf(node) {
 }
 
 function tell(workflow, id, report, late = false) {
-  const key = `${workflow}/${id}`;
-  const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined; // else in another tab
+  const [key, path] = [`${workflow}/${id}`, report.failed === REFUSED ? pathOnCanvas() : run.path];
+  const node = isHere(workflow, path) ? nodeOf(id) : undefined; // else in another tab
   reports.delete(key); // so that it is the newest
-  reports.set(key, { ...report, late, type: node?.type, values: node && valuesOf(node) });
+  reports.set(key, { ...report, late, path, type: node?.type, values: node && valuesOf(node) });
   if (reports.size > MAX_KEPT) reports.delete(reports.keys().next().value);
   run.told.add(key);
   save();
@@ -347,12 +362,13 @@ function tellOn(workflow, shownOn, id, report, late = false) {
 }
 
 /** Whether what a node has told holds after a run: the run told it, or takes the node from the cache. What came after the node
- * tells of a run that was not ended by an error. */
+ * tells of a run that was not ended by an error. An error of a run is that run's alone; a refusal holds until the next prompt. */
 function holds(key, isWhole) {
   const [workflow, id] = key.split("/");
   if (run.told.has(key)) return true;
   const report = reports.get(key);
-  const isSame = workflow !== app.rootGraph.id || [undefined, nodeOf(id)?.type].includes(report.type);
+  if (report.failed) return report.failed === REFUSED;
+  const isSame = !isHere(workflow, run.path) || [undefined, nodeOf(id)?.type].includes(report.type);
   return run.cached.has(id) && isSame && (isWhole || !report.late);
 }
 
@@ -360,16 +376,18 @@ function holds(key, isWhole) {
 function endOf(prompt, isWhole) {
   if (run.prompt === prompt) forget(workflowOf(prompt), (_, key) => holds(key, isWhole));
   workflows.delete(prompt);
+  paths.delete(prompt);
   store(ofTab, KEPT_PROMPTS, [...workflows]);
 }
 
-/** Forgets what a workflow's nodes have told, except those of which `keeps` says so; they keep their room. */
-function forget(workflow, keeps = () => false) {
-  for (const key of [...reports.keys()]) {
+/** Forgets what the nodes of the running workflow have told, except those of which `keeps` says so; they keep their room. */
+function forget(workflow, keeps) {
+  for (const [key, { path }] of [...reports]) {
     const [of, id] = key.split("/");
-    if (of !== workflow || keeps(id, key)) continue;
+    const isOthers = run.path && path && path !== run.path && isOpen(path);
+    if (of !== workflow || isOthers || keeps(id, key)) continue;
     reports.delete(key);
-    const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
+    const node = isHere(workflow, run.path) ? nodeOf(id) : undefined;
     if (node && widgets.has(node)) show(node, NOTHING, false, outersOfId(id));
   }
   save();
@@ -380,7 +398,7 @@ const NOTHING = { text: "", marks: [], bar: null, level: "info" };
 
 function errorOf(text) {
   const head = word("ERROR: ");
-  return { text: head + text.trim(), marks: [[0, head.length, "error"]], bar: null, level: "error" };
+  return { text: head + text.trim(), marks: [[0, head.length, "error"]], bar: null, level: "error", failed: FAILED };
 }
 
 /** The workflow of a prompt; that on the canvas where a client of another kind has queued it. */
@@ -388,16 +406,22 @@ export function workflowOf(prompt) {
   return workflows.get(prompt) ?? app.rootGraph.id;
 }
 
+/** The path of the open workflow that a prompt was queued from; undefined where that is not known. */
+export function pathOf(prompt) {
+  return paths.get(prompt);
+}
+
 const LISTENERS = {
   "chroma.queued": ({ prompt, workflow }) => {
     workflows.set(prompt, workflow);
-    if (workflows.size > MAX_PROMPTS) workflows.delete(workflows.keys().next().value);
+    if (workflow === app.rootGraph.id) paths.set(prompt, pathOnCanvas());
+    for (const known of [workflows, paths]) if (known.size > MAX_PROMPTS) known.delete(known.keys().next().value);
     store(ofTab, KEPT_PROMPTS, [...workflows]);
   },
   "chroma.report": ({ node, workflow = null, part = node, ...report }) =>
     tellOn(workflow ?? app.rootGraph.id, node, part, report, true),
   execution_start: ({ prompt_id }) => {
-    run.prompt = prompt_id;
+    [run.prompt, run.path] = [prompt_id, paths.get(prompt_id)];
     for (const one of [run.begun, run.cached, run.told]) one.clear();
   },
   execution_cached: ({ prompt_id, nodes }) => {
@@ -426,7 +450,7 @@ const LISTENERS = {
     const workflow = workflowOf(prompt_id);
     endOf(prompt_id, false);
     parts.delete(`${workflow}/${node_id}`); // the error stands alone
-    const node = workflow === app.rootGraph.id ? nodeOf(node_id) : undefined;
+    const node = isHere(workflow, run.path) ? nodeOf(node_id) : undefined;
     if (isOurs(node) || OUR_FILES.test((traceback ?? []).join(""))) tell(workflow, node_id, errorOf(exception_message));
   },
   promptQueueing: watchAnswer,
@@ -436,9 +460,10 @@ const LISTENERS = {
 const answers = { look: null }; // what looks for the answer to the newest prompt
 
 /** Shows what the server refuses to run: its answer to the prompt has it, and the page keeps that. Of a prompt that is taken
- * some outputs may be refused. */
+ * some outputs may be refused. What was refused before is asked anew. */
 function watchAnswer() {
   const workflow = app.rootGraph.id;
+  withdraw(workflow);
   const before = app.extensionManager.lastNodeErrors;
   const end = Date.now() + QUEUE_MS;
   const look = (isLast = false) => {
@@ -455,9 +480,25 @@ function watchAnswer() {
 
 function refuse(workflow, found) {
   const ours = Object.entries(found).filter(([id, { errors }]) => errors.length && isOurs(nodeOf(id)));
-  if (ours.length) forget(workflow);
-  for (const [id, { errors }] of ours)
-    tell(workflow, id, errorOf([...new Set(errors.map((error) => refusal(error, nodeOf(id))))].join("\n")));
+  for (const [id, { errors }] of ours) {
+    const text = [...new Set(errors.map((error) => refusal(error, nodeOf(id))))].join("\n");
+    tell(workflow, id, { ...errorOf(text), failed: REFUSED, before: reports.get(`${workflow}/${id}`) });
+  }
+}
+
+/** Takes refusals back: what nodes had told stands there again, else what they tell before a run. */
+function withdraw(workflow) {
+  for (const [key, { failed, before, path }] of [...reports]) {
+    const [of, id] = key.split("/");
+    if (of !== workflow || failed !== REFUSED || !isPlace(path)) continue;
+    if (before) reports.set(key, before);
+    else reports.delete(key);
+    const node = nodeOf(id);
+    if (!node) continue;
+    show(node, before ?? aheadOf(node), false, outersOfId(id));
+    if (!before) previewed.add(node);
+  }
+  save();
 }
 
 /** The nodes that usually give what an input takes. */
@@ -486,9 +527,25 @@ function restore() {
   for (const [key, report] of reports) {
     const [workflow, id] = key.split("/");
     const node = workflow === app.rootGraph.id ? nodeOf(id) : undefined;
-    if (!node || (report.type ?? node.type) !== node.type || (report.values ?? valuesOf(node)) !== valuesOf(node)) continue;
+    if (!node || report.type !== node.type || report.values !== valuesOf(node)) continue;
     show(node, report, false, outersOfId(id));
   }
+}
+
+/** The same of what they told while another workflow was on the canvas. */
+function restoreUnseen() {
+  for (const [key, report] of reports) {
+    const [workflow, id] = key.split("/");
+    const node = report.values === undefined && isHere(workflow, report.path) ? nodeOf(id) : undefined;
+    if (!node) continue;
+    Object.assign(report, { type: node.type, values: valuesOf(node) });
+    show(node, report, false, outersOfId(id));
+  }
+}
+
+function restoreAll() {
+  restore();
+  arrived(restoreUnseen);
 }
 
 app.registerExtension({
@@ -497,7 +554,7 @@ app.registerExtension({
     for (const [key, report] of stored(ofTab, KEPT)) reports.set(key, report);
     for (const [prompt, workflow] of stored(ofTab, KEPT_PROMPTS)) workflows.set(prompt, workflow);
     for (const [event, act] of Object.entries(LISTENERS)) api.addEventListener(event, ({ detail }) => act(detail));
-    restore();
+    restoreAll();
   },
-  afterConfigureGraph: restore,
+  afterConfigureGraph: restoreAll,
 });
