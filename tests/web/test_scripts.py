@@ -347,3 +347,62 @@ def test_pictures_of_one_workflow_are_not_shown_in_another_of_the_same_id(run):
         look();"""
     )
     assert told == [False, True, False]
+
+
+# --- what the Doctor offers to set ---------------------------------------------------------------------------------------
+
+APPLY = """
+const { ReportView } = await js("report_view");
+let actions;
+const { show } = ReportView.prototype;
+ReportView.prototype.show = function (report) { actions = this.actions; return show.call(this, report); };
+const sampler = made("KSampler", 7, { cfg: 100 });
+sampler.inputs = [{ name: "cfg", widget: { name: "cfg" }, link: null }];
+app.rootGraph.add(sampler);
+const link = (source, count = 1) => {
+    app.rootGraph.links.set(9, { origin_id: source.id, origin_slot: 0 });
+    source.outputs = [{ links: [9, 10].slice(0, count) }];
+    sampler.inputs[0].link = 9;
+    if (!app.rootGraph.nodes.includes(source)) app.rootGraph.add(source);
+};
+api.tell("chroma.report", { node: "1", workflow: app.rootGraph.id, ...report("cfg 100") });
+const fix = ["7", [["cfg", 4]], undefined];
+const cfg = (node) => node.widgets[0].value;
+const state = () => [actions.can(...fix), actions.linked(...fix)];
+"""
+
+
+def test_fix_of_an_input_that_was_linked_meanwhile_is_not_said_to_be_applied(run):
+    told = run(
+        f"""{REPORTS}{APPLY}
+        told.push(state());
+        link(made("ChromaPreset", 8));
+        told.push(state(), actions.apply(...fix), cfg(sampler));
+        sampler.inputs[0].link = null;
+        told.push(actions.apply(...fix), cfg(sampler));"""
+    )
+    assert told == [[True, []], [False, ["cfg"]], False, 100, True, 4]
+
+
+@pytest.mark.parametrize("kind", ["PrimitiveFloat", "PrimitiveNode"])
+def test_fix_of_an_input_sets_the_value_of_the_node_that_gives_it_to_this_one_alone(run, kind):
+    told = run(
+        f"""{REPORTS}{APPLY}
+        const source = made("{kind}", 8, {{ value: 100 }});
+        link(source, 2);
+        told.push(state(), actions.apply(...fix), cfg(source)); // another node has it too
+        link(source);
+        told.push(state(), actions.apply(...fix), cfg(source), cfg(sampler));"""
+    )
+    assert told == [[False, ["cfg"]], False, 100, [True, []], True, 4, 100]
+
+
+def test_line_says_which_values_a_link_sets(run):
+    told = run(
+        f"""{REPORTS}{APPLY}
+        link(made("ChromaPreset", 8));
+        const acts = [[0, ...fix.slice(0, 2)]];
+        api.tell("chroma.report", {{ node: "1", workflow: app.rootGraph.id, ...report("Use 4."), acts }});
+        told.push(toldBy(loader));"""
+    )
+    assert told == ["Use 4. cfg set by link"]

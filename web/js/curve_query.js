@@ -1,6 +1,6 @@
 // What a node would ask the server to draw, read from its widgets and from the nodes that it is connected to.
 
-import { sourceOf, widgetFor } from "./graph_query.js";
+import { shownName, sourceOf, widgetFor } from "./graph_query.js";
 import { word } from "./words.js";
 
 // `table` is the server's answer to GET /chroma/curve: node classes, and the names of their widgets. Its form is described in
@@ -58,12 +58,6 @@ function parametersOf(node, combo) {
 /** A parameter's name without that of its combo. */
 function short(name) {
   return name.slice(name.indexOf(".") + 1);
-}
-
-/** What the page calls an input. */
-function shownName(node, name) {
-  const input = node.inputs.find((input) => input.widget?.name === name);
-  return input?.label ?? input?.localized_name ?? short(name);
 }
 
 /** A widget's value, or that of the constant it is connected to; undefined where another node gives it. */

@@ -6,6 +6,7 @@ import { app } from "../../../scripts/app.js";
 const SUBGRAPH_INPUT = -10; // the node that stands for a subgraph's inputs
 const [MUTED, BYPASSED] = [2, 4]; // modes
 const PRIMITIVE = "PrimitiveNode"; // the page's own: nothing but a value
+const VALUES = [PRIMITIVE, "PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean", "PrimitiveString", "PrimitiveStringMultiline"];
 const [GETTER, SETTER] = ["GetNode", "SetNode"]; // of KJNodes: they pass on what stands under their name
 const MAX_NODES = 80;
 const FIRST = ["LATENT", "MODEL", "CHROMA_SETTINGS"]; // of the inputs, the last of these before all others: more nodes are left out
@@ -125,9 +126,32 @@ export function widgetFor(node, name) {
   return source?.widget && source;
 }
 
+function inputOf(node, name) {
+  return node.inputs?.find((one) => (one.widget?.name ?? one.name) === name);
+}
+
+export function isLinked(node, name) {
+  return inputOf(node, name)?.link != null;
+}
+
+/** What the page calls an input. */
+export function shownName(node, name) {
+  const input = inputOf(node, name);
+  return input?.label ?? input?.localized_name ?? name.slice(name.indexOf(".") + 1);
+}
+
+/** The widget of `widgetFor`, else that of a node which is nothing but this value and gives it to no other input. */
+export function settableFor(node, name) {
+  const found = widgetFor(node, name);
+  const link = found || !isLinked(node, name) ? undefined : linkOf(node.graph, inputOf(node, name).link);
+  const source = link && node.graph.getNodeById(link.origin_id);
+  const isAlone = source && !source.mode && VALUES.includes(source.type) && source.outputs[link.origin_slot]?.links?.length === 1;
+  return isAlone && source.widgets?.length ? { widget: source.widgets[0], owner: source } : found;
+}
+
 /** Sets a node's value as a person would. returns: whether it could be set. */
 export function setValue(node, name, value) {
-  const found = widgetFor(node, name);
+  const found = settableFor(node, name);
   if (!found) return false;
   const { widget, owner } = found;
   widget.value = value;

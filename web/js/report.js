@@ -6,7 +6,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { MAX_HEIGHT, addElement, passOn } from "./dom_widget.js";
-import { canInsert, insertNode, isOnPage, setValue, undoable, widgetFor } from "./graph_query.js";
+import { canInsert, insertNode, isLinked, isOnPage, setValue, settableFor, shownName, undoable, widgetFor } from "./graph_query.js";
 import { arrived, isOpen, isPlace, pathOnCanvas } from "./open_workflow.js";
 import { listWidget, outersOf, placeInPage, summary } from "./report_outer.js";
 import { ReportView } from "./report_view.js";
@@ -226,19 +226,24 @@ export function nodeOf(id) {
 /** What can be done from a report that a node shows: see ReportView. An empty id stands for the node itself. */
 function actionsOf(self) {
   const find = (id) => (id ? nodeOf(id) : self);
+  const can = (id, values, insert) => {
+    const node = find(id);
+    if (insert && !canInsert(find, insert)) return false;
+    return Boolean(node) && values.every(([name]) => settableFor(node, name));
+  };
   return {
     title: () => self.title,
-    can(id, values, insert) {
+    can,
+    linked(id, values) {
       const node = find(id);
-      if (insert && !canInsert(find, insert)) return false;
-      return Boolean(node) && values.every(([name]) => widgetFor(node, name));
+      const names = values.map(([name]) => name).filter((name) => node && isLinked(node, name) && !settableFor(node, name));
+      return names.map((name) => shownName(node, name));
     },
     go: (id) => goTo(find(id)),
     apply(id, values, insert) {
-      const node = find(id);
-      if (!node || (insert && !canInsert(find, insert))) return false;
+      if (!can(id, values, insert)) return false; // it could when it was told
       undoable(() => {
-        values.forEach(([name, value]) => setValue(node, name, value));
+        values.forEach(([name, value]) => setValue(find(id), name, value));
         if (insert) goTo(insertNode(find, insert));
       });
       return true;

@@ -63,8 +63,8 @@ const STYLE = `
 export class ReportView {
   static SIDE = 15; // pixels from the node's side
 
-  /** resized: called when the text needs another height. actions: {can, go, apply}, each called with a node's id, the last
-   * and the first with values to set too. */
+  /** resized: called when the text needs another height. actions: {can, linked, go, apply}, each called with a node's id, all
+   * but `go` with values to set too; `linked` gives those that another node sets. */
   constructor(resized, actions) {
     this.serve(resized, actions);
     if (!document.getElementById("chroma-report-style"))
@@ -107,8 +107,16 @@ export class ReportView {
 
   /** Makes the head of a line a way to its node, or adds a button that sets the values or inserts a node. */
   addAction(line, node, values, insert) {
-    const { can, go, apply } = this.actions ?? {};
-    if (!line || !can?.(node, values, insert)) return;
+    const { can, linked, go, apply } = this.actions ?? {};
+    const byLink = () => {
+      const names = linked?.(node, values) ?? [];
+      return names.length ? word("{} set by link", names.join(", ")) : "";
+    };
+    if (!line) return;
+    if (!can?.(node, values, insert)) {
+      if (byLink()) line.append(" ", made("button", { class: "apply", type: "button", disabled: "" }, byLink()));
+      return;
+    }
     const head = line.querySelector(".head");
     if (node && head) {
       const way = made("button", { class: "go head", type: "button", title: word("Go to the node") }, head.textContent);
@@ -120,8 +128,9 @@ export class ReportView {
       const added = insert ? [word("Inserts {}", LiteGraph.registered_node_types[insert.kind].title)] : [];
       button.title = [...values.map(([name, value]) => `${name}: ${value}`), ...added].join("\n");
       button.addEventListener("click", () => {
-        if (!apply(node, values, insert)) return;
-        button.textContent = word("Applied");
+        const isDone = apply(node, values, insert);
+        if (!isDone && !byLink()) return;
+        button.textContent = isDone ? word("Applied") : byLink();
         button.disabled = true;
       });
       line.append(" ", button);
