@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any, Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -17,7 +18,8 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def answering(compute: Callable[[Any], Mapping[str, Any]], most: int = MAX_QUERY) -> Handler:
-    """A handler that gives what `compute` makes of the query; its ValueError is status 400 with its line as `error`.
+    """A handler that gives what `compute` makes of the query; its ValueError is status 400 with its line as `error`, any
+    other error status 500 with its kind too: as text the page would take it for a server that is away, and ask again and again.
 
     most: bytes of a query.
     """
@@ -28,6 +30,9 @@ def answering(compute: Callable[[Any], Mapping[str, Any]], most: int = MAX_QUERY
             return web.json_response(await asyncio.to_thread(compute, query))
         except (ValueError, OverflowError, RecursionError) as problem:  # of the query, or of its JSON
             return web.json_response({"error": cut(str(problem))}, status=400)
+        except Exception as problem:
+            logging.exception("Chroma Pack: %s has failed", request.path)
+            return web.json_response({"error": cut(f"{type(problem).__name__}: {problem}")}, status=500)
 
     return answer
 

@@ -188,7 +188,7 @@ def test_refused_prompt_is_told_on_the_node(visit, server, vue):
         set_widget(page, "ChromaDiffusionLoader", "quant_mode", "thin air")
         page.get_by_test_id("queue-button").click()
         comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "ERROR: precision 'thin air' is not known")
-        assert all("tokens" in text for text in comfy_page.told_by(page, "ChromaPadMask"))  # of the run before
+        assert all("token" in text for text in comfy_page.told_by(page, "ChromaPadMask"))  # of the run before
 
 
 def test_refusal_in_another_workflow_leaves_what_this_one_told(visit, server):

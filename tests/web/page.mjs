@@ -101,13 +101,14 @@ export const app = {
 export const api = Object.assign(new EventTarget(), {
   answers: {}, // path -> what the server answers: an object; "" where it does not
   asked: [],
+  status: 200,
   /** An event of the server or of the page. */
   tell(name, detail = {}) { this.dispatchEvent(new CustomEvent(name, { detail })); },
   apiURL: (path) => path,
   async fetchApi(path) {
     this.asked.push(path);
     const answer = this.answers[path];
-    return { ok: Boolean(answer), json: async () => answer || JSON.parse("<html>") };
+    return { ok: Boolean(answer) && this.status < 400, status: this.status, json: async () => answer || JSON.parse("<html>") };
   },
 });
 globalThis.page = { app, api };

@@ -406,3 +406,78 @@ def test_line_says_which_values_a_link_sets(run):
         told.push(toldBy(loader));"""
     )
     assert told == ["Use 4. cfg set by link"]
+
+
+# --- what the server answers where it cannot tell ------------------------------------------------------------------------
+
+ANSWERS = """
+const drawing = () => preset.widgets.find(({ name }) => name === "chroma_curve").element.children[0].children[2];
+page.api.answers["/chroma/settings"] = { report: null, sigmas: [1, 0], steps: 1, shift: null, values: {} };
+await js("settings");
+await page.start();
+const preset = page.nodeOf("ChromaPreset", 1, { steps: 20 });
+page.create(preset);
+page.app.rootGraph.add(preset);
+const told = [];
+const look = async (steps) => {
+    preset.widgets[0].value = steps;
+    await page.look();
+    told.push([drawing().hidden, page.api.asked.filter((path) => path === "/chroma/settings").length]);
+};
+"""
+
+
+def test_settings_that_the_server_cannot_tell_are_not_drawn_and_asked_once(run):
+    """What is drawn would be that of the values before."""
+    told = run(
+        f"""{ANSWERS}
+        await look(20);
+        page.api.answers["/chroma/settings"] = {{ error: "KeyError: 3" }};
+        page.api.status = 500;
+        await look(21);
+        await look(21);
+        told.push(drawing().textContent);
+        page.api.status = 200;
+        page.api.answers["/chroma/settings"] = {{ report: null, sigmas: [1, 0], steps: 1, shift: null, values: {{}} }};
+        await look(22);"""
+    )
+    assert told == [[True, 1], [False, 2], [False, 2], "not known before the run", [True, 3]]
+
+
+@pytest.mark.parametrize("answer", ["", [1]], ids=["no JSON", "another thing"])
+def test_settings_are_asked_for_again_after_a_while_where_something_else_answers(run, answer):
+    """Such as a proxy before a server that starts."""
+    told = run(
+        f"""{ANSWERS}
+        page.api.answers["/chroma/settings"] = {json.dumps(answer)};
+        page.api.status = 502;
+        await look(20);
+        await look(20);
+        page.api.status = 200;
+        page.api.answers["/chroma/settings"] = {{ report: null, sigmas: [1, 0], steps: 1, shift: null, values: {{}} }};
+        await new Promise((done) => setTimeout(done, 1100));
+        await look(20);"""
+    )
+    assert [asked for _, asked in told] == [1, 1, 2]
+
+
+def test_an_error_of_a_curve_is_not_kept(run):
+    told = run(
+        f"""{CURVE}
+        const told = [];
+        page.create(scheduler);
+        const draw = async (steps, answer) => {{
+            scheduler.widgets[0].value = steps;
+            page.api.answers["/chroma/curve"] = answer;
+            if (!scheduler.graph) page.app.rootGraph.add(scheduler);
+            page.passFrames(1);
+            await page.settled();
+            const problem = element().children[0].children[2];
+            told.push(problem.hidden || problem.textContent);
+        }};
+        const curve = {{ sigmas: [1, 0.5, 0], shift: null }};
+        await draw(20, {{ error: "MemoryError" }});
+        await draw(21, curve);
+        await draw(20, curve);"""
+    )
+    assert told == ["MemoryError", True, True]

@@ -2,6 +2,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { ask } from "./ask.js";
 import { queryOf } from "./curve_query.js";
 import { CurveView, HEIGHT } from "./curve_view.js";
 import { Pause, addElement, chain, lookAll, passOn } from "./dom_widget.js";
@@ -13,7 +14,7 @@ const MARGIN = 6; // pixels around the widget on the canvas
 const MAX_ANSWERS = 300; // kept
 const MAX_AWAY = 2000; // frames, half a minute or less
 
-const answers = new Map(); // the query's JSON -> {sigmas, shift} or {error}, the oldest first
+const answers = new Map(); // the query's JSON -> {sigmas, shift}, the oldest first
 const curves = new Set(); // of the nodes that stand in a graph
 let watching = false;
 let table = null; // which nodes have a curve and where its values stand; null if the server does not tell
@@ -43,11 +44,9 @@ class Curve {
   async ask(body, query, linked) {
     this.abort = new AbortController();
     try {
-      const headers = { "Content-Type": "application/json" };
-      const answer = await api.fetchApi(PATH, { method: "POST", headers, body, signal: this.abort.signal });
-      const result = await answer.json();
+      const result = await ask(PATH, body, { signal: this.abort.signal });
       this.pause.end();
-      answers.set(body, result);
+      if (!result.error) answers.set(body, result);
       if (answers.size > MAX_ANSWERS) answers.delete(answers.keys().next().value);
       this.show(result, query, linked);
     } catch (problem) {

@@ -4,6 +4,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { ask } from "./ask.js";
 import { addDrawing } from "./curve.js";
 import { CurveView } from "./curve_view.js";
 import { Pause, listed, lookAll } from "./dom_widget.js";
@@ -17,6 +18,7 @@ const SAMPLER = "ChromaKSampler";
 const LOADERS = ["ChromaDiffusionLoader", "ChromaCLIPLoader", "ChromaLoraLoader", "ChromaFlash"]; // tell what their file is, if it is wrong
 const TELL_ALONE = ["ChromaStudio", "ChromaSize", ...LOADERS]; // without a drawing or values for widgets
 const CUSTOM = "custom";
+const NOTHING = { report: null, sigmas: null, values: null }; // where the server cannot tell
 const SEEDS = ["seed", "noise_seed"];
 const LOOK_MS = 300; // between two looks at the widgets: no event tells of every way in which they change
 
@@ -61,12 +63,10 @@ class Teller {
     this.key = body;
     this.busy = true;
     try {
-      const headers = { "Content-Type": "application/json" };
-      const answer = await api.fetchApi(PATH, { method: "POST", headers, body });
-      const told = await answer.json();
+      const told = await ask(PATH, body);
       this.pause.end();
       if (queryOf(this.node) !== body) this.key = first ? null : body; // changed meanwhile: the next look asks for what is there
-      else if (!told.error) this.show(told, first || hasRun || this.runs.hasToldSince());
+      else this.show(told.error ? NOTHING : told, first || hasRun || this.runs.hasToldSince());
     } catch {
       this.key = null; // the server is away; asked again
       this.pause.begin();
@@ -81,7 +81,7 @@ class Teller {
     this.told = text;
     if (this.view && sigmas) this.view.show(sigmas, steps, shift === null ? "" : word("shift {}", Number(shift.toFixed(2))), "");
     else if (this.view) this.view.fail(word("not known before the run"));
-    if (this.node.comfyClass === SAMPLER) this.write(values);
+    if (this.node.comfyClass === SAMPLER && values) this.write(values);
   }
 
   /** Puts the values into the widgets, so that they show what is used and stay when `custom` is chosen. */

@@ -1,8 +1,8 @@
 // "Open as nodes" on Chroma Studio: puts the graph that the server would run in its place onto the canvas, wired as the node
 // was. What nodes there are is told by advice/studio.py alone, through nodes/shared/studio_graph.py.
 
-import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { ask } from "./ask.js";
 import { connectAlike, isOnPage, linkOf, setValue, undoable } from "./graph_query.js";
 import { word } from "./words.js";
 
@@ -105,8 +105,7 @@ async function openAsNodes(studio) {
   const body = JSON.stringify({ inputs: inputsOf(studio) });
   let told;
   try {
-    const answer = await api.fetchApi(PATH, { method: "POST", headers: { "Content-Type": "application/json" }, body });
-    told = await answer.json();
+    told = await ask(PATH, body);
   } catch (error) {
     return refuse(studio, `${word("ComfyUI does not answer")} (${error.message})`);
   }

@@ -3,6 +3,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { ask } from "./ask.js";
 import { Pause, listed, lookAll } from "./dom_widget.js";
 import { widgetFor } from "./graph_query.js";
 import { Runs, preview } from "./report.js";
@@ -37,8 +38,7 @@ class Writer {
     if (body === "") return preview(this.node, PART, null, stays); // the text is another node's
     this.busy = true;
     try {
-      const headers = { "Content-Type": "application/json" };
-      const { report = null } = await (await api.fetchApi(PATH, { method: "POST", headers, body })).json(); // none: too long a text
+      const { report = null } = await ask(PATH, body); // none: too long a text
       this.pause.end();
       preview(this.node, PART, report, this.runs.hasToldSince() || stays);
     } catch {

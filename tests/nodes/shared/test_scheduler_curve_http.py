@@ -67,3 +67,15 @@ def test_second_copy_adds_no_second_route(curve, monkeypatch):
     assert [(r.method, r.path) for r in server.routes] == [("GET", curve.PATH), ("POST", curve.PATH)]
     app = web.Application()
     app.add_routes(server.routes)  # which would fail for a route that is there twice
+
+
+def test_error_of_our_own_is_an_answer_that_the_page_can_read(curve, caplog):
+    """It would be text, which the page takes for a server that is away, and asks again and again."""
+    routes = support.dev.load_pack("nodes.shared.routes")
+
+    def fail(query):
+        raise KeyError("x")
+
+    broken = type("Broken", (), {"PATH": "/broken", "answer": staticmethod(routes.answering(fail))})
+    assert ask(broken, QUERY) == (500, {"error": "KeyError: 'x'"})
+    assert "KeyError" in caplog.text
