@@ -36,13 +36,14 @@ def examine(
     """Findings on the runs of Chroma models in a graph of the API format, the gravest first, once each.
 
     record: what is known beside it, all optional: "node", whose model input has "variant" (as the loader reports it) and
-            "file"; "tokens", "slow" and "unknown" as in `Facts`; "outputs", the nodes that show or save something, and
+            "file"; "tokens", "slow", "unknown" and "float32" as in `Facts`; "outputs", the nodes that show or save something, and
             "muted", titles of the page's muted nodes by id. Without it the files' names tell which runs are Chroma's.
     sampler: the node whose run alone is looked at; None for all.
     """
     record = record or {}
     graph, owners = all_opened(own := graph)
-    read, facts = Graph(graph), Facts(*(record.get(name, {}) for name in ("tokens", "slow", "unknown")))
+    known = (record.get(name, {}) for name in ("tokens", "slow", "unknown"))
+    read, facts = Graph(graph), Facts(*known, float32=record.get("float32", ()))
     found: dict[Finding, None] = dict.fromkeys(unpainted(read, record))
     for run in (run for run in runs(read, record) if run.is_chroma and sampler in (None, run.node)):
         for rule in RULES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Collection, Iterator, Mapping
 
 from .queued_graph import Graph
 from .queued_run import QueuedRun
@@ -54,11 +54,13 @@ class Facts:
     tokens: of a prompt by its text, where somebody has counted them.
     unknown: tokens of a prompt, by its text, that T5 does not know, where somebody has counted them.
     slow:   node of a loader -> how much slower this device multiplies its weights as they are stored.
+    float32: nodes of loaders whose models compute in float32.
     """
 
     tokens: Mapping[str, int]
     slow: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
+    float32: Collection[str] = ()
 
     def least(self, text: str) -> int:
         return self.tokens.get(text, math.ceil(TOKENS_A_WORD[0] * len(text.split())) + 1)

@@ -23,6 +23,7 @@ from ..loaders.formats.base.registry import FORMATS, QUANT_MODES
 from .shared.report import only_tell, report
 
 TITLE = "Chroma Doctor"
+COMPUTED_IN = (torch.bfloat16, torch.float16, torch.float32)  # by a Chroma, the best first
 FAILED = "The Doctor itself has failed ({}); this graph was not checked. The run goes on."
 
 
@@ -30,7 +31,7 @@ def record_of(
     model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None, workflow: Any = None
 ) -> dict[str, Any]:
     """What is known beside the graph: the model's variant and file, the loaders whose weights this device multiplies
-    slowly, the tokens of each prompt, the output nodes and the page's muted ones."""
+    slowly or whose models compute in float32, the tokens of each prompt, the output nodes and the page's muted ones."""
     record: dict[str, Any] = {"node": node_id}
 
     def add_outputs() -> None:
@@ -44,7 +45,10 @@ def record_of(
     def add_slow() -> None:
         record["slow"] = slow_loaders(model, graph, node_id)
 
-    for add in (add_outputs, add_model, add_slow) if model is not None else (add_outputs, add_slow):
+    def add_float32() -> None:
+        record["float32"] = float32_loaders(model, graph, node_id)
+
+    for add in (add_outputs, *((add_model,) if model is not None else ()), add_slow, add_float32):
         only_tell(TITLE, add)
     if clip is not None:
         try:
@@ -77,6 +81,19 @@ def slow_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> d
     device = comfy.model_management.get_torch_device()
     found = ((node, f, matmul.slowness(f, device)) for node, of in formats.items() for f in of)
     return {node: f"{f.matmul.name} {why}" for node, f, why in found if why}
+
+
+def float32_loaders(model: Any, graph: Mapping[str, Any], node_id: str | None) -> list[str]:
+    """Nodes of loaders whose models compute in float32: the connected one by what it does, ours by its precision, and any where
+    this device has no 16 bits to compute in, as a processor."""
+    read, device = Graph(graph), comfy.model_management.get_torch_device()
+    modes = {n: QUANT_MODES.get(str(read.value(n, "quant_mode"))) for n in read.nodes if read.kind(n) == OUR_LOADER}
+    found = {node for node, mode in modes.items() if mode is not None and mode.dtype == torch.float32}
+    if comfy.model_management.unet_manual_cast(None, device, list(COMPUTED_IN)) == torch.float32:
+        found |= set(read.nodes)
+    if model is not None and (chain := read.model_chain(str(node_id)) if str(node_id) in read.nodes else []):
+        (found.add if model.model.get_dtype_inference() == torch.float32 else found.discard)(chain[-1])
+    return sorted(found)
 
 
 def doctor_report(model: Any, clip: Any, graph: Mapping[str, Any], node_id: str | None, workflow: Any = None) -> str:

@@ -183,4 +183,5 @@ MORE = [
     change(clean(), "9", width=3072, height=3072),
     change(clean(file="Chroma1-Radiance.safetensors"), "9", class_type="EmptyChromaRadianceLatentImage"),
     between(clean(sampler_name="heun"), "EasyCache"),
+    between(clean(), "EasyCache"),  # in float32
 ]

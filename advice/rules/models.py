@@ -302,6 +302,35 @@ def cache_with_few_steps(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator
             )
 
 
+TYPES = {"dtype", "activation_casting"}  # inputs of nodes that have a run compute in another type than the model's
+
+
+@rule
+def easycache_in_float32(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """EasyCache makes the result of a step that it leaves out by adding to its input in place. In 16 bits ComfyUI has made a
+    copy for that; in float32 it is the tensor from which a flow model's result is then taken, so that what was added counts
+    twice. LazyCache adds out of place.
+
+    source: the host's nodes_easycache.py and `_apply_model`; tests/host/model/test_load.py; benchmarks/painter.py, which gives it
+    an input of its own: with the demo model 0.08 from the picture without a cache, else 1.15.
+    """
+    if not run.models or run.models[-1] not in facts.float32:
+        return
+    makers = (run.node, *run.models, *graph.chain(graph.source(run.node, "sampler"), "sampler"))
+    if any(TYPES & set(graph.inputs(node)) for node in makers):
+        return
+    for node, kind in run.kinds(graph):
+        if kind == "EasyCache":
+            yield Finding(
+                HARM,
+                node,
+                "EasyCache in float32",
+                "This model computes in float32, where EasyCache overwrites what the result is taken from: each step that it "
+                "leaves out is spoiled, and the picture is noise.",
+                "Use Chroma Cache or LazyCache; or 16 bits, where the device has them.",
+            )
+
+
 @rule
 def cache_that_does_not_know_chroma(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
     """These caches have tables or code per model and none for Chroma; MagCache has a Chroma table, for 26 steps.

@@ -709,6 +709,16 @@ def test_report_names_the_nodes_and_the_gravest_first():
     assert doctor.findings_text([], graph) == "nothing found"
 
 
+@pytest.mark.parametrize("loader", ["ChromaDiffusionLoader", "UNETLoader"])
+def test_easycache_does_harm_where_the_model_computes_in_float32(loader):
+    graph, known = between(clean(loader=loader), "EasyCache"), {"float32": ["1"]}
+    assert found(graph, known) == [(HARM, "50", "EasyCache in float32")]
+    assert found(graph, {"float32": ["77"]}) == []  # another model's loader
+    assert found(between(clean(loader=loader), "LazyCache"), known) == []
+    assert found(between(graph, "ModelComputeDtype", key="51", dtype="bf16"), known) == []
+    assert found(change(between(clean(), "EasyCache"), "10", activation_casting="bf16"), known) == []
+
+
 def rule_modules():
     return [
         support.dev.load_pack(f"advice.rules.{p.stem}") for p in (support.ROOT / "advice" / "rules").glob("[a-z]*.py")
@@ -777,7 +787,7 @@ def test_every_rule_is_reached():
     for graph in [*(graph for graph, _ in CASES), *MORE]:
         read = queued.Graph(graph)
         for run in queued_run.runs(read, {}):
-            reached |= {r for r in doctor.RULES if list(r(read, run, doctor.Facts({}, {"1": "slow"})))}
+            reached |= {r for r in doctor.RULES if list(r(read, run, doctor.Facts({}, {"1": "slow"}, float32=["1"])))}
     assert [r.__name__ for r in doctor.RULES if r not in reached] == []
 
 

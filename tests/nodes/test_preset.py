@@ -338,6 +338,33 @@ def test_doctor_tells_of_weights_that_this_device_is_slow_with(comfy, inference,
     assert "58 times" not in shown[2]
 
 
+@pytest.mark.parametrize(
+    "compute, mode, told",
+    [("float32", "auto", True), ("bfloat16", "auto", False), ("bfloat16", "fp32", True), ("bfloat16", "bf16", False)],
+)
+def test_doctor_knows_where_a_model_computes_in_float32(comfy, doctor, shown, monkeypatch, compute, mode, told):
+    """compute: the type that this device computes in."""
+    dtype = getattr(torch, compute)
+    monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_: dtype)
+    graph = loader_graph("ChromaDiffusionLoader", quant_mode=mode)
+    graph["6"] = {"class_type": "EasyCache", "inputs": {"model": ["1", 0]}}
+    graph["5"]["inputs"]["model"] = ["6", 0]
+    doctor(graph)
+    assert ("EasyCache in float32" in shown[0]) == told
+
+
+def test_doctor_knows_the_connected_model_to_compute_in_float32(load, comfy, doctor, shown, monkeypatch):
+    graph = loader_graph("ChromaDiffusionLoader")
+    graph["6"] = {"class_type": "EasyCache", "inputs": {"model": ["1", 0]}}
+    graph["5"]["inputs"]["model"] = ["6", 0]
+    model = load("my-merge")
+    monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_: torch.bfloat16)
+    for dtype in (torch.float32, torch.bfloat16):
+        model.model.manual_cast_dtype = dtype
+        doctor(graph, model)
+    assert ["EasyCache in float32" in text for text in shown] == [True, False]
+
+
 def test_speed_advises_a_precision_where_the_files_is_slow(comfy, inference, files, monkeypatch, slow_products):
     module, told = dev.load_pack("nodes.speed"), []
     monkeypatch.setattr(module, "report", lambda node, text: told.append(str(text)))

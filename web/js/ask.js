@@ -9,6 +9,6 @@ export async function ask(path, body, options) {
   const answer = await api.fetchApi(path, { method: "POST", headers, body, ...options });
   const told = await answer.json();
   const isOurs = told !== null && typeof told === "object" && !Array.isArray(told) && (answer.ok || "error" in told);
-  if (!isOurs) throw new Error(`${path}: status ${answer.status}`);
+  if (!isOurs) throw new Error(answer.status);
   return told;
 }

@@ -25,7 +25,7 @@ const MAX_PROMPTS = 5000; // whose workflow is remembered
 const OURS = `custom_nodes.${decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))}`; // as the server names it
 const OUR_FILES = new RegExp(`custom_nodes[\\\\/]${OURS.slice(13).replace(/\W/g, "\\$&")}[\\\\/]`);
 const QUEUE_MS = 60_000; // for the server's answer whether it takes a prompt
-const [FAILED, REFUSED] = ["in a run", "before it"];
+const [FAILED, REFUSED] = ["failed", "refused"]; // in a run, before it
 
 const workflows = new Map(); // id of a prompt that is queued or runs -> workflow's id, the oldest first
 const paths = new Map(); // the same prompt's id -> path of the open workflow that it was queued from

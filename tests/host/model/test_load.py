@@ -367,6 +367,30 @@ def test_easycache_skips_forwards(comfy, model, case):
     assert 4 <= len(count) < 20
 
 
+@pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_easycache_spoils_its_input_in_float32_alone(comfy, model, case, name, dtype):
+    """A fault of the host, which the Doctor tells of: once this fails, it is mended, and the rule can go."""
+    from comfy_extras import nodes_easycache
+
+    compute = support.dev.load_pack("host.sample.compute_dtype")
+
+    def painted(wrapper):
+        clone = compute.model_in(dtype, model)
+        clone.add_wrapper(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, wrapper)
+        return sample(
+            comfy,
+            getattr(nodes_easycache, f"{name}Node").execute(clone, 10.0, 0.15, 0.95, False).args[0],
+            case[0],
+            steps=10,
+        )
+
+    as_it_is = painted(lambda executor, x, *args, **kwargs: executor(x, *args, **kwargs))
+    copied = painted(lambda executor, x, *args, **kwargs: executor(x.clone(), *args, **kwargs))
+    spoiled = support.relative(as_it_is, copied)
+    assert spoiled > 0.1 if (name, dtype) == ("EasyCache", torch.float32) else spoiled == 0
+
+
 def control(cfg, length, **options):
     generator = torch.Generator().manual_seed(2)
 
