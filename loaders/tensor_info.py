@@ -8,6 +8,7 @@ from typing import Any, Mapping, Sequence
 import torch
 
 QUANT_MARKER = "comfy_quant"  # last part of the name of a tensor that says in JSON how a layer is quantised
+METADATA_MARKERS = "_quantization_metadata"  # of a safetensors header: the same of all its layers
 # What may stand beside a weight in this pack's own layout: a LoRA that was saved with it, see `lora_change.Change`.
 MERGED_LORA = ("weight_up", "weight_down", "weight_delta", "weight_delta_scale")
 # safetensors' name -> torch's. What torch lacks is left as text, so that an error can name it.

@@ -21,6 +21,7 @@ from torch import Tensor
 
 gguf_types = support.dev.load_pack("loaders.formats.ggml")
 keys = support.dev.load_pack("loaders.checkpoint.keys")
+QUANT_METADATA = support.dev.load_pack("loaders.tensor_info").METADATA_MARKERS
 
 BLOCK_LAYERS = ("double_blocks.", "single_blocks.")
 Entries = dict[str, Tensor]  # suffix behind the layer's stem -> tensor
@@ -303,7 +304,7 @@ def entries(weights: dict[str, Tensor], stored: Stored) -> tuple[dict[str, Tenso
         layers[stem] = {"format": "float8_e4m3fn"}
     metadata = {}
     if stored.metadata:
-        metadata["_quantization_metadata"] = json.dumps({"format_version": "1.0", "layers": layers})
+        metadata[QUANT_METADATA] = json.dumps({"format_version": "1.0", "layers": layers})
     return {n: t.contiguous() for n, t in out.items()}, metadata, names
 
 
@@ -373,8 +374,11 @@ def sharded(folder: Path, weights: dict[str, Tensor], cfg: Any, stored: Stored) 
     files = [f"diffusion_pytorch_model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
     order = sorted(tensors)
     parts = {file: {n: tensors[n] for n in order[i::3]} for i, file in enumerate(files)}
-    for file, part in parts.items():
-        save_file(part, folder / file, metadata={"format": "pt", **metadata})
+    layers = json.loads(metadata.get(QUANT_METADATA, '{"layers": {}}'))["layers"]
+    for file, part in parts.items():  # each tells of its own layers
+        own = {stem: entry for stem, entry in layers.items() if f"{stem}.weight" in part}
+        said = {QUANT_METADATA: json.dumps({"format_version": "1.0", "layers": own})} if metadata else {}
+        save_file(part, folder / file, metadata={"format": "pt", **said})
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": {n: f for f, part in parts.items() for n in part}}))
     return index, {keys.published_name(n)[0] for n in names}

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Mapping, NamedTuple
 
 from ..files.read import Header
+from ..tensor_info import METADATA_MARKERS
 from .keys import FLUX_MODULATION
 from .naming import layout_of
-from .weight_parts import METADATA_MARKERS
 
 BLOCKS = "double_blocks."
 PATCHED = 4

@@ -13,9 +13,9 @@ from ..files.gguf import ORIGINAL_SHAPE
 from ..formats.base.format import GGUF
 from ..formats.base.kept_layers import KEPT_PARTS
 from ..formats.base.registry import EXPORTS
+from ..tensor_info import METADATA_MARKERS
 from .detect_variant import Detection
 from .keys import METADATA_PREFIX
-from .weight_parts import METADATA_MARKERS
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 # Metadata that described the source file and not the model.

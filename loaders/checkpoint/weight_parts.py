@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -10,15 +9,13 @@ from typing import Any, Callable, Mapping
 
 import torch
 
-from ..files.error_text import reason
+from ..files.header import read_layers
 from ..files.read import Header
 from ..formats.base.format import FLOAT_DTYPES, dtype_text
 from ..formats.base.registry import is_needed, storage_of
-from ..tensor_info import QUANT_MARKER, Part
+from ..tensor_info import METADATA_MARKERS, QUANT_MARKER, Part
 from .foreign import refuse_foreign
 from .keys import OLD_MARKERS, OLD_SCALES, SCALES, is_flag
-
-METADATA_MARKERS = "_quantization_metadata"
 
 Place = Callable[[str], "tuple[str, int | None]"]  # name of a stored tensor -> the weight's own, and which part it is
 
@@ -124,13 +121,7 @@ def _layer_markers(header: Header, names: Mapping[str, str], prefix: str) -> dic
     markers: dict[str, Mapping[str, Any]] = {}
     text = header.metadata.get(METADATA_MARKERS)
     if text is not None:
-        try:
-            layers = json.loads(text)["layers"].items()
-            markers = {stem.removeprefix(prefix): dict(entry) for stem, entry in layers}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(
-                f"{header.name}: {METADATA_MARKERS} is damaged ({reason(error)}). Download it again"
-            ) from error
+        markers = {stem.removeprefix(prefix): entry for stem, entry in read_layers(header.name, text).items()}
     for name, file_name in names.items():
         if name.endswith("." + QUANT_MARKER):
             if file_name not in header.markers:

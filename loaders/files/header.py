@@ -8,7 +8,7 @@ from typing import Any, Mapping
 
 import torch
 
-from ..tensor_info import QUANT_MARKER, TensorInfo
+from ..tensor_info import METADATA_MARKERS, QUANT_MARKER, TensorInfo
 from .error_text import reason, short
 
 MAX_MARKER_BYTES = 4096
@@ -48,3 +48,11 @@ def read_marker(file: str, name: str, raw: bytes) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{file}: the marker {name} holds {short(raw)}, expected an object. Download the file again")
     return found
+
+
+def read_layers(file: str, text: Any) -> dict[str, dict[str, Any]]:
+    """Layer -> how it is quantised, from the entry METADATA_MARKERS of a header's metadata."""
+    try:
+        return {layer: dict(entry) for layer, entry in json.loads(text)["layers"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file}: {METADATA_MARKERS} is damaged ({reason(error)}). Download it again") from error

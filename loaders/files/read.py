@@ -14,10 +14,10 @@ from typing import Any, Callable, Mapping, TypeVar
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..tensor_info import GGML_PLAIN, TensorInfo
+from ..tensor_info import GGML_PLAIN, METADATA_MARKERS, TensorInfo
 from .error_text import encodable, reason, short
 from .gguf import map_gguf, read_gguf_header
-from .header import Header, check_count, is_quant_marker, read_marker
+from .header import Header, check_count, is_quant_marker, read_layers, read_marker
 from .kinds import (
     ALONE,
     GGUF_SUFFIX,
@@ -175,6 +175,7 @@ def _sharded_header(index: Path) -> Header:
     tensors: dict[str, TensorInfo] = {}
     markers: dict[str, Mapping[str, Any]] = {}
     metadata: dict[str, Any] = {}
+    layers: dict[str, dict[str, Any]] = {}  # what the parts' metadata say of how each is quantised
     size = 0
     for file in shards(index):
         refuse_other_kinds(file)
@@ -185,6 +186,16 @@ def _sharded_header(index: Path) -> Header:
         tensors.update(part.tensors)
         markers.update(part.markers)
         metadata.update(part.metadata)
+        if METADATA_MARKERS in part.metadata:
+            own = read_layers(file.name, part.metadata[METADATA_MARKERS])
+            other = sorted(layer for layer in own if layers.get(layer, own[layer]) != own[layer])
+            if other:
+                raise ValueError(
+                    f"{file.name}: its {METADATA_MARKERS} describes {short(other[0])} otherwise than another part. "
+                    "Download the whole folder again"
+                )
+            layers.update(own)
+            metadata[METADATA_MARKERS] = json.dumps({**json.loads(part.metadata[METADATA_MARKERS]), "layers": layers})
         size += part.num_bytes
         check_count(index.name, len(tensors))
     lost = sorted(json.loads(index.read_text(encoding="utf-8"))["weight_map"].keys() - tensors.keys())

@@ -196,6 +196,43 @@ def test_tensor_that_the_index_lists_and_no_part_holds_is_named(tmp_path):
         read.read_header(index)
 
 
+def sharded(folder, *said):
+    """A file for each text that its metadata has of its quantised layers, and the index of all."""
+    parts = [f"m-{i:05d}-of-{len(said):05d}.safetensors" for i in range(1, len(said) + 1)]
+    for name, text in zip(parts, said):
+        save_file({name: torch.ones(2)}, folder / name, metadata={"format": "pt", "_quantization_metadata": text})
+    index = folder / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: name for name in parts}}))
+    return index
+
+
+def layers(**formats):
+    return json.dumps({"format_version": "1.0", "layers": {k: {"format": v} for k, v in formats.items()}})
+
+
+def test_quantised_layers_of_all_parts_are_known(tmp_path):
+    index = sharded(tmp_path, layers(a="float8_e4m3fn", b="int8_tensorwise"), layers(), layers(c="float8_e4m3fn"))
+    metadata = read.read_header(index).metadata
+    assert json.loads(metadata.pop("_quantization_metadata")) == json.loads(
+        layers(a="float8_e4m3fn", b="int8_tensorwise", c="float8_e4m3fn")
+    )
+    assert metadata == {"format": "pt"}
+
+
+def test_parts_may_all_tell_of_all_layers_but_not_of_one_layer_differently(tmp_path):
+    same = layers(a="float8_e4m3fn", b="float8_e4m3fn")
+    said = read.read_header(sharded(tmp_path, same, same)).metadata["_quantization_metadata"]
+    assert json.loads(said) == json.loads(same)
+    with pytest.raises(ValueError, match="^m-00002-of-00002.safetensors: .* describes 'a' otherwise than another part"):
+        read.read_header(sharded(tmp_path, same, layers(a="int8_tensorwise")))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"layers": {"a": 1}}'])
+def test_part_with_damaged_word_of_its_layers_is_named(tmp_path, text):
+    with pytest.raises(ValueError, match="^m-00001-of-00002.safetensors: _quantization_metadata is damaged"):
+        read.read_header(sharded(tmp_path, text, layers(b="float8_e4m3fn")))
+
+
 @pytest.mark.parametrize("wrap", [lambda d: d, lambda d: {"state_dict": d}, lambda d: {"model": d, "step": 3}])
 def test_pickle_of_plain_tensors_loads(tmp_path, wrap):
     path = tmp_path / "plain.pth"
