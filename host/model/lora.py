@@ -19,6 +19,7 @@ from ...loaders.lora.layer_names import Rows
 from ...loaders.lora.plan import MATCHED, Plan, make_plan, pieces_as_layers, prepare
 from ...loaders.lora.report import nothing_matched, summary
 from ..run.base_model import IMG_IN, input_width
+from .dora import DoRA, load_adapters
 from .file_stamp import stamps_of, watch
 
 LOADER = "Load Chroma LoRA"
@@ -27,7 +28,7 @@ PREFIX = "diffusion_model."  # of the network in the host's names
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA file read for one MODEL. name: the file's. adapters: the host's, by what they change, as in `key_map`."""
+    """A LoRA file read for one MODEL. name: the file's. adapters: the host's and `DoRA`, by what they change, as in `key_map`."""
 
     name: str
     tensors: Mapping[str, torch.Tensor]
@@ -38,7 +39,8 @@ class LoraFile:
     @property
     def ranks(self) -> list[int]:
         """Of its pairs of matrices, each once."""
-        pairs = (a for a in self.adapters.values() if isinstance(a, comfy.weight_adapter.LoRAAdapter))
+        plain = (a.weights[0] if isinstance(a, DoRA) else a for a in self.adapters.values())
+        pairs = (a for a in plain if isinstance(a, comfy.weight_adapter.LoRAAdapter))
         return sorted({adapter.weights[1].shape[0] for adapter in pairs})
 
     @property
@@ -66,7 +68,7 @@ def read_lora(model: Any, path: str | os.PathLike[str]) -> LoraFile:
         raise ValueError(f"{header.name}: {error}") from error
     if not found.layers[MATCHED]:
         raise ValueError(nothing_matched(header.name, found, tensors))
-    adapters = comfy.lora.load_lora(prepare(tensors, found), key_map(found), log_missing=False)
+    adapters = load_adapters(prepare(tensors, found), key_map(found))
     return LoraFile(header.name, tensors, found, adapters, stamps)
 
 

@@ -212,6 +212,14 @@ PLACES = {  # layer in a LoRA -> the weight and its rows
 }
 
 
+ROW_MAGNITUDES = ("DoRA rows", "LoKr with DoRA")
+
+
+def of_rows(weight, changed, magnitude, strength=STRENGTH):
+    """PEFT's DoRA (tuners/lora/dora.py); a strength is a part of the way."""
+    return weight + strength * (magnitude * changed / changed.norm(dim=1, keepdim=True) - weight)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("alpha", [None, 0.9])
 @pytest.mark.parametrize("kind", SHAPES)
@@ -228,12 +236,16 @@ def test_adapter_equals_the_hosts_maths_on_its_rows(comfy, model, case, apply, k
     out, text = apply(model, {f"{place}.{p}": t for p, t in parts.items()})
     assert "1 of 1 layers matched" in text
 
+    magnitude = parts.pop("dora_scale") if kind in ROW_MAGNITUDES else None
     if kind == "BOFT" and alpha is None:
         parts["alpha"] = torch.tensor(0.0)  # the host's needs a number
     (adapter,) = comfy.lora.load_lora({f"x.{p}": t for p, t in parts.items()}, {"x": "y"}).values()
     expected = case[1][module + ".weight"].clone()
     rows = expected[first:last].clone()
-    expected[first:last] = comfy.lora.calculate_weight([(STRENGTH, adapter, 1.0, None, None)], rows, "y")
+    strength = STRENGTH if magnitude is None else 1.0
+    made = comfy.lora.calculate_weight([(strength, adapter, 1.0, None, None)], rows, "y")
+    own = case[1][module + ".weight"][first:last]
+    expected[first:last] = made if magnitude is None else of_rows(own, made, magnitude)
     assert support.relative(expected, case[1][module + ".weight"]) > 1e-3
     torch.testing.assert_close(patched(comfy, out)[module + ".weight"], expected, **CLOSE)
 
@@ -278,8 +290,28 @@ def test_unmerged_parts_of_a_fused_layer_and_norms_by_their_parameters_names_arr
     torch.testing.assert_close(patched(comfy, out), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("strength", [1.0, STRENGTH, 0.0])
+@pytest.mark.parametrize("mode", ["fp32", "q8_0"])
+def test_dora_of_rows_is_pefts(comfy, inference, case, apply, mode, strength):
+    """Of a layer of 512 x 128, as PEFT merges it: the norm is that of the changed weight."""
+    model = dev.load_pack("host.model.load").load_chroma(str(case[2]), mode)
+    layer, module = "transformer.transformer_blocks.0.ff.net.0.proj", "double_blocks.0.img_mlp.0"
+    weight = case[1][module + ".weight"]
+    down, up = random_pair(*weight.shape, torch.Generator().manual_seed(7))
+    changed = weight + up @ down
+    magnitude = 1.1 * weight.norm(dim=1)
+    tensors = {"lora_A.weight": down, "lora_B.weight": up, "lora_magnitude_vector": magnitude}
+    out, _ = apply(model, {f"{layer}.{part}": t for part, t in tensors.items()}, strength)
+    comfy.model_management.load_models_gpu([out])
+    found = out.model.diffusion_model.get_parameter(module + ".weight").data
+    found = (found.dequantize() if mode != "fp32" else found).float()
+    out.detach()
+    expected = of_rows(weight, changed, magnitude[:, None], strength)
+    assert support.relative(found, expected) < (1e-6 if mode == "fp32" else 0.015)  # two roundings to 8 bits
+
+
 @pytest.mark.parametrize("name", ["lora_magnitude_vector", "magnitude"])  # PEFT's and ai-toolkit's
-def test_peft_dora_equals_the_hosts_dora(comfy, model, apply, name):
+def test_magnitudes_of_any_layout_are_the_same(comfy, model, apply, name):
     down, up = random_pair(128, 128, torch.Generator().manual_seed(7))
     magnitude = 1 + 0.1 * torch.randn(128)
     layer = "transformer.transformer_blocks.0.attn.to_out.0"
