@@ -30,7 +30,7 @@ from ...loaders.files.read import SAFETENSORS_SUFFIXES, Header, read_header, rea
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.kept_layers import is_quantised
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
-from ..run import kept_references
+from ..run import hook_loras, kept_references
 from ..run.base_model import model_config
 from ..run.kept_modulations import ModulationStore
 from ..run.overflow import tell_overflow
@@ -211,7 +211,7 @@ def choose_mode(name: str, detection: Detection, device: torch.device) -> tuple[
 
 
 def attach(patcher: Any, header: Header) -> None:
-    """Adds wrappers around a model's runs: check of its files, store of modulations, warnings of NaN and overflow."""
+    """Adds what acts around a model's runs: check of its files, store of modulations, warnings of NaN and overflow, hook LoRAs."""
     store = ModulationStore()
 
     def forget(_: Any, unpatch_all: bool) -> None:
@@ -224,7 +224,9 @@ def attach(patcher: Any, header: Header) -> None:
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, warn_of_nan(header.name))
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, tell_overflow(header.name))
     patcher.add_wrapper_with_key(wrapper_type, WRAPPERS, kept_references.sample_wrapper)
-    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_DETACH, WRAPPERS, forget)
+    callbacks = comfy.patcher_extension.CallbacksMP
+    patcher.add_callback_with_key(callbacks.ON_DETACH, WRAPPERS, forget)
+    patcher.add_callback_with_key(callbacks.ON_REGISTER_ALL_HOOK_PATCHES, WRAPPERS, hook_loras.take_over)
 
 
 def _host_tensors(path: str) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from ...loaders.checkpoint.detect_variant import Detection
 from .conds import APART, PAIRING, TextCond, changes_input, sharing
 from .forward import HostTransformer, check_channels
 from .head_tile import fitting_tile
+from .hook_loras import acting
 from .kept_modulations import OPTION
 from .kept_references import keep_apart
 from .nag import NAG, NegativeText, acts_at
@@ -107,6 +108,11 @@ class ChromaModel(comfy.model_base.Chroma):
         return TextCond(text, size, patch_size, rule)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        with acting(self):
+            return self._apply_changed(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    def _apply_changed(self, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        """With the weights that the hooks in force give."""
         run = transformer_options.get(OPTION)
         if run is not None:  # outside of the network's forward, so that a compiled network never sees the look-up
             timesteps = self.model_sampling.timestep(t).float()

@@ -17,6 +17,7 @@ import comfy.sd
 import comfy.text_encoders.pixart_t5
 import comfy.text_encoders.sa_t5
 import torch
+from comfy.patcher_extension import CallbacksMP
 from comfy.quant_ops import QuantizedTensor
 from comfy_kitchen.tensor.base import get_layout_class
 from torch import Tensor
@@ -31,6 +32,8 @@ from ..model.layers import operations, take_marker
 from ..model.load import Loaded, ModelFile
 from ..model.report import count_text, kept_text, num_bytes, packed_formats, stored_text
 from ..model.weights import StateBuilder
+from ..run.hook_loras import KEY as HOOKS
+from ..run.hook_loras import refuse_encoder
 
 COMPUTE = torch.float32
 PRECISIONS = tuple(ENCODER_MODES)
@@ -197,6 +200,7 @@ def load_encoder(
     )
     clip.patcher.set_attachments(ATTACHMENT, Loaded(source.header.name, source.header.num_bytes, detection, ""))
     watch(clip.patcher, stamps)
+    clip.patcher.add_callback_with_key(CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES, HOOKS, refuse_encoder)
     table = getattr(clip.cond_stage_model, encoder.name).transformer.get_input_embeddings()
     patcher = weakref.ref(
         clip.patcher

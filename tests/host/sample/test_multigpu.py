@@ -7,7 +7,7 @@ thread for each device, the work shared out by prompts.
 import pytest
 import support
 import torch
-from host_models import sample
+from host_models import lora_on, sample
 
 pytestmark = pytest.mark.host
 
@@ -109,3 +109,25 @@ def test_prompts_that_would_share_a_forward_are_shared_out_too(comfy, model, cfg
     assert calls == [STEPS]
     shared, calls = run(comfy, split(guided(model, pairing)), cfg)
     assert calls == [STEPS, STEPS] and support.relative(shared, whole) < 1e-5
+
+
+def test_hook_lora_on_quantised_weights_acts_on_each_device(comfy, inference, cfg, tmp_path):
+    import comfy.hooks
+
+    weights = support.random_weights(cfg)
+    path = support.write(tmp_path / "q.safetensors", support.published(weights))
+    model = support.dev.load_pack("host.model.load").load_chroma(str(path), "q8_0")
+    lora = lora_on(weights, "double_blocks.0.img_attn.qkv", "single_blocks.1.linear2", strength=0.4)
+
+    def picture(model):
+        generator = torch.Generator().manual_seed(2)
+        positive, negative = ([[torch.randn(1, n, cfg.context_dim, generator=generator), {}]] for n in (9, 6))
+        for text in (positive, negative):
+            text[0][1]["hooks"] = comfy.hooks.create_hook_lora(lora, 1.0, 0.0)
+        return run(comfy, model, cfg, positive=positive, negative=negative)
+
+    expected, _ = picture(model)
+    found, calls = picture(split(model))
+    assert min(calls) > 0
+    assert support.relative(found, expected) < 1e-4  # prompts apart or together, float32
+    assert support.relative(expected, run(comfy, model, cfg)[0]) > 0.1

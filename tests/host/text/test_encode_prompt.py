@@ -476,6 +476,24 @@ def test_scheduled_hooks_give_an_entry_for_each_part_of_the_schedule(run, clips,
         assert support.relative(tokens, rows[:, :kept]) <= FLOAT32
 
 
+def test_hook_lora_of_a_quantised_encoder_is_refused_with_the_remedy(run, tmp_path, comfy):
+    import comfy.hooks
+    from comfy_extras.nodes_hooks import SetClipHooks
+
+    save_file(WEIGHTS[GATED], tmp_path / "t5.safetensors")
+    clip = dev.load_pack("host.text.t5_clip").load_encoder(str(tmp_path / "t5.safetensors"), "q8_0")
+
+    def hooked(strength):
+        lora = {f"text_encoders.t5xxl.transformer.{CHANGED[:-7]}.diff": difference()}
+        group = comfy.hooks.create_hook_lora(lora, 1.0, strength)
+        return SetClipHooks().apply_hooks(clip, schedule_clip=False, apply_to_conds=True, hooks=group)[0]
+
+    with pytest.raises(ValueError, match="changes 1 weights of the text encoder, .*quantised.*precision bf16"):
+        hooked(1.0)
+    ((found, options),) = run(hooked(0.0), "the red bird")
+    assert options["hooks"] and torch.equal(found, run(clip, "the red bird")[0][0])
+
+
 def test_clip_layer_is_followed(run, clips, host_node):
     clip = clips["chroma"].clone()
     clip.clip_layer(-2)
