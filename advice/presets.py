@@ -287,7 +287,7 @@ class Choice:
     only_few: bool = False
 
     def of(self, preset: Preset) -> Preset:
-        if preset.few_steps:
+        if preset.few_steps or self.only_few:
             return preset
         steps = share_of(preset.steps, self.share)
         names = ("steps", "sampler")

@@ -211,7 +211,7 @@ def picture_size(graph: Graph, run: QueuedRun) -> tuple[int, int, str] | None:
 def taken(graph: Graph, node: str, found: Recognition) -> Callable[[str], Any] | None:
     """What a one-node sampler takes in place of its own widgets, by name; None where these count.
 
-    From the settings of Chroma Preset, Chroma Speed or Chroma Flash, else by its choice of quality. A choice that the node will refuse counts as standard.
+    From the settings of Chroma Preset, Chroma Speed or Chroma Flash, else by its choice of quality. A choice that the node will refuse counts as the preset.
     """
     if graph.kind(node) != OUR_SAMPLER:
         return None
