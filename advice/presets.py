@@ -279,7 +279,7 @@ class Choice:
     """One word for quality: how it changes the preset of the checkpoint that was recognised.
 
     A preset for few steps stays as it is: nothing is known of it with other numbers of steps.
-    share:    of the preset's steps; the sampler is the nearest to the exact picture with so many.
+    share:    of the preset's steps; the sampler is the one for so many.
     only_few: refused for every other checkpoint.
     """
 

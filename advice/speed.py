@@ -1,13 +1,13 @@
-"""How many steps a share of a preset's is, the sampler that is nearest to the exact picture then, and what a run computes. Pure.
+"""How many steps a share of a preset's is, which of our samplers is nearer to the exact picture then, and what a run computes. Pure.
 
-The numbers are of the demo model: benchmarks/results/frontier.md, whose rows of more than 40 and of fewer than 6 steps are not compared.
+The numbers are of the demo model with 6 to 40 steps: benchmarks/results/frontier.md.
 """
 
 from __future__ import annotations
 
-LEAST_STEPS = 6  # euler is nearer with fewer
+LEAST_STEPS = 6  # that were measured; there euler is a little nearer
 SAMPLERS_FOR_FEW = ("chroma_sigma_2m", "chroma_sigma_2m_sde")
-THIRD_ORDER_FROM = 20  # steps; with fewer, chroma_sigma_3m is no nearer than chroma_sigma_2m
+THIRD_ORDER_FROM = 20  # steps; chroma_sigma_2m is nearer up to 18, and as near with 19
 
 
 def num_prompts(steps: int, guided: bool) -> int:
@@ -21,5 +21,5 @@ def share_of(steps: int, share: float) -> int:
 
 
 def sampler_for(steps: int) -> str:
-    """The nearest sampler to the exact picture with so many steps, of one evaluation each."""
+    """Of the samplers over sigma, the one that is nearer with so many steps."""
     return "chroma_sigma_3m" if steps >= THIRD_ORDER_FROM else "chroma_sigma_2m"

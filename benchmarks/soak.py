@@ -3,8 +3,8 @@
     python -m benchmarks.soak [--minutes 30] [--seed 0]
 
 Each prompt draws its size, batch, length, seed and some of the changes below. Before the clock starts, each change has been met
-once, and prompts have been drawn for another quarter of the time: ComfyUI's own stores fill up first. Its list of prompts, which
-goes on growing to 10,000 of some 25 kB, is emptied after each. Memory is what the server alone holds, without mapped files that
+once, and prompts have been drawn for another quarter of the time: ComfyUI's own stores fill up first. Its list of the
+last 10,000 prompts, which goes on growing, is emptied after each. Memory is what the server alone holds, without mapped files that
 the system may drop (USS), after each prompt. The C library gives back at once what is freed (ALLOCATOR): left to itself it keeps
 up to a quarter more, which would hide what this looks for.
 """

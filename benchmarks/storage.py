@@ -23,8 +23,6 @@ MODES = ("bf16", "int8_convrot", "q8_0", "fp8_scaled", "q5_1", "q4_1", "mxfp8", 
 GGUF = ("Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "Q5_0", "Q4_0", "IQ4_NL", "IQ4_XS")
 WITH_LORAS = ("float32", "q8_0", "Q4_K", "int8_convrot", "fp8_scaled")
 STEPS, LATENTS = 2, (32, 64)  # of a run with both prompts, and its sides
-
-
 BOTH_PROMPTS = ("float32", "q8_0", "Q4_K", "Q4_K with two LoRAs")
 
 
