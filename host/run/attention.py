@@ -25,6 +25,7 @@ TEXT_ROWS = "chroma_text_rows"  # in transformer_options, for one forward
 OF_EACH_PROMPT = ("cond_or_uncond", "uuids")  # lists in transformer_options; an entry stands for B / len rows
 
 
+@torch.compiler.disable  # patches and lengths are as they come; its kernels are compiled already
 def host_attention(
     q: Tensor, k: Tensor, v: Tensor, pe: Tensor, mask: Tensor | None, options: Mapping[str, Any]
 ) -> Tensor:
