@@ -23,6 +23,7 @@ NAMES = (
     "guidance",
     "savings",
     "large",
+    "references",
     "presets",
     "choices",
     "start",

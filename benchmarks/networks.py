@@ -21,6 +21,7 @@ import comfy  # noqa: E402
 import comfy.ldm.modules.attention as host_attention  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.quant_ops  # noqa: E402
+import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import diffusers  # noqa: E402

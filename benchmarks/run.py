@@ -3,17 +3,89 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import tempfile
 from pathlib import Path
+from typing import Any, Mapping
 
 import torch
 
 from .measure import alternate, ratio_table, write
+from .painter import forwards, rows_through
 
 WIDTH, LATENT, STEPS, SCALE = 128, 32, 26, 3.5
 LARGER, FEWER = (48, 64), 6  # sides of latents, and steps that are enough for a ratio
 TOKENS = (48, 2)  # prompt and empty negative, each with its pad
 PADDED = (512, 256)
+SCHEDULE, PARAMS = "beta", {"alpha": 0.6, "beta": 0.6}
+# name -> sampler; values of `samplers/guided_run.Guidance`; of `samplers/step_cache.CacheSettings`
+METHODS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    "euler": ("euler", {}, {}),
+    "dpmpp_2m": ("dpmpp_2m", {}, {}),
+    "res_multistep": ("res_multistep", {}, {}),
+    "chroma_res_2m": ("chroma_res_2m", {}, {}),
+    "chroma_sigma_2m": ("chroma_sigma_2m", {}, {}),
+    "chroma_sigma_3m": ("chroma_sigma_3m", {}, {}),
+    "euler, alternate": ("euler", {"alternate": True}, {}),
+    "euler, *Chroma Cache* at 0.65": ("euler", {}, {"compute": 0.65}),
+}
+
+
+def costs(n: Any, patcher: Any, text: list[torch.Tensor], rounds: int) -> list[str]:
+    """What samplers and savings take beside the forwards that they compute."""
+    import dev
+
+    ours, curves = dev.load_pack("host.sample.samplers"), dev.load_pack("samplers.schedules")
+    guiders, guided_run = dev.load_pack("host.sample.guiders"), dev.load_pack("samplers.guided_run")
+    step_cache, caches = dev.load_pack("samplers.step_cache"), dev.load_pack("host.run.step_cache")
+    table = patcher.get_model_object("model_sampling").sigmas
+    sigmas = curves.schedule(SCHEDULE, STEPS, PARAMS, table, keep_steps=True)
+    noise = torch.randn(1, 16, LATENT, LATENT, generator=torch.Generator().manual_seed(1))
+
+    def call(name: str, guidance: Mapping[str, Any], cache: Mapping[str, Any]) -> Any:
+        model = patcher.clone()
+        if cache:
+            model = caches.StepCache(step_cache.CacheSettings(**cache)).on(model)
+        if guidance:
+            model = guiders.GuidancePatch(guided_run.Guidance(**guidance)).on(model)
+        sampler = ours.sampler(name) if name in ours.SAMPLERS else n.comfy.samplers.sampler_object(name)
+        positive, negative = ([[t, {}]] for t in text)
+        return lambda: n.comfy.sample.sample_custom(
+            model,
+            noise,
+            SCALE,
+            sampler,
+            sigmas,
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=1,
+        )
+
+    calls = {name: call(*method) for name, method in METHODS.items()}
+    computed = {}
+    for name, run in calls.items():
+        with rows_through(patcher.model.diffusion_model) as rows:
+            run()
+        computed[name] = forwards(rows)
+    seconds = alternate(calls, rounds)
+    base, prompts = seconds["euler"], computed["euler"]
+    lines = [
+        f"Ours, {STEPS} steps of {SCHEDULE} {'/'.join(f'{v:g}' for v in PARAMS.values())}, {torch.get_num_threads()} threads. `forwards`: "
+        "prompts computed; `for each forward`: its seconds beside euler's, so that what is above 1 is the method's own work, on a "
+        "network as deep as Chroma and so narrow that such work weighs most.",
+        "",
+        "| method | forwards | median s | ratio to euler | for each forward |",
+        "|---|---|---|---|---|",
+    ]
+    for name, values in seconds.items():
+        ratio = statistics.median(v / b for v, b in zip(values, base))
+        each = ratio * prompts / computed[name]
+        lines.append(
+            f"| {name} | {computed[name]:.1f} | {statistics.median(values):.3f} | {ratio:.2f} | {each:.2f} |"
+        )
+    return lines
 
 
 def main(rounds: int) -> None:
@@ -90,4 +162,5 @@ def main(rounds: int) -> None:
                 f"## {latent * 8} x {latent * 8} pixels ({(latent // 2) ** 2} image tokens), {FEWER} steps, 2 threads"
             )
             lines += ["", title, "", *ratio_table(seconds, "ours")]
+        lines += ["", "## Samplers and savings", "", *costs(n, ours, text, rounds)]
     write("run", "A picture of 26 steps with CFG", lines)

@@ -17,7 +17,7 @@ from .exam import Question
 
 STEPS, SAMPLER, SCHEDULE, SHIFT = 20, "euler", "beta", 1.0  # those of the demo workflow
 SOURCE_CFG = 3.0  # of the picture that an edit begins with
-MODEL, VAE = "chroma-demo.safetensors", "chroma-demo-vae.safetensors"
+MODEL, VAE, RADIANCE = "chroma-demo.safetensors", "chroma-demo-vae.safetensors", "chroma-demo-radiance.gguf"
 WEIGHTS = (exam.JUDGE.with_name(MODEL), exam.JUDGE.with_name(VAE), exam.JUDGE)  # all that a verdict depends on
 
 
@@ -27,7 +27,8 @@ class Studio:
     `model` and `sampler` may be set to others; `loaded` is the model that edits' sources are painted with.
     """
 
-    def __init__(self, quant_mode: str = "auto"):
+    def __init__(self, quant_mode: str = "auto", file: str = MODEL):
+        """file: of `demo/weights`, MODEL or RADIANCE; the second paints pixels, without a VAE of its own."""
         sys.path.insert(0, str(dev.host_path()))
         from comfy.cli_args import args
 
@@ -39,12 +40,15 @@ class Studio:
 
         self.comfy = comfy
         models = dev.base_dir() / "models"
-        path = models / "diffusion_models" / MODEL
+        path = models / "diffusion_models" / file
         model = dev.load_pack("host.model.load").load_chroma(str(path), quant_mode)
         (self.loaded,) = ModelSamplingAuraFlow().patch_aura(model, SHIFT)
         self.model, self.sampler = self.loaded, SAMPLER
         self.clip = comfy.sd.load_clip([str(models / dev.TEXT_ENCODER)], clip_type=comfy.sd.CLIPType.CHROMA)
-        self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(models / "vae" / VAE)))
+        self.latents = model.get_model_object("latent_format")
+        pixels = self.latents.spacial_downscale_ratio == 1
+        weights = {"pixel_space_vae": torch.ones(())} if pixels else comfy.utils.load_torch_file(str(models / "vae" / VAE))
+        self.vae = comfy.sd.VAE(sd=weights)
         self._texts: dict[str, torch.Tensor] = {}
         self._sources: dict[Question, np.ndarray] = {}
 
@@ -70,9 +74,9 @@ class Studio:
         shown: (1, H, W, 3) a picture as reference, for both prompts of guidance.
         model, sampler: the studio's own where none is given.
         """
-        noise = torch.cat(
-            [torch.randn(1, 16, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        )
+        side = size // self.latents.spacial_downscale_ratio
+        shape = (1, self.latents.latent_channels, side, side)
+        noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         more = {} if shown is None else {"reference_latents": [self.vae.encode(torch.from_numpy(shown).float())]}
         positive = [[torch.cat([self.text(p) for p in prompts]), {"guidance": 0.0, **more}]]
         negative = [[self.text(""), {"guidance": 0.0, **more}]]

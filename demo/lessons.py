@@ -67,12 +67,8 @@ PHASES = (
         edits=0.2,
     ),
 )
-PIXEL_PHASES = (  # of the model that works on pixels: a patch of 16 is one token, so that 64 pixels are 16 tokens too
-    Phase(0, {(64, 64): 1.0}, shapes=1.0),
-    Phase(1000, {(64, 64): 0.5, (128, 128): 0.5}, shapes=1.0),
-    Phase(2500, {(64, 64): 0.8, (128, 128): 0.2}, num_things=KNOWN, variety=0.1),
-    Phase(5000, {(64, 64): 0.5, (96, 96): 0.5}, num_things=KNOWN, variety=0.5),
-    Phase(7000, {(64, 64): 0.2, (96, 96): 0.4, (128, 128): 0.4}, KNOWN),
+PIXEL_PHASES = (  # of the model that works on pixels, which begins with the blocks of the other
+    Phase(0, {(64, 64): 0.1, (96, 96): 0.1, (128, 128): 0.8}, KNOWN, variety=0.4, shapes=0.1),
 )
 PIXELS = 64 * 96 * 96  # in a batch at most; 64 pictures where that is fewer
 MAX_BATCH = 64

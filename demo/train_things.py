@@ -3,10 +3,11 @@
 Run from the repository's root, in the environment that `python dev.py setup` makes, after `python -m demo.things`:
 
     python -m demo.train_things [chroma|radiance] [--out DIR] [--steps N] [--hours H] [--decay N] [--threads 2]
-    python -m demo.train_things --from WEIGHTS.safetensors
+    python -m demo.train_things [chroma|radiance] --from WEIGHTS.safetensors
 
 State goes to DIR every few minutes and when it is stopped, and the same command goes on from there; every step's batch, noise and rate follow
-from its number. --from begins with averaged weights where the state was lost, at the step that they name. --decay N
+from its number. --from begins with averaged weights where the state was lost, at the step that they name; of the other
+kind it takes what fits, the blocks and what reads the text, and begins at step 0. --decay N
 lets the rate fall to nothing over N steps from now on, which ends the run. DIR/KIND-demo.safetensors is the averaged
 model in float16, DIR/log.csv has hours, loss and seconds a step, DIR/sheet-STEP.png shows the same prompts every time.
 """
@@ -14,9 +15,9 @@ model in float16, DIR/log.csv has hours, loss and seconds a step, DIR/sheet-STEP
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -30,7 +31,7 @@ from . import exam, lessons, network, scenes, things, training, vae, watch, word
 from .muon import Muon
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Kind:
     """What is trained: its sizes, and what it shows at which step. pixels: it works on pictures, not on latents."""
 
@@ -43,15 +44,13 @@ class Kind:
         return network.build(self.sizes, self.pixels)
 
 
+SIZES = network.Sizes(width=256, heads=4, double=4, single=8, approximator_width=192, approximator_layers=3)
+FEWER = dataclasses.replace(SIZES, double=3, single=6)  # with five bits a weight the file is below 10 MB
 KINDS = {
-    "chroma": Kind(
-        "demo Chroma of things",
-        network.Sizes(width=256, heads=4, double=4, single=8, approximator_width=192, approximator_layers=3),
-        lessons.PHASES,
-    ),
+    "chroma": Kind("demo Chroma of things", SIZES, lessons.PHASES),
     "radiance": Kind(
         "demo Radiance of things",
-        network.Sizes(width=192, heads=3, double=2, single=4, approximator_width=128, approximator_layers=3),
+        FEWER,
         lessons.PIXEL_PHASES,
         network.PixelSizes(patch_size=16, width=16, blocks=2, mlp_ratio=2),
     ),
@@ -149,15 +148,19 @@ class Trainer:
         return net
 
     def begin_with(self, path: Path) -> None:
-        """Weights alone, as `save_weights` wrote them."""
+        """Weights alone, as `save_weights` wrote them; of another kind what fits."""
+        own = self.net.state_dict()
         sd = {k: v.float().to(self.device) for k, v in load_file(path).items()}
-        self.net.load_state_dict(sd)
-        self.ema = {k: v.clone() for k, v in sd.items()}
-        with safe_open(path, "pt") as f:
-            self.step = self.began = int((f.metadata() or {})["steps"])
+        sd = {k: v for k, v in sd.items() if k in own and v.shape == own[k].shape}
+        self.net.load_state_dict({**own, **sd})
+        self.ema = {k: v.clone() for k, v in self.net.state_dict().items()}
+        if sd.keys() == own.keys():
+            with safe_open(path, "pt") as f:
+                self.step = self.began = int((f.metadata() or {})["steps"])
 
     def save_weights(self, path: Path) -> None:
         half = {k: v.half().cpu().contiguous() for k, v in self.ema.items()}
+        half |= {name: torch.empty(0, dtype=torch.float16) for name in self.net.config.markers}
         metadata = {"title": self.kind.title, "license": "Apache-2.0", "steps": str(self.step)}
         save_file(half, path.with_suffix(".partial"), metadata=metadata)
         path.with_suffix(".partial").replace(path)
