@@ -82,9 +82,7 @@ def costs(n: Any, patcher: Any, text: list[torch.Tensor], rounds: int) -> list[s
     for name, values in seconds.items():
         ratio = statistics.median(v / b for v, b in zip(values, base))
         each = ratio * prompts / computed[name]
-        lines.append(
-            f"| {name} | {computed[name]:.1f} | {statistics.median(values):.3f} | {ratio:.2f} | {each:.2f} |"
-        )
+        lines.append(f"| {name} | {computed[name]:.1f} | {statistics.median(values):.3f} | {ratio:.2f} | {each:.2f} |")
     return lines
 
 

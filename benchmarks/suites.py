@@ -39,7 +39,8 @@ def run(suite: str, host: str, frontend: str, only: list[str]) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         own = [*(["--host", host] if host != PINNED else []), *(["--frontend", frontend] if frontend != PINNED else [])]
-        command = [sys.executable, "dev.py", "test", *own, "-q", "-m", SUITES[suite], f"--junitxml={report}", *only]
+        how = ["-q", *dev.whole_suite(), "-m", SUITES[suite], f"--junitxml={report}"]
+        command = [sys.executable, "dev.py", "test", *own, *how, *only]
         started = time.monotonic()
         ended = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True)
         if not report.is_file():

@@ -47,7 +47,9 @@ class Studio:
         self.clip = comfy.sd.load_clip([str(models / dev.TEXT_ENCODER)], clip_type=comfy.sd.CLIPType.CHROMA)
         self.latents = model.get_model_object("latent_format")
         pixels = self.latents.spacial_downscale_ratio == 1
-        weights = {"pixel_space_vae": torch.ones(())} if pixels else comfy.utils.load_torch_file(str(models / "vae" / VAE))
+        weights = (
+            {"pixel_space_vae": torch.ones(())} if pixels else comfy.utils.load_torch_file(str(models / "vae" / VAE))
+        )
         self.vae = comfy.sd.VAE(sd=weights)
         self._texts: dict[str, torch.Tensor] = {}
         self._sources: dict[Question, np.ndarray] = {}

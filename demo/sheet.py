@@ -6,7 +6,6 @@ python dev.py sheet
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ import dev
 from . import emblem, evaluate
 
 SCALE, COLUMNS, CAPTION, CFG = 2, 4, 44, 3.0
-THUMBNAIL = 1  # number of the prompt that the workflows show, and its seed
+FIRST = "chroma_text_to_image"  # the workflow that shows the first of THUMBNAILS; the others go on from there, by their names
+THUMBNAILS = (1, 6, 8, 2, 7, 9, 10, 0, 3, 4, 5)  # numbers of prompts, and their seeds
 PROMPTS = (
     "a 3D fox on a light green background",
     "a flat rocket on a blue background",
@@ -34,10 +34,16 @@ PROMPTS = (
 )
 
 
+def painted(studio: evaluate.Studio, number: int) -> Image.Image:
+    """The prompt of this number."""
+    picture = studio.paint([PROMPTS[number]], [number], CFG)[0]
+    return Image.fromarray((picture * 255).round().astype(np.uint8))
+
+
 def sheet(studio: evaluate.Studio) -> Image.Image:
     tiles = []
-    for seed, prompt in enumerate(PROMPTS):
-        picture = Image.fromarray((studio.paint([prompt], [seed], CFG)[0] * 255).round().astype(np.uint8))
+    for seed, prompt in enumerate(PROMPTS):  # its number is its seed
+        picture = painted(studio, seed)
         side = picture.width * SCALE
         tile = Image.new("RGB", (side + 12, side + CAPTION), "white")
         tile.paste(picture.resize((side, side), Image.LANCZOS), (6, 6))
@@ -60,9 +66,12 @@ def main() -> None:
     docs = dev.ROOT / "docs"
     docs.mkdir(exist_ok=True)
     sheet(studio).save(docs / "demo.png", optimize=True)
-    picture = Image.fromarray((studio.paint([PROMPTS[THUMBNAIL]], [THUMBNAIL], CFG)[0] * 255).round().astype(np.uint8))
-    for workflow in (dev.ROOT / "example_workflows").glob("*.json"):
-        picture.resize((512, 512), Image.LANCZOS).save(Path(workflow).with_suffix(".jpg"), quality=88)
+    radiance = evaluate.Studio(file=evaluate.RADIANCE)
+    workflows = (dev.ROOT / "example_workflows").glob("*.json")
+    for i, workflow in enumerate(sorted(workflows, key=lambda path: (path.stem != FIRST, path.stem))):
+        number = THUMBNAILS[i % len(THUMBNAILS)]
+        picture = painted(radiance if "radiance" in workflow.stem else studio, number)
+        picture.resize((512, 512), Image.LANCZOS).save(workflow.with_suffix(".jpg"), quality=88)
 
 
 if __name__ == "__main__":

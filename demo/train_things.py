@@ -33,12 +33,14 @@ from .muon import Muon
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What is trained: its sizes, and what it shows at which step. pixels: it works on pictures, not on latents."""
+    """What is trained: its sizes, and what it shows at which step. pixels: it works on pictures, not on latents.
+    time_mean: of timesteps before the sigmoid."""
 
     title: str
     sizes: network.Sizes
     phases: Sequence[lessons.Phase]
     pixels: network.PixelSizes | None = None
+    time_mean: float = 0.9  # at this size what a thing is and where is decided above 0.5, and learnt last
 
     def build(self) -> nn.Module:
         return network.build(self.sizes, self.pixels)
@@ -53,12 +55,11 @@ KINDS = {
         FEWER,
         lessons.PIXEL_PHASES,
         network.PixelSizes(patch_size=16, width=16, blocks=2, mlp_ratio=2),
+        time_mean=1.8,  # a token of 768 pixels shows through more noise than one of 64 numbers of a latent
     ),
 }
 WARM_UP, PEAK_RATE, WEIGHT_DECAY = 100, 2e-3, 0.01
 EMA_HALF_LIFE = 300  # steps
-# Of timesteps before the sigmoid. At this size what a thing is and where is decided above 0.5, and learnt last.
-TIME_MEAN = 0.9
 SAVE_SECONDS, LOG_EVERY, SHEET_EVERY = 240, 50, 500
 
 
@@ -81,13 +82,14 @@ def loss_of(
     mask: Tensor,
     generator: torch.Generator,
     source: Tensor | None = None,
+    time_mean: float = 0.0,
 ) -> Tensor:
     """Flow matching: velocity = noise - data, timesteps logit-normal. The draws are the same on every device.
 
-    z, source: (B, C, h, w) data, and what is shown beside it as reference.
+    z, source: (B, C, h, w) data, and what is shown beside it as reference. time_mean: of timesteps before the sigmoid.
     """
     noise = torch.randn(z.shape, generator=generator).to(z.device)
-    t = torch.sigmoid(TIME_MEAN + torch.randn(len(z), generator=generator)).to(z.device)
+    t = torch.sigmoid(time_mean + torch.randn(len(z), generator=generator)).to(z.device)
     noisy = torch.lerp(z, noise, t.view(-1, 1, 1, 1))
     with training.autocast(z.device):
         velocity = net(noisy, t, rows, context_mask=mask, **watch.shown(source))
@@ -131,7 +133,7 @@ class Trainer:
             rows, mask = self.rows(lesson.captions)
         generator = torch.Generator().manual_seed(1_000_003 + self.step)
         with training.quick_attention(self.device):
-            loss = loss_of(self.net, z, rows, mask, generator, source)
+            loss = loss_of(self.net, z, rows, mask, generator, source, self.kind.time_mean)
             self.net.zero_grad(set_to_none=True)
             loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)

@@ -46,7 +46,7 @@ OWN = ("benchmarks", "demo", "dev", "tests")  # not in the archive
 MAX_ARCHIVE_BYTES = 2_000_000  # the demo's weights alone would be 8.8 MB
 MAX_PATH = 140  # of Windows' 260, of which a long user name, ComfyUI and custom_nodes take up to 110
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
-BINARY = (".jpg", ".png", ".safetensors")
+BINARY = (".gguf", ".jpg", ".png", ".safetensors")
 WORKFLOWS = sorted((support.ROOT / ".github" / "workflows").glob("*.yml"))
 pack = support.dev.load_pack()
 

@@ -73,6 +73,29 @@ def test_weights_alone_go_on_at_their_step_with_a_warm_up(trainer, tmp_path):
     assert rate == pytest.approx(train_things.PEAK_RATE * 0.01)
 
 
+def test_weights_of_another_kind_give_their_blocks(sprites, monkeypatch, tmp_path):
+    """And the file of one that paints pixels says that it predicts the picture."""
+    monkeypatch.setattr(train_things.lessons, "MAX_BATCH", 4)
+    chroma, radiance = (
+        train_things.Trainer(KINDS[name], sprites, torch.nn.Identity(), FewWords(), tokenize) for name in KINDS
+    )
+    chroma.step = 7
+    chroma.save_weights(tmp_path / "chroma.safetensors")
+    radiance.begin_with(tmp_path / "chroma.safetensors")
+    assert radiance.step == 0
+    both = chroma.ema.keys() & radiance.ema.keys()
+    assert {name.split(".")[0] for name in both} >= {"double_blocks", "single_blocks", "txt_in", "distilled_guidance_layer"}
+    assert all(torch.equal(radiance.ema[name], chroma.ema[name].half().float()) for name in both)
+    assert radiance.ema.keys() - both and chroma.ema.keys() - both
+    radiance.step = 3
+    radiance.save_weights(tmp_path / "radiance.safetensors")
+    read, detect = (support.dev.load_pack(f"loaders.{name}") for name in ("files.read", "checkpoint.detect_variant"))
+    found = detect.detect(read.read_header(tmp_path / "radiance.safetensors")).config
+    assert found.prediction == "x0" and found.nerf is not None
+    radiance.begin_with(tmp_path / "radiance.safetensors")
+    assert radiance.step == 3
+
+
 def test_rate_holds_falls_and_ends_on_request():
     assert training.rate(0, 100) == 0.01
     assert training.rate(1500, 100) == 1

@@ -163,6 +163,29 @@ def test_loading_and_quantising_end_early(comfy, load, whole_again, monkeypatch,
     whole_again(load(mode), work, error)
 
 
+def test_loading_is_interrupted_at_every_weight(comfy, load, paint, monkeypatch):
+    management, at = comfy.model_management, 0
+    reference, before = paint(load()), alive()
+
+    def stopped():
+        with monkeypatch.context() as patched:
+            stopped_after(patched, at, management.interrupt_current_processing)
+            load()
+        pytest.fail("it ended")
+
+    builder = load_pack("host.model.weights").StateBuilder
+    asked = []
+    with monkeypatch.context() as patched:
+        entries = builder.entries
+        patched.setattr(builder, "entries", lambda *a: asked.append(a[1]) or entries(*a))
+        load()
+    assert len(asked) > 60
+    for at in range(len(asked) - 1):  # noqa: B007  `stopped` reads it; behind the last weight nothing looks any more
+        fails(stopped, management.InterruptProcessingException)
+    assert alive() == before
+    assert torch.equal(paint(load()), reference)
+
+
 class BrokenFile:
     """Of a disk that fails while it is read: the system's error then has no file's name."""
 

@@ -113,6 +113,17 @@ def test_the_pack_twice_and_a_pack_with_our_names_leave_one_that_paints(host_dir
         assert server.log.read_text(errors="replace").count(told) == other
 
 
+@pytest.mark.slow
+def test_one_seed_gives_the_same_pixels_in_another_server(server, tmp_path):
+    graph = Graph.demo(server).set("KSampler", seed=81_000)
+    (here,) = graph.run(server)
+    base, other = own_server(tmp_path, "other")
+    with other:
+        (told,) = graph.copy().run(other)
+    there = base / told.relative_to(dev.base_dir())
+    assert (pixels(here) == pixels(there)).all()
+
+
 def test_two_clients_that_queue_at_once_get_their_own_pictures(server):
     """Each hears of its own prompts alone, in the order in which it queued them, and gets the pixels that it gets alone."""
     graphs = {

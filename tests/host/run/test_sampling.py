@@ -2,6 +2,7 @@
 
 import pytest
 import support
+import torch
 from host_models import lora_on, native_patcher, sample
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
@@ -37,6 +38,19 @@ def test_run_equals_the_hosts_own(comfy, inference, case, sampler, with_lora):
     print(f"relative L2 of the final latents {support.relative(mine, theirs):.2e}")
     assert support.relative(mine, theirs) <= RUN_LIMIT
     assert (support.relative(mine, plain) > 1e-2) == with_lora
+
+
+@pytest.mark.parametrize("mode", ["fp32", "int8_convrot"])
+def test_pictures_at_once_are_the_pictures_alone(comfy, inference, case, mode):
+    cfg, _, path = case
+    model = support.dev.load_pack("host.model.load").load_chroma(str(path), mode)
+    noise = torch.randn(3, 16, 16, 20, generator=torch.Generator().manual_seed(6))
+
+    def painted(noise):
+        return sample(comfy, model, cfg, steps=2, sampler="res_multistep", noise=noise, latent=torch.zeros_like(noise))
+
+    alone = torch.cat([painted(one) for one in noise.split(1)])
+    assert support.relative(painted(noise), alone) <= RUN_LIMIT
 
 
 def test_position_embedder_of_another_pack_acts_as_on_the_hosts(comfy, inference, case):
