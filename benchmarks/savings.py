@@ -15,7 +15,7 @@ from . import two_seeds
 from .measure import Kept
 
 SCALE, NUM_QUESTIONS = 3.0, 4
-BAR = 2.0  # of 255, mean: above it `alternate` is off for a sampler
+BAR = 4.0  # of 255, mean: above it `alternate` is off for a sampler. A gap lies there that is wider than the noise
 SETTINGS = {
     "alternate": {"alternate": True},
     "skip 2": {"skip_first_steps": 2},

@@ -11,8 +11,13 @@ TWO_STAGE = re.compile(
     r"(?<!2m_sde_)heun|^dpm_2|^dpm_fast|^dpm_adaptive|_2s|dpmpp_sde|^seeds_[23]|res_[235]s|sa_solver_pece|midpoint|rk[2-9]"
 )
 OFF_SCHEDULE = ("dpm_fast", "dpm_adaptive")  # they step on sigmas of their own, as a run finds by itself
-# Whose picture moves by over 2 of 255 with `alternate` for other reasons, as `benchmarks/savings.py` finds them.
-ROUGH_SAMPLERS = frozenset({"dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "lcm", "sa_solver"})
+# Whose picture moves by over 4 of 255 with `alternate` for other reasons, as `benchmarks/savings.py` finds them.
+ROUGH_SAMPLERS = frozenset(
+    [
+        *("dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"),
+        *("dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "lcm", "res_multistep_ancestral", "sa_solver"),
+    ]
+)
 
 
 def adds_noise(name: str) -> bool:
