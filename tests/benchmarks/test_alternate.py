@@ -36,8 +36,16 @@ def test_alternate_table_compares_with_as_many_forwards(painted, rows_of):
     assert [row[0] for row in by_trust] == ["0", "0.25", "0.5", "0.75", "1"] and len(rows) == 60
     assert [alternate.steps_of(n) for n in (13, 19, 40.0000001, 26)] == [7, 10, 20, 13]
     assert painter.guided_run.TRUST == 1.0  # put back
-    assert re.search(r"^Nearest over both samplers: [\d.]+; in samplers/guided_run.py: 1\.$", text, re.M)
+    assert re.search(r"^It pays with .+ steps; nearest over these: [\d.]+; in samplers/guided_run.py: 1\.$", text, re.M)
     assert len(re.findall(NOISE.format("ratio"), text, re.M)) == 2
+
+
+def test_the_nearest_trust_is_of_where_it_pays():
+    worst = {
+        (s, n, t): [{"ratio": 2 + t}] * 2 for s in alternate.SAMPLERS for n in alternate.STEPS for t in alternate.TRUSTS
+    }
+    pays = {("euler", 26, t): [{"ratio": 1.2 - 0.4 * t}] * 2 for t in alternate.TRUSTS}
+    assert alternate.nearest(worst | pays) == (1.0, ["euler 26"])
 
 
 def test_mean_ratio_is_geometric():
