@@ -171,6 +171,8 @@ CASES = [
     (between(clean(), "PerturbedAttentionGuidance", scale=3.0), [(IDLE, "50", "PerturbedAttentionGuidance with Chroma")]),
     (between(clean(), "FreeU_V2"), [(HARM, "50", "FreeU_V2 with Chroma")]),
     (between(clean(loader="UNETLoader"), "ReferenceLatent", name="positive"), [(IDLE, "50", "ReferenceLatent with Chroma")]),
+    (between(between(clean(), "ReferenceLatent", name="positive"), "FluxKVCache", key="51"), [(HARM, "51", "FluxKVCache with references")]),
+    (between(clean(), "FluxKVCache"), []),
 ]  # fmt: skip
 
 # For the rules that the cases leave out.

@@ -400,6 +400,25 @@ def host_nag(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
             )
 
 
+@rule
+def kept_references(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
+    """The host's Flux KV Cache changes where references stand, besides keeping their keys and values.
+
+    source: the host's nodes_flux.py; benchmarks/results/references.md.
+    """
+    shown = any(graph.kind(node) == "ReferenceLatent" for node in (*run.positive, *run.negative))
+    for node, kind in run.kinds(graph):
+        if kind == "FluxKVCache" and run.is_ours and shown:
+            yield Finding(
+                HARM,
+                node,
+                "FluxKVCache with references",
+                "It gives references the method index_timestep_zero, which Kontext was not trained with, and keeps what the first "
+                "step has of them. On the demo model half as many edits are right.",
+                "Remove the node.",
+            )
+
+
 # Class -> severity, text, and whether only for ComfyUI's own Chroma.
 WITHOUT_EFFECT: dict[str, tuple[str, str, bool]] = {
     "PerturbedAttentionGuidance": (IDLE, "It acts on a U-Net's middle block, which Chroma lacks.", False),
