@@ -71,10 +71,12 @@ def main(rounds: int) -> None:
                 config = models[name].model.diffusion_model.config
                 rate = speed.of(torch.device("cpu"), torch.float32, config.hidden_size)
                 found[name, side].append((config.multiplications((side // 16) ** 2) / rate, run(models[name], side)))
+    demo = studio.model.model.diffusion_model.config
     lines = [
         f"Seconds of a prompt in float32, {torch.get_num_threads()} thread(s), {rounds} rounds, medians: guessed by the trial of the "
         f"machine in the same round, which takes {statistics.median(trials):.2f} s, and in a run of {STEPS} steps. `ratio`: run "
-        f"to guess. Random weights: width {WIDTH}, {BLOCKS[0]} + {BLOCKS[1]} blocks; the demo has width 128, 4 + 8.",
+        f"to guess. Random weights: width {WIDTH}, {BLOCKS[0]} + {BLOCKS[1]} blocks; the demo has width "
+        f"{demo.hidden_size}, {demo.num_double_blocks} + {demo.num_single_blocks}.",
         "",
         "| model | pixels | guessed, s | run, s | ratio | least | most |",
         "|---|---|---|---|---|---|---|",
