@@ -55,10 +55,12 @@ START_SECONDS, PICTURE_SECONDS = 300, 600
 DEMO_FILES = {  # file in demo/weights -> folder of models
     "chroma-demo.safetensors": "diffusion_models",
     "chroma-demo-vae.safetensors": "vae",
+    "chroma-demo-radiance.gguf": "diffusion_models",
 }
 TEXT_ENCODER = "text_encoders/chroma-demo-t5.safetensors"
 UTF8 = {"PYTHONUTF8": "1"}  # else Python on Windows reads and writes text in another encoding
 WORKFLOW = ROOT / "demo" / "demo_text_to_image.json"
+WORKFLOWS = (WORKFLOW, ROOT / "demo" / "demo_radiance.json")
 
 
 class Problem(Exception):
@@ -296,7 +298,8 @@ def place_models() -> None:
         if run.returncode:
             raise Problem(f"the text encoder could not be written to {encoder}:\n{run.stderr[-1500:]}")
         stamp.write_text(recipe)
-    shutil.copyfile(WORKFLOW, base_dir() / "user/default/workflows" / WORKFLOW.name)
+    for workflow in WORKFLOWS:
+        shutil.copyfile(workflow, base_dir() / "user/default/workflows" / workflow.name)
     link(base_dir() / "custom_nodes" / "chroma-pack")
 
 
@@ -531,9 +534,7 @@ def serve(arguments: argparse.Namespace, rest: list[str]) -> int:
     setup()
     say("starting ComfyUI")
     with Server(arguments.port or SERVE_PORT, (*front_end(), *rest)) as server:
-        print(
-            f"ComfyUI is at {server.url}; the demo is under Workflows, {WORKFLOW.stem}. Log: {server.log}. Ctrl+C stops it"
-        )
+        print(f"ComfyUI is at {server.url}; the demos are under Workflows. Log: {server.log}. Ctrl+C stops it")
         try:
             return server.process.wait()
         except KeyboardInterrupt:

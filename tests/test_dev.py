@@ -236,7 +236,7 @@ def test_link_points_here_and_is_renewed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", [*(support.ROOT / "example_workflows").glob("*.json"), dev.WORKFLOW], ids=lambda p: p.stem
+    "path", [*(support.ROOT / "example_workflows").glob("*.json"), *dev.WORKFLOWS], ids=lambda p: p.stem
 )
 def test_workflows_are_sound_json_with_matching_links(path):
     workflow = json.loads(path.read_text())

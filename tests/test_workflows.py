@@ -5,7 +5,7 @@ import json
 import pytest
 import support
 
-WORKFLOWS = [*(support.ROOT / "example_workflows").glob("*.json"), support.dev.WORKFLOW]
+WORKFLOWS = [*(support.ROOT / "example_workflows").glob("*.json"), *support.dev.WORKFLOWS]
 BLUEPRINTS = [*(support.ROOT / "subgraphs").glob("*.json")]
 every = pytest.mark.parametrize("path", sorted(WORKFLOWS), ids=lambda p: p.stem)
 

@@ -26,9 +26,7 @@ def found(graph, record=None):
 
 # --- no false alarms -----------------------------------------------------------------------------------------------------
 
-WORKFLOWS = sorted(
-    [*(support.ROOT / "example_workflows").glob("*.json"), support.ROOT / "demo/demo_text_to_image.json"]
-)
+WORKFLOWS = sorted([*(support.ROOT / "example_workflows").glob("*.json"), *support.dev.WORKFLOWS])
 WIDGETS = {  # of nodes that were saved without the names of theirs; the host test uses the host's own definitions
     "ChromaDiffusionLoader": ("unet_name", "quant_mode"),
     "CLIPLoader": ("clip_name", "type", "device"),

@@ -23,7 +23,6 @@ FLUX_19, LITE_PATCH, LITE_MODULATOR = (
     "chroma-demo-lite-patch.safetensors",
     "chroma-demo-lite-modulator.safetensors",
 )
-RADIANCE = "chroma-demo-radiance.safetensors"
 VIT_L = {"width": 1024, "mlp": 4096, "layers": 24, "patches": 257, "projection": 768}  # the smallest that ComfyUI reads
 WEIGHTS = support.ROOT / "demo" / "weights" / "chroma-demo.safetensors"
 APPROXIMATOR = "distilled_guidance_layer."
@@ -45,7 +44,6 @@ def place(base: Path) -> None:
         ("models/checkpoints", FLUX_19, flux_19),
         ("models/checkpoints", LITE_PATCH, lite_patch),
         ("models/checkpoints", LITE_MODULATOR, lite_modulator),
-        ("models/diffusion_models", RADIANCE, radiance),
     ):
         path = base / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,12 +118,6 @@ def lite_modulator(path: Path) -> None:
     weights = {n.removeprefix(start): t for n, t in demo_weights().items() if n.startswith(start)}
     weights["in_proj.weight"] = weights["in_proj.weight"][:, ::2].contiguous()
     save_file(weights, path)
-
-
-def radiance(path: Path) -> None:
-    """Of random weights, for the demo's text encoder."""
-    cfg = support.config(**support.RADIANCE, context=TEXT_WIDTH, prediction="x0")
-    support.write(path, support.published(support.random_weights(cfg)))
 
 
 def style_model(path: Path) -> None:

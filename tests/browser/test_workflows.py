@@ -189,7 +189,7 @@ def rerouted(saved):
 CHANGES = [lambda saved: None, bypassed, muted, rerouted]
 
 
-@pytest.mark.parametrize("path", [dev.WORKFLOW, *WORKFLOWS, *BLUEPRINTS], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*dev.WORKFLOWS, *WORKFLOWS, *BLUEPRINTS], ids=lambda p: p.stem)
 def test_a_workflow_is_converted_as_the_page_does_it(page, server, path):
     """As it is, and with nodes bypassed, muted and rerouted: all nodes, inputs, links and titles."""
     info = server.get("/object_info")

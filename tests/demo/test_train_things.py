@@ -84,7 +84,12 @@ def test_weights_of_another_kind_give_their_blocks(sprites, monkeypatch, tmp_pat
     radiance.begin_with(tmp_path / "chroma.safetensors")
     assert radiance.step == 0
     both = chroma.ema.keys() & radiance.ema.keys()
-    assert {name.split(".")[0] for name in both} >= {"double_blocks", "single_blocks", "txt_in", "distilled_guidance_layer"}
+    assert {name.split(".")[0] for name in both} >= {
+        "double_blocks",
+        "single_blocks",
+        "txt_in",
+        "distilled_guidance_layer",
+    }
     assert all(torch.equal(radiance.ema[name], chroma.ema[name].half().float()) for name in both)
     assert radiance.ema.keys() - both and chroma.ema.keys() - both
     radiance.step = 3

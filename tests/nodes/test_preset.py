@@ -411,7 +411,7 @@ def graph(server):
 
 def workflows():
     """Those without subgraphs, which `dev.api_graph` does not read; tests/advice/test_doctor.py has the others."""
-    files = sorted([*(support.ROOT / "example_workflows").glob("*.json"), dev.WORKFLOW])
+    files = sorted([*(support.ROOT / "example_workflows").glob("*.json"), *dev.WORKFLOWS])
     return [path for path in files if not json.loads(path.read_text()).get("definitions")]
 
 
