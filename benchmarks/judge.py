@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import torch
+
 from . import two_seeds
 from .measure import Kept
 
@@ -44,6 +46,7 @@ def figures(scores: dict[str, Any]) -> dict[str, float]:
     return {name: scores["right_of_right" if name == "right of right sources" else name] for name in COLUMNS}
 
 
+@torch.inference_mode()  # a quantised model is loaded in it too
 def main(rounds: int) -> None:
     from demo import evaluate, exam, things
 

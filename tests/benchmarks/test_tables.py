@@ -126,6 +126,9 @@ def test_judge_table_has_edits_by_kind_and_says_where_sprites_lack(results, rows
     class Studio:
         """Paints shapes as they are asked for, and things as plain grounds."""
 
+        def __init__(self, file):
+            assert file in (evaluate.MODEL, evaluate.RADIANCE)
+
         def source(self, question):
             return np.ones((1, 128, 128, 3), np.float32)
 
@@ -148,7 +151,12 @@ def test_judge_table_has_edits_by_kind_and_says_where_sprites_lack(results, rows
     ((head, rows),) = rows_of(text)
     assert head[2:] == list(judge.COLUMNS)
     assert [row[:3] for row in rows[:4]] == [["one shape (4)", f"{cfg}", "100.0%"] for cfg in (1, 2, 3, 5)]
-    assert [row[:2] for row in rows[-4:]] == [[f"edit of {k} (10)", "3"] for k in ("style", "ground", "place", "thing")]
+    assert [row[:2] for row in rows[20:24]] == [
+        [f"edit of {k} (10)", "3"] for k in ("style", "ground", "place", "thing")
+    ]
+    assert [row[:2] for row in rows[24:26]] == [["Radiance: one shape (4)", cfg] for cfg in ("1", "3")] and len(
+        rows
+    ) == 34
     assert all((row[-1] != "") is (with_sprites or "shape" in row[0]) for row in rows)
     assert all(row[head.index("right of right sources")] == "" for row in rows)  # no source was right
     assert ("python -m demo.things" in text) is not with_sprites
