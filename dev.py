@@ -55,7 +55,7 @@ START_SECONDS, PICTURE_SECONDS = 300, 600
 DEMO_FILES = {  # file in demo/weights -> folder of models
     "chroma-demo.safetensors": "diffusion_models",
     "chroma-demo-vae.safetensors": "vae",
-    "chroma-demo-radiance.gguf": "diffusion_models",
+    "chroma-radiance-demo.gguf": "diffusion_models",
 }
 TEXT_ENCODER = "text_encoders/chroma-demo-t5.safetensors"
 UTF8 = {"PYTHONUTF8": "1"}  # else Python on Windows reads and writes text in another encoding

@@ -17,7 +17,7 @@ from .exam import Question
 
 STEPS, SAMPLER, SCHEDULE, SHIFT = 20, "euler", "beta", 1.0  # those of the demo workflow
 SOURCE_CFG = 3.0  # of the picture that an edit begins with
-MODEL, VAE, RADIANCE = "chroma-demo.safetensors", "chroma-demo-vae.safetensors", "chroma-demo-radiance.gguf"
+MODEL, VAE, RADIANCE = "chroma-demo.safetensors", "chroma-demo-vae.safetensors", "chroma-radiance-demo.gguf"
 WEIGHTS = (exam.JUDGE.with_name(MODEL), exam.JUDGE.with_name(VAE), exam.JUDGE)  # all that a verdict depends on
 
 

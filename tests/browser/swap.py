@@ -34,7 +34,7 @@ DEMO: dict[str, dict[str, Any]] = {
     },
 }
 # In place of what the rows above say.
-VALUES = {"chroma-radiance-x0.safetensors": "chroma-demo-radiance.gguf", "pixel_space": "pixel_space"}
+VALUES = {"chroma-radiance-x0.safetensors": "chroma-radiance-demo.gguf", "pixel_space": "pixel_space"}
 FILE = re.compile(r"\.(safetensors|sft|gguf|pth|pt|ckpt|bin|png|jpe?g|webp)$")
 
 
