@@ -39,7 +39,7 @@ _FLASH = "(?:chroma)?(?:hd)?flash"  # v10HDFlash
 
 # Pattern, row, remark; tried in this order, the more specific first.
 FILE_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = (
-    (_word("chroma[-_. ]?demo"), TOY, ""),
+    (_word("chroma[-_. ]?(?:radiance[-_. ]?)?demo"), TOY, ""),
     (_word(f"{_FLASH}[-_. ]?heun"), FLASH_HEUN, ""),
     (_word(_FLASH), FLASH, ""),
     (_word(r"(?:chroma)?radiance|x0(?!\.\d)"), RADIANCE, ""),  # x0.5 is a weight in a merge

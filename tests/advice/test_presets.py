@@ -100,6 +100,7 @@ FILES = {
     "Chroma_HD_x0.5_merge.safetensors": presets.HD,
     "Chroma1-HD_12000steps.safetensors": presets.HD,
     "chroma-demo.safetensors": presets.TOY,
+    "chroma-radiance-demo.gguf": presets.TOY,
     "chroma_v10HDFlash.safetensors": presets.FLASH,
     "ChromaHDFlash.gguf": presets.FLASH,
     "Chroma1HDFlashHeun.safetensors": presets.FLASH_HEUN,
