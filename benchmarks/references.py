@@ -1,7 +1,7 @@
 """What does it cost an edit to keep the keys and values of its reference from the first step? The demo model and its judge.
 
-ComfyUI's FluxKVCache does that: later steps leave the reference's tokens out. Only with the method `index_timestep_zero`, whose
-modulations are those of time 0 in every step, is what is kept near to what would be computed.
+ComfyUI's FluxKVCache does that: later steps leave the reference's tokens out. It sets the method `index_timestep_zero`, whose
+modulations are those of time 0 in every step.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def alternating(graph: Graph, run: QueuedRun) -> str | None:
 
 @rule
 def alternate_that_is_off(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """Where a sampler uses uncond itself, leaves the schedule, or moves by over 2 of 255, a run computes it in every step.
+    """Where a sampler uses uncond itself, leaves the schedule, or moves by over 4 of 255, a run computes it in every step.
 
     source: benchmarks/savings, the demo model under each of the host's samplers.
     """

@@ -154,9 +154,8 @@ def test_judge_table_has_edits_by_kind_and_says_where_sprites_lack(results, rows
     assert [row[:2] for row in rows[20:24]] == [
         [f"edit of {k} (10)", "3"] for k in ("style", "ground", "place", "thing")
     ]
-    assert [row[:2] for row in rows[24:26]] == [["Radiance: one shape (4)", cfg] for cfg in ("1", "3")] and len(
-        rows
-    ) == 34
+    assert [row[:2] for row in rows[24:26]] == [["Radiance: one shape (4)", cfg] for cfg in ("1", "3")]
+    assert len(rows) == 34
     assert all((row[-1] != "") is (with_sprites or "shape" in row[0]) for row in rows)
     assert all(row[head.index("right of right sources")] == "" for row in rows)  # no source was right
     assert ("python -m demo.things" in text) is not with_sprites
