@@ -172,6 +172,7 @@ CASES = [
     (between(clean(), "FreeU_V2"), [(HARM, "50", "FreeU_V2 with Chroma")]),
     (between(clean(loader="UNETLoader"), "ReferenceLatent", name="positive"), [(IDLE, "50", "ReferenceLatent with Chroma")]),
     (between(between(clean(), "ReferenceLatent", name="positive"), "FluxKVCache", key="51"), [(HARM, "51", "FluxKVCache with references")]),
+    (between(between(between(clean(), "ReferenceLatent", name="positive"), "FluxKontextMultiReferenceLatentMethod", name="positive", key="52"), "FluxKVCache", key="51"), []),
     (between(clean(), "FluxKVCache"), []),
 ]  # fmt: skip
 

@@ -402,11 +402,13 @@ def host_nag(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
 
 @rule
 def kept_references(graph: Graph, run: QueuedRun, facts: Facts) -> Iterator[Finding]:
-    """The host's Flux KV Cache changes where references stand, besides keeping their keys and values.
+    """The host's Flux KV Cache changes where references stand, besides keeping their keys and values. A prompt whose method was named
+    keeps that method.
 
     source: the host's nodes_flux.py; benchmarks/results/references.md.
     """
-    shown = any(graph.kind(node) == "ReferenceLatent" for node in (*run.positive, *run.negative))
+    kinds = {graph.kind(node) for node in (*run.positive, *run.negative)}
+    shown = "ReferenceLatent" in kinds and "FluxKontextMultiReferenceLatentMethod" not in kinds
     for node, kind in run.kinds(graph):
         if kind == "FluxKVCache" and run.is_ours and shown:
             yield Finding(
