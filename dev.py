@@ -455,6 +455,15 @@ class Server:
             for image in output.get("images", [])
         ]
 
+    def free(self) -> None:
+        """Empties the host's cache and unloads its models before it answers.
+
+        The host's worker looks for this wish after each prompt. One that comes between that look and the wait for the next
+        prompt is seen only after that prompt; so a prompt of no work goes first.
+        """
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        self.run({"1": {"class_type": "PreviewAny", "inputs": {"source": 0}}})
+
 
 def error_of(entry: dict[str, Any]) -> str:
     """What went wrong, from a history entry."""

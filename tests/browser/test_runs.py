@@ -35,11 +35,6 @@ def set_widget(page, node_type, name, value):
     )
 
 
-def forget(server):
-    """Empties the server's cache."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
-
-
 def run(page, server):
     """Presses Run; gives the nodes that came out of the server's cache."""
     entry = server.wait(comfy_page.press_run(page))
@@ -53,7 +48,7 @@ def test_report_of_a_run_outlives_the_cache_a_reload_and_other_tabs(page, server
     comfy_page.use_vue_nodes(page, vue)
     load_demo(page, ChromaDiffusionLoader={"unet_name": "chroma-demo.safetensors", "quant_mode": ["fp16", "bf16"][vue]})
     comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED), "steps": 2}})
-    forget(server)
+    server.free()
     assert run(page, server) == []
     comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "13.1 M parameters")
     (first,) = comfy_page.told_by(page, "ChromaDiffusionLoader")
@@ -94,7 +89,7 @@ def test_report_of_a_node_in_a_subgraph_is_on_the_inner_node(page, server, vue):
         }""",
         {"width": 128, "height": 128, "steps": 2, "quality": "custom", "seed": next(NEW_SEED)},
     )
-    forget(server)
+    server.free()
     run(page, server)
     comfy_page.wait_until_told(page, "ChromaKSampler", "prompts computed")
     page.evaluate(
@@ -138,7 +133,7 @@ def test_error_stands_on_the_node_that_failed_in_red(page, server, vue):
     comfy_page.use_vue_nodes(page, vue)
     load_demo(page)
     comfy_page.put(page, {"KSampler": {"seed": next(NEW_SEED)}})
-    forget(server)
+    server.free()
     run(page, server)
     comfy_page.wait_until_told(page, "ChromaDiffusionLoader", "13.1 M parameters")
     comfy_page.wait_until_told(page, "ChromaPadMask", "tokens")
@@ -356,7 +351,7 @@ def test_missing_negative_is_told_before_a_file_is_read(page, server, vue):
     comfy_page.load_new(page, json.loads(SUBGRAPH.with_stem("chroma_lora").read_text()))
     comfy_page.put(page, {**DEMO, "ChromaKSampler": {"steps": 2, "quality": "custom", "seed": next(NEW_SEED)}})
     page.evaluate("app.rootGraph.nodes.find(n => n.type === 'ChromaKSampler').disconnectInput(3)")
-    forget(server)
+    server.free()
     failed_run(page, server)
     comfy_page.wait_until_told(page, "ChromaKSampler", "ERROR: cfg is 3.5 and there is no negative prompt. Connect one")
     assert comfy_page.told_by(page, "ChromaDiffusionLoader") == [""]

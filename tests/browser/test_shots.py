@@ -37,7 +37,7 @@ def run(page, server, name, rows):
     """Opens a template with the demo's files, and paints with it."""
     comfy_page.load(page, json.loads((EXAMPLES / f"{name}.json").read_text()))
     comfy_page.put(page, {**FILES, **rows})
-    server.post("/free", {"unload_models": True, "free_memory": True})  # so that every node tells what it did
+    server.free()  # so that every node tells what it did
     entry = server.wait(comfy_page.press_run(page))
     assert entry["status"]["status_str"] == "success", dev.error_of(entry)
     page.wait_for_function("app.rootGraph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth")

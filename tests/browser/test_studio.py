@@ -196,7 +196,7 @@ def test_opened_as_nodes_it_paints_the_same_and_undo_brings_it_back(page, server
             assert comfy_page.prompt_of(page) == before
             scroll(page)
     assert comfy_page.unknown_types(page) == []
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    server.free()
     found = picture(page, server)
     assert found.shape == expected.shape and (found == expected).all()
     comfy_page.until_still(page, comfy_page.TOLD_MS)
@@ -209,7 +209,7 @@ def test_opened_as_nodes_it_paints_the_same_and_undo_brings_it_back(page, server
 @both
 def test_studio_tells_time_first_then_tokens_and_keeps_them_with_another_seed(page, server, vue):
     opened(page, vue)
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    server.free()
     for seed in (next(NEW_SEED), next(NEW_SEED)):
         setting(page, seed=seed)
         picture(page, server)

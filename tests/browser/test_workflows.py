@@ -214,7 +214,7 @@ def test_run_button_makes_a_picture_that_the_page_shows(page, server, vue):
     comfy_page.load(page, workflow())
     text = f"a blue square on a white background, {vue}"  # new, so that no node comes out of the server's cache
     comfy_page.put(page, {**DEMO, SUBGRAPH: {**SMALL, "prompt": text}})
-    server.post("/free", {"unload_models": True, "free_memory": True})  # so that the loader tells again what it loads
+    server.free()  # so that the loader tells again what it loads
     _, picture, _ = picture_of(server, comfy_page.press_run(page))
     assert picture.shape == (128, 128, 3)
     page.wait_for_function("app.rootGraph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth === 128")
@@ -318,7 +318,7 @@ def test_a_newcomer_has_a_picture_in_three_clicks(browser, server, files_in_plac
         what.click()
         clicks.append(str(what))
 
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    server.free()
     server.post("/settings", {**comfy_page.SETTINGS, "Comfy.TutorialCompleted": False})
     with browser.new_context(viewport=SMALL_SCREEN) as context:
         page = context.new_page()
@@ -349,7 +349,7 @@ def test_saved_picture_dropped_on_the_page_brings_back_graph_and_pixels(page, se
     comfy_page.drop_file(page, url)
     assert comfy_page.node_types(page) == types
     assert comfy_page.prompt_of(page) == before
-    server.post("/free", {"unload_models": True, "free_memory": True})  # else the cache would answer
+    server.free()  # else the cache would answer
     _, again, cached = picture_of(server, comfy_page.press_run(page))
     assert cached == []
     assert (again == picture).all()

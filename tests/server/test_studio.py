@@ -129,7 +129,7 @@ def test_another_seed_loads_and_encodes_nothing_anew(server, linked):
         inputs = {"unet_name": FILES["unet_name"], "quant_mode": "auto"}
         graph.nodes["m"] = {"class_type": "ChromaDiffusionLoader", "inputs": inputs, "_meta": {"title": ""}}
         graph.set("ChromaStudio", model=["m", 0])
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    server.free()
     first, told = run_by(server, graph)
     inner = {key.removeprefix("1.0.0.") for key in first}
     assert {"clip", "vae", "prompt", "negative", "scale", "encode", "sampler", "decode"} <= inner
