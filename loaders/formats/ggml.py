@@ -8,6 +8,7 @@ Letters: n blocks, K weights of a row, W 16-bit words.
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..tensor_info import GGML_CODES, MERGED_LORA, Storage, packed_shape
-from . import ggml_pack, ggml_unpack
+from . import ggml_pack
+from . import ggml_unpack as read
 from .base.format import (
     GGUF,
     Export,
@@ -30,7 +32,7 @@ from .base.format import (
     is_changed,
     joined_rows,
 )
-from .ggml_unpack import Codes
+from .ggml_unpack import Scales
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 CPU_CHUNK = 1 << 18  # weights at a time on a CPU, so that the float32 values in between stay in its cache
@@ -42,7 +44,7 @@ class GGMLType:
 
     code:       its number in a GGUF file.
     block_size: weights of a block; type_size: the block's bytes.
-    dequantise: blocks (n, type_size) uint8 -> codes (n, groups.., size), and scale and offset that broadcast to them.
+    codes, scales: of blocks (n, type_size) uint8; see `ggml_unpack`.
     quantise:   blocks (n, block_size) float32, generator or None -> (n, type_size) uint8; None if it is only read.
     """
 
@@ -50,7 +52,8 @@ class GGMLType:
     code: int
     block_size: int
     type_size: int
-    dequantise: Callable[[Tensor], Codes]
+    codes: Callable[[Tensor], Tensor]
+    scales: Callable[[Tensor], Scales]
     quantise: Callable[[Tensor, torch.Generator | None], Tensor] | None = None
 
     @property
@@ -78,12 +81,13 @@ def dequantise(packed: Tensor, type_name: str, dtype: torch.dtype = torch.bfloat
     shape = (*packed.shape[:-1], packed.shape[-1] // kind.type_size * kind.block_size)
     blocks = packed.reshape(-1, kind.type_size)
     if torch.compiler.is_compiling():  # the compiler fuses the plain expression by itself
-        codes, scale, offset = kind.dequantise(blocks)
+        codes, (scale, offset) = kind.codes(blocks), kind.scales(blocks)
         dense = codes if scale is None else codes * scale
         return (dense if offset is None else dense + offset).to(dtype).reshape(shape)
     out = torch.empty(len(blocks), kind.block_size, dtype=dtype, device=packed.device)
-    for part, result in zip(_chunks(blocks, kind), _chunks(out, kind)):
-        _evaluate(*kind.dequantise(part), out=result)
+    scales = (itertools.repeat(None) if each is None else _chunks(each, kind) for each in kind.scales(blocks))
+    for part, result, scale, offset in zip(_chunks(blocks, kind), _chunks(out, kind), *scales):
+        _evaluate(kind.codes(part), scale, offset, result)
     return out.view(shape)
 
 
@@ -126,37 +130,39 @@ def _evaluate(codes: Tensor, scale: Tensor | None, offset: Tensor | None, out: T
     """codes * scale + offset into out, in float32 inside.
 
     Codes times scales have at most 8 + 11 bits (Q8_0, an fp16 scale), 6 + 18 (Q6_K) or 7 + 17 (IQ4_XS), which float32's
-    24 hold: only the last step rounds. On a CPU float32 in chunks that stay in its cache is also the fastest: 0.22 ns a
-    weight of Q8_0, against 0.30 in bfloat16. On a GPU `out` makes it one kernel, which converts inputs and result.
+    24 hold: only the last step rounds. On a CPU float32 in chunks that stay in its cache is also the fastest. On a GPU
+    `out` makes it one kernel, which converts inputs and result.
     """
     out = out.view(codes.shape)
     if scale is None:
         out.copy_(codes)
     elif out.device.type not in ("cuda", "xpu"):  # not all other devices take operands of several types
-        exact = codes.float().mul_(scale)
-        out.copy_(exact if offset is None else exact.add_(offset))
+        exact = (out.copy_(codes) if out.dtype == torch.float32 else codes.float()).mul_(scale)
+        exact = exact if offset is None else exact.add_(offset)
+        if exact is not out:
+            out.copy_(exact)
     elif offset is None:
         torch.mul(codes, scale, out=out)
     else:
         torch.addcmul(offset, codes, scale, out=out)
 
 
-FUNCTIONS = {  # type -> from blocks to codes, from numbers to blocks
-    "F32": (ggml_unpack.plain(torch.float32), None),
-    "F16": (ggml_unpack.plain(torch.float16), None),
-    "BF16": (ggml_unpack.plain(torch.bfloat16), None),
-    "Q8_0": (ggml_unpack.unpack_q8_0, ggml_pack.pack_q8_0),
-    "Q6_K": (ggml_unpack.unpack_q6_k, None),
-    "Q5_K": (ggml_unpack.unpack_q5_k, None),
-    "Q5_1": (ggml_unpack.unpack_q5_1, ggml_pack.pack_q5_1),
-    "Q5_0": (ggml_unpack.unpack_q5_0, ggml_pack.pack_q5_0),
-    "Q4_K": (ggml_unpack.unpack_q4_k, None),
-    "Q4_1": (ggml_unpack.unpack_q4_1, ggml_pack.pack_q4_1),
-    "Q4_0": (ggml_unpack.unpack_q4_0, ggml_pack.pack_q4_0),
-    "IQ4_XS": (ggml_unpack.unpack_iq4_xs, None),
-    "IQ4_NL": (ggml_unpack.unpack_iq4_nl, None),
-    "Q3_K": (ggml_unpack.unpack_q3_k, None),
-    "Q2_K": (ggml_unpack.unpack_q2_k, None),
+FUNCTIONS = {  # type -> from blocks to codes and to scales, from numbers to blocks
+    "F32": (read.numbers(torch.float32), read.no_scales, None),
+    "F16": (read.numbers(torch.float16), read.no_scales, None),
+    "BF16": (read.numbers(torch.bfloat16), read.no_scales, None),
+    "Q8_0": (read.codes_q8_0, read.scale_alone, ggml_pack.pack_q8_0),
+    "Q6_K": (read.codes_q6_k, read.scales_q6_k, None),
+    "Q5_K": (read.codes_q5_k, read.scales_q4_k, None),
+    "Q5_1": (read.codes_q5_1, read.scale_and_least, ggml_pack.pack_q5_1),
+    "Q5_0": (read.codes_q5_0, read.scale_around(16), ggml_pack.pack_q5_0),
+    "Q4_K": (read.codes_q4_k, read.scales_q4_k, None),
+    "Q4_1": (read.codes_q4_1, read.scale_and_least, ggml_pack.pack_q4_1),
+    "Q4_0": (read.codes_q4_0, read.scale_around(8), ggml_pack.pack_q4_0),
+    "IQ4_XS": (read.codes_iq4_xs, read.scales_iq4_xs, None),
+    "IQ4_NL": (read.codes_iq4_nl, read.scale_alone, None),
+    "Q3_K": (read.codes_q3_k, read.scales_q3_k, None),
+    "Q2_K": (read.codes_q2_k, read.scales_q2_k, None),
 }
 GGML_TYPES: Mapping[str, GGMLType] = {
     name: GGMLType(name, code, block_size, type_size, *FUNCTIONS[name])

@@ -1,6 +1,8 @@
-"""GGML's block layouts: a block's bytes -> small integer codes, scale and offset. Plain torch, any device.
+"""GGML's block layouts: a block's bytes -> small integer codes, and scale and offset. Plain torch, any device.
 
-Source: the layouts of ggml and gguf-py (both MIT). Letters: n blocks, W 16-bit words.
+A weight is code * scale + offset. `codes_*` gives (n, groups.., size) of 8 bits, `scales_*` what broadcasts to them: two
+functions, since the codes are many and are best made in pieces that stay in a cache, and the scales are few and are best
+made at once. Source: the layouts of ggml and gguf-py (both MIT). Letters: n blocks, W 16-bit words.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-Codes = tuple[Tensor, Tensor | None, Tensor | None]  # value = codes * scale + offset; None: scale 1, offset 0
+Scales = tuple[Tensor | None, Tensor | None]  # scale and offset; None: 1 and 0
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
@@ -38,24 +40,52 @@ def _codes(words: Tensor, *shape: int) -> Tensor:
     return words.view(torch.uint8).view(-1, *shape)
 
 
-def plain(dtype: torch.dtype) -> Callable[[Tensor], Codes]:
-    return lambda blocks: (blocks.view(dtype), None, None)
+def numbers(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return lambda blocks: blocks.view(dtype)
 
 
-def unpack_q8_0(blocks: Tensor) -> Codes:
+def no_scales(blocks: Tensor) -> Scales:
+    return None, None
+
+
+def scale_alone(blocks: Tensor) -> Scales:
+    """d."""
+    return _half(blocks, 0), None
+
+
+def scale_around(zero: int) -> Callable[[Tensor], Scales]:
+    """d, where the code `zero` stands for 0."""
+
+    def scales(blocks: Tensor) -> Scales:
+        d = _half(blocks, 0)
+        return d, -zero * d
+
+    return scales
+
+
+def scale_and_least(blocks: Tensor) -> Scales:
+    """d, min."""
+    return _half(blocks, 0), _half(blocks, 2)
+
+
+def codes_q8_0(blocks: Tensor) -> Tensor:
     """d, 32 codes."""
-    return blocks[:, 2:].view(torch.int8), _half(blocks, 0), None
+    return blocks[:, 2:].view(torch.int8)
 
 
-def unpack_q4_0(blocks: Tensor) -> Codes:
-    """d, 16 bytes: the first 16 codes low, the others high; code 8 is zero."""
-    d = _half(blocks, 0)
-    return _codes(_planes(_words(blocks, 2, 18), 4), 32), d, -8 * d
+def _nibbles(blocks: Tensor, start: int) -> Tensor:
+    """16 bytes from `start` on: the first 16 codes low, the others high."""
+    return _codes(_planes(_words(blocks, start, start + 16), 4), 32)
 
 
-def unpack_q4_1(blocks: Tensor) -> Codes:
-    """d, min, 16 bytes as Q4_0."""
-    return _codes(_planes(_words(blocks, 4, 20), 4), 32), _half(blocks, 0), _half(blocks, 2)
+def codes_q4_0(blocks: Tensor) -> Tensor:
+    """d, 16 bytes of nibbles."""
+    return _nibbles(blocks, 2)
+
+
+def codes_q4_1(blocks: Tensor) -> Tensor:
+    """d, min, 16 bytes of nibbles."""
+    return _nibbles(blocks, 4)
 
 
 def _fifth_bits(bits: Tensor) -> Tensor:
@@ -67,77 +97,81 @@ def _fifth_bits(bits: Tensor) -> Tensor:
     return _codes((nibbles * 0x02040810).bitwise_and_(0x10101010), 32)
 
 
-def unpack_q5_0(blocks: Tensor) -> Codes:
-    """d, 32 fifth bits, 16 bytes as Q4_0; code 16 is zero."""
-    d = _half(blocks, 0)
-    codes = _codes(_planes(_words(blocks, 6, 22), 4), 32).bitwise_or_(_fifth_bits(blocks[:, 2:6]))
-    return codes, d, -16 * d
+def codes_q5_0(blocks: Tensor) -> Tensor:
+    """d, 32 fifth bits, 16 bytes of nibbles."""
+    return _nibbles(blocks, 6).bitwise_or_(_fifth_bits(blocks[:, 2:6]))
 
 
-def unpack_q5_1(blocks: Tensor) -> Codes:
-    """d, min, 32 fifth bits, 16 bytes as Q4_0."""
-    codes = _codes(_planes(_words(blocks, 8, 24), 4), 32).bitwise_or_(_fifth_bits(blocks[:, 4:8]))
-    return codes, _half(blocks, 0), _half(blocks, 2)
+def codes_q5_1(blocks: Tensor) -> Tensor:
+    """d, min, 32 fifth bits, 16 bytes of nibbles."""
+    return _nibbles(blocks, 8).bitwise_or_(_fifth_bits(blocks[:, 4:8]))
 
 
-def _six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales and mins of Q4_K and Q5_K's 8 groups, (n, 8) each, from 12 bytes.
+def scales_q4_k(blocks: Tensor) -> Scales:
+    """d, dmin, 12 bytes with the scales and mins of 8 groups; of Q4_K and Q5_K.
 
     Bytes 0 to 3 have the first four scales, and bytes 4 to 7 the first four mins, in their low 6 bits; their top 2 bits
     are those of the last four, whose low nibbles are in bytes 8 to 11.
     """
-    first, second, low = packed.unflatten(1, (3, 4)).unbind(1)
+    first, second, low = blocks[:, 4:16].unflatten(1, (3, 4)).unbind(1)
     scales = torch.cat((first & 63, (low & 15) | ((first >> 2) & 48)), dim=1)
     mins = torch.cat((second & 63, (low >> 4) | ((second >> 2) & 48)), dim=1)
-    return scales, mins
+    return (_half(blocks, 0) * scales).unsqueeze(-1), (_half(blocks, 2) * mins).neg_().unsqueeze(-1)
 
 
-def unpack_q4_k(blocks: Tensor) -> Codes:
-    """d, dmin, 12 bytes of scales, 4 times 32 bytes: a group of 32 low, the next one high."""
-    scales, mins = _six_bit_scales(blocks[:, 4:16])
-    codes = _codes(_planes(_words(blocks, 16, 144, 4), 4), 8, 32)
-    return codes, (_half(blocks, 0) * scales).unsqueeze(-1), (_half(blocks, 2) * mins).neg_().unsqueeze(-1)
+def codes_q4_k(blocks: Tensor) -> Tensor:
+    """16 bytes of scales, 4 times 32 bytes: a group of 32 low, the next one high."""
+    return _codes(_planes(_words(blocks, 16, 144, 4), 4), 8, 32)
 
 
-def unpack_q5_k(blocks: Tensor) -> Codes:
-    """d, dmin, 12 bytes of scales, 32 bytes whose bit g is group g's fifth, 128 bytes as Q4_K."""
-    scales, mins = _six_bit_scales(blocks[:, 4:16])
+def codes_q5_k(blocks: Tensor) -> Tensor:
+    """16 bytes of scales, 32 bytes whose bit g is group g's fifth, 128 bytes as Q4_K."""
     fifth = _planes(_words(blocks, 16, 48), 1).mul_(16)
-    codes = _codes(_planes(_words(blocks, 48, 176, 4), 4), 8, 32).bitwise_or_(_codes(fifth, 8, 32))
-    return codes, (_half(blocks, 0) * scales).unsqueeze(-1), (_half(blocks, 2) * mins).neg_().unsqueeze(-1)
+    return _codes(_planes(_words(blocks, 48, 176, 4), 4), 8, 32).bitwise_or_(_codes(fifth, 8, 32))
 
 
-def unpack_q6_k(blocks: Tensor) -> Codes:
-    """Twice 64 bytes: 64 codes low, 64 high; twice 32 bytes with the top two bits of 4 groups; 16 int8 scales; d."""
-    top = _planes(_words(blocks, 128, 192, 2), 2).mul_(16)  # (n, 2, 4, W)
-    codes = _codes(_planes(_words(blocks, 0, 128, 2), 4), 16, 16).bitwise_or_(_codes(top, 16, 16))
+def scales_q6_k(blocks: Tensor) -> Scales:
+    """192 bytes of codes, 16 int8 scales, d."""
     scales = (_half(blocks, 208) * blocks[:, 192:208].view(torch.int8)).unsqueeze(-1)
-    return codes, scales, -32 * scales
+    return scales, -32 * scales
 
 
-def unpack_q2_k(blocks: Tensor) -> Codes:
-    """16 bytes: scale low, min high; twice 32 bytes with 4 groups' codes; d, dmin."""
+def codes_q6_k(blocks: Tensor) -> Tensor:
+    """Twice 64 bytes: 64 codes low, 64 high; twice 32 bytes with the top two bits of 4 groups."""
+    top = _planes(_words(blocks, 128, 192, 2), 2).mul_(16)  # (n, 2, 4, W)
+    return _codes(_planes(_words(blocks, 0, 128, 2), 4), 16, 16).bitwise_or_(_codes(top, 16, 16))
+
+
+def scales_q2_k(blocks: Tensor) -> Scales:
+    """16 bytes: scale low, min high; 64 bytes of codes; d, dmin."""
     scales = blocks[:, :16]
-    codes = _codes(_planes(_words(blocks, 16, 80, 2), 2), 16, 16)
     return (
-        codes,
         (_half(blocks, 80) * (scales & 15)).unsqueeze(-1),
         (_half(blocks, 82) * (scales >> 4)).neg_().unsqueeze(-1),
     )
 
 
-def unpack_q3_k(blocks: Tensor) -> Codes:
-    """32 bytes whose bit g is group g's third; twice 32 bytes with 4 groups' lower two; 12 bytes of scales; d.
+def codes_q2_k(blocks: Tensor) -> Tensor:
+    """16 bytes of scales, twice 32 bytes with 4 groups' codes."""
+    return _codes(_planes(_words(blocks, 16, 80, 2), 2), 16, 16)
+
+
+def scales_q3_k(blocks: Tensor) -> Scales:
+    """96 bytes of codes, 12 bytes of scales, d.
 
     Scales: nibbles of 8 bytes, all low ones first; bits 4 and 5 from the last 4 bytes, two bits of each in turn.
     """
     low, high = blocks[:, 96:104], blocks[:, 104:108]
     low = torch.cat((low & 15, low >> 4), dim=1)
     high = torch.cat([(high >> at) & 3 for at in range(0, 8, 2)], dim=1)
-    scales = _half(blocks, 108) * ((low | (high << 4)).view(torch.int8) - 32)
+    scales = (_half(blocks, 108) * ((low | (high << 4)).view(torch.int8) - 32)).unsqueeze(-1)
+    return scales, -4 * scales
+
+
+def codes_q3_k(blocks: Tensor) -> Tensor:
+    """32 bytes whose bit g is group g's third; twice 32 bytes with 4 groups' lower two."""
     third = _planes(_words(blocks, 0, 32), 1).mul_(4)
-    codes = _codes(_planes(_words(blocks, 32, 96, 2), 2), 16, 16).bitwise_or_(_codes(third, 16, 16))
-    return codes, scales.unsqueeze(-1), (-4 * scales).unsqueeze(-1)
+    return _codes(_planes(_words(blocks, 32, 96, 2), 2), 16, 16).bitwise_or_(_codes(third, 16, 16))
 
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -158,14 +192,19 @@ def _iq4_values(packed: Tensor) -> Tensor:
     return torch.stack((low.view(packed.shape), high.view(packed.shape)), dim=-2).flatten(-2)
 
 
-def unpack_iq4_nl(blocks: Tensor) -> Codes:
-    """d, 16 bytes as Q4_0; a code stands for one of 16 values."""
-    return _iq4_values(blocks[:, 2:]), _half(blocks, 0), None
+def codes_iq4_nl(blocks: Tensor) -> Tensor:
+    """d, 16 bytes of nibbles, each of which stands for one of 16 values."""
+    return _iq4_values(blocks[:, 2:])
 
 
-def unpack_iq4_xs(blocks: Tensor) -> Codes:
-    """d, 8 times two bits of scales in 2 bytes, their 8 low nibbles in 4, then 8 groups of 16 bytes as IQ4_NL."""
+def scales_iq4_xs(blocks: Tensor) -> Scales:
+    """d, 8 times two bits of scales in 2 bytes, their 8 low nibbles in 4."""
     low = torch.stack((blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4), dim=-1).flatten(1)
     high = torch.stack([(blocks[:, 2:4] >> at) & 3 for at in range(0, 8, 2)], dim=-1).flatten(1)
     scales = _half(blocks, 0) * ((low | (high << 4)).view(torch.int8) - 32)
-    return _iq4_values(blocks[:, 8:].unflatten(1, (8, 16))), scales.unsqueeze(-1), None
+    return scales.unsqueeze(-1), None
+
+
+def codes_iq4_xs(blocks: Tensor) -> Tensor:
+    """8 bytes of scales, 8 groups of 16 bytes as IQ4_NL."""
+    return _iq4_values(blocks[:, 8:].unflatten(1, (8, 16)))
