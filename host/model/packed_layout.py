@@ -24,7 +24,7 @@ from ...loaders.formats.base.registry import FORMATS
 
 # The host's layouts whose rows stand alone: a scale each, or one for all.
 ROW_LAYOUTS = ("TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout", "TensorWiseINT8Layout")
-CPU_CHUNK = 1 << 22  # weights unpacked at a time on a CPU: 16 MB in float32
+CPU_CHUNK = 1 << 21  # weights unpacked at a time on a CPU: 8 MB in float32
 ROW_STEP = 256  # a multiple of the heights of all known blocks
 TOGETHER = (
     640  # tokens up to which a CPU multiplies the items of a batch at once: tried on one processor, no table has it
@@ -114,8 +114,8 @@ def linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
     low_rank = getattr(params, "up", None) is not None
     plain = dataclasses.replace(params, orig_dtype=x.dtype, **({"up": None, "down": None} if low_rank else {}))
     rows, columns = weight.shape
-    step = CPU_CHUNK // columns // ROW_STEP * ROW_STEP
-    if x.device.type != "cpu" or not 0 < step < rows or not _has_rows(weight):
+    step = max(CPU_CHUNK // columns // ROW_STEP, 1) * ROW_STEP
+    if x.device.type != "cpu" or step >= rows or not _has_rows(weight):
         dense = weight.layout_cls.dequantize(weight._qdata, plain)[:rows, :columns]  # some of the host's layouts pad
         y = torch.nn.functional.linear(x, dense, bias)
     else:
