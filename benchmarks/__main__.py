@@ -20,6 +20,7 @@ NAMES = (
     "terse",
     "full",
     "batching",
+    "both_prompts",
     "guidance",
     "savings",
     "large",

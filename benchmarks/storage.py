@@ -1,6 +1,6 @@
 """How long does a forward take with weights stored in each way, and what do two LoRAs cost on them?
 
-Processors with int8 instructions and those without have a table each: there int8 weights are unpacked.
+Processors that multiply int8 faster than floats and those that do not have a table each: these unpack int8 weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import torch
 
-from .measure import alternate, processor, ratio_table, write
+from .measure import alternate, ratio_table, write
 
 WIDTH, DOUBLE, SINGLE = 1536, 2, 4
 SIZE, TEXT = 64, 64  # a 512 x 512 picture: 32 x 32 image tokens; and text tokens
@@ -22,40 +22,29 @@ ROWS = 32
 MODES = ("bf16", "int8_convrot", "q8_0", "fp8_scaled", "q5_1", "q4_1", "mxfp8", "nvfp4")
 GGUF = ("Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "Q5_0", "Q4_0", "IQ4_NL", "IQ4_XS")
 WITH_LORAS = ("float32", "q8_0", "Q4_K", "int8_convrot", "fp8_scaled")
-STEPS, LATENTS = 2, (32, 64)  # of a run with both prompts, and its sides
-BOTH_PROMPTS = ("float32", "q8_0", "Q4_K", "Q4_K with two LoRAs")
 
 
-def both_prompts(n: Any, cfg: Any, patchers: dict[str, Any], rounds: int) -> list[str]:
-    """Runs with cfg in the host's sampler, where a layer that is unpacked can serve both prompts."""
-    lines = [
-        f"A run of {STEPS} euler steps at cfg 3, prompts of {TEXT} and 2 tokens, which go through the network as the model's own rule "
-        "has it, together or one after the other; alternating.",
-        "",
-        "| stored as | " + " | ".join(f"{(side // 2) ** 2} image tokens, ratio to float32" for side in LATENTS) + " |",
-        "|---|" + "---|" * len(LATENTS),
-    ]
-    ratios: dict[str, list[float]] = {name: [] for name in patchers}
-    for side in LATENTS:
+def few_rows(weight: torch.Tensor, kind: str) -> torch.Tensor:
+    """The first rows over and over: the time does not depend on the values, and the test's quantisers are slow."""
+    formats = importlib.import_module("formats")  # of the tests, which networks puts on the path
+    return formats.packed_ggml(weight[:ROWS], kind).repeat(-(-weight.shape[0] // ROWS), 1)[: weight.shape[0]]
 
-        def run(patcher: Any, side: int = side) -> Any:
-            return n.host_models.sample(n.comfy, patcher, cfg, steps=STEPS, size=(side, side), tokens=(TEXT, 2))
 
-        seconds = alternate({name: lambda p=patcher: run(p) for name, patcher in patchers.items()}, rounds)
-        for name, values in seconds.items():
-            ratios[name].append(statistics.median(v / base for v, base in zip(values, seconds["float32"])))
-    return lines + [f"| {name} | {' | '.join(f'{r:.2f}' for r in found)} |" for name, found in ratios.items()]
+def random_lora(weights: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """A LoRA of RANK on every linear of the blocks."""
+    out, generator = {}, torch.Generator().manual_seed(seed)
+    for key, weight in weights.items():
+        if weight.ndim == 2 and "_blocks." in key:
+            name = "diffusion_model." + key.removesuffix(".weight")
+            out[name + ".lora_A.weight"] = torch.randn(RANK, weight.shape[1], generator=generator)
+            out[name + ".lora_B.weight"] = torch.randn(weight.shape[0], RANK, generator=generator) * 1e-4
+    return out
 
 
 def main(rounds: int) -> None:
     from . import networks as n
 
-    formats = importlib.import_module("formats")  # of the tests, which networks has put on the path
-
-    def few_rows(weight: torch.Tensor, kind: str) -> torch.Tensor:
-        """The first rows over and over: the time does not depend on the values, and the test's quantisers are slow."""
-        return formats.packed_ggml(weight[:ROWS], kind).repeat(-(-weight.shape[0] // ROWS), 1)[: weight.shape[0]]
-
+    formats = importlib.import_module("formats")
     host_load = n.support.dev.load_pack("host.model.load")
     cfg = n.support.config(
         width=WIDTH, heads=WIDTH // 128, double=DOUBLE, single=SINGLE, context=512, approximator=(64, WIDTH, 5)
@@ -63,18 +52,7 @@ def main(rounds: int) -> None:
     weights = n.support.random_weights(cfg)
     x = torch.randn(1, 16, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     context = torch.randn(1, TEXT, 512, generator=torch.Generator().manual_seed(2))
-    linears = [k.removesuffix(".weight") for k, w in weights.items() if w.ndim == 2 and "_blocks." in k]
-
-    def lora(seed: int) -> dict[str, torch.Tensor]:
-        out = {}
-        generator = torch.Generator().manual_seed(seed)
-        for name in linears:
-            rows, columns = weights[name + ".weight"].shape
-            out[f"diffusion_model.{name}.lora_A.weight"] = torch.randn(RANK, columns, generator=generator)
-            out[f"diffusion_model.{name}.lora_B.weight"] = torch.randn(rows, RANK, generator=generator) * 1e-4
-        return out
-
-    loras = [lora(3), lora(4)]
+    loras = [random_lora(weights, seed) for seed in (3, 4)]
     patchers: dict[str, Any] = {}
     files: dict[str, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory(dir=n.support.dev.cache_dir()) as folder, torch.inference_mode():
@@ -127,10 +105,10 @@ def main(rounds: int) -> None:
                 f"| {name} | {statistics.median(both['without']):.3f} | {statistics.median(both['with']):.3f} "
                 f"| {statistics.median(ratios):.3f} |"
             )
-            if name == "Q4_K":
-                patchers["Q4_K with two LoRAs"] = changed
-            else:
-                changed.detach()
-        lines += ["", *both_prompts(n, cfg, {name: patchers[name] for name in BOTH_PROMPTS}, rounds)]
-    int8 = any("vnni" in i or i in ("asimddp", "amx_int8") for i in processor()[1])
-    write("storage" if int8 else "storage_without_vnni", "Speed by storage", lines)
+            changed.detach()
+    matmul, formats_of_pack = (
+        n.support.dev.load_pack(f) for f in ("host.model.matmul", "loaders.formats.base.registry")
+    )
+    slow = matmul.fast_matmul(formats_of_pack.FORMATS["int8_tensorwise"], torch.device("cpu"))
+    lines += ["", f"An int8 product {slow}." if slow else "An int8 product is faster than one in float32."]
+    write("storage_slow_int8" if slow else "storage", "Speed by storage", lines)

@@ -13,25 +13,31 @@ import comfy.conds
 import torch
 from torch import Tensor
 
+CACHE_MISSES = 1 / 8  # what they cost on a CPU, of the time of a picture's tokens
+
 
 @dataclass(frozen=True)
 class Sharing:
     """When prompts share a forward. It saves reading, unpacking or streaming the weights twice. It costs the padding,
     which goes through every linear layer, and cache misses where one picture fits and two do not.
 
-    max_pad_share:    the largest share of padding in a batch of two; below 0 nothing is shared.
-    max_image_tokens: the most image tokens of one conditioning, all pictures of its batch together.
+    max_pad_share: the largest share of padding in a batch of two; below 0 nothing is shared.
+    saves:         as much time as so many tokens take.
     """
 
     max_pad_share: float
-    max_image_tokens: float = math.inf
+    saves: float = math.inf
+
+    def allows(self, lengths: tuple[int, ...], num_img: int, batch: int = 1) -> bool:
+        """Whether prompts of these lengths share a forward; num_img: image tokens of a picture; batch: pictures of a prompt."""
+        costs = batch * (padding(lengths) + CACHE_MISSES * num_img)
+        return costs <= self.saves and pad_share(lengths, num_img) <= self.max_pad_share
 
 
 PAIRED, APART = Sharing(1.0), Sharing(-1.0)
-# By device type; benchmarks/batching: on a CPU 0.76 to 0.91 of the time at 256 image tokens, 1.02 to 1.06 at 1024. Weights that are
-# unpacked at each use are then unpacked once: 0.71 to 0.88 up to 1024 tokens, with 5 to 8 % of padding 0.86 to 1.01.
-SHARING = {"cpu": Sharing(1 / 32, 256)}
-SHARING_UNPACKED = {"cpu": Sharing(1 / 16, 1024)}
+# By device type, after benchmarks/batching and both_prompts. On a CPU weights that are unpacked are unpacked once.
+SHARING = {"cpu": Sharing(1.0, saves=96)}
+SHARING_UNPACKED = {"cpu": Sharing(1.0, saves=160)}
 SHARING_ELSEWHERE = Sharing(1 / 32)
 GUIDANCE = "chroma_guidance"  # of the wrappers of our guidance on a MODEL and in a run
 PAIRING = "chroma_pairing"  # in a conditioning's options: "paired" or "apart", where the user decides
@@ -61,9 +67,7 @@ class TextCond(comfy.conds.CONDRegular):
         if not isinstance(other, TextCond) or a.device != b.device or a.shape[::2] != b.shape[::2]:
             return False
         num_img = math.prod(math.ceil(n / self.patch_size) for n in self.size_of_image)
-        if a.shape[0] * num_img > self.sharing.max_image_tokens:
-            return False
-        return pad_share((a.shape[1], b.shape[1]), num_img) <= self.sharing.max_pad_share
+        return self.sharing.allows((a.shape[1], b.shape[1]), num_img, a.shape[0])
 
     def concat(self, others: list[comfy.conds.CONDRegular]) -> Tensor:
         texts = [self.cond, *(other.cond for other in others)]
@@ -101,7 +105,11 @@ def sharing(device: Any, compared: bool, pairing: str | None = None, unpacks: bo
     return (SHARING_UNPACKED if unpacks else SHARING).get(torch.device(device).type, SHARING_ELSEWHERE)
 
 
+def padding(lengths: tuple[int, ...]) -> int:
+    """Tokens that fill up a batch's texts to the longest."""
+    return sum(max(lengths) - n for n in lengths)
+
+
 def pad_share(lengths: tuple[int, ...], num_img: int) -> float:
     """The share of padding in a batch's tokens; lengths: of its rows' text; num_img: image tokens of a row."""
-    longest = max(lengths)
-    return sum(longest - n for n in lengths) / (len(lengths) * (longest + num_img))
+    return padding(lengths) / (len(lengths) * (max(lengths) + num_img))

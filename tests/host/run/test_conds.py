@@ -91,7 +91,7 @@ def test_on_a_cpu_weights_that_are_unpacked_are_unpacked_once_for_both_prompts(c
     path = support.write(tmp_path / "chroma.safetensors", support.published(support.random_weights(cfg)))
     model = support.dev.load_pack("host.model.load").load_chroma(str(path), mode)
     forwards = []
-    sample(comfy, counted(model, forwards), cfg, latent=latent(cfg, size=40), steps=1)  # 400 image tokens
+    sample(comfy, counted(model, forwards), cfg, latent=latent(cfg, size=60), steps=1)  # 900 image tokens
     assert set(forwards) == rows
 
 
@@ -166,22 +166,42 @@ def test_lengths_share_a_forward_where_padding_costs_no_more_than_it_saves(comfy
 def test_the_rule_is_the_devices_unless_somebody_decides(comfy):
     conds = support.dev.load_pack("host.run.conds")
     rules = [conds.sharing(device, False) for device in ("cpu", "cuda", "mps")]
-    assert [(r.max_pad_share, r.max_image_tokens) for r in rules] == [(1 / 32, 256)] + [(1 / 32, float("inf"))] * 2
+    assert [(r.max_pad_share, r.saves) for r in rules] == [(1.0, 96)] + [(1 / 32, float("inf"))] * 2
     rules = [
         conds.sharing(device, False, None, True) for device in ("cpu", "cuda")
     ]  # weights that are unpacked at each use
-    assert [(r.max_pad_share, r.max_image_tokens) for r in rules] == [(1 / 16, 1024), (1 / 32, float("inf"))]
+    assert [(r.max_pad_share, r.saves) for r in rules] == [(1.0, 160), (1 / 32, float("inf"))]
     for device in ("cpu", "cuda:1"):
         assert conds.sharing(device, True) == conds.sharing(device, False, "paired") == conds.PAIRED
         assert conds.sharing(device, False, "apart") == conds.APART
 
 
+@pytest.mark.parametrize(
+    "lengths, num_img, batch, unpacks, together",
+    [  # as benchmarks/results/both_prompts.md has it
+        ((64, 2), 256, 1, False, True),
+        ((120, 5), 256, 1, False, False),
+        ((12, 8), 1024, 1, False, False),
+        ((12, 8), 256, 3, False, False),  # pictures of a batch
+        ((120, 5), 256, 1, True, True),
+        ((64, 2), 576, 1, True, True),
+        ((120, 5), 576, 1, True, False),
+        ((12, 8), 1024, 1, True, True),
+        ((64, 2), 1024, 1, True, False),
+        ((8, 8), 2304, 1, True, False),
+    ],
+)
+def test_a_cpu_joins_prompts_where_unpacking_costs_more_than_padding(comfy, lengths, num_img, batch, unpacks, together):
+    conds = support.dev.load_pack("host.run.conds")
+    assert conds.sharing("cpu", False, unpacks=unpacks).allows(lengths, num_img, batch) is together
+
+
 @pytest.mark.parametrize("lengths, edge, batch, rows", [
     ((4, 3), 16, 1, {2}),  # 64 image tokens
     ((9, 9), 32, 1, {2}),  # 256
-    ((9, 9), 32, 2, {2}),  # 512: apart, two pictures each
-    ((9, 9), 34, 1, {1}),  # 289
-    ((40, 3), 16, 1, {1}),  # a third of the tokens would be padding
+    ((9, 9), 32, 4, {4}),  # 1024: apart, four pictures each
+    ((9, 9), 56, 1, {1}),  # 784
+    ((120, 3), 16, 1, {1}),  # much padding
 ])  # fmt: skip
 def test_a_cpu_shares_forwards_for_small_pictures_only(comfy, inference, tmp_path, lengths, edge, batch, rows):
     cfg, forwards = support.config(), []
