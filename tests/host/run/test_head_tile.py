@@ -41,7 +41,7 @@ def test_little_memory_makes_small_tiles_and_the_same_picture(head_tile, inferen
         return sample(head_tile.comfy, model, cfg, latent=torch.zeros(1, 3, 48, 56), scale=1.5)
 
     at_once = paint()
-    assert max(seen) == (chosen or 42)  # 6 x 7 patches
+    assert max(seen) == (chosen or 2 * 42)  # both prompts, 6 x 7 patches
     monkeypatch.setattr(head_tile, "SHARE", 0.0)
     in_tiles = paint()
     assert max(seen) == (chosen or head_tile.SMALLEST)
