@@ -41,7 +41,10 @@ AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "advice": (
         ("advice/*.py", "advice/rules/*.py"),
-        tuple(f"advice/test_{name}.py" for name in ("queued_graph", "presets", "tables", "doctor")),
+        tuple(
+            f"advice/test_{name}.py"
+            for name in ("queued_graph", "presets", "run_costs", "sizes", "speed", "studio", "tables", "doctor")
+        ),
     ),
     "formats": (
         ("loaders/formats/*.py", "loaders/formats/base/*.py"),

@@ -96,7 +96,8 @@ def test_similarity_is_the_cosine_of_each_picture(pair):
 
 def test_extrapolation_is_exact_on_a_line(pair):
     known = [(sigma, pair[0] + sigma * pair[1]) for sigma in (0.9, 0.7)]
-    torch.testing.assert_close(guidance.extrapolate(known, 0.4), pair[0] + 0.4 * pair[1], **CLOSE)
+    for earlier in ([], [(1.0, pair[1])]):
+        torch.testing.assert_close(guidance.extrapolate(earlier + known, 0.4), pair[0] + 0.4 * pair[1], **CLOSE)
 
 
 @pytest.mark.parametrize("trust", [0.0, 0.25, 1.0])
@@ -294,8 +295,9 @@ def test_the_scale_follows_its_curve(settings, wanted):
     np.testing.assert_allclose([step.scale for step in plan(settings, steps=5)], wanted, atol=1e-9)
 
 
-def test_a_run_of_one_step_has_the_first_scale():
+def test_a_run_of_one_step_has_the_first_scale_and_one_of_two_has_both():
     assert plan(Guidance(curve="linear", end=1), steps=1)[0].scale == 3.0
+    assert [step.scale for step in plan(Guidance(curve="linear", end=1), steps=2)] == [3.0, 1.0]
 
 
 @pytest.mark.parametrize("form", ["plain", "CFG-Zero*", "APG"])
@@ -369,6 +371,8 @@ def test_intervals_may_be_empty_or_whole_but_not_beyond(name):
     for interval in beyond:
         with pytest.raises(ValueError, match="interval's"):
             Guidance(**{name: interval})
+    with pytest.raises(ValueError, match="interval's start"):
+        Guidance(percent=(1.5, 1.5))
 
 
 def test_guidance_is_plain_cfg_unless_told():

@@ -371,6 +371,7 @@ def test_ancestral_step_adds_up_to_the_level(flow, eta):
         assert (keep * down) ** 2 + noise**2 == pytest.approx(to**2, rel=1e-12)
         if eta == 1:
             assert down == pytest.approx(to**2 / sigma, rel=1e-12)
+    assert (samplers.ancestral(2.0, 1.0, eta, False)[2] > 0) is (eta > 0)  # 1 is a level like any other there
     assert samplers.ancestral(0.5, 0.3, 0.0, flow) == (0.3, 1.0, 0.0)
     assert samplers.ancestral(0.5, 0.0, eta, flow) == (0.0, 1.0, 0.0)
 
@@ -507,6 +508,7 @@ def test_repeated_level_changes_nothing(name, eta):
     "sigmas, options, message",
     [
         ([1.0, 0.0, 0.5], {}, "found 0, 0.5 at 1 and 2 of 3"),
+        ([1.0, 0.5, 0.2, 0.0, 0.5], {}, "found 0, 0.5 at 3 and 4 of 5"),
         ([0.0, 0.5], {}, "numbers above 0"),
         ([1.0, -0.5], {}, "numbers above 0"),
         ([1.0, float("nan"), 0.0], {}, "numbers above 0"),

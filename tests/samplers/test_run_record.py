@@ -53,6 +53,15 @@ def test_seconds_of_a_prompt_leave_out_loading_and_what_did_not_end():
     assert record().prompt_seconds is None  # of one evaluation
 
 
+def test_a_finished_run_took_its_seconds_for_all_steps_and_a_broken_one_for_those_done():
+    assert record().step_seconds == 3.14159 / 6
+    assert RunRecord(3.5, 1, seconds=4.0, finished=True).step_seconds == 4.0
+    broken = record(finished=False)
+    assert broken.step_seconds is None
+    broken.step_done(1, 3.0)
+    assert broken.step_seconds == 1.5
+
+
 def test_text_says_all_that_was_left_out():
     run = record(
         zeroed=1, skipped=2, extrapolated=3, stopped=3, cosines=[(0, 0.5), (1, 0.25), (2, 0.75)], notes=["one", "two"]

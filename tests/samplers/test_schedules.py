@@ -196,6 +196,12 @@ def test_flux_shift_counts_tokens_of_the_picture():
     assert torch.allclose(schedule("fixed_shift", 10, {"shift": 1}), schedule("linear", 10), atol=0)
 
 
+def test_the_greatest_shift_is_one_that_may_be_asked_for():
+    assert sigmas.flux_mu(256, sigmas.MAX_MU, sigmas.MAX_MU) == sigmas.MAX_MU
+    with pytest.raises(ValueError, match="Use smaller shifts"):
+        sigmas.flux_mu(256, sigmas.MAX_MU + 0.01, sigmas.MAX_MU)
+
+
 def test_karras_with_rho_1_is_linear_and_with_a_large_one_exponential():
     assert torch.allclose(schedule("karras", 20, {"rho": 1.0}), schedule("linear", 20), atol=1e-7)  # float32
     # To first order in 1/rho they differ by s^p p (1 - p) ln(s)^2 / (2 rho), s = 1/20: at most 3.9e-3 at p = 0.3.
@@ -247,7 +253,7 @@ def test_pinned_first_sigma_is_the_models_greatest():
 
 @pytest.mark.parametrize("name", DROPPING)
 def test_repeats_are_dropped_unless_steps_are_to_be_kept(name):
-    assert len(schedule(name, 1000)) < 1001
+    assert len(schedule(name, 1000)) == len(CURVES[name].function(1000)) < 1001
     kept = schedule(name, 1000, keep_steps=True)
     assert torch.equal(kept[:-1], sigmas.flow_table().flip(0))  # all there are
     assert "Drops repeats" in CURVES[name].function.__doc__
