@@ -698,6 +698,14 @@ def test_two_runs_are_examined_each_and_findings_told_once():
     assert not any("denoise" in title for _, _, title in titles)
 
 
+@pytest.mark.parametrize("steps, instead", [(4, 4), (12, 10), (19, 15)])
+def test_alternate_with_few_steps_is_told_how_many_steps_compute_as_much(steps, instead):
+    """Every second step computes one prompt in the place of two, after the first two steps."""
+    findings = doctor.examine(between(clean(steps=steps), "ChromaGuidance", alternate=True))
+    (finding,) = [one for one in findings if "alternate" in one.title]
+    assert f" {instead} steps then compute as many prompts" in finding.remedy
+
+
 def test_report_names_the_nodes_and_the_gravest_first():
     graph = change(clean(file="Chroma1-Flash.safetensors", cfg=4.0, steps=8), "9", width=1000, height=768)
     text = doctor.findings_text(doctor.examine(graph), graph)
