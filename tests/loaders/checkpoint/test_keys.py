@@ -5,6 +5,20 @@ keys = support.dev.load_pack("loaders.checkpoint.keys")
 
 
 @pytest.mark.parametrize(
+    "name, block",
+    [
+        ("double_blocks.3.img_attn.qkv.weight", ("double", 3)),
+        ("single_blocks.27.linear1.weight", ("single", 27)),
+        ("double_blocks.img_attn.qkv.weight", None),
+        ("img_in.weight", None),
+        ("distilled_guidance_layer.layers.1.in_layer.weight", None),
+    ],
+)
+def test_block_of_a_name_is_its_kind_and_number(name, block):
+    assert keys.block_of(name) == block
+
+
+@pytest.mark.parametrize(
     "name, own",
     [
         ("distilled_guidance_layer.0.in_proj.weight", "distilled_guidance_layer.in_proj.weight"),
