@@ -227,8 +227,7 @@ def main(areas: tuple[str, ...], sample: int, show: bool, earlier: str | None = 
         possible, tried, alive = measured(area, sample, show, earlier)
         row = f"| {area} | {possible} | {tried} | {len(alive)} | {len(alive) / tried:.1%} |"
         print(row, flush=True)
-        if earlier is None:
-            keep(area, row)
+        keep(area, row)
 
 
 if __name__ == "__main__":
