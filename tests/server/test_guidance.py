@@ -104,7 +104,7 @@ def test_the_read_out_is_shown_when_the_run_ends(server, graph):
     assert len(shown) == 2  # on the guider, and on the report
     first, rest = shown[0].split("\n", 1)
     assert re.fullmatch(r"[\d.]+ s, [\d.]+ s a step", first)
-    assert rest.startswith("3 steps, cfg 3: 5 prompts computed in 5 forwards; plain CFG computes 6\n1 uncond skipped")
+    assert rest.startswith("3 steps, cfg 3: 5 prompts computed in 3 forwards; plain CFG computes 6\n1 uncond skipped")
     assert "queued without metadata" in shown[1]
 
 
