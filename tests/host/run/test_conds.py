@@ -178,7 +178,7 @@ def test_the_rule_is_the_devices_unless_somebody_decides(comfy):
 
 @pytest.mark.parametrize(
     "lengths, num_img, batch, unpacks, together",
-    [  # as benchmarks/results/both_prompts.md has it
+    [  # those of one picture up to 1024 tokens are in benchmarks/results/both_prompts.md, with their times
         ((64, 2), 256, 1, False, True),
         ((120, 5), 256, 1, False, False),
         ((12, 8), 1024, 1, False, False),
