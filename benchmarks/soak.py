@@ -2,16 +2,20 @@
 
     python -m benchmarks.soak [--minutes 30] [--seed 0]
 
-Each prompt draws its size, batch, length, seed and some of the changes below. Before the clock starts, each change has been met
-once, and prompts have been drawn for another quarter of the time: ComfyUI's own stores fill up first. Its list of the
-last 10,000 prompts, which goes on growing, is emptied after each. Memory is what the server alone holds, without mapped files that
-the system may drop (USS), after each prompt. The C library gives back at once what is freed (ALLOCATOR): left to itself it keeps
-up to a quarter more, which would hide what this looks for.
+Each prompt draws its size, batch, length, seed and some of the changes below. Before the clock starts, each change, precision and
+size has been met once, and prompts have been drawn for another quarter of the time: stores of a fixed size fill up first, such as
+PyTorch's of operations compiled for a size. ComfyUI's list of the last 10,000 prompts, which goes on growing, is emptied after each.
+
+What a server holds depends on its last prompt. So it is read each time after the first prompt, which comes again after every few
+drawn ones: its memory, without mapped files that the system may drop, handles, threads, and whether its picture is the same. The C
+library gives back at once what is freed (ALLOCATOR): left to itself it keeps up to a quarter more, which would hide what this looks
+for.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -31,13 +35,18 @@ from browser import demo_files  # noqa: E402
 from graphs import Graph  # noqa: E402
 
 WORDS = ("red", "blue", "green", "circle", "square", "triangle", "large", "small", "left", "right")
-SIZES, LONGEST = (64, 96, 128, 160, 192), 600  # pixels; words, which are more than T5's tokens
+SIZES, BATCHES = (
+    ((64, 64), (96, 160), (128, 128), (160, 96), (128, 192), (192, 192)),
+    (1, 2, 3),
+)  # width and height, pixels
+LONGEST = 600  # words, which are more than T5's tokens
 SERVER = (
     "--cache-classic",
 )  # else ComfyUI keeps every prompt's results until the memory is nearly full, and paints nothing again
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}  # glibc's
 CONTROLNET = "chroma-demo-controlnet.safetensors"
 SETTLING = 0.25  # of the time
+DRAWN = 4  # prompts between two readings
 MOST_GROWN = 0.02  # of the median memory, from the first third to a later one
 PRECISIONS = ("auto", "q8_0", "int8_convrot", "fp8_scaled", "q4_1", "bf16", "fp32")
 MAKE_CONTROLNET = """
@@ -141,12 +150,13 @@ def place(base: Path) -> None:
     subprocess.run([str(part) for part in command], check=True, cwd=dev.ROOT)
 
 
-def drawn(server: dev.Server, rng: random.Random, changes: list[str]) -> Graph:
-    """A prompt with these changes; size, batch, length and seed are drawn."""
+def drawn(
+    server: dev.Server, rng: random.Random, changes: list[str], size: tuple[int, int] | None = None, batch: int = 0
+) -> Graph:
+    """A prompt with these changes; length and seed are drawn, and size and batch where they are not given."""
     graph = Graph.demo(server)
-    graph.set(
-        "EmptySD3LatentImage", width=rng.choice(SIZES), height=rng.choice(SIZES), batch_size=rng.choice((1, 1, 2, 3))
-    )
+    width, height = size or rng.choice(SIZES)
+    graph.set("EmptySD3LatentImage", width=width, height=height, batch_size=batch or rng.choice(BATCHES))
     graph.set("KSampler", seed=rng.randrange(2**32), steps=rng.choice((1, 2, 4)))
     text = " ".join(rng.choice(WORDS) for _ in range(rng.choice((1, 5, 40, LONGEST))))
     graph.set("ChromaTextEncode", "Prompt", text=text)
@@ -160,9 +170,13 @@ def drawn(server: dev.Server, rng: random.Random, changes: list[str]) -> Graph:
 
 @dataclass
 class Third:
+    """prompts: all that ran in it. The rest is a value for each reading; same: whether the first prompt's pixels were the first's."""
+
+    prompts: int = 0
     memory: list[int] = field(default_factory=list)
     handles: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
+    same: list[bool] = field(default_factory=list)
 
 
 @dataclass
@@ -170,8 +184,14 @@ class Held:
     """What a server held. grown: medians of memory of the second and third third, by the first's, less 1."""
 
     thirds: list[Third]
-    prompts: int
-    same: list[bool]  # for each repetition of the first prompt, whether its pixels are the first's
+
+    @property
+    def prompts(self) -> int:
+        return sum(third.prompts for third in self.thirds)
+
+    @property
+    def same(self) -> bool:
+        return all(all(third.same) for third in self.thirds)
 
     @property
     def grown(self) -> list[float]:
@@ -187,6 +207,12 @@ class Held:
         return max(self.thirds[2].threads) - max(self.thirds[0].threads)
 
 
+def own_memory(process: Any) -> int:
+    """Bytes that only this process holds: on Linux what it has written, elsewhere with the mapped files that no other one has."""
+    maps = process.memory_maps() if sys.platform == "linux" else []
+    return sum(part.private_dirty for part in maps) or process.memory_full_info().uss
+
+
 def hold(server: dev.Server, seconds: float, seed: int = 0) -> Held:
     """Runs prompts on a server for so long.
 
@@ -200,8 +226,8 @@ def hold(server: dev.Server, seconds: float, seed: int = 0) -> Held:
     first = drawn(server, random.Random(seed), [])
     pixels = [path.read_bytes() for path in first.set("SaveImage", filename_prefix="soak").run(server)]
 
-    def run(changes: list[str]) -> None:
-        graph = drawn(server, rng, changes)
+    def run(changes: list[str], **given: Any) -> None:
+        graph = drawn(server, rng, changes, **given)
         try:
             for path in graph.set("SaveImage", filename_prefix="soak").run(server):
                 path.unlink()
@@ -213,28 +239,27 @@ def hold(server: dev.Server, seconds: float, seed: int = 0) -> Held:
 
     for name in CHANGES:
         run([name])
+    for size, batch in itertools.product(SIZES, BATCHES):
+        run([], size=size, batch=batch)
     for precision in PRECISIONS[1:]:
         graph = drawn(server, rng, []).set("ChromaDiffusionLoader", quant_mode=precision)
         graph.set("SaveImage", filename_prefix="soak").run(server)
     start = time.monotonic() + SETTLING * seconds
     while time.monotonic() < start:
         run(some(rng))
-    held = Held([Third(), Third(), Third()], 0, [])
+    held = Held([Third(), Third(), Third()])
     start = time.monotonic()
     for i, third in enumerate(held.thirds):
         while time.monotonic() < start + seconds * (i + 1) / 3 or not third.memory:
-            run(some(rng))
-            held.prompts += 1
-            third.memory.append(process.memory_full_info().uss)
+            for _ in range(DRAWN):
+                run(some(rng))
+            again = first.run(server)
+            third.prompts += DRAWN + 1
+            third.memory.append(own_memory(process))
             third.handles.append(handles())
             third.threads.append(process.num_threads())
-        again = [path.read_bytes() for path in first.run(server)]
-        held.same.append(same_pictures(again, pixels))
-        print(
-            f"{i + 1}/3: {held.prompts} prompts, {statistics.median(third.memory) / 1e6:.0f} MB",
-            file=sys.stderr,
-            flush=True,
-        )
+            third.same.append(same_pictures([path.read_bytes() for path in again], pixels))
+            print(f"{i + 1}/3: {held.prompts} prompts, {third.memory[-1] / 1e6:.1f} MB", file=sys.stderr, flush=True)
     return held
 
 
@@ -258,18 +283,19 @@ def main(rounds: int = 0, minutes: float = 30, seed: int = 0) -> None:
         held = hold(server, 60 * minutes, seed)
     lines = [
         f"{held.prompts} prompts in {minutes:g} minutes (seed {seed}) to one server, each with a size, batch, length and seed of its "
-        f"own and some of: {', '.join(CHANGES)}. Least, median and most of each third.",
+        f"own and some of: {', '.join(CHANGES)}. After every {DRAWN} of them the first prompt comes again, and the server is read: "
+        "least, median and most of each third.",
         "",
         "| third | prompts | memory, MB | handles | threads | the first prompt again |",
         "|---|---|---|---|---|---|",
     ]
-    for i, (third, same) in enumerate(zip(held.thirds, held.same)):
+    for i, third in enumerate(held.thirds):
         of = [
             " / ".join(f"{number(values) / scale:.0f}" for number in (min, statistics.median, max))
             for values, scale in ((third.memory, 1e6), (third.handles, 1), (third.threads, 1))
         ]
         lines.append(
-            f"| {i + 1} | {len(third.memory)} | {' | '.join(of)} | {'the same pixels' if same else 'DIFFERS'} |"
+            f"| {i + 1} | {third.prompts} | {' | '.join(of)} | {'the same pixels' if all(third.same) else 'DIFFERS'} |"
         )
     grown = " and ".join(f"{100 * g:+.1f} %" for g in held.grown)
     lines += ["", f"Median memory of the second and third third beside the first: {grown}."]
@@ -278,7 +304,7 @@ def main(rounds: int = 0, minutes: float = 30, seed: int = 0) -> None:
         *([f"memory has grown by {max(held.grown):.1%}"] if max(held.grown) > MOST_GROWN else []),
         *([f"{held.new_handles} handles more"] if held.new_handles > 0 else []),
         *([f"{held.new_threads} threads more"] if held.new_threads > 0 else []),
-        *(["the first prompt gives other pixels"] if not all(held.same) else []),
+        *(["the first prompt gives other pixels"] if not held.same else []),
     ]
     if wrong:
         raise SystemExit("; ".join(wrong))

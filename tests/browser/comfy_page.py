@@ -47,8 +47,11 @@ POLL_MS = 50
 COUNT_REQUESTS = """async () => {
     const { api } = await import('/scripts/api.js')
     const asked = api.fetchApi.bind(api)
-    window.unanswered = 0
-    api.fetchApi = (...given) => { window.unanswered += 1; return asked(...given).finally(() => { window.unanswered -= 1 }) }
+    window.unanswered = new Set()
+    api.fetchApi = (...given) => {
+        window.unanswered.add(given)
+        return asked(...given).finally(() => window.unanswered.delete(given))
+    }
 }"""
 # Whether all that is seen has stayed the same for so long, while every question to the server was answered.
 IS_STILL = """ms => {
@@ -60,9 +63,14 @@ IS_STILL = """ms => {
         [...document.querySelectorAll(seen)].map(element => [element.textContent, ...box(element)]),
         [...document.images].every(image => image.complete), app.extensionManager.workflow.activeWorkflow?.isModified,
     ])
-    if (window.unanswered || window.lastSeen !== now) { window.lastSeen = now; window.stillSince = performance.now() }
+    const changed = window.lastSeen !== now
+    if (changed) window.seenBefore = window.lastSeen
+    if (changed || window.unanswered?.size) { window.lastSeen = now; window.stillSince = performance.now() }
     return performance.now() - window.stillSince >= ms
 }"""
+WHAT_MOVES = """() => ({
+    unanswered: [...window.unanswered ?? []].map(([route]) => route), seen: [window.seenBefore, window.lastSeen],
+})"""
 
 
 def find_chromium(playwright: Any) -> str | None:
@@ -100,8 +108,17 @@ def until_still(page: Any, ms: int = STILL_MS) -> None:
 
     ms: TOLD_MS where the nodes may yet ask the server of themselves.
     """
+    from playwright.sync_api import TimeoutError as TooLong
+
     page.evaluate("window.lastSeen = null")
-    page.wait_for_function(IS_STILL, arg=ms)
+    try:
+        page.wait_for_function(IS_STILL, arg=ms)
+    except TooLong as error:
+        moves = page.evaluate(WHAT_MOVES)
+        before, now = (text or "" for text in moves["seen"])
+        first = next((i for i, (a, b) in enumerate(zip(before, now)) if a != b), 0)
+        around = [text[max(0, first - 200) : first + 200] for text in (before, now)]
+        raise AssertionError(f"not still: unanswered {moves['unanswered']}; the last change {around}") from error
 
 
 def until(page: Any, condition: Callable[[], Any], seconds: float = 30) -> None:
