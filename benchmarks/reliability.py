@@ -2,9 +2,9 @@
 
     python -m benchmarks.reliability [hosts] [faults] [inputs] [--host FOLDER ...] [--profile many]
 
-Measures the rows that are named, of which each is kept in the cache as soon as it is known, and writes the whole table. The other
-rows are those that `suites`, `fuzz_files`, `fuzz_readers`, `fuzz_prompts`, `soak` and `mutants` wrote before; a dash where nothing
-is known yet. Without a name nothing is measured.
+Measures the rows that are named, of which each is kept in the cache with its commit as soon as it is known, and writes the whole
+table. The other rows are those that `suites`, `fuzz_files`, `fuzz_readers`, `fuzz_prompts`, `soak` and `mutants` wrote before, whose
+tables name their commits; a dash where nothing is known yet. Without a name nothing is measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import dev
 from tools import check_host
 
-from .measure import RESULTS, write
+from .measure import RESULTS, commit, write
 
 SHORT = "not slow and not gpu and not browser"
 WHOLE = "not gpu and not browser"
@@ -90,7 +90,7 @@ def hosts(folders: list[Path]) -> list[str]:
     for folder in folders:
         gone, unclear = check_host.lacking(folder, names)
         what = f"names of ComfyUI {check_host.HostTree(folder).version}"
-        note = f"{len(unclear)} are not told by its sources; the pack in it {told_at_start(folder)}"
+        note = f"{len(unclear)} are not told by its sources; the pack in it {told_at_start(folder)}; at {commit()}"
         rows.append(row(what, len(names), len(gone), note))
     return rows
 
@@ -150,13 +150,20 @@ def mutants_killed() -> str:
 
 def faults() -> list[str]:
     broken, seconds, _ = tests("tests/faults", WHOLE)
-    return [row("faults", broken["tests"] - broken["skipped"], failed(broken), f"`tests/faults`, {seconds:.0f} s")]
+    return [
+        row(
+            "faults",
+            broken["tests"] - broken["skipped"],
+            failed(broken),
+            f"`tests/faults`, {seconds:.0f} s, at {commit()}",
+        )
+    ]
 
 
 def inputs(profile: str) -> list[str]:
     drawn, _, said = tests("tests/properties", SHORT, f"--hypothesis-profile={profile}", "--hypothesis-show-statistics")
     examples = sum(int(n) for n in re.findall(r"(\d+) passing", said))
-    note = f"in {drawn['tests']} tests of `tests/properties`, profile {profile}"
+    note = f"in {drawn['tests']} tests of `tests/properties`, profile {profile}, at {commit()}"
     return [row("drawn inputs", examples, failed(drawn), note)]
 
 
