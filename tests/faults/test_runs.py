@@ -4,6 +4,9 @@ import errno
 import gc
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import broken_disk
 import pytest
@@ -297,6 +300,89 @@ def test_a_disk_that_fails_under_torchs_own_reading_is_told(tmp_path, monkeypatc
     with open(MEMORY, "rb") as memory:
         monkeypatch.setattr(load_pack("loaders.files.pickle")._Limited, "fileno", lambda self: memory.fileno())
         assert fails(lambda: read.read_tensors(file), ValueError) == broken_disk.told(file.name)
+
+
+def changed_to(own, other, change):
+    """Gives a file the content of another of its size, and a time of its own."""
+    if change == "replaced":
+        new = own.with_name("new")
+        new.write_bytes(other.read_bytes())
+        os.replace(new, own)
+    else:
+        with open(own, "r+b") as file:
+            file.write(other.read_bytes())
+    os.utime(own, ns=(0, 10**18))
+
+
+@pytest.fixture(scope="module")
+def other_path(tmp_path_factory):
+    """A file of the same size with other weights."""
+    weights = support.random_weights(support.config(), seed=1)
+    return support.write(tmp_path_factory.mktemp("other") / "other.safetensors", support.published(weights))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps files that are mapped")
+@pytest.mark.parametrize("change", ["replaced", "rewritten"])
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_mapped_file_that_changes_is_read_anew_by_the_next_load(
+    comfy, load, paint, tmp_path, path, other_path, change, when
+):
+    """A run that is under way keeps what it has mapped of a file that was replaced; of one that is rewritten it may read both."""
+    own, load_own = tmp_path / path.name, lambda: load_pack("host.model.load").load_chroma(str(tmp_path / path.name))
+    own.write_bytes(path.read_bytes())
+    model, reference = load_own(), paint(load())
+    weights = {name: weight.clone() for name, weight in model.model.diffusion_model.named_parameters()}
+
+    def callback(step, *_):
+        if step == 0:
+            changed_to(own, other_path, change)
+
+    if when == "before":
+        callback(0)
+    else:
+        found = paint(model, callback=callback)
+        assert change == "rewritten" or torch.equal(found, reference)
+    with pytest.raises(ValueError, match="tiny.safetensors has changed on disk since it was loaded"):
+        paint(model)
+    kept = [torch.equal(weight, weights[name]) for name, weight in model.model.diffusion_model.named_parameters()]
+    assert all(kept) if change == "replaced" else not any(kept)
+    assert torch.equal(paint(load_own()), paint(load_pack("host.model.load").load_chroma(str(other_path))))
+
+
+CUT = """
+import os, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from comfy.cli_args import args
+args.cpu = True
+import comfy.model_management, comfy.samplers, comfy.sd
+import support
+from host_models import sample
+with torch.inference_mode():
+    model = support.dev.load_pack("host.model.load").load_chroma(sys.argv[2])
+
+    def callback(step, *_):
+        print("step", step, flush=True)
+        os.truncate(sys.argv[2], os.path.getsize(sys.argv[2]) // 2)
+
+    sample(comfy, model, support.config(), steps=2, callback=callback)
+print("it went on", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems end otherwise, or do not cut a mapped file")
+def test_a_mapped_file_that_is_cut_during_a_run_ends_the_process(host_dir, tmp_path, path):
+    """Linux gives no error for a page that is gone, but SIGBUS. docs/limits.md says so."""
+    own = tmp_path / path.name
+    own.write_bytes(path.read_bytes())
+    run = subprocess.run(
+        [sys.executable, "-c", CUT, str(host_dir), str(own)],
+        cwd=support.ROOT / "tests",
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout.split("\n")[0]) == (-signal.SIGBUS, "step 0"), run.stderr
+    assert "it went on" not in run.stdout
 
 
 @pytest.mark.parametrize("change", ["replaced", "cut", "rewritten"])
