@@ -26,7 +26,7 @@ from ...loaders.checkpoint.detect_variant import Detection, detect
 from ...loaders.checkpoint.lite import check_lite, with_lite_patch
 from ...loaders.checkpoint.naming import layout_of, source_names, with_approximator
 from ...loaders.files.kinds import is_index
-from ...loaders.files.read import SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, whole
+from ...loaders.files.read import SAFETENSORS_SUFFIXES, Header, read_header, read_tensors, shards, told, whole
 from ...loaders.formats.base.format import FLOAT_DTYPES
 from ...loaders.formats.base.kept_layers import is_quantised
 from ...loaders.formats.base.registry import FORMATS, QuantMode, quant_mode
@@ -238,11 +238,22 @@ def _host_tensors(path: str) -> dict[str, Tensor]:
         infos = read_header(file).tensors.values() if file.endswith(SAFETENSORS_SUFFIXES) else ()
         unknown = any(isinstance(t.dtype, str) or t.dtype == getattr(torch, "float8_e8m0fnu", None) for t in infos)
         if infos and not unknown:
-            tensors.update(comfy.utils.load_torch_file(file))
+            tensors.update(_host_file(file))
         else:  # the host's reader does not know that type, or cannot read such files
             read = read_tensors(file)
             tensors.update({n: t.clone() for n, t in read.items()} if comfy.utils.DISABLE_MMAP else read)
     return tensors
+
+
+@told
+def _host_file(path: str) -> dict[str, Tensor]:
+    """The tensors of one file by the host's reader."""
+    try:
+        return comfy.utils.load_torch_file(path)
+    except TypeError as error:
+        if isinstance(error.__context__, OSError):  # the host looks for words in what is the number of an error
+            raise error.__context__ from None
+        raise
 
 
 def _storage_dtype(detection: Detection, mode: QuantMode, supported: list[torch.dtype]) -> torch.dtype:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...chroma_model.block_lists import Block, blocks_text, parse_blocks
 from ...constants import FLUX_VARIANT, SCHNELL_VARIANT
 from ..files.error_text import encodable
-from ..files.read import read_header, read_tensors
+from ..files.read import read_header, read_tensors, unreadable
 from ..files.write import GGUFFile, SafetensorsFile, Stored, whole_file
 from ..formats.base.format import GGUF
 from ..formats.base.kept_layers import KEPT_PARTS
@@ -157,7 +157,7 @@ def write_model(
     metadata:    added to the source's and this pack's own `chroma.*`.
     progress:    called before each tensor; what it raises ends the writing.
     raises:      ValueError for an unknown format, a name of another ending, a file that exists already, too little
-                 space, NaN or infinite weights, or weights that do not fit the format.
+                 space, NaN or infinite weights, weights that do not fit the format, or a disk that fails.
     """
     format = export_format(format_name, path)
     detection = source.detection
@@ -191,7 +191,11 @@ def write_model(
         for item in items:
             if progress is not None:
                 progress(done, detection.num_parameters, item.name)
-            roles, found = coded(f"{source.name}: tensor {item.name}", source.dense(item.name), item)
+            try:
+                weight = source.dense(item.name)
+            except OSError as error:  # else it would be told of the file that is written
+                raise unreadable(source.name, error) from error
+            roles, found = coded(f"{source.name}: tensor {item.name}", weight, item)
             if item.name in counted:
                 squares += found
             for role, s in item.stored.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import struct
@@ -23,6 +24,7 @@ MAX_BYTES = 1 << 23  # of all but the weights; some 500 bytes a tensor
 SAFE_TORCH = (2, 10)
 
 CLASS = re.compile(r"GLOBAL ([\w.]+)")  # in torch's refusal: what the file wants to be made of
+READ = re.compile(r"read\(\): fd \d+ failed with (.+)")  # in torch's own words for an error of the disk
 QUANTISERS = (
     "torchao",
     "optimum.quanto",
@@ -33,7 +35,10 @@ QUANTISERS = (
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
-    """Its tensors by name. raises: ValueError if it is damaged, holds more than plain tensors, or PyTorch is too old to tell."""
+    """Its tensors by name.
+
+    raises: ValueError if it is damaged, holds more than plain tensors, or PyTorch is too old to tell; OSError if the disk fails.
+    """
     if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < SAFE_TORCH:
         raise ValueError(
             f"{path.name}: not read, since a file of this kind could run code on this machine with PyTorch {torch.__version__}. "
@@ -53,6 +58,9 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
                     if f.read(1):  # that format has no checksums; added bytes show only at its end
                         raise ValueError("bytes are left over at its end")
     except Exception as error:  # a damaged pickle ends in any of two dozen kinds
+        failed = _of_the_disk(error)
+        if failed is not None:
+            raise failed from None
         wanted = CLASS.search(str(error))
         quantiser = next((name for name in QUANTISERS if wanted and wanted[1].startswith(name)), None)
         if quantiser is not None:
@@ -81,6 +89,15 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
         if not plain or tensor.untyped_storage().nbytes() < tensor.nbytes:  # fewer bytes: one number for many
             raise ValueError(f"{path.name}: {name} is no plain tensor. Take the model's .safetensors file")
     return tensors
+
+
+def _of_the_disk(error: Exception) -> OSError | None:
+    """The system's error behind one of torch or zipfile; None for that of a damaged file, which leads to no place in it (EINVAL)."""
+    found = error if isinstance(error, OSError) else error.__context__
+    if isinstance(found, OSError) and found.errno not in (None, errno.EINVAL):
+        return found
+    said = READ.search(str(error))
+    return OSError(said[1]) if said else None
 
 
 class _Limited(io.BufferedReader):

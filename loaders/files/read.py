@@ -45,12 +45,16 @@ def told(read: Callable[..., Found]) -> Callable[..., Found]:
         try:
             return read(path)
         except OSError as error:
-            name = encodable(Path(error.filename or path).name)
-            raise ValueError(
-                f"{name}: it cannot be read ({error.strerror or error}). Look at the disk, and whether ComfyUI may read the file"
-            ) from error
+            raise unreadable(encodable(Path(error.filename or path).name), error) from error
 
     return wrapped
+
+
+def unreadable(name: str, error: OSError) -> ValueError:
+    """What to raise where the disk fails. name: of the file."""
+    return ValueError(
+        f"{name}: it cannot be read ({error.strerror or error}). Look at the disk, and whether ComfyUI may read the file"
+    )
 
 
 @told

@@ -2,8 +2,13 @@
 
 import errno
 import gc
+import json
 import os
+import signal
+import subprocess
+import sys
 
+import broken_disk
 import pytest
 import support
 import torch
@@ -13,6 +18,7 @@ pytestmark = pytest.mark.host
 load_pack = support.dev.load_pack
 MODES = ("auto", "q8_0")
 STEPS = 3
+MEMORY = "/proc/self/mem"
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +230,159 @@ def test_a_disk_that_cannot_be_read_is_told(path, tmp_path, monkeypatch, code, a
                 continue
             with pytest.raises(ValueError, match=f"{name}: it cannot be read .{os.strerror(code)}.. Look at the disk"):
                 read.read_header(file)
+
+
+@pytest.fixture(scope="module")
+def shards(path):
+    """(the index of the same model in two parts, the second part)."""
+    weights = support.published(support.random_weights(support.config()))
+    parts = [path.with_name(f"m-0000{i}-of-00002.safetensors") for i in (1, 2)]
+    places = {name: parts[2 * i >= len(weights)] for i, name in enumerate(weights)}
+    for part in parts:
+        support.write(part, {name: weights[name] for name, place in places.items() if place == part})
+    index = path.with_name("m.safetensors.index.json")
+    index.write_text(json.dumps({"weight_map": {name: place.name for name, place in places.items()}}))
+    return index, parts[1]
+
+
+@pytest.mark.parametrize("kind", broken_disk.ERRORS)
+@pytest.mark.parametrize("at", [0, 30])
+def test_a_disk_that_fails_in_the_second_part_of_a_model_is_told(
+    comfy, load, paint, whole_again, monkeypatch, shards, kind, at
+):
+    index, second = shards
+    load_parts = lambda: load_pack("host.model.load").load_chroma(str(index))  # noqa: E731
+
+    def work():
+        with monkeypatch.context() as patched:
+            broken_disk.fails(patched, second.name, at, kind)
+            load_parts()
+
+    model = load_parts()
+    assert whole_again(model, work, ValueError) == broken_disk.told(second.name, kind)
+    assert torch.equal(paint(load_parts()), paint(load()))
+
+
+def old_torch_file(folder, zipped):
+    torch.save(
+        {f"w{i}": torch.randn(20, 30) for i in range(3)}, folder / "t.pth", _use_new_zipfile_serialization=zipped
+    )
+    return folder / "t.pth"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_disk_that_fails_anywhere_in_a_file_of_torch_is_no_damage_of_it(tmp_path, monkeypatch, zipped):
+    read, limited = load_pack("loaders.files.read"), load_pack("loaders.files.pickle")._Limited
+    file, plain, asked = old_torch_file(tmp_path, zipped), limited.read, []
+    monkeypatch.setattr(limited, "read", lambda *a: asked.append(a[1:]) or plain(*a))
+    read.read_tensors(file)
+    count = len(asked)
+    assert count > 20
+    for at in range(0, count, 5):
+        left = [at]
+
+        def broken(*a, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return plain(*a)
+
+        monkeypatch.setattr(limited, "read", broken)
+        assert fails(lambda: read.read_tensors(file), ValueError) == broken_disk.told(file.name)
+    monkeypatch.setattr(limited, "read", plain)
+    assert len(read.read_tensors(file)) == 3
+
+
+@pytest.mark.skipif(not os.path.exists(MEMORY), reason="Linux's file of a process's memory gives a real error")
+def test_a_disk_that_fails_under_torchs_own_reading_is_told(tmp_path, monkeypatch):
+    """torch reads the weights of its old files by the file's number: here that of one which cannot be read at such places."""
+    read, file = load_pack("loaders.files.read"), old_torch_file(tmp_path, zipped=False)
+    with open(MEMORY, "rb") as memory:
+        monkeypatch.setattr(load_pack("loaders.files.pickle")._Limited, "fileno", lambda self: memory.fileno())
+        assert fails(lambda: read.read_tensors(file), ValueError) == broken_disk.told(file.name)
+
+
+def changed_to(own, other, change):
+    """Gives a file the content of another of its size, and a time of its own."""
+    if change == "replaced":
+        new = own.with_name("new")
+        new.write_bytes(other.read_bytes())
+        os.replace(new, own)
+    else:
+        with open(own, "r+b") as file:
+            file.write(other.read_bytes())
+    os.utime(own, ns=(0, 10**18))
+
+
+@pytest.fixture(scope="module")
+def other_path(tmp_path_factory):
+    """A file of the same size with other weights."""
+    weights = support.random_weights(support.config(), seed=1)
+    return support.write(tmp_path_factory.mktemp("other") / "other.safetensors", support.published(weights))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps files that are mapped")
+@pytest.mark.parametrize("change", ["replaced", "rewritten"])
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_mapped_file_that_changes_is_read_anew_by_the_next_load(
+    comfy, load, paint, tmp_path, path, other_path, change, when
+):
+    """A run that is under way keeps what it has mapped of a file that was replaced; of one that is rewritten it may read both."""
+    own, load_own = tmp_path / path.name, lambda: load_pack("host.model.load").load_chroma(str(tmp_path / path.name))
+    own.write_bytes(path.read_bytes())
+    model, reference = load_own(), paint(load())
+    weights = {name: weight.clone() for name, weight in model.model.diffusion_model.named_parameters()}
+
+    def callback(step, *_):
+        if step == 0:
+            changed_to(own, other_path, change)
+
+    if when == "before":
+        callback(0)
+    else:
+        found = paint(model, callback=callback)
+        assert change == "rewritten" or torch.equal(found, reference)
+    with pytest.raises(ValueError, match="tiny.safetensors has changed on disk since it was loaded"):
+        paint(model)
+    kept = [torch.equal(weight, weights[name]) for name, weight in model.model.diffusion_model.named_parameters()]
+    assert all(kept) if change == "replaced" else not any(kept)
+    assert torch.equal(paint(load_own()), paint(load_pack("host.model.load").load_chroma(str(other_path))))
+
+
+CUT = """
+import os, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from comfy.cli_args import args
+args.cpu = True
+import comfy.model_management, comfy.samplers, comfy.sd
+import support
+from host_models import sample
+with torch.inference_mode():
+    model = support.dev.load_pack("host.model.load").load_chroma(sys.argv[2])
+
+    def callback(step, *_):
+        print("step", step, flush=True)
+        os.truncate(sys.argv[2], os.path.getsize(sys.argv[2]) // 2)
+
+    sample(comfy, model, support.config(), steps=2, callback=callback)
+print("it went on", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems end otherwise, or do not cut a mapped file")
+def test_a_mapped_file_that_is_cut_during_a_run_ends_the_process(host_dir, tmp_path, path):
+    """Linux gives no error for a page that is gone, but SIGBUS. docs/limits.md says so."""
+    own = tmp_path / path.name
+    own.write_bytes(path.read_bytes())
+    run = subprocess.run(
+        [sys.executable, "-c", CUT, str(host_dir), str(own)],
+        cwd=support.ROOT / "tests",
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout.split("\n")[0]) == (-signal.SIGBUS, "step 0"), run.stderr
+    assert "it went on" not in run.stdout
 
 
 @pytest.mark.parametrize("change", ["replaced", "cut", "rewritten"])

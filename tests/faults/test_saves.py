@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import broken_disk
 import pytest
 import support
 import torch
@@ -67,6 +68,44 @@ def test_a_disk_that_fails_at_the_very_end_leaves_the_old_file(source, tmp_path,
         write(source, tmp_path, name, overwrite=True)
     assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", broken_disk.ERRORS)
+@pytest.mark.parametrize("at", [0, 40])
+def test_a_source_whose_disk_fails_while_it_is_opened_is_told(source, tmp_path, monkeypatch, name, kind, at):
+    before = write(source, tmp_path, name).read_bytes()
+    with monkeypatch.context() as patched:
+        broken_disk.fails(patched, source.name, at, kind)
+        with pytest.raises(ValueError) as caught:
+            write(source, tmp_path, name, overwrite=True)
+    assert str(caught.value) == broken_disk.told(source.name, kind)
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes() == before
+    path.unlink()
+    assert write(source, tmp_path, name).read_bytes() == before
+
+
+class Failing(dict):
+    """A file's tensors, the last of which cannot be read."""
+
+    def __getitem__(self, name):
+        if name == list(self)[-1]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_source_that_fails_while_it_is_written_is_told_by_its_own_name(source, tmp_path, name):
+    weights = export.FileWeights(source)
+    weights.tensors = Failing(weights.tensors)
+    seen, path = [], tmp_path / f"out{export.EXPORTS[name].suffix}"
+    with pytest.raises(ValueError) as caught:
+        export.write_model(weights, path, name, progress=lambda *a: seen.append(a))
+    assert len(seen) > 1  # some were written before
+    assert str(caught.value) == broken_disk.told(source.name)
+    assert os.listdir(tmp_path) == []
+    assert write(source, tmp_path, name) == path
 
 
 LIMITED = """

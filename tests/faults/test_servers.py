@@ -113,6 +113,60 @@ def test_the_pack_twice_and_a_pack_with_our_names_leave_one_that_paints(host_dir
         assert server.log.read_text(errors="replace").count(told) == other
 
 
+FULL = """
+import torch
+ERRORS = {
+    "device": (torch.OutOfMemoryError, "Allocation on device"),
+    "processor": (RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+}
+class FullOnce:
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "kind": (list(ERRORS),), "call": ("INT", {})}}
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "run", "test"
+    def run(self, model, kind, call):
+        left = [call]
+        def block(args, extra):
+            left[0] -= 1
+            if not left[0]:
+                error, text = ERRORS[kind]
+                raise error(text)
+            return extra["original_block"](args)
+        model = model.clone()
+        model.set_model_patch_replace(block, "dit", "single_block", 1)
+        return (model,)
+NODE_CLASS_MAPPINGS = {"FullOnce": FullOnce}
+"""
+
+
+@pytest.mark.slow
+def test_memory_that_ends_within_a_run_ends_that_prompt_alone(host_dir, tmp_path):
+    """A block's second call of the run meets it, once. ComfyUI then unloads all models, if it was the device's memory."""
+    base, server = own_server(tmp_path, "full")
+    (base / "custom_nodes" / "full.py").write_text(FULL)
+    with server:
+        graph = Graph.demo(server)
+
+        def painted(graph, seed):
+            (told,) = graph.copy().set("KSampler", seed=seed).run(server)
+            return pixels(base / told.relative_to(dev.base_dir()))
+
+        reference = painted(graph, 1)
+        assert (painted(graph, 2) != reference).any()
+        for kind, words, anew in (
+            ("device", "Allocation on device", 0.9999),
+            ("processor", "can't allocate memory", 0.9998),
+        ):
+            full = graph.copy().set("KSampler", seed=1)
+            full.model_through("FullOnce", kind=kind, call=2)
+            told = full.fails(server)
+            assert told.startswith("KSampler: ") and words in told
+            assert ("ran out of memory" in told) == (kind == "device")
+            assert (painted(full, 1) == reference).all()  # the node is kept, and fails once
+            assert (painted(graph.copy().set("KSampler", denoise=anew), 1) == reference).all()
+        assert server.process.poll() is None
+
+
 @pytest.mark.slow
 def test_one_seed_gives_the_same_pixels_in_another_server(server, tmp_path):
     graph = Graph.demo(server).set("KSampler", seed=81_000)
