@@ -127,6 +127,12 @@ def test_project_and_requirements_name_the_same_packages(project):
     assert sorted(project["project"]["dependencies"]) == sorted(lines)
 
 
+def test_extras_have_a_lowest_version(project):
+    extras = project["project"]["optional-dependencies"]
+    assert extras.keys() == {"parquet", "ray"}
+    assert all(re.fullmatch(r"[a-z]+>=[\d.]+(,<\d+)?", line) for lines in extras.values() for line in lines)
+
+
 def test_project_has_what_the_registry_demands(project):
     facts, comfy = project["project"], project["tool"]["comfy"]
     name = r"[a-z]+([-_.][a-z0-9]+)*"  # no digit or sign first, no two signs, without ComfyUI in it
