@@ -168,6 +168,16 @@ def test_security_names_files_that_are_there_and_ruff_has_its_rules(project):
     assert "S" in project["tool"]["ruff"]["lint"]["select"]
 
 
+def test_every_file_of_requirements_is_audited_and_security_says_so():
+    workflow, told = text(".github/workflows/test.yml"), " ".join(text("SECURITY.md").split())
+    commands = re.findall(r"- run: (pip-audit [^#\n]*[^#\s])", workflow)
+    assert all(command in told for command in commands)
+    named = {name for command in commands for name in re.findall(r"-r (\S+)", command)}
+    assert named == {path.name for path in support.ROOT.glob("requirements*.txt")}
+    pins = [line for line in text("requirements-dev.txt").splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in pins)  # what --no-deps demands
+
+
 # --- GitHub's workflows ----------------------------------------------------------------------------------------------
 
 
