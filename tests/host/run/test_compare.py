@@ -164,9 +164,8 @@ def test_links_in_the_input_and_output_folder_are_followed(folders, at):
     assert input_path(str(places[at] / "sub" / "a.safetensors")) == places[at] / "sub" / "a.safetensors"
 
 
-def test_activations_go_through_a_link_and_are_read_through_it(load, text, node, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
+def test_activations_go_through_a_link_and_are_read_through_it(load, text, node, tmp_path, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
     support.link(tmp_path / "activations", disk)
     report = node(load("q8_0"), load(), text, LATENT, steps=1, seed=3, save_prefix="activations/x")[1]
     assert [path.name for path in disk.iterdir()] == ["x_00001_.safetensors"]
