@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..host.run.compare import check_alone, compare, record
 from ..loaders.checkpoint.activations import GUIDANCE, Differences, read_dump, write_dump
 from .shared.canvas import chart
 from .shared.checked_node import CheckedNode
-from .shared.files import next_path
+from .shared.files import below, next_path
 from .shared.inputs import CATEGORY, number, positive_input, seed_input
 from .shared.report import only_tell, report, title
 
@@ -135,8 +136,8 @@ def drawn(differences: Differences, text: str) -> Tensor:
 def input_path(name: str) -> Path:
     """A file in the host's input or output folder. raises: ValueError if it is in neither."""
     for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory()):
-        path = (Path(folder) / name).resolve()
-        if path.is_relative_to(Path(folder).resolve()) and path.is_file():
+        path = below(folder, name)
+        if path is not None and os.path.isfile(path):
             return path
     raise ValueError(
         f"{name}: there is no such file in ComfyUI's input or output folder. Put it there; the name has its folder and ending"

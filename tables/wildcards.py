@@ -6,6 +6,7 @@ without `|` stay, so that a prompt may be JSON. A backslash keeps a character as
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -137,9 +138,11 @@ class Folder:
         return lines
 
     def state(self) -> list[tuple[str, int, int]]:
-        """(name, time, size) of every file, by which a change shows."""
+        """(name, time, size) of every file, those of linked folders too, by which a change shows."""
         found = []
-        for path in sorted(self.folder.rglob(f"*{SUFFIX}")):
-            stat = path.stat()
-            found.append((path.relative_to(self.folder).as_posix(), stat.st_mtime_ns, stat.st_size))
-        return found
+        for folder, _, names in os.walk(self.folder, followlinks=True):
+            for path in (Path(folder) / name for name in names if name.endswith(SUFFIX)):
+                with contextlib.suppress(OSError):  # a link that leads nowhere
+                    stat = path.stat()
+                    found.append((path.relative_to(self.folder).as_posix(), stat.st_mtime_ns, stat.st_size))
+        return sorted(found)

@@ -71,6 +71,17 @@ RADIANCE = {"channels": 3, "patch_size": 8, "nerf": nerf()}
 FULL_DEPTH = {"width": 256, "heads": 4, "double": 19, "single": 38, "approximator": (64, 128, 5)}
 
 
+def link(path: Path, target: Path) -> Path:
+    """A symbolic link to a file or folder; where the system makes none, the test is skipped."""
+    import pytest
+
+    try:
+        path.symlink_to(target, target_is_directory=path.parent.joinpath(target).is_dir())
+    except (OSError, NotImplementedError):
+        pytest.skip("this system makes no links")
+    return path
+
+
 def build(cfg: Any, **factory: Any) -> Any:
     """A transformer of this config with its Approximator in place."""
     net = model.ChromaTransformer(cfg, **factory)

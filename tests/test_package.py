@@ -127,6 +127,12 @@ def test_project_and_requirements_name_the_same_packages(project):
     assert sorted(project["project"]["dependencies"]) == sorted(lines)
 
 
+def test_extras_have_a_lowest_version(project):
+    extras = project["project"]["optional-dependencies"]
+    assert extras.keys() == {"parquet", "ray"}
+    assert all(re.fullmatch(r"[a-z]+>=[\d.]+(,<\d+)?", line) for lines in extras.values() for line in lines)
+
+
 def test_project_has_what_the_registry_demands(project):
     facts, comfy = project["project"], project["tool"]["comfy"]
     name = r"[a-z]+([-_.][a-z0-9]+)*"  # no digit or sign first, no two signs, without ComfyUI in it
@@ -160,6 +166,16 @@ def test_security_names_files_that_are_there_and_ruff_has_its_rules(project):
     named = re.findall(r"`((?:loaders|nodes|tests|web)/[\w./]+)`", text("SECURITY.md"))
     assert len(named) > 10 and all((support.ROOT / name).exists() for name in named)
     assert "S" in project["tool"]["ruff"]["lint"]["select"]
+
+
+def test_every_file_of_requirements_is_audited_and_security_says_so():
+    workflow, told = text(".github/workflows/test.yml"), " ".join(text("SECURITY.md").split())
+    commands = re.findall(r"- run: (pip-audit [^#\n]*[^#\s])", workflow)
+    assert all(command in told for command in commands)
+    named = {name for command in commands for name in re.findall(r"-r (\S+)", command)}
+    assert named == {path.name for path in support.ROOT.glob("requirements*.txt")}
+    pins = [line for line in text("requirements-dev.txt").splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in pins)  # what --no-deps demands
 
 
 # --- GitHub's workflows ----------------------------------------------------------------------------------------------

@@ -118,6 +118,7 @@ def _clear(folder: Path) -> None:
 WHY = {
     errno.EACCES: "ComfyUI may not write there. Choose another folder, or allow it; a model that is loaded cannot be replaced",
     errno.EROFS: "that disk is read-only. Choose another folder",
+    errno.EEXIST: "a file, or a link that leads nowhere, is in the folder's place. Take it away, or choose another folder",
     errno.ENAMETOOLONG: "that name is too long. Choose a shorter one",
     errno.ENOSPC: "that disk is full. Make room there, write to another disk, or choose a smaller format",
     errno.EFBIG: "that disk does not take files so large. Write to another disk, or choose a smaller format",

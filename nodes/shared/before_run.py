@@ -3,6 +3,8 @@ are none, by the model's size and a short trial of the machine."""
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import threading
 from pathlib import Path
@@ -32,6 +34,7 @@ from ...constants import Line
 from ...host.model.load import choose_mode, types_of, weights_size
 from ...host.model.machine_speed import SPEED
 from ...host.run.base_model import model_config
+from ...loaders.files.error_text import encodable
 from ...loaders.formats.base.registry import quant_mode
 from ...samplers.run_record import RunRecord
 from .file_ahead import found_ahead
@@ -63,7 +66,20 @@ def keep(graph: Mapping[str, Any], node: str, model: Any, record: RunRecord, **w
     network = vars(model.model.model_config).get("unet_config", {}).get("hidden_size", WIDTH)
     done = Work(name, device_name(model.load_device), steps=record.steps, **work)
     cost = Cost(done, record.prompts / record.steps, seconds, record.memory, network)
-    threading.Thread(target=only_tell, args=(TITLE, lambda: add(file(), cost)), daemon=True).start()
+    threading.Thread(target=only_tell, args=(TITLE, lambda: write(cost)), daemon=True).start()
+
+
+def write(cost: Cost) -> None:
+    """Into the file. Where it cannot be written, runs go on without; that is told once for each place and reason."""
+    try:
+        add(file(), cost)
+    except OSError as error:
+        tell_not_kept(str(file()), error.strerror or type(error).__name__)
+
+
+@functools.cache
+def tell_not_kept(path: str, why: str) -> None:
+    logging.warning("%s: how long runs take is not kept, since %s cannot be written: %s", TITLE, encodable(path), why)
 
 
 def ahead(graph: Graph, node: str, settings: Settings | None) -> Line | None:

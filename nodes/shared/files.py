@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ import nodes
 from ...loaders.checkpoint.keys import APPROXIMATOR, APPROXIMATOR_ALONE, SIGNATURES, other_model
 from ...loaders.checkpoint.keys import LORA as LORA_TOLD
 from ...loaders.checkpoint.lite import OWN_SIGNATURE
+from ...loaders.files.error_text import shortened
 from ...loaders.files.kinds import index_names, is_index
 from ...loaders.files.read import GGUF_SUFFIX, SAFETENSORS_SUFFIXES, read_header
 from ...loaders.files.write import not_written
@@ -65,7 +67,8 @@ def listed(folders: tuple[str, ...]) -> dict[str, str]:
             if path and not any(os.path.isfile(os.path.join(folder, index)) for index in index_names(file)):
                 found.setdefault(name, path)
         for root in folder_paths.get_folder_paths(kind):
-            found.update({name: path for name, path in WALKS.files(root).items() if name not in found})
+            walked = WALKS.files(root).items()
+            found.update({name: path for name, path in walked if name not in found and os.path.isfile(path)})
     return found
 
 
@@ -227,10 +230,33 @@ def _kind_of(path: str, mtime: int, size: int) -> str | None:
     return None
 
 
+def below(folder: str | os.PathLike[str], name: str) -> Path | None:
+    """The path of a name in a folder; None where the name leads out of it, by `..` or from the root.
+
+    Links are not resolved: those in the host's folders are the user's own.
+    """
+    root = Path(os.path.abspath(folder))
+    path = Path(os.path.abspath(root / name))
+    return path if path.is_relative_to(root) else None
+
+
 def next_path(prefix: str, suffix: str) -> Path:
-    """The path that the host's save nodes would give the next file. raises: ValueError if its folder is unusable."""
+    """The path that the host's save nodes would give the next file, and below the output folder's links too.
+
+    The host refuses a folder that is linked to elsewhere, so it is given that folder as the one to write to. It gets
+    those with % by their names, since it fills in the date.
+    raises: ValueError if the name leads out of the output folder, or its folder is unusable.
+    """
+    output = folder_paths.get_output_directory()
+    folder, name = os.path.split(os.path.normpath(prefix))
+    path = below(output, folder)
+    if path is None:
+        raise ValueError(f"{shortened(prefix)}: is outside the output folder. Name a folder in it")
+    inner = path.relative_to(os.path.abspath(output)).parts
+    plain = list(itertools.takewhile(lambda part: "%" not in part, inner))
+    start, rest = os.path.join(output, *plain), os.path.join(*inner[len(plain) :], name)
     try:
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(rest, start)
     except OSError as error:  # a folder that cannot be made or read
-        raise ValueError(not_written(Path(folder_paths.get_output_directory()) / prefix, error)) from error
+        raise ValueError(not_written(Path(output) / prefix, error)) from error
     return Path(folder) / f"{name}_{counter:05}_{suffix}"

@@ -3,7 +3,10 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
+import threading
+from types import SimpleNamespace
 
 import pytest
 import support
@@ -293,9 +296,13 @@ def test_run_report_fails_no_run(comfy, model, cfg, info, caplog):
     assert "failed (AttributeError)" in told(5)
 
 
+class RunAtOnce(threading.Thread):
+    start = threading.Thread.run
+
+
 @pytest.fixture
-def kept(comfy, monkeypatch, tmp_path):
-    """What is kept of the runs of a node 2 in a graph; it is written at once."""
+def at_once(comfy, monkeypatch):
+    """Runs are those of a node 2 in a graph, and are kept before they end."""
     load = support.dev.load_pack
     inputs = {"unet_name": "m.safetensors"}, {"model": ["1", 0]}
     graph = {
@@ -304,9 +311,15 @@ def kept(comfy, monkeypatch, tmp_path):
     }
     monkeypatch.setattr(load("nodes.ksampler"), "running_graph", lambda: graph)
     before_run = load("nodes.shared.before_run")
-    monkeypatch.setattr(before_run, "file", lambda: tmp_path / "costs.json")
-    monkeypatch.setattr(before_run.threading.Thread, "start", lambda thread: thread.run())
-    return lambda: load("advice.run_costs").read(tmp_path / "costs.json")
+    monkeypatch.setattr(before_run, "threading", SimpleNamespace(Thread=RunAtOnce))  # its own only, not tqdm's too
+    return before_run
+
+
+@pytest.fixture
+def kept(at_once, monkeypatch, tmp_path):
+    """What is kept of the runs."""
+    monkeypatch.setattr(at_once, "file", lambda: tmp_path / "costs.json")
+    return lambda: support.dev.load_pack("advice.run_costs").read(tmp_path / "costs.json")
 
 
 def test_a_run_is_kept_for_the_next_one(comfy, model, cfg, kept):
@@ -339,6 +352,33 @@ def test_a_run_that_is_stopped_is_not_kept_and_the_disk_fails_no_run(comfy, mode
     monkeypatch.setattr(support.dev.load_pack("advice.run_costs").os, "replace", lambda *names: 1 / 0)
     equal(ours(model, cfg, hidden={"unique_id": "2"}), ours(model, cfg))
     assert "ZeroDivisionError" in caplog.text and kept() == []
+
+
+@pytest.fixture(params=["read-only", "file"])
+def unwritable(request, tmp_path):
+    """A user folder in which none can be made; rights do not bind root, so it is the system's own."""
+    if request.param == "read-only":
+        if not os.path.isdir("/sys/kernel"):
+            pytest.skip("no folder that nobody may write to")
+        return "/sys/kernel"
+    (tmp_path / "user").touch()
+    return str(tmp_path / "user")
+
+
+def test_where_runs_cannot_be_kept_they_go_on_and_it_is_told_once(model, cfg, at_once, unwritable, monkeypatch, caplog):
+    import folder_paths
+
+    at_once.tell_not_kept.cache_clear()
+    monkeypatch.setattr(folder_paths, "user_directory", unwritable)
+    path = os.path.join(unwritable, "__chroma_pack", "run_costs.json")
+    wanted = ours(model, cfg)
+    for _ in range(3):
+        equal(ours(model, cfg, hidden={"unique_id": "2"}), wanted)
+    (told,) = (record for record in caplog.records if record.levelname in ("WARNING", "ERROR"))
+    assert told.levelname == "WARNING" and told.getMessage().startswith(
+        f"Chroma KSampler: how long runs take is not kept, since {path} cannot be written: "
+    )
+    assert support.dev.load_pack("advice.run_costs").read(at_once.file()) == [] and not os.path.exists(path)
 
 
 def test_read_out_names_schedule_shift_and_cost(comfy, model, cfg, caplog):

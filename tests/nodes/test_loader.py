@@ -279,13 +279,42 @@ def test_links_in_a_folder_of_models_are_followed_on_purpose(node, folders):
     elsewhere.mkdir()
     for name in ("one.safetensors", "two.safetensors"):
         (elsewhere / name).touch()
-    try:
-        (folders / "diffusion_models" / "link.safetensors").symlink_to(elsewhere / "one.safetensors")
-        (folders / "diffusion_models" / "sub").symlink_to(elsewhere, target_is_directory=True)
-    except OSError:
-        pytest.skip("this system makes no links")
+    support.link(folders / "diffusion_models" / "link.safetensors", elsewhere / "one.safetensors")
+    support.link(folders / "diffusion_models" / "sub", elsewhere)
     listed = [name.replace("\\", "/") for name in node.model_files()]
     assert listed == ["link.safetensors", "sub/one.safetensors", "sub/two.safetensors"]
+
+
+def test_a_folder_of_hugging_faces_cache_is_linked_as_a_model_of_one_entry(node, folders):
+    """Its files are links themselves, to blobs without an ending."""
+    cache = folders / "models--lodestones--Chroma1-HD"
+    blobs, snapshot = cache / "blobs", cache / "snapshots" / "0a1b" / "transformer"
+    blobs.mkdir(parents=True)
+    parts = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    file = index(snapshot, *parts)
+    for i, name in enumerate((file.name, *parts)):
+        (snapshot / name).rename(blobs / str(i))
+        support.link(snapshot / name, blobs / str(i))
+    support.link(folders / "diffusion_models" / "HD", snapshot.parent)
+    (name,) = node.model_files()
+    assert name.replace("\\", "/") == f"HD/transformer/{file.name}"
+    assert node.model_path(name) == str(folders / "diffusion_models" / name)
+    blobs.joinpath("1").write_bytes(b"a part that has changed")
+    before = node.ChromaDiffusionLoader.fingerprint_inputs(name)
+    assert str(folders / "diffusion_models" / "HD" / "transformer" / parts[0]) in before
+    (snapshot / parts[0]).unlink()
+    support.link(snapshot / parts[0], blobs / "2")  # as an update of the repository does it
+    assert node.ChromaDiffusionLoader.fingerprint_inputs(name) != before
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "gone.gguf", "gone.safetensors.index.json"])
+def test_a_link_that_leads_nowhere_is_not_listed_until_it_does(node, folders, name):
+    support.link(folders / "diffusion_models" / name, folders / "disk")
+    assert node.model_files() == []
+    with pytest.raises(ValueError, match=f"{name}: not among the model files"):
+        node.model_path(name)
+    (folders / "disk").touch()  # the disk is there again
+    assert node.model_files() == [name]
 
 
 def test_a_name_that_leads_out_of_the_folders_is_not_one_of_theirs(node, folders):

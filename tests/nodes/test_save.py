@@ -178,10 +178,52 @@ def test_largest_error_is_met_by_more_bits_for_some_blocks(run):
     }
 
 
-def test_place_outside_of_the_output_folder_is_refused(run):
-    with pytest.raises(Exception, match="outside the output folder"):
-        run("q8_0", "../escaped")
-    assert list(run.output.iterdir()) == []
+@pytest.mark.parametrize(
+    "prefix", ["../escaped", "a/../../escaped", "link/../../escaped", "{}/escaped", "%year%/../../x"]
+)
+def test_place_outside_of_the_output_folder_is_refused(run, tmp_path, prefix):
+    with pytest.raises(ValueError, match="is outside the output folder. Name a folder in it"):
+        run("q8_0", prefix.format(tmp_path))
+    assert list(run.output.iterdir()) == [] and not list(tmp_path.glob("*escaped*"))
+
+
+@pytest.mark.parametrize(
+    "prefix, made",
+    [
+        ("link/x", "x_00001_.gguf"),
+        ("link/sub/x", "sub/x_00001_.gguf"),
+        ("link/%width%/x", "0/x_00001_.gguf"),
+        ("{}/link/x", "x_00001_.gguf"),
+    ],
+)
+def test_a_folder_that_the_user_has_linked_is_written_through(run, tmp_path, prefix, made):
+    """The host's own save nodes refuse it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    support.link(run.output / "link", disk)
+    run(prefix=prefix.format(run.output))
+    run(prefix=prefix.format(run.output))
+    found = [path.relative_to(disk).as_posix() for path in disk.rglob("*.gguf")]
+    assert sorted(found) == [made, made.replace("1_.", "2_.")]
+    assert [path.name for path in run.output.iterdir()] == ["link"]
+
+
+def test_a_name_goes_back_over_a_link_by_its_text(run, tmp_path):
+    disk = tmp_path / "there" / "disk"
+    disk.mkdir(parents=True)
+    support.link(run.output / "link", disk)
+    run(prefix="link/../x")
+    assert list((tmp_path / "there").rglob("*.gguf")) == []
+    assert sorted(path.name for path in run.output.iterdir()) == ["link", "x_00001_.gguf"]
+
+
+def test_a_link_that_leads_nowhere_is_told(run, tmp_path):
+    support.link(run.output / "link", tmp_path / "gone")
+    with pytest.raises(
+        ValueError, match="a file, or a link that leads nowhere, is in the folder's place. Take it away"
+    ):
+        run(prefix="link/x")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_schema_is_valid_and_names_every_format(comfy):

@@ -148,3 +148,17 @@ def test_a_change_of_a_file_shows(folder):
     assert [name for name, *_ in before] == ["birds/wild.txt", "empty.txt", "latin.txt"]
     (folder.folder / "birds" / "wild.txt").write_text("hen\n")
     assert folder.state() != before
+
+
+def test_linked_files_and_folders_are_read_and_their_changes_show(folder, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "tree.txt").write_text("oak\n")
+    support.link(folder.folder / "one.txt", disk / "tree.txt")
+    support.link(folder.folder / "trees", disk)
+    support.link(folder.folder / "gone.txt", tmp_path / "gone")
+    assert folder.choices("one") == folder.choices("trees/tree") == ["oak"]
+    before = folder.state()
+    assert {"one.txt", "trees/tree.txt"} == {name for name, *_ in before} - {"birds/wild.txt", "empty.txt", "latin.txt"}
+    (disk / "tree.txt").write_text("oak\nelm\n")
+    assert {name for name, *_ in set(before) ^ set(folder.state())} == {"one.txt", "trees/tree.txt"}

@@ -139,6 +139,52 @@ def test_what_cannot_be_compared_is_told(load, text, node, given, told):
         node(load(), **{name: values[name]() if value == 1 else value for name, value in given.items()})
 
 
+@pytest.fixture
+def folders(comfy, tmp_path, monkeypatch):
+    """Of input, output, and another disk."""
+    import folder_paths
+
+    found = [tmp_path / name for name in ("input", "output", "disk")]
+    for folder in found:
+        folder.mkdir()
+    monkeypatch.setattr(folder_paths, "input_directory", str(found[0]))
+    monkeypatch.setattr(folder_paths, "output_directory", str(found[1]))
+    return found
+
+
+@pytest.mark.parametrize("at", [0, 1], ids=["input", "output"])
+def test_links_in_the_input_and_output_folder_are_followed(folders, at):
+    *places, disk = folders
+    (disk / "a.safetensors").touch()
+    support.link(places[at] / "link.safetensors", disk / "a.safetensors")
+    support.link(places[at] / "sub", disk)
+    input_path = load_pack("nodes.compare_models").input_path
+    for name in ("link.safetensors", "sub/a.safetensors"):
+        assert input_path(name) == places[at] / name
+    assert input_path(str(places[at] / "sub" / "a.safetensors")) == places[at] / "sub" / "a.safetensors"
+
+
+def test_activations_go_through_a_link_and_are_read_through_it(load, text, node, tmp_path, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    support.link(tmp_path / "activations", disk)
+    report = node(load("q8_0"), load(), text, LATENT, steps=1, seed=3, save_prefix="activations/x")[1]
+    assert [path.name for path in disk.iterdir()] == ["x_00001_.safetensors"]
+    again = node(load("q8_0"), reference_file="activations/x_00001_.safetensors")[1]
+    assert again == report.rpartition("\n")[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["../disk/a.safetensors", "{}/disk/a.safetensors", "sub/../../disk/a.safetensors", "x" * 300]
+)
+def test_a_name_that_leads_out_of_the_folders_is_refused(folders, tmp_path, name):
+    *places, disk = folders
+    (disk / "a.safetensors").touch()
+    for place in places:
+        support.link(place / "sub", disk)
+    with pytest.raises(ValueError, match="there is no such file in ComfyUI's input or output folder"):
+        load_pack("nodes.compare_models").input_path(name.format(tmp_path))
+
+
 def test_a_file_written_anew_is_compared_anew(comfy, tmp_path, monkeypatch):
     import folder_paths
 

@@ -1,9 +1,12 @@
+import hashlib
 import json
 import pickle
 import struct
 import sys
 import types
+from pathlib import Path
 
+import gguf
 import pytest
 import support
 import torch
@@ -204,6 +207,59 @@ def sharded(folder, *said):
     index = folder / "m.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {name: name for name in parts}}))
     return index
+
+
+def in_a_cache(files, folder):
+    """The files moved as Hugging Face's cache keeps them: under their hash in `blobs`, and a link in `snapshots` to each."""
+    blobs, snapshot = folder / "blobs", folder / "snapshots" / "0a1b"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for file in files:
+        blob = blobs / hashlib.sha256(file.name.encode()).hexdigest()
+        file.rename(blob)
+        support.link(snapshot / file.name, Path("..", "..", "blobs", blob.name))
+    return snapshot
+
+
+@pytest.mark.parametrize("asked", ["m.safetensors.index.json", "m-00001-of-00002.safetensors"])
+def test_shards_of_a_cache_are_links_to_files_without_ending_and_are_read(tmp_path, asked):
+    index = sharded(tmp_path, layers(), layers())
+    parts = sorted(tmp_path.glob("m-*"))
+    snapshot = in_a_cache([index, *parts], tmp_path)
+    header, tensors = read.read_header(snapshot / asked), read.read_tensors(snapshot / asked)
+    assert header.tensors.keys() == tensors.keys() == {part.name for part in parts}
+    assert all(torch.equal(tensor, torch.ones(2)) for tensor in tensors.values())
+    assert read.files_of(snapshot / asked) == [snapshot / name for name in (index.name, *(p.name for p in parts))]
+
+
+def test_a_part_that_is_a_link_to_nowhere_is_missing(tmp_path):
+    index = sharded(tmp_path, layers(), layers())
+    gone = tmp_path / "m-00002-of-00002.safetensors"
+    gone.unlink()
+    support.link(gone, tmp_path / "blobs" / "gone")
+    with pytest.raises(ValueError, match=f"{gone.name}, one of 2 parts, is missing"):
+        read.read_header(index)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "gguf", "pt"])
+def test_a_file_that_is_a_link_is_of_the_kind_that_its_own_name_tells(tmp_path, suffix):
+    if suffix == "pt" and torch.__version__ < (2, 10):
+        pytest.skip("pickles are not read by this PyTorch")
+    path, wanted = tmp_path / f"m.{suffix}", torch.arange(64.0).reshape(2, 32)
+    if suffix == "gguf":
+        writer = gguf.GGUFWriter(path, "flux")
+        writer.add_tensor("a", wanted.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    elif suffix == "pt":
+        torch.save({"a": wanted}, path)
+    else:
+        save_file({"a": wanted}, path)
+    linked = in_a_cache([path], tmp_path) / path.name
+    assert read.read_header(linked).tensors["a"].shape == (2, 32)
+    assert torch.equal(read.read_tensors(linked)["a"], wanted)
 
 
 def layers(**formats):
