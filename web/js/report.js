@@ -31,7 +31,7 @@ const workflows = new Map(); // id of a prompt that is queued or runs -> workflo
 const paths = new Map(); // the same prompt's id -> path of the open workflow that it was queued from
 // Of the run that is under way: its prompt, that one's path, ids of nodes that have begun and that come from the cache, keys of
 // what was told.
-const run = { prompt: null, path: undefined, begun: new Set(), cached: new Set(), told: new Set() };
+const run = { prompt: null, workflow: null, path: undefined, begun: new Set(), cached: new Set(), told: new Set() };
 // "workflow id/execution id" -> what ReportView shows, the oldest first; with the node's type and its values, if it was on the
 // canvas, the path, and whether it came after the node, so that the host does not repeat it. An error has `failed`, and if it
 // is a refusal, `before`: what stood there.
@@ -262,7 +262,7 @@ function goTo(node) {
   canvas.setDirty(true, true);
 }
 
-function isOurs(node) {
+export function isOurs(node) {
   return node?.constructor.nodeData?.python_module === OURS;
 }
 
@@ -284,7 +284,8 @@ function valuesOf(node) {
 }
 
 function tell(workflow, id, report, late = false) {
-  const [key, path] = [`${workflow}/${id}`, report.failed === REFUSED ? pathOnCanvas() : run.path];
+  const ofRun = workflow === run.workflow ? run.path : undefined;
+  const [key, path] = [`${workflow}/${id}`, report.failed === REFUSED ? pathOnCanvas() : ofRun];
   const node = isHere(workflow, path) ? nodeOf(id) : undefined; // else in another tab
   reports.delete(key); // so that it is the newest
   reports.set(key, { ...report, late, path, type: node?.type, values: node && valuesOf(node) });
@@ -426,7 +427,7 @@ const LISTENERS = {
   "chroma.report": ({ node, workflow = null, part = node, ...report }) =>
     tellOn(workflow ?? app.rootGraph.id, node, part, report, true),
   execution_start: ({ prompt_id }) => {
-    [run.prompt, run.path] = [prompt_id, paths.get(prompt_id)];
+    [run.prompt, run.workflow, run.path] = [prompt_id, workflowOf(prompt_id), paths.get(prompt_id)];
     for (const one of [run.begun, run.cached, run.told]) one.clear();
   },
   execution_cached: ({ prompt_id, nodes }) => {

@@ -1,5 +1,6 @@
 // What nodes of a subgraph tell, in short on the node that stands for it. The front end makes that node's widgets from its inputs
-// alone: on the canvas the report is listed behind them, in Nodes 2.0 it is put into the node's element.
+// alone: the report is listed behind them. In Nodes 2.0 a page of 1.47 does not show what is listed so, and it is put into the
+// node's element; one of 1.58 does.
 
 import { app } from "../../../scripts/app.js";
 import { MAX_HEIGHT } from "./dom_widget.js";
@@ -51,7 +52,7 @@ export function listWidget(node, widget) {
   Object.defineProperty(node, "widgets", { ...found, get: () => [...found.get.call(node), widget] });
 }
 
-/** Shows a report in the element that stands for a node in Nodes 2.0. */
+/** Shows a report in the element that stands for a node in Nodes 2.0, where the page does not show it by itself. */
 export function placeInPage(node, report) {
   if (!inPage.has(node)) {
     if (!report.text) return;
@@ -74,7 +75,8 @@ function fit(view) {
 
 function place(node, view) {
   const body = isOnPage(node) && node.graph === app.canvas.graph && document.querySelector(`[data-testid="node-body-${node.id}"]`);
-  if (!body) view.element.remove();
+  const isShown = body && [...body.querySelectorAll(".chroma-report")].some((one) => one !== view.element);
+  if (!body || isShown) view.element.remove();
   else if (view.element.parentElement !== body) body.append(view.element);
 }
 
