@@ -17,5 +17,5 @@ def test_memory_handles_and_threads_stay_and_the_first_picture_comes_again(host_
         held = soak.hold(server, 60 * MINUTES, seed=1)
     print(f"{held.prompts} prompts, memory {[f'{g:+.1%}' for g in held.grown]}, handles {held.new_handles:+d}")
     assert held.same
-    assert max(held.grown) <= soak.MOST_GROWN  # a model kept by each prompt would be over 25 %
+    assert max(held.grown) < 0.05  # two minutes settle less than thirty; a model kept by each prompt would be over 25 %
     assert held.new_handles <= 2 and held.new_threads <= 2
