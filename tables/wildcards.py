@@ -140,7 +140,10 @@ class Folder:
     def state(self) -> list[tuple[str, int, int]]:
         """(name, time, size) of every file, those of linked folders too, by which a change shows."""
         found = []
-        for folder, _, names in os.walk(self.folder, followlinks=True):
+        seen: set[str] = set()  # a link may lead back to a folder above it
+        for folder, inner, names in os.walk(self.folder, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            inner[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) not in seen]
             for path in (Path(folder) / name for name in names if name.endswith(SUFFIX)):
                 with contextlib.suppress(OSError):  # a link that leads nowhere
                     stat = path.stat()
